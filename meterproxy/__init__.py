@@ -1,0 +1,3 @@
+"""meterproxy: an OpenAI-compatible metering reverse proxy."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,98 @@
+"""Errors: one tree for the whole package, and the table of answers a client may get from us.
+
+A class of its own exists only where a caller acts differently. What a client sees is an `ApiError`: a row of `Case`
+plus a message for people; `ApiError.body` is the only place where an error's JSON is built.
+"""
+
+from enum import Enum
+import orjson
+
+
+class MeterproxyError(Exception):
+    """The root of every error that this package raises on purpose."""
+
+
+class ConfigError(MeterproxyError):
+    """The configuration cannot be used; the message names every problem with its path, one a line."""
+
+
+class StoreUnavailable(MeterproxyError):
+    """PostgreSQL cannot be reached or refused to serve for now; the caller may try again later."""
+
+
+class JournalFull(MeterproxyError):
+    """The journal has no room for another hold; nothing was written."""
+
+
+class JournalFailed(MeterproxyError):
+    """The journal's volume refused a write or an fsync; the record stays in memory for settle."""
+
+
+class Case(Enum):
+    """Every answer of our own making that is not a success: status, type, code, and headers that always go with it."""
+
+    KEY_MISSING = (401, "invalid_request_error", None, {})
+    KEY_INVALID = (401, "invalid_request_error", "invalid_api_key", {})
+    PERMISSION_DENIED = (403, "invalid_request_error", "permission_denied", {})
+    CREDIT_SPENT = (429, "insufficient_quota", "insufficient_quota", {"x-should-retry": "false"})
+    BUDGET_SPENT = (429, "insufficient_quota", "budget_exceeded", {"x-should-retry": "false"})
+    CREDIT_HELD = (429, "requests", "rate_limit_exceeded", {"Retry-After": "1"})
+    REQUESTS_LIMITED = (429, "requests", "rate_limit_exceeded", {})
+    TOKENS_LIMITED = (429, "tokens", "rate_limit_exceeded", {})
+    MODEL_NOT_FOUND = (404, "invalid_request_error", "model_not_found", {})
+    MODEL_NOT_PRICED = (404, "invalid_request_error", "model_not_priced", {})
+    MALFORMED = (400, "invalid_request_error", None, {})
+    TOO_LARGE = (413, "invalid_request_error", "request_too_large", {})
+    ENCODING_UNSUPPORTED = (415, "invalid_request_error", None, {})
+    PATH_UNKNOWN = (404, "invalid_request_error", "unknown_url", {})
+    NOT_FOUND = (404, "invalid_request_error", "not_found", {})
+    METHOD_NOT_ALLOWED = (405, "invalid_request_error", "method_not_supported", {})
+    CONFLICT = (409, "invalid_request_error", "conflict", {})
+    ADMIN_TOKEN_INVALID = (401, "invalid_request_error", "invalid_admin_token", {})
+    UPSTREAM_UNREACHABLE = (502, "server_error", "upstream_unreachable", {})
+    UPSTREAM_TIMEOUT = (504, "server_error", "upstream_timeout", {})
+    UPSTREAM_ACCOUNT = (503, "server_error", "upstream_account", {})
+    UNAVAILABLE = (503, "server_error", "service_unavailable", {"Retry-After": "1"})
+    OVERLOADED = (503, "server_error", "overloaded", {"Retry-After": "1"})
+    INTERNAL = (500, "server_error", "internal_error", {})
+
+    def __init__(self, status: int, type_: str, code: str | None, headers: dict[str, str]) -> None:
+        self.status = status
+        self.type = type_
+        self.code = code
+        self.headers = headers
+
+
+class ApiError(MeterproxyError):
+    """A refusal or failure that a client gets as an answer in OpenAI's shape.
+
+    Args:
+        case: the row of the table; its name in lower case is the metrics' `reason`.
+        message: one sentence for people; never carries secrets or the client's own bytes beyond a short, safe excerpt.
+        param: the request member at fault, if one is.
+        headers: added to the case's own.
+    """
+
+    def __init__(
+        self, case: Case, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.case = case
+        self.message = message
+        self.param = param
+        self.status = case.status
+        self.headers = {**case.headers, **(headers or {})}
+
+    @property
+    def reason(self) -> str:
+        """The name under which metrics count this refusal."""
+        return self.case.name.lower()
+
+    def body(self) -> bytes:
+        """The JSON body that OpenAI's SDKs expect: all four members present."""
+        return error_body(self.message, self.case.type, self.param, self.case.code)
+
+
+def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
+    """Build the one error envelope: `{"error": {"message", "type", "param", "code"}}`."""
+    return orjson.dumps({"error": {"message": message, "type": type_, "param": param, "code": code}})
