@@ -28,33 +28,38 @@ class JournalFailed(MeterproxyError):
     """The journal's volume refused a write or an fsync; the record stays in memory for settle."""
 
 
+_PLAIN: dict[str, str] = {}
+_FINAL = {"x-should-retry": "false"}
+_SOON = {"Retry-After": "1"}
+
+
 class Case(Enum):
     """Every answer of our own making that is not a success: status, type, code, and headers that always go with it."""
 
-    KEY_MISSING = (401, "invalid_request_error", None, {})
-    KEY_INVALID = (401, "invalid_request_error", "invalid_api_key", {})
-    PERMISSION_DENIED = (403, "invalid_request_error", "permission_denied", {})
-    CREDIT_SPENT = (429, "insufficient_quota", "insufficient_quota", {"x-should-retry": "false"})
-    BUDGET_SPENT = (429, "insufficient_quota", "budget_exceeded", {"x-should-retry": "false"})
-    CREDIT_HELD = (429, "requests", "rate_limit_exceeded", {"Retry-After": "1"})
-    REQUESTS_LIMITED = (429, "requests", "rate_limit_exceeded", {})
-    TOKENS_LIMITED = (429, "tokens", "rate_limit_exceeded", {})
-    MODEL_NOT_FOUND = (404, "invalid_request_error", "model_not_found", {})
-    MODEL_NOT_PRICED = (404, "invalid_request_error", "model_not_priced", {})
-    MALFORMED = (400, "invalid_request_error", None, {})
-    TOO_LARGE = (413, "invalid_request_error", "request_too_large", {})
-    ENCODING_UNSUPPORTED = (415, "invalid_request_error", None, {})
-    PATH_UNKNOWN = (404, "invalid_request_error", "unknown_url", {})
-    NOT_FOUND = (404, "invalid_request_error", "not_found", {})
-    METHOD_NOT_ALLOWED = (405, "invalid_request_error", "method_not_supported", {})
-    CONFLICT = (409, "invalid_request_error", "conflict", {})
-    ADMIN_TOKEN_INVALID = (401, "invalid_request_error", "invalid_admin_token", {})
-    UPSTREAM_UNREACHABLE = (502, "server_error", "upstream_unreachable", {})
-    UPSTREAM_TIMEOUT = (504, "server_error", "upstream_timeout", {})
-    UPSTREAM_ACCOUNT = (503, "server_error", "upstream_account", {})
-    UNAVAILABLE = (503, "server_error", "service_unavailable", {"Retry-After": "1"})
-    OVERLOADED = (503, "server_error", "overloaded", {"Retry-After": "1"})
-    INTERNAL = (500, "server_error", "internal_error", {})
+    KEY_MISSING = (401, "invalid_request_error", None, _PLAIN)
+    KEY_INVALID = (401, "invalid_request_error", "invalid_api_key", _PLAIN)
+    PERMISSION_DENIED = (403, "invalid_request_error", "permission_denied", _PLAIN)
+    CREDIT_SPENT = (429, "insufficient_quota", "insufficient_quota", _FINAL)
+    BUDGET_SPENT = (429, "insufficient_quota", "budget_exceeded", _FINAL)
+    CREDIT_HELD = (429, "requests", "rate_limit_exceeded", _SOON)
+    REQUESTS_LIMITED = (429, "requests", "rate_limit_exceeded", _PLAIN)
+    TOKENS_LIMITED = (429, "tokens", "rate_limit_exceeded", _PLAIN)
+    MODEL_NOT_FOUND = (404, "invalid_request_error", "model_not_found", _PLAIN)
+    MODEL_NOT_PRICED = (404, "invalid_request_error", "model_not_priced", _PLAIN)
+    MALFORMED = (400, "invalid_request_error", None, _PLAIN)
+    TOO_LARGE = (413, "invalid_request_error", "request_too_large", _PLAIN)
+    ENCODING_UNSUPPORTED = (415, "invalid_request_error", None, _PLAIN)
+    PATH_UNKNOWN = (404, "invalid_request_error", "unknown_url", _PLAIN)
+    NOT_FOUND = (404, "invalid_request_error", "not_found", _PLAIN)
+    METHOD_NOT_ALLOWED = (405, "invalid_request_error", "method_not_supported", _PLAIN)
+    CONFLICT = (409, "invalid_request_error", "conflict", _PLAIN)
+    ADMIN_TOKEN_INVALID = (401, "invalid_request_error", "invalid_admin_token", _PLAIN)
+    UPSTREAM_UNREACHABLE = (502, "server_error", "upstream_unreachable", _PLAIN)
+    UPSTREAM_TIMEOUT = (504, "server_error", "upstream_timeout", _PLAIN)
+    UPSTREAM_ACCOUNT = (503, "server_error", "upstream_account", _PLAIN)
+    UNAVAILABLE = (503, "server_error", "service_unavailable", _SOON)
+    OVERLOADED = (503, "server_error", "overloaded", _SOON)
+    INTERNAL = (500, "server_error", "internal_error", _PLAIN)
 
     def __init__(self, status: int, type_: str, code: str | None, headers: dict[str, str]) -> None:
         self.status = status

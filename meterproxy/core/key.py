@@ -1,0 +1,42 @@
+"""Keys: what the proxy knows of the secret that a client presents."""
+
+import hashlib
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from uuid import UUID
+
+KEY_PREFIX = "mp-"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPolicy:
+    """What a key may do; None stands for "anything".
+
+    `models` are globs, `operations` names of operations, `highest_request_nanos` the dearest hold of one request.
+    """
+
+    models: tuple[str, ...] | None = None
+    operations: tuple[str, ...] | None = None
+    networks: tuple[IPv4Network | IPv6Network, ...] | None = None
+    highest_request_nanos: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """A live key as the directory keeps it in memory: who it acts for and what it may do."""
+
+    key_id: UUID
+    account_id: UUID
+    organization_id: UUID
+    user_id: UUID
+    credit_limit_id: UUID
+    policy: KeyPolicy
+    expires_us: int | None = None
+
+
+def digest_of(secret: bytes) -> bytes:
+    """The SHA-256 under which a key is stored and looked up; the secret itself is kept nowhere.
+
+    A plain hash suffices because secrets are 256 random bits, which no dictionary holds.
+    """
+    return hashlib.sha256(secret).digest()

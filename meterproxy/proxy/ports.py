@@ -1,0 +1,140 @@
+"""Ports: what the proxy needs of the rest of the house, as narrow protocols next to their consumer.
+
+`service` hands in what fulfils them; nothing in `proxy` can reach PostgreSQL but through `Directory.find` and
+`Ledger.place`, and those only when memory cannot answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from meterproxy.core.bound import Bound
+from meterproxy.core.key import KeyEntry
+from meterproxy.core.price import Price
+from meterproxy.core.usage import Usage
+from meterproxy.ledger.record import Ending, Subject
+
+
+class Clock(Protocol):
+    """Time as the database sees it, carried on by this machine's monotonic clock."""
+
+    def now_us(self) -> int:
+        """Unix time in microseconds; never goes backwards within a process."""
+        ...
+
+
+class Directory(Protocol):
+    """Keys by the digest of their secret."""
+
+    def known(self, digest: bytes) -> KeyEntry | bool:
+        """The live key if memory has it; False if it is known not to exist; True if only `find` can tell."""
+        ...
+
+    async def find(self, digest: bytes) -> KeyEntry | None:
+        """Look the key up in PostgreSQL and remember the answer.
+
+        Raises:
+            StoreUnavailable: PostgreSQL cannot be asked; the client must get a 503, never a 401.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """What `authorize` asks the ledger to hold for one exchange."""
+
+    request_id: UUID
+    occurred_us: int
+    key: KeyEntry
+    operation: str
+    provider: str
+    model: str
+    price: Price
+    markup_ppm: int
+    bound: Bound
+    hold_nanos: int
+    stream: bool
+    conversation: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+class Hold(Protocol):
+    """A placed hold: open until `Ledger.capture` or `Ledger.release` ends it, once."""
+
+    subject: Subject
+    price: Price
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a capture came to, for the answer's headers; `available_nanos` is the account's rest as known here."""
+
+    cost_nanos: int
+    amount_nanos: int
+    available_nanos: int | None
+
+
+class Ledger(Protocol):
+    """Holds in memory, backed by leases and the journal."""
+
+    def try_place(self, request: HoldRequest) -> Hold | None:
+        """Place a hold from what this worker has leased, without waiting; None if `place` must be asked.
+
+        Raises:
+            ApiError: CREDIT_SPENT where it is known that it cannot fit; UNAVAILABLE without trust in the session;
+                OVERLOADED where the journal has no room.
+        """
+        ...
+
+    async def place(self, request: HoldRequest) -> Hold:
+        """Place a hold, borrowing from PostgreSQL and waiting in line up to `hold.wait_ms` where needed.
+
+        Raises:
+            ApiError: as `try_place`, and CREDIT_HELD where it would fit once running requests end.
+        """
+        ...
+
+    def rest_nanos(self, key: KeyEntry) -> int | None:
+        """What is left for this key fleet-wide as last heard (free leases here + unlent); None if never heard."""
+        ...
+
+    async def fetch_rest_nanos(self, key: KeyEntry) -> int:
+        """As `rest_nanos`, asked of PostgreSQL now. Raises ApiError UNAVAILABLE."""
+        ...
+
+    def confirm(self, hold: Hold) -> None:
+        """Check in the step that sends the first byte upstream that this worker may still spend.
+
+        Raises:
+            ApiError: UNAVAILABLE where the session's trust has run out; the caller releases the hold.
+        """
+        ...
+
+    def progress(self, hold: Hold, usage: Usage) -> None:
+        """Journal what a stream has delivered so far (called at least every ten seconds)."""
+        ...
+
+    def capture(self, hold: Hold, ending: Ending) -> Receipt:
+        """End the hold with what was consumed; written to the journal when this returns. Synchronous.
+
+        Raises:
+            JournalFailed: the ending is kept in memory for settle but not on disk; the client must be told of an
+                error before the terminal event.
+        """
+        ...
+
+    def release(self, hold: Hold, ending: Ending) -> None:
+        """End the hold with nothing charged; the row keeps `ending.status` and outcome. Synchronous."""
+        ...
+
+
+class TokenCounter(Protocol):
+    """The tokenizer's helper process."""
+
+    async def count(self, model: str, texts: Sequence[str]) -> tuple[int, bool] | None:
+        """Tokens of the texts and whether the vocabulary is the model's own (`counted`) or another (`estimated`).
+
+        None where the helper's queue is full or it is away: the caller uses the bytes bound and says `estimated`.
+        """
+        ...
