@@ -5,6 +5,7 @@ plus a message for people; `ApiError.body` is the only place where an error's JS
 """
 
 from enum import Enum
+
 import orjson
 
 
