@@ -1,0 +1,238 @@
+"""Schema: every setting there is, with its default; `config.example.yaml` says the same to people.
+
+Rules
+-----
+- An attribute is named as its key; where a decimal became an integer, the attribute carries the unit (`markup_ppm`).
+- Models are frozen and refuse unknown keys.
+- Secrets are `SecretStr`: they cannot be printed or logged by accident.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from meterproxy.config.source import Settings, read_settings
+from meterproxy.config.values import (
+    Address,
+    BaseUrl,
+    DatabaseUrl,
+    Factor,
+    Listen,
+    NotNegative,
+    Positive,
+    Rate,
+    Seconds,
+    SecondsOrOff,
+    Share,
+    Size,
+    Words,
+    later,
+)
+from meterproxy.core.usage import KINDS
+from meterproxy.errors import ConfigError
+
+MASTER_KEY_BYTES = 32
+
+
+def _check_master_key(value: SecretStr) -> SecretStr:
+    try:
+        length = len(base64.b64decode(value.get_secret_value(), validate=True))
+    except (binascii.Error, ValueError):
+        length = 0
+    if length != MASTER_KEY_BYTES:
+        raise ValueError("must be 32 random bytes in base64: openssl rand -base64 32")
+    return value
+
+
+def _check_kinds(value: Mapping[str, int]) -> Mapping[str, int]:
+    unknown = [kind for kind in value if kind not in KINDS]
+    if unknown:
+        raise ValueError(f"unknown kind {', '.join(unknown)}; kinds are {', '.join(KINDS)}")
+    return value
+
+
+Secret = Annotated[SecretStr, Field(min_length=1)]
+MasterKey = Annotated[SecretStr, AfterValidator(_check_master_key)]
+Status = Annotated[Literal[429, 402], BeforeValidator(lambda value: int(value) if value in {"429", "402"} else value)]
+
+
+class Section(BaseModel):
+    """What all levels of the configuration have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Timeouts(Section):
+    connect_seconds: Seconds = 5.0
+    first_byte_seconds: Seconds = 600.0
+    between_bytes_seconds: Seconds = 300.0
+
+
+class Provider(Section):
+    """A service that requests are forwarded to."""
+
+    dialect: Annotated[Literal["openai", "anthropic", "azure", "cloudflare"], later("openai")] = "openai"
+    base_url: BaseUrl
+    api_key: Secret | None = None
+    models: Words = ("*",)
+    prices: Annotated[str, Field(min_length=1)] = "openai"
+    headers: Mapping[str, SecretStr] = {}
+    tls_ca_file: Path | None = None
+    timeouts: Timeouts = Timeouts()
+
+
+class Model(Section):
+    """What is set for one model name."""
+
+    route: str | None = None
+    max_output_tokens: Positive | None = None
+    context_tokens: Positive | None = None
+    price: Annotated[Mapping[str, Rate], AfterValidator(_check_kinds)] | None = None
+
+
+class Control(Section):
+    listen: Annotated[Listen | None, later(None)] = None
+
+
+class Hold(Section):
+    policy: Annotated[Literal["worst_case", "adaptive"], later("worst_case")] = "worst_case"
+    wait_ms: NotNegative = 1000
+    max_share_ppm: Share = Field(default=250_000, alias="max_share")
+
+
+class Adaptive(Section):
+    exposure: Annotated[str | None, later(None)] = None
+
+
+class Exchange(Section):
+    max_seconds: Seconds = 3600.0
+
+
+class Journal(Section):
+    fsync_ms: Positive = 50
+    retain_hours: NotNegative = 24
+    segment_bytes: Annotated[Size, Field(ge=2**20)] = 64 * 2**20
+    max_bytes: Size = 4 * 2**30
+
+
+class Settle(Section):
+    interval_ms: Positive = 200
+
+
+class Lease(Section):
+    ttl_seconds: Seconds = 30.0
+
+
+class Recovery(Section):
+    open_hold: Literal["charge_delivered", "release", "charge_hold"] = "charge_delivered"
+
+
+class Stream(Section):
+    keepalive_seconds: SecondsOrOff = 0.0
+
+
+class Usage(Section):
+    retention_days: Annotated[Positive | None, later(None)] = None
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+
+
+class Config(Section):
+    """Everything an operator can set, checked."""
+
+    listen: Listen = Address("127.0.0.1", 8080)
+    control: Control = Control()
+    workers: Annotated[Positive, later(1)] = 1
+    data_dir: Path = Path(".meterproxy")
+    database_url: DatabaseUrl | None = None
+    database_direct_url: DatabaseUrl | None = None
+
+    admin_token: Secret | None = None
+    master_key: MasterKey | None = None
+    jwt_secret: Secret | None = None
+
+    max_body_bytes: Size = 64 * 2**20
+    trusted_proxies: Annotated[Words, later()] = ()
+    cors_origins: Annotated[Words, later()] = ()
+    out_of_credit_status: Status = 429
+    on_disconnect: Literal["drain", "cancel"] = "drain"
+    unpriced: Literal["refuse", "free"] = "refuse"
+    drain_seconds: Seconds = 30.0
+    default_max_output_tokens: Positive = 16_384
+    markup_ppm: Factor = Field(default=1_000_000, alias="markup")
+    passthrough: Annotated[Words, later()] = ()
+
+    providers: Mapping[str, Provider] = {}
+    models: Mapping[str, Model] = {}
+
+    hold: Hold = Hold()
+    adaptive: Adaptive = Adaptive()
+    exchange: Exchange = Exchange()
+    journal: Journal = Journal()
+    settle: Settle = Settle()
+    lease: Lease = Lease()
+    recovery: Recovery = Recovery()
+    stream: Stream = Stream()
+    usage: Usage = Usage()
+    limits: Annotated[Mapping[str, Any], later()] = {}
+    log: Log = Log()
+
+    @classmethod
+    def load(cls, path: Path | None, environ: Mapping[str, str]) -> Self:
+        """Read the file and the environment.
+
+        Raises:
+            ConfigError: names every problem with its path, one a line.
+        """
+        settings = read_settings(path, environ)
+        config = None
+        try:
+            config = cls.model_validate(settings.tree)
+        except ValidationError as error:
+            for problem in error.errors(include_url=False, include_input=False):
+                at = tuple(str(part) for part in problem["loc"])
+                settings.problems.setdefault(at, _message(problem["type"], problem["msg"]))
+        _check_routes(settings)
+        if settings.problems or config is None:
+            raise ConfigError(_report(path, settings))
+        return config
+
+    def public(self) -> dict[str, Any]:
+        """The configuration as JSON-able values under its keys, secrets hidden."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+_MESSAGES = {"extra_forbidden": "unknown setting", "missing": "must be set", "model_type": "must be a mapping"}
+
+
+def _message(type_: str, text: str) -> str:
+    return _MESSAGES.get(type_) or text.removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _check_routes(settings: Settings) -> None:
+    """A model's route must name a provider that exists; checked on the raw tree, so that it is told with the rest."""
+    models, providers = settings.tree.get("models"), settings.tree.get("providers") or {}
+    for name, model in models.items() if isinstance(models, dict) else ():
+        route = model.get("route") if isinstance(model, dict) else None
+        if isinstance(route, str) and isinstance(providers, dict) and route.split("/", 1)[0] not in providers:
+            settings.problems.setdefault(
+                ("models", name, "route"), f"names no provider: must be one of {', '.join(providers) or 'none yet'}"
+            )
+
+
+def _report(path: Path | None, settings: Settings) -> str:
+    lines = []
+    for at, message in settings.problems.items():
+        variable = settings.variables.get(at)
+        place = ".".join(at) or "configuration"
+        lines.append(f"{place}{f' ({variable})' if variable else ''}: {message}")
+    source = f" in {path}" if path else ""
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    return "\n".join((f"{count}{source}", *(f"  {line}" for line in sorted(lines))))
