@@ -9,6 +9,7 @@ Rules
 
 import base64
 import binascii
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -185,13 +186,15 @@ class Config(Section):
     log: Log = Log()
 
     @classmethod
-    def load(cls, path: Path | None, environ: Mapping[str, str]) -> Self:
-        """Read the file and the environment.
+    def load(
+        cls, path: Path | None, environ: Mapping[str, str] = os.environ, overrides: Mapping[str, str] | None = None
+    ) -> Self:
+        """Read the file and the environment; `overrides` are top-level settings as the command line gave them.
 
         Raises:
             ConfigError: names every problem with its path, one a line.
         """
-        settings = read_settings(path, environ)
+        settings = read_settings(path, environ, overrides or {})
         config = None
         try:
             config = cls.model_validate(settings.tree)
@@ -209,7 +212,16 @@ class Config(Section):
         return self.model_dump(mode="json", by_alias=True)
 
 
-_MESSAGES = {"extra_forbidden": "unknown setting", "missing": "must be set", "model_type": "must be a mapping"}
+_MESSAGES = {
+    "extra_forbidden": "unknown setting",
+    "missing": "must be set",
+    "model_type": "must be a mapping",
+    "mapping_type": "must be a mapping",
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+}
 
 
 def _message(type_: str, text: str) -> str:
@@ -228,11 +240,12 @@ def _check_routes(settings: Settings) -> None:
 
 
 def _report(path: Path | None, settings: Settings) -> str:
-    lines = []
-    for at, message in settings.problems.items():
-        variable = settings.variables.get(at)
-        place = ".".join(at) or "configuration"
-        lines.append(f"{place}{f' ({variable})' if variable else ''}: {message}")
-    source = f" in {path}" if path else ""
+    lines = sorted(f"  {_place(settings, at)}: {message}" for at, message in settings.problems.items())
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    return "\n".join((f"{count}{source}", *(f"  {line}" for line in sorted(lines))))
+    return "\n".join((f"{count} in {path or 'the environment'}", *lines))
+
+
+def _place(settings: Settings, at: tuple[str, ...]) -> str:
+    """The path of a setting, with the variable or option that set it or something below it."""
+    by = [name for of, name in settings.variables.items() if at and of[: len(at)] == at]
+    return f"{'.'.join(at) or 'configuration'}{f' ({by[0]})' if by else ''}"

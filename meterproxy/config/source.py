@@ -32,21 +32,24 @@ Place = tuple[str, ...]
 
 @dataclass(slots=True)
 class Settings:
-    """The tree of settings as read, what was wrong with it, and which variable set what."""
+    """The tree of settings as read, what was wrong with it, and which variable or option set what."""
 
     tree: dict[str, Any] = field(default_factory=dict)
     problems: dict[Place, str] = field(default_factory=dict)
     variables: dict[Place, str] = field(default_factory=dict)
 
 
-def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """Read the file, if there is one, and the environment over it."""
+def read_settings(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, str]) -> Settings:
+    """Read the file, if there is one, the environment over it, and the command line's options over both."""
     settings = Settings()
     if path is not None:
         _read_file(settings, path, environ)
     _read_environment(settings, environ)
     if path is None:
         _add_openai(settings, environ)
+    for name, value in overrides.items():
+        settings.variables[name,] = f"--{name}"
+        _set(settings, (name,), value)
     return settings
 
 

@@ -1,0 +1,344 @@
+"""The configuration: where settings come from, what is refused, and what is never shown."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meterproxy.config import Address, Config, ensure_secrets, secret_path
+from meterproxy.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """Write a configuration file and give its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def problems(path: Path | None, environ: Mapping[str, str] | None = None) -> list[str]:
+    """The lines of the error that loading raises, without the heading."""
+    with pytest.raises(ConfigError) as caught:
+        Config.load(path, environ or {})
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+def test_everything_has_a_default() -> None:
+    """Nothing at all is a valid configuration: the demo runs on it."""
+    config = Config.load(None, {})
+    assert config.listen == Address("127.0.0.1", 8080)
+    assert config.journal.fsync_ms == 50
+    assert config.hold.max_share_ppm == 250_000
+    assert not config.providers
+
+
+def test_openai_variables_define_a_provider() -> None:
+    """Without a file, the variables of OpenAI's SDK are enough."""
+    config = Config.load(None, {"OPENAI_API_KEY": "sk-1"})
+    assert config.providers["openai"].base_url == "https://api.openai.com/v1"
+    other = Config.load(None, {"OPENAI_API_KEY": "sk-1", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1/"})
+    assert other.providers["openai"].base_url == "http://127.0.0.1:9/v1"
+
+
+def test_openai_variables_mean_nothing_beside_a_file(write: Any) -> None:
+    """A file says everything; a forgotten variable does not add a provider to it."""
+    assert not Config.load(write("workers: 1"), {"OPENAI_API_KEY": "sk-1"}).providers
+
+
+def test_environment_wins_over_file(write: Any) -> None:
+    """A variable replaces the file's value and leaves its neighbours."""
+    path = write("journal: {fsync_ms: 10, retain_hours: 2}")
+    config = Config.load(path, {"METERPROXY_JOURNAL__FSYNC_MS": "20", "METERPROXY_DRAIN_SECONDS": "1.5"})
+    assert (config.journal.fsync_ms, config.journal.retain_hours, config.drain_seconds) == (20, 2, 1.5)
+
+
+def test_options_win_over_environment() -> None:
+    """What was typed for this start is what counts."""
+    config = Config.load(None, {"METERPROXY_LISTEN": "127.0.0.1:1"}, {"listen": "[::1]:0"})
+    assert config.listen == Address("::1", 0)
+    assert str(config.listen) == "[::1]:0"
+
+
+def test_environment_reaches_into_providers(write: Any) -> None:
+    """A provider's key can stay out of the file, whatever the case of its name."""
+    path = write("providers: {Groq: {base_url: 'https://api.groq.com/openai/v1'}}")
+    config = Config.load(
+        path, {"METERPROXY_PROVIDERS__GROQ__API_KEY": "k", "METERPROXY_PROVIDERS__GROQ__MODELS": "a*, b"}
+    )
+    key = config.providers["Groq"].api_key
+    assert key is not None
+    assert key.get_secret_value() == "k"
+    assert config.providers["Groq"].models == ("a*", "b")
+
+
+def test_secret_from_a_file(tmp_path: Path) -> None:
+    """A variable that ends in _FILE names where the secret lies."""
+    (tmp_path / "token").write_text("t0ken\n")
+    config = Config.load(None, {"METERPROXY_ADMIN_TOKEN_FILE": str(tmp_path / "token")})
+    assert config.admin_token is not None
+    assert config.admin_token.get_secret_value() == "t0ken"
+
+
+def test_secret_from_two_places(tmp_path: Path) -> None:
+    """Two answers to one question are an error, not a race."""
+    (tmp_path / "token").write_text("a")
+    environ = {"METERPROXY_ADMIN_TOKEN": "b", "METERPROXY_ADMIN_TOKEN_FILE": str(tmp_path / "token")}
+    assert problems(None, environ) == [
+        "admin_token (METERPROXY_ADMIN_TOKEN): set by both METERPROXY_ADMIN_TOKEN and METERPROXY_ADMIN_TOKEN_FILE"
+    ]
+
+
+def test_missing_secret_file() -> None:
+    """A secret's file that is not there is told, not taken for an empty secret."""
+    (line,) = problems(None, {"METERPROXY_MASTER_KEY_FILE": "/nowhere/key"})
+    assert line.startswith("master_key (METERPROXY_MASTER_KEY_FILE): cannot read the file")
+
+
+def test_tls_ca_file_is_a_setting_of_its_own() -> None:
+    """Not every name that ends in _FILE holds a secret."""
+    environ = {"METERPROXY_PROVIDERS__X__BASE_URL": "https://x/v1", "METERPROXY_PROVIDERS__X__TLS_CA_FILE": "/ca.pem"}
+    assert Config.load(None, environ).providers["x"].tls_ca_file == Path("/ca.pem")
+
+
+def test_expansion(write: Any) -> None:
+    """`${NAME}` becomes the variable's content as text, `$$` one dollar."""
+    path = write("admin_token: 'a-${T}-$$-$x'\njournal: {fsync_ms: '${MS}'}")
+    config = Config.load(path, {"T": "{not: yaml}", "MS": "7"})
+    assert config.admin_token is not None
+    assert config.admin_token.get_secret_value() == "a-{not: yaml}-$-$x"
+    assert config.journal.fsync_ms == 7
+
+
+def test_expansion_of_an_unset_variable(write: Any) -> None:
+    """An unset variable is an error at the place that needs it."""
+    assert problems(write("admin_token: ${NOPE}")) == ["admin_token: environment variable NOPE is not set"]
+
+
+def test_all_problems_at_once(write: Any) -> None:
+    """One run tells everything that is wrong, each with its path and where it came from."""
+    path = write(
+        """
+        jornal: {fsync_ms: 3}
+        drain_seconds: soon
+        providers: {a: {base_url: 'ftp://x'}, b: {}}
+        models: {m: {route: zz/x, price: {input: 2.50, outputt: 1}}}
+        """
+    )
+    lines = problems(path, {"METERPROXY_JOURNAL__FSYNC_MS": "x", "METERPROXY_NO__SUCH": "1"})
+    assert [line.partition(":")[0] for line in lines] == [
+        "drain_seconds",
+        "jornal",
+        "journal.fsync_ms (METERPROXY_JOURNAL__FSYNC_MS)",
+        "models.m.price",
+        "models.m.route",
+        "no (METERPROXY_NO__SUCH)",
+        "providers.a.base_url",
+        "providers.b.base_url",
+    ]
+
+
+def test_error_counts_and_names_the_file(write: Any) -> None:
+    """The heading says how many and where."""
+    path = write("a: 1\nb: 2")
+    with pytest.raises(ConfigError, match=f"^2 problems in {path}\n"):
+        Config.load(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("listen: 127.0.0.1:1\nlisten: 127.0.0.1:2", "key 'listen' is set twice (line 2)"),
+        ("journal: {fsync_ms: 1, fsync_ms: 2}", "key 'fsync_ms' is set twice (line 1)"),
+        ("listen: [", "is not valid YAML"),
+        ("- a", "must be a mapping of settings"),
+        ("1: 2", "a key must be text"),
+    ],
+)
+def test_unusable_files(write: Any, text: str, message: str) -> None:
+    """What is not one mapping with each key once is refused with its line."""
+    (line,) = problems(write(text))
+    assert message in line
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    """A file that was named must exist."""
+    assert problems(tmp_path / "none.yaml") == [
+        f"configuration: cannot read {tmp_path / 'none.yaml'}: No such file or directory"
+    ]
+
+
+def test_empty_file_is_all_defaults(write: Any) -> None:
+    """An empty file is a file."""
+    assert Config.load(write("# nothing"), {}) == Config.load(None, {})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("workers", "2"),
+        ("trusted_proxies", "10.0.0.0/8"),
+        ("cors_origins", "https://example.com"),
+        ("passthrough", "/v1/x"),
+        ("control__listen", "127.0.0.1:9"),
+        ("hold__policy", "adaptive"),
+        ("adaptive__exposure", "1.00"),
+        ("usage__retention_days", "30"),
+    ],
+)
+def test_later_features_are_refused(setting: str, value: str) -> None:
+    """A setting whose feature this release lacks never pretends to work."""
+    (line,) = problems(None, {f"METERPROXY_{setting.upper()}": value})
+    assert line.startswith(setting.replace("__", ".") + " ")
+    assert "not supported yet" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("listen", ":80", Address("0.0.0.0", 80)),
+        ("max_body_bytes", "16 MiB", 16 * 2**20),
+        ("max_body_bytes", "1000", 1000),
+        ("markup", "1.2", 1_200_000),
+        ("markup", "0", 0),
+        ("markup", "1.000001", 1_000_001),
+        ("hold.max_share", "12.5%", 125_000),
+        ("hold.max_share", "1", 1_000_000),
+        ("out_of_credit_status", "402", 402),
+        ("lease.ttl_seconds", "0.5", 0.5),
+    ],
+)
+def test_values(setting: str, value: str, expected: object) -> None:
+    """Text becomes exactly the number it says."""
+    config: Any = Config.load(None, {f"METERPROXY_{setting.upper().replace('.', '__')}": value})
+    for name in setting.replace("markup", "markup_ppm").replace("max_share", "max_share_ppm").split("."):
+        config = getattr(config, name)
+    assert config == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("listen", "8080"),
+        ("listen", "::1:8080"),
+        ("listen", "127.0.0.1:99999"),
+        ("max_body_bytes", "64 MB"),
+        ("markup", "1.0000001"),
+        ("markup", "-1"),
+        ("markup", "1e3"),
+        ("hold.max_share", "0%"),
+        ("hold.max_share", "101%"),
+        ("out_of_credit_status", "403"),
+        ("drain_seconds", "inf"),
+        ("drain_seconds", "0"),
+        ("journal.fsync_ms", "1.5"),
+        ("master_key", "c2hvcnQ="),
+        ("database_url", "mysql://localhost/x"),
+        ("log.level", "loud"),
+    ],
+)
+def test_bad_values(setting: str, value: str) -> None:
+    """What cannot be meant is refused with the setting's name."""
+    (line,) = problems(None, {f"METERPROXY_{setting.upper().replace('.', '__')}": value})
+    assert line.startswith(f"{setting} (METERPROXY_")
+
+
+def test_yaml_booleans_are_not_numbers(write: Any) -> None:
+    """`true` is not one."""
+    assert problems(write("drain_seconds: true\njournal: {fsync_ms: true}\nmarkup: true")) == [
+        "drain_seconds: must be a number",
+        "journal.fsync_ms: must be a number",
+        'markup: must be a decimal with at most six places, like "1.2"',
+    ]
+
+
+def test_decimals_in_yaml_need_no_quotes(write: Any) -> None:
+    """The reader makes no floats, so a decimal keeps every digit."""
+    config = Config.load(write("markup: 1.100001\nmodels: {m: {price: {input: 0.000000001, output: 2}}}"), {})
+    assert config.markup_ppm == 1_100_001
+    assert config.models["m"].price == {"input": 1, "output": 2_000_000_000}
+
+
+def test_route_names_a_provider(write: Any) -> None:
+    """A model's route is checked against the providers of the same file."""
+    text = "providers: {a: {base_url: 'http://a/v1'}}\nmodels: {fast: {route: a/small}}"
+    assert Config.load(write(text), {}).models["fast"].route == "a/small"
+    assert problems(write(text.replace("a/small", "b/small"))) == [
+        "models.fast.route: names no provider: must be one of a"
+    ]
+
+
+def test_variable_inside_a_single_value() -> None:
+    """A variable below a setting that is not a level is told."""
+    assert problems(None, {"METERPROXY_MARKUP": "1", "METERPROXY_MARKUP__X": "1"}) == [
+        "markup.x (METERPROXY_MARKUP__X): cannot be set inside markup, which is a single value"
+    ]
+
+
+def test_foreign_variables_are_ignored() -> None:
+    """Tests, the program's own processes and the file's path have variables that are no settings."""
+    names = ("METERPROXY_TEST_PG_BINDIR", "METERPROXY_INTERNAL_FD", "METERPROXY_CONFIG")
+    assert Config.load(None, dict.fromkeys(names, "x")) == Config.load(None, {})
+
+
+def test_empty_variable_is_unset() -> None:
+    """Compose passes unset variables on as empty ones."""
+    assert Config.load(None, {"METERPROXY_DATABASE_URL": ""}).database_url is None
+
+
+def test_secrets_are_not_shown(write: Any) -> None:
+    """Neither the public form nor a representation contains a secret."""
+    text = """
+        admin_token: hush
+        database_url: postgresql://u:hush@h/d
+        providers: {a: {base_url: 'http://a/v1', api_key: hush, headers: {X-Key: hush}}}
+        """
+    config = Config.load(write(text), {})
+    assert "hush" not in str(config.public()) + repr(config) + str(config)
+    assert config.public()["providers"]["a"]["base_url"] == "http://a/v1"
+
+
+def test_made_secrets_are_kept(tmp_path: Path) -> None:
+    """Secrets nobody set are made once, readable by their owner only, and the same at the next start."""
+    config = Config.load(None, {"METERPROXY_DATA_DIR": str(tmp_path / "data")})
+    first, second = ensure_secrets(config), ensure_secrets(config)
+    assert first == second
+    assert first.admin_token != first.jwt_secret
+    for name in ("admin_token", "master_key", "jwt_secret"):
+        assert secret_path(config, name).stat().st_mode & 0o777 == 0o600
+        assert secret_path(config, name).parent.stat().st_mode & 0o777 == 0o700
+    assert {path.name for path in (tmp_path / "data" / "secrets").iterdir()} == {
+        "admin_token",
+        "jwt_secret",
+        "master_key",
+    }
+
+
+def test_set_secrets_are_not_written(tmp_path: Path) -> None:
+    """A secret that comes from the configuration stays out of the data directory."""
+    config = Config.load(None, {"METERPROXY_DATA_DIR": str(tmp_path), "METERPROXY_ADMIN_TOKEN": "mine"})
+    made = ensure_secrets(config)
+    assert made.admin_token == config.admin_token
+    assert not secret_path(config, "admin_token").exists()
+
+
+def test_damaged_secret(tmp_path: Path) -> None:
+    """A master key that was cut is not replaced: what it encrypted would be lost."""
+    config = Config.load(None, {"METERPROXY_DATA_DIR": str(tmp_path)})
+    ensure_secrets(config)
+    secret_path(config, "master_key").write_text("c2hvcnQ=")
+    with pytest.raises(ConfigError, match="damaged secret"):
+        ensure_secrets(config)
+
+
+def test_secrets_without_a_place(tmp_path: Path) -> None:
+    """Where the data directory cannot be made, the error names the way out."""
+    (tmp_path / "data").write_text("")
+    config = Config.load(None, {"METERPROXY_DATA_DIR": str(tmp_path / "data")})
+    with pytest.raises(ConfigError, match="or set admin_token"):
+        ensure_secrets(config)
