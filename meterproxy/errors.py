@@ -17,6 +17,10 @@ class ConfigError(MeterproxyError):
     """The configuration cannot be used; the message names every problem with its path, one a line."""
 
 
+class StartFailed(MeterproxyError):
+    """A part of this host could not be started; the message is one line that says what to do."""
+
+
 class StoreUnavailable(MeterproxyError):
     """PostgreSQL cannot be reached or refused to serve for now; the caller may try again later."""
 
@@ -48,6 +52,7 @@ class Case(Enum):
     MODEL_NOT_FOUND = (404, "invalid_request_error", "model_not_found", _PLAIN)
     MODEL_NOT_PRICED = (404, "invalid_request_error", "model_not_priced", _PLAIN)
     MALFORMED = (400, "invalid_request_error", None, _PLAIN)
+    REQUEST_TIMEOUT = (408, "invalid_request_error", "request_timeout", _PLAIN)
     TOO_LARGE = (413, "invalid_request_error", "request_too_large", _PLAIN)
     ENCODING_UNSUPPORTED = (415, "invalid_request_error", None, _PLAIN)
     PATH_UNKNOWN = (404, "invalid_request_error", "unknown_url", _PLAIN)

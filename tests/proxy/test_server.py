@@ -1,0 +1,331 @@
+"""The HTTP server, on bare sockets: what aiohttp does by itself and must not."""
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from meterproxy.proxy import client as client_module
+from meterproxy.proxy.client import Client, Room
+from meterproxy.proxy.server import HttpServer, ServerLimits
+from tests.proxy.raw import Raw, connected, serving
+
+ROOM = Room(1 << 26)
+LIMIT = 1 << 21
+
+
+async def echo(client: Client) -> None:
+    """Answer with method, target and body."""
+    body = await client.read_body(LIMIT, ROOM)
+    client.answer(200, [(b"x-target", client.target.encode())], client.method.encode() + b" " + body)
+
+
+async def echo_or_refuse(client: Client) -> None:
+    from meterproxy.errors import ApiError
+
+    try:
+        await echo(client)
+    except ApiError as error:
+        client.refuse(error)
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[HttpServer, int]]:
+    async with serving(echo_or_refuse) as pair:
+        yield pair
+
+
+@pytest.fixture
+async def raw(served: tuple[HttpServer, int]) -> AsyncIterator[Raw]:
+    async with connected(served[1]) as connection:
+        yield connection
+
+
+POST = b"POST /v1/x HTTP/1.1\r\nHost: a\r\n"
+
+
+class TestFraming:
+    @pytest.mark.parametrize(
+        ("request_bytes", "status"),
+        [
+            (b"\x16\x03\x01\x02\x00secret-bytes\r\n\r\n", 400),
+            (b"GET /v1/x HTTP/1.1\r\n\r\n", 400),
+            (b"GET /v1/x HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n", 400),
+            (b"GET /v1/x HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+            (b"GET /v1/x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+            (POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+            (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+            (POST + b"Content-Length: -1\r\n\r\n", 400),
+            (POST + b"Content-Length: 1e3\r\n\r\n", 400),
+            (POST + b"Transfer-Encoding: gzip\r\n\r\n", 400),
+            (POST + b"X: " + b"secret-bytes" * 2000 + b"\r\n\r\n", 431),
+            (b"GET /v1/" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
+            (POST + b"".join(b"X%d: y\r\n" % n for n in range(200)) + b"\r\n", 431),
+            (POST + b"X: a\x00b\r\n\r\n", 400),
+        ],
+    )
+    async def test_faults_are_answered_in_our_shape(self, raw: Raw, request_bytes: bytes, status: int, caplog) -> None:
+        """A fault in framing gets an error over HTTP/1.1, without a byte of the request, and the connection ends."""
+        caplog.set_level(logging.DEBUG)
+        raw.send(request_bytes)
+        answer = await raw.answer()
+        assert answer.status == status
+        assert answer.error["type"] == "invalid_request_error"
+        assert answer.headers["connection"] == "close"
+        assert "server" not in answer.headers
+        assert b"secret" not in answer.body
+        assert await raw.ended()
+        assert "secret" not in caplog.text
+
+    async def test_fault_in_a_chunked_body(self, raw: Raw) -> None:
+        """A body whose chunks are damaged ends the wait for it at once."""
+        raw.send(POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        raw.send(b"zz\r\n")
+        answer = await raw.answer()
+        assert answer.status == 400
+        assert answer.error["code"] is None
+        assert await raw.ended()
+
+    async def test_fault_behind_a_good_request(self, raw: Raw) -> None:
+        """A fault after a good request is answered in its turn."""
+        raw.send(POST + b"Content-Length: 2\r\n\r\nok")
+        assert (await raw.answer()).body == b"POST ok"
+        raw.send(b"\x00\x00\x00\r\n\r\n")
+        assert (await raw.answer()).status == 400
+        assert await raw.ended()
+
+    async def test_big_junk_does_not_reset_the_connection(self, raw: Raw) -> None:
+        """A client that sends far more than is read still gets the answer."""
+        raw.send(POST + b"X: " + b"y" * 4_000_000)
+        await raw.writer.drain()
+        assert (await raw.answer()).status == 431
+
+
+class TestBodies:
+    async def test_large_body(self, raw: Raw) -> None:
+        """A body over aiohttp's one megabyte passes."""
+        raw.send(POST + b"Content-Length: 2000000\r\n\r\n" + b"b" * 2_000_000)
+        assert len((await raw.answer()).body) == 2_000_005
+
+    async def test_chunked_body(self, raw: Raw) -> None:
+        """A chunked body passes, and the connection stays usable."""
+        for _ in range(2):
+            raw.send(POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+            assert (await raw.answer()).body == b"POST abc"
+
+    async def test_declared_too_large(self, raw: Raw) -> None:
+        """A body declared too large is refused without waiting for it, and may be sent on all the same."""
+        raw.send(POST + b"Content-Length: 3000000\r\n\r\n")
+        answer = await raw.answer()
+        assert answer.status == 413
+        assert answer.error["code"] == "request_too_large"
+        raw.send(b"b" * 3_000_000 + POST + b"Content-Length: 1\r\n\r\nx")
+        assert (await raw.answer()).body == b"POST x"
+
+    async def test_chunked_too_large(self, raw: Raw) -> None:
+        """A chunked body is counted as it comes."""
+        raw.send(POST + b"Transfer-Encoding: chunked\r\n\r\n" + (b"80000\r\n" + b"b" * 0x80000 + b"\r\n") * 5)
+        assert (await raw.answer()).status == 413
+
+    async def test_encoded_body_is_not_decompressed(self, raw: Raw) -> None:
+        """A body with a content coding arrives as it was sent."""
+        raw.send(POST + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk")
+        assert (await raw.answer()).body == b"POST junk"
+
+    async def test_body_that_never_comes(self, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A body that pauses too long ends in 408."""
+        monkeypatch.setattr(client_module, "BODY_GAP_SECONDS", 0.01)
+        raw.send(POST + b"Content-Length: 4\r\n\r\nab")
+        answer = await raw.answer()
+        assert answer.status == 408
+        assert answer.error["code"] == "request_timeout"
+
+    async def test_room_is_shared(self) -> None:
+        """When all bodies together are too much, a request is refused for now, and the room is never overdrawn."""
+        room = Room(10)
+
+        async def handler(client: Client) -> None:
+            from meterproxy.errors import ApiError
+
+            try:
+                await client.read_body(100, room)
+            except ApiError as error:
+                client.refuse(error)
+
+        async with serving(handler) as (_, port), connected(port) as raw:
+            raw.send(POST + b"Content-Length: 11\r\n\r\n" + b"b" * 11)
+            answer = await raw.answer()
+            assert answer.status == 503
+            assert answer.headers["retry-after"] == "1"
+            assert room.taken_bytes == 0
+
+
+class TestExpect:
+    async def test_continue(self, raw: Raw) -> None:
+        """`Expect: 100-continue` is answered before the body is read."""
+        raw.send(POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert await raw.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        raw.send(b"ok")
+        assert (await raw.answer()).body == b"POST ok"
+
+    async def test_refused_without_continue(self, raw: Raw) -> None:
+        """A refusal goes out without asking for the body, and ends the connection."""
+        raw.send(POST + b"Expect: 100-continue\r\nContent-Length: 3000000\r\n\r\n")
+        answer = await raw.answer()
+        assert answer.status == 413
+        assert answer.headers["connection"] == "close"
+
+
+class TestConnections:
+    async def test_keep_alive_and_pipelining(self, raw: Raw) -> None:
+        """Requests on one connection are answered in order."""
+        raw.send(b"".join(POST + b"Content-Length: 1\r\n\r\n%d" % n for n in range(5)))
+        assert [(await raw.answer()).body for _ in range(5)] == [b"POST %d" % n for n in range(5)]
+
+    async def test_no_server_header(self, raw: Raw) -> None:
+        """Nothing names our software."""
+        raw.send(b"GET /v1/x HTTP/1.1\r\nHost: a\r\n\r\nGET /other HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert "server" not in (await raw.answer()).headers
+        assert "server" not in (await raw.answer()).headers
+
+    async def test_connect_is_refused(self, raw: Raw) -> None:
+        """CONNECT opens no tunnel."""
+        raw.send(b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+        answer = await raw.answer()
+        assert answer.status == 405
+        assert answer.error["code"] == "method_not_supported"
+        assert await raw.ended()
+
+    async def test_upgrade_is_not_taken(self, raw: Raw) -> None:
+        """A request that offers a websocket is answered as the plain request that it is, and so is the next."""
+        raw.send(b"GET /v1/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert (await raw.answer()).body == b"GET "
+        raw.send(b"GET /v1/y HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await raw.answer()).headers["x-target"] == "/v1/y"
+
+    async def test_raw_target(self, raw: Raw) -> None:
+        """The target reaches us undecoded."""
+        raw.send(b"GET /v1/a%2Fb/%2e%2e/c?x=%00 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await raw.answer()).headers["x-target"] == "/v1/a%2Fb/%2e%2e/c?x=%00"
+
+    async def test_head(self, raw: Raw) -> None:
+        """HEAD gets the head of the answer only."""
+        raw.send(b"HEAD /v1/x HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/x HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await raw.answer(bodiless=True)).headers["content-length"] == "5"
+        assert (await raw.answer()).body == b"GET "
+
+    async def test_http_1_0(self, raw: Raw) -> None:
+        """A client of HTTP/1.0 gets its answer and the end of the connection."""
+        raw.send(b"POST /v1/x HTTP/1.0\r\nContent-Length: 2\r\n\r\nok")
+        answer = await raw.answer()
+        assert (answer.body, answer.headers["connection"]) == (b"POST ok", "close")
+        assert await raw.ended()
+
+    async def test_half_closed_client(self, raw: Raw) -> None:
+        """A client that closed its sending half gets its answers, then the end."""
+        raw.send(POST + b"Content-Length: 1\r\n\r\na" + POST + b"Content-Length: 1\r\n\r\nb")
+        raw.writer.write_eof()
+        assert (await raw.answer()).body == b"POST a"
+        answer = await raw.answer()
+        assert (answer.body, answer.headers["connection"]) == (b"POST b", "close")
+        assert await raw.ended()
+
+    async def test_half_closed_in_mid_body(self, raw: Raw) -> None:
+        """A body that ends before its length is a fault, not a wait."""
+        raw.send(POST + b"Content-Length: 9\r\n\r\na")
+        raw.writer.write_eof()
+        assert (await raw.answer()).status == 400
+
+    async def test_head_deadline(self) -> None:
+        """A head that does not come whole in time is told off."""
+        async with serving(echo, limits=ServerLimits(head_seconds=0.01)) as (_, port), connected(port) as raw:
+            raw.send(b"GET /v1/x HT")
+            assert (await raw.answer()).status == 408
+            assert await raw.ended()
+
+    async def test_idle_connection_ends(self) -> None:
+        """A connection without requests ends after the keep-alive time."""
+        async with serving(echo, limits=ServerLimits(keepalive_seconds=0.01)) as (_, port), connected(port) as raw:
+            assert await raw.ended()
+
+    async def test_keep_alive_is_longer_than_a_load_balancers(self) -> None:
+        """The default keeps connections longer than the sixty seconds of common load balancers."""
+        assert ServerLimits().keepalive_seconds == 75
+
+    async def test_handler_outlives_its_client(self) -> None:
+        """A client that leaves does not cancel the handler; `gone` tells."""
+        arrived, left, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def slow(client: Client) -> None:
+            arrived.set()
+            await left.wait()
+            while not client.gone:
+                client.send(b"x" * 1000)
+                await asyncio.sleep(0)
+            client.end()
+            done.set()
+
+        async with serving(slow) as (_, port):
+            async with connected(port) as raw:
+                raw.send(b"GET /v1/x HTTP/1.1\r\nHost: a\r\n\r\n")
+                await arrived.wait()
+                sock = raw.writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                raw.writer.transport.abort()
+            left.set()
+            async with asyncio.timeout(10):
+                await done.wait()
+
+    async def test_draining(self, served: tuple[HttpServer, int]) -> None:
+        """A draining server ends idle connections at once and the others after their answer."""
+        server, port = served
+        async with connected(port) as idle, connected(port) as busy:
+            busy.send(POST + b"Content-Length: 2\r\n\r\no")
+            idle.send(POST + b"Content-Length: 2\r\n\r\nok")
+            await idle.answer()
+            server.drain()
+            assert await idle.ended()
+            busy.send(b"k")
+            answer = await busy.answer()
+            assert (answer.body, answer.headers["connection"]) == (b"POST ok", "close")
+            assert await busy.ended()
+
+    async def test_failing_handler(self) -> None:
+        """A handler that raises is answered with 500 in our shape."""
+
+        async def failing(_client: Client) -> None:
+            raise ZeroDivisionError
+
+        async with serving(failing) as (_, port), connected(port) as raw:
+            raw.send(b"GET /v1/x HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = await raw.answer()
+            assert answer.status == 500
+            assert answer.error["code"] == "internal_error"
+
+
+class TestOther:
+    async def test_other_paths_reach_the_other_handler(self, raw: Raw) -> None:
+        """Paths outside of the data plane get aiohttp's request with its body read."""
+        raw.send(b"POST /admin/keys HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+        assert (await raw.answer()).body == b'{"path": "/admin/keys", "body": "hi"}'
+
+    async def test_refusals_of_the_other_handler(self) -> None:
+        """An aiohttp exception becomes an error in our shape, without its page."""
+
+        async def refusing(_request: web.BaseRequest) -> web.StreamResponse:
+            raise web.HTTPNotFound
+
+        async with serving(echo, refusing) as (_, port), connected(port) as raw:
+            raw.send(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = await raw.answer()
+            assert answer.status == 404
+            assert answer.error["code"] == "unknown_url"
+
+    async def test_large_body_for_the_other_handler(self, raw: Raw) -> None:
+        """A body too large for the operator's endpoints is refused in our shape."""
+        raw.send(b"POST /admin/keys HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n" + b"x" * 2_000_000)
+        assert (await raw.answer()).error["code"] == "request_too_large"
