@@ -1,0 +1,87 @@
+"""`key`: the secrets that clients present."""
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from uuid import UUID
+
+import click
+
+from meterproxy.cli.arguments import account_option, amount_option
+from meterproxy.cli.invocation import Invocation, invoked, note
+
+
+@click.group()
+def command() -> None:
+    """Keys: the secrets that clients present."""
+
+
+@command.command()
+@account_option()
+@click.option("--name", required=True, help="What the key is for.")
+@click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Its owner (absent: the service user).")
+@click.option("--model", "models", multiple=True, metavar="GLOB", help="A model it may use (repeat; absent: all).")
+@click.option("--operation", "operations", multiple=True, help="An operation it may use (repeat; absent: all).")
+@click.option("--network", "networks", multiple=True, metavar="CIDR", help="Where it may come from (repeat).")
+@amount_option("--highest-request", "highest_request_nanos", required=False, help="The dearest request it may make.")
+@invoked
+def create(
+    invocation: Invocation,
+    account_id: UUID,
+    name: str,
+    user_id: UUID | None,
+    models: tuple[str, ...],
+    operations: tuple[str, ...],
+    networks: tuple[str, ...],
+    highest_request_nanos: int | None,
+) -> None:
+    """Make a key; its secret is shown this once."""
+    from meterproxy.core.key import KeyPolicy
+    from meterproxy.store.keys import Keys
+
+    policy = KeyPolicy(models or None, operations or None, _networks(networks), highest_request_nanos)
+    created = invocation.with_session(
+        lambda session: Keys(session.pool).create(account_id, name, user_id=user_id, policy=policy)
+    )
+    invocation.show(created)
+    note("the key is shown this once; it is stored only as a hash")
+
+
+@command.command("list")
+@account_option()
+@invoked
+def list_(invocation: Invocation, account_id: UUID) -> None:
+    """List an account's keys."""
+    from meterproxy.store.keys import Keys
+
+    rows = invocation.with_session(lambda session: Keys(session.pool).list(account_id))
+    invocation.show_all(rows, ("id", "prefix", "name", "created_at", "expires_at", "revoked_at"))
+
+
+@command.command()
+@click.argument("key_id", type=click.UUID, metavar="ID")
+@invoked
+def revoke(invocation: Invocation, key_id: UUID) -> None:
+    """Revoke a key; every worker that reaches the database refuses it within a second."""
+    from meterproxy.store.keys import Keys
+
+    invocation.show(invocation.with_session(lambda session: Keys(session.pool).revoke(key_id)))
+
+
+@command.command()
+@click.argument("key_id", type=click.UUID, metavar="ID")
+@click.option(
+    "--grace-seconds", type=click.IntRange(0), default=0, show_default=True, help="How long the old one goes on."
+)
+@invoked
+def rotate(invocation: Invocation, key_id: UUID, grace_seconds: int) -> None:
+    """Make a new secret with the old key's name and policy; the old one ends after the grace time."""
+    from meterproxy.store.keys import Keys
+
+    invocation.show(invocation.with_session(lambda session: Keys(session.pool).rotate(key_id, grace_seconds)))
+    note("the key is shown this once; it is stored only as a hash")
+
+
+def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...] | None:
+    try:
+        return tuple(ip_network(text) for text in texts) or None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--network") from error

@@ -1,0 +1,25 @@
+"""`user`: who owns keys."""
+
+from uuid import UUID
+
+import click
+
+from meterproxy.cli.arguments import account_option
+from meterproxy.cli.invocation import Invocation, invoked
+
+
+@click.group()
+def command() -> None:
+    """Users: who owns keys."""
+
+
+@command.command()
+@account_option()
+@click.option("--name", required=True, help="The user's name.")
+@click.option("--email", help="The user's address.")
+@invoked
+def create(invocation: Invocation, account_id: UUID, name: str, email: str | None) -> None:
+    """Make a user in an account's organization."""
+    from meterproxy.store.users import Users
+
+    invocation.show(invocation.with_session(lambda session: Users(session.pool).create(account_id, name, email)))
