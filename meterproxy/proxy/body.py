@@ -1,0 +1,280 @@
+"""The top-level scanner: finds the members of a JSON body that we read, without building the rest of it.
+
+msgspec validates the document and gives every top-level value as a raw view; one regular expression walks the keys
+between those values, so that each member is known by its byte span and changed by splicing bytes.
+
+Rules
+-----
+- The client's bytes go on as they are; only spans of members are replaced, cut, or appended.
+- The danger is another reading of the same bytes at the provider. So a member we read must appear once, spelled as it
+  is: a duplicate, or a name that differs only by case (Unicode folding included), is refused. Names written with
+  escapes are decoded first. Members we do not read may repeat.
+- The document must be JSON: what msgspec refuses (NaN, trailing bytes, a byte order mark, control characters in
+  strings, nesting beyond the interpreter's recursion limit) is refused, numbers of any size pass, and lone surrogates
+  pass, as does what is not UTF-8 inside strings that we do not read: the provider judges those.
+- At most `MEMBERS_MAXIMUM` top-level members.
+- Scanning runs in one step on the event loop. It takes 0.15 ms for 400 kB, 35 ms for 19 MB of empty objects or for a
+  string of 64 MiB; a thread would not help, because the interpreter's lock is held all the same.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Never
+
+import msgspec
+import orjson
+
+from meterproxy.errors import ApiError, Case
+
+MEMBERS_MAXIMUM: Final = 1000
+"""Top-level members in one object; the longest request of the API has about fifty."""
+TEXT_MAXIMUM: Final = 1024
+"""Bytes of a string member that we read (a model's name, a service tier)."""
+INTEGER_MAXIMUM: Final = 2**31
+
+_KEY: Final = re.compile(rb'[ \t\n\r]*+[{,][ \t\n\r]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*+:[ \t\n\r]*+')
+_INTEGER: Final = re.compile(rb"\d{1,10}")
+_ABSENT: Final = b"null"
+
+
+class Malformed(ApiError):
+    """The body cannot be read, or not in one way only: the client gets a 400."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(Case.MALFORMED, message, param=param)
+
+
+class Member(NamedTuple):
+    """Where a member is: its value is `body[start:end]`; `body[cut_start:cut_end]` is the member with one comma."""
+
+    start: int
+    end: int
+    cut_start: int
+    cut_end: int
+
+
+class Edit(NamedTuple):
+    """`body[start:end]` becomes `replacement`; `start == end` inserts."""
+
+    start: int
+    end: int
+    replacement: bytes
+
+
+class _Name:
+    """A key that equals only itself, so that duplicates stay apart; its text is read from the body."""
+
+    __slots__ = ()
+
+
+class _NameCounter:
+    """Makes a `_Name` per key and gives up beyond the maximum, before a hostile body costs seconds."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, _kind: object, _text: object) -> _Name:
+        self.count += 1
+        if self.count > MEMBERS_MAXIMUM:
+            raise ValueError("too many members")
+        return _Name()
+
+
+_OBJECT: Final = dict[_Name, msgspec.Raw]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The top-level members of one JSON object that we read, with typed readers; null reads as absent."""
+
+    body: bytes
+    spans: Mapping[str, Member]
+    tail: int
+    """Where the next member would be appended: after the last value, or after the opening brace."""
+    empty: bool
+
+    def raw(self, name: str) -> bytes | None:
+        """The value's bytes as they are in the body, None where the member is absent; `null` is `b"null"`."""
+        span = self.spans.get(name)
+        return None if span is None else self.body[span.start : span.end]
+
+    def absent(self, name: str) -> bool:
+        """Whether the member is missing or null."""
+        span = self.spans.get(name)
+        return span is None or (
+            span.end - span.start == len(_ABSENT) and self.body.startswith(_ABSENT, span.start, span.end)
+        )
+
+    def size(self, name: str) -> int:
+        """Bytes of the member's value, 0 where it is absent."""
+        span = self.spans.get(name)
+        return 0 if span is None else span.end - span.start
+
+    def integer(self, name: str, maximum: int = INTEGER_MAXIMUM) -> int | None:
+        """The value as an integer in 0…maximum, written as digits only.
+
+        Raises:
+            Malformed: a fraction, an exponent, a sign, another type, or out of range.
+        """
+        if self.absent(name):
+            return None
+        raw = self.raw(name) or b""
+        if _INTEGER.fullmatch(raw) is None or int(raw) > maximum:
+            raise Malformed(f"'{name}' must be an integer between 0 and {maximum}.", param=name)
+        return int(raw)
+
+    def string(self, name: str) -> str | None:
+        """The value as text without lone surrogates, at most `TEXT_MAXIMUM` bytes as written.
+
+        Raises:
+            Malformed: another type, too long, or not Unicode.
+        """
+        if self.absent(name):
+            return None
+        raw = self.raw(name) or b""
+        if not raw.startswith(b'"'):
+            raise Malformed(f"'{name}' must be a string.", param=name)
+        if len(raw) > TEXT_MAXIMUM:
+            raise Malformed(f"'{name}' is too long.", param=name)
+        return _text(raw, name)
+
+    def boolean(self, name: str) -> bool:
+        """The value as a boolean, False where it is absent.
+
+        Raises:
+            Malformed: another type.
+        """
+        raw = self.raw(name)
+        if raw == b"true":
+            return True
+        if raw in {None, b"false", _ABSENT}:
+            return False
+        raise Malformed(f"'{name}' must be a boolean.", param=name)
+
+    def members(self, name: str, wanted: frozenset[str]) -> "Members | None":
+        """The members of a value that is itself an object, None where it is absent.
+
+        Raises:
+            Malformed: not an object, or as `scan`.
+        """
+        if self.absent(name):
+            return None
+        return _scan(self.raw(name) or b"", wanted, name)
+
+    def rewrite(self, values: Mapping[str, bytes]) -> bytes:
+        """The body with members set to raw JSON values: present ones (that were scanned for) replaced, others appended.
+
+        All other bytes stay as they are. A name that was not in `wanted` is taken for absent, so scan for it first.
+        """
+        edits = [
+            Edit(self.spans[name][0], self.spans[name][1], raw) for name, raw in values.items() if name in self.spans
+        ]
+        added = b",".join(b'"%b":%b' % (name.encode(), raw) for name, raw in values.items() if name not in self.spans)
+        if added:
+            edits.append(Edit(self.tail, self.tail, added if self.empty else b"," + added))
+        return splice(self.body, edits)
+
+
+def scan(body: bytes, wanted: frozenset[str]) -> Members:
+    """Find the spans of the top-level members named in `wanted` (lower-case names).
+
+    Raises:
+        Malformed: not a JSON object, too many members, or a member of `wanted` that appears twice or in another case.
+    """
+    return _scan(body, wanted, None)
+
+
+def splice(body: bytes, edits: Iterable[Edit]) -> bytes:
+    """Apply edits whose spans do not overlap and refer to the given body."""
+    pieces: list[bytes] = []
+    position = 0
+    for start, end, replacement in sorted(edits, key=_edit_start):
+        pieces += (body[position:start], replacement)
+        position = end
+    pieces.append(body[position:])
+    return b"".join(pieces)
+
+
+def _edit_start(edit: Edit) -> int:
+    return edit.start
+
+
+def _scan(body: bytes, wanted: frozenset[str], param: str | None) -> Members:
+    """Walk the keys between the values whose lengths the decoder found."""
+    spans: dict[str, Member] = {}
+    position = 0
+    pending: tuple[str, int, int, int] | None = None
+    lengths = _value_lengths(body, param)
+    for length in lengths:
+        key = _KEY.match(body, position)
+        if key is None:
+            _refuse(param)
+        if pending is not None:
+            name, key_start, start, end = pending
+            spans[name] = Member(start, end, key_start, key.start(1))
+            pending = None
+        start, name = key.end(), _key_text(key[1], param)
+        folded = name.casefold()
+        end = start + length
+        if folded in wanted:
+            if name != folded or name in spans:
+                _refuse_repeated(folded, param)
+            if position:
+                spans[name] = Member(start, end, position, end)
+            else:
+                pending = (name, key.start(1), start, end)
+        position = end
+    if pending is not None:
+        name, key_start, start, end = pending
+        spans[name] = Member(start, end, key_start, end)
+    return Members(body, spans, position or body.index(b"{") + 1, not lengths)
+
+
+def _value_lengths(body: bytes, param: str | None) -> list[int]:
+    """Bytes of each top-level value in order; refuses what is not a JSON object."""
+    try:
+        return _decode_lengths(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        if b"\\ud" not in body and b"\\uD" not in body:
+            _refuse(param)
+    # The decoder refuses lone surrogates. Writing every \udxxx as \u0xxx keeps all lengths and all faults.
+    try:
+        return _decode_lengths(body.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0"))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        _refuse(param)
+
+
+def _decode_lengths(body: bytes) -> list[int]:
+    values = msgspec.json.decode(body, type=_OBJECT, dec_hook=_NameCounter())
+    return [len(value) for value in values.values()]
+
+
+def _key_text(token: bytes, param: str | None) -> str:
+    """A key's text; one that no decoder can read (a lone surrogate) is no name that we know."""
+    if b"\\" not in token:
+        return token[1:-1].decode("utf-8", "replace")
+    try:
+        return str(orjson.loads(token))
+    except orjson.JSONDecodeError:
+        return ""
+
+
+def _text(raw: bytes, name: str) -> str:
+    try:
+        return str(orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        raise Malformed(f"'{name}' is not valid Unicode text.", param=name) from None
+
+
+def _refuse(param: str | None) -> Never:
+    if param is not None:
+        raise Malformed(f"'{param}' must be an object.", param=param)
+    raise Malformed("We could not parse the JSON body of your request. It must be one JSON object.")
+
+
+def _refuse_repeated(name: str, param: str | None) -> Never:
+    path = name if param is None else f"{param}.{name}"
+    raise Malformed(f"'{path}' appears more than once or in another case.", param=path)
