@@ -178,6 +178,11 @@ def test_empty_file_is_all_defaults(write: Any) -> None:
     assert Config.load(write("# nothing"), {}) == Config.load(None, {})
 
 
+def test_null_is_unset(write: Any) -> None:
+    """A level or setting without a value is the default, as when all of it is commented out."""
+    assert Config.load(write("journal:\nworkers:\nproviders: ~"), {}) == Config.load(None, {})
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

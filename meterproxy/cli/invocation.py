@@ -80,7 +80,7 @@ def shared_options(function: _Decorated) -> _Decorated:
 def invoked(function: _Decorated) -> _Decorated:
     """Add `--config` and `--json` to a command and hand both over as an `Invocation`, its first argument."""
 
-    def wrapper(context: click.Context, config_path: Path | None, as_json: bool, **options: Any) -> Any:
+    def wrapper(context: click.Context, /, config_path: Path | None, as_json: bool, **options: Any) -> Any:
         path = config_path or context.meta.get("config_path")
         return function(Invocation(path, as_json or context.meta.get("as_json", False)), **options)
 

@@ -14,7 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from meterproxy.config.source import Settings, read_settings
 from meterproxy.config.values import (
@@ -65,6 +74,16 @@ class Section(BaseModel):
     """What all levels of the configuration have in common."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_unset(cls, value: Any) -> Any:
+        """An empty level, and a setting without a value, mean the default."""
+        if value is None:
+            return {}
+        return (
+            {name: member for name, member in value.items() if member is not None} if isinstance(value, dict) else value
+        )
 
 
 class Timeouts(Section):
@@ -117,7 +136,7 @@ class Journal(Section):
     fsync_ms: Positive = 50
     retain_hours: NotNegative = 24
     segment_bytes: Annotated[Size, Field(ge=2**20)] = 64 * 2**20
-    max_bytes: Size = 4 * 2**30
+    max_bytes: Size = 8 * 2**30
 
 
 class Settle(Section):
