@@ -83,7 +83,7 @@ def told(completion: Any) -> dict[int, dict[str, Any]]:
     return seen
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: " ".join(map(str, shape))[:40] + str(id(shape) % 97))
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join([shape["model"], *list(shape)[1:]]))
 async def test_a_stream_says_what_the_plain_answer_says(sdk: openai.AsyncOpenAI, shape: dict[str, Any]) -> None:
     """Text, tool calls, reasons and usage of both forms are equal, and completion tokens are what was generated."""
     request = {"messages": ASK, **shape}
