@@ -1,0 +1,149 @@
+"""The provider client: one request to one provider over pooled HTTP/1.1 connections.
+
+Rules:
+- `before_first_byte` is called in the same step as the write of each attempt's first byte; if it raises, nothing is
+  sent and the connection goes back.
+- A request on a reused connection that ends before any byte of an answer is sent once more, on a new connection.
+  Nothing else is repeated here: a provider may have done, and billed, what it did not answer.
+- An error says by `sent` whether any attempt's bytes left us; a repetition that fails to connect says True.
+- `Host`, `Content-Length`, `Connection` and their like are written here and nowhere else; what the caller has of
+  them is left out. A line end or NUL in what goes into the head is a fault of the caller.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from meterproxy.proxy.connection import Connection
+from meterproxy.proxy.connection_pool import ConnectionPool, Stats
+from meterproxy.proxy.dial import Dialer, Resolve, resolve
+from meterproxy.proxy.upstream_answer import UpstreamAnswer
+from meterproxy.proxy.upstream_errors import (
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamSilent,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from meterproxy.proxy.upstream_origin import Origin
+
+__all__ = [
+    "Origin",
+    "Stats",
+    "Upstream",
+    "UpstreamAnswer",
+    "UpstreamBroken",
+    "UpstreamBusy",
+    "UpstreamError",
+    "UpstreamSilent",
+    "UpstreamTimeout",
+    "UpstreamUnreachable",
+]
+
+_OURS = frozenset(
+    b"host content-length connection transfer-encoding keep-alive proxy-connection te trailer upgrade expect".split()
+)
+_WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
+
+
+class Upstream:
+    """One provider.
+
+    Args:
+        origin: where it lives and how patient we are.
+        environ: where `HTTPS_PROXY` and `NO_PROXY` are looked up.
+        resolve: finds addresses.
+        clock: monotonic seconds.
+
+    Raises:
+        ConfigError: the proxy's URL or `tls_ca_file` cannot be used.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        resolve: Resolve = resolve,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.origin = origin
+        self._pool = ConnectionPool(origin, Dialer(origin, environ=environ, resolve=resolve).dial, clock)
+        self._prefix = origin.path_prefix.encode("ascii")
+        self._line_end = b" HTTP/1.1\r\nHost: " + origin.authority.encode("ascii") + b"\r\n"
+
+    async def send(
+        self,
+        method: bytes | str,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        before_first_byte: Callable[[], None],
+    ) -> UpstreamAnswer:
+        """Send one request and wait for its answer's head. Whoever gets the answer reads it to its end or aborts it.
+
+        Args:
+            method: in upper case.
+            path: appended to the origin's path prefix; percent-encoded, with its query if any.
+            headers: end-to-end headers, in order.
+            body: the whole body.
+            before_first_byte: called before each attempt's first byte; what it raises, this raises.
+
+        Raises:
+            UpstreamUnreachable, UpstreamBusy, UpstreamTimeout, UpstreamBroken: as their names say.
+        """
+        method = method.encode("ascii") if isinstance(method, str) else method
+        head = self._head(method, path, headers, len(body))
+        bodiless = method == b"HEAD"
+        connection = self._pool.take() or await self._pool.lease()
+        reused = connection.reused
+        try:
+            _permit(connection, before_first_byte)
+            return await connection.exchange(head, body, bodiless=bodiless)
+        except UpstreamSilent:
+            if not reused:
+                raise
+        try:
+            connection = await self._pool.lease(fresh=True)
+        except UpstreamError as error:
+            error.sent = True
+            raise
+        _permit(connection, before_first_byte)
+        return await connection.exchange(head, body, bodiless=bodiless)
+
+    def _head(self, method: bytes, path: str, headers: Sequence[tuple[bytes, bytes]], body_bytes: int) -> bytes:
+        lines = [method + b" " + self._prefix + path.encode("ascii") + self._line_end]
+        lines += [name + b": " + value + b"\r\n" for name, value in headers if name.lower() not in _OURS]
+        if body_bytes or method in _WITH_BODY:
+            lines.append(b"Content-Length: %d\r\n" % body_bytes)
+        ends = len(lines) + 1  # the first line of all holds two
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != ends + 1 or head.count(b"\r") != ends + 1 or b"\0" in head:
+            raise ValueError("a header or the path has a line end or NUL in it")
+        if not path.isprintable() or " " in path:
+            raise ValueError("the path has an unescaped character in it")
+        return head
+
+    def stats(self) -> Stats:
+        """Counts of connections for metrics."""
+        return self._pool.stats()
+
+    def sweep(self) -> None:
+        """Close what has been idle, silent or alive too long; done by itself every second or more often."""
+        self._pool.sweep()
+
+    async def close(self) -> None:
+        """Close every connection at once, also those in use; later requests raise UpstreamUnreachable."""
+        await self._pool.close()
+
+
+def _permit(connection: Connection, before_first_byte: Callable[[], None]) -> None:
+    """Ask for leave to send; without it the connection goes back as it was."""
+    try:
+        before_first_byte()
+    except BaseException:
+        connection.return_unused()
+        raise

@@ -1,0 +1,93 @@
+"""Where a provider lives, and how patient and how greedy we are with it."""
+
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+from meterproxy.errors import ConfigError
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """One provider's base URL, taken apart, with the limits of the connections to it.
+
+    `path_prefix` has no slash at its end. With `tls_ca_file` only the authorities in that file are trusted.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path_prefix: str = ""
+    tls_ca_file: str | None = None
+    connect_seconds: float = 5.0
+    first_byte_seconds: float = 600.0
+    between_bytes_seconds: float = 300.0
+    idle_seconds: float = 30.0
+    age_seconds: float = 300.0
+    max_connections: int = 6000
+    max_waiting: int = 1000
+    wait_seconds: float = 5.0
+
+    @classmethod
+    def from_base_url(
+        cls,
+        base_url: str,
+        *,
+        tls_ca_file: str | None = None,
+        connect_seconds: float = 5.0,
+        first_byte_seconds: float = 600.0,
+        between_bytes_seconds: float = 300.0,
+        max_connections: int = 6000,
+        max_waiting: int = 1000,
+    ) -> Self:
+        """Take a base URL apart, such as `https://api.openai.com/v1`.
+
+        Raises:
+            ConfigError: not an http(s) URL with a host, or one with a user, a query or a fragment.
+        """
+        host, port = _host_and_port(base_url)
+        parts = urlsplit(base_url)
+        return cls(
+            scheme=parts.scheme,
+            host=host,
+            port=port,
+            path_prefix=parts.path.rstrip("/"),
+            tls_ca_file=tls_ca_file,
+            connect_seconds=connect_seconds,
+            first_byte_seconds=first_byte_seconds,
+            between_bytes_seconds=between_bytes_seconds,
+            max_connections=max_connections,
+            max_waiting=max_waiting,
+        )
+
+    @property
+    def authority(self) -> str:
+        """What the `Host` header says: the port only where it is not the scheme's own."""
+        host = bracketed(self.host)
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as URLs and `Host` headers write it: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _host_and_port(base_url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(base_url)
+        if parts.scheme not in _DEFAULT_PORTS:
+            raise ConfigError(f"base_url must begin with http:// or https://: {base_url!r}")
+        if parts.username is not None or parts.query or parts.fragment or not _is_printable(parts.path):
+            raise ConfigError("base_url must be a plain URL without user, query, fragment or unescaped characters")
+        if not parts.hostname:
+            raise ConfigError(f"base_url names no host: {base_url!r}")
+        host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode("ascii")
+        return host, parts.port or _DEFAULT_PORTS[parts.scheme]
+    except ValueError as error:
+        raise ConfigError(f"base_url cannot be read: {error}") from error
+
+
+def _is_printable(path: str) -> bool:
+    return path.isascii() and path.isprintable() and " " not in path
