@@ -11,6 +11,7 @@ Facts (patterns, digests, model names) are those of `tiktoken_ext/openai_public.
 
 import hashlib
 from binascii import a2b_base64
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import tiktoken
@@ -96,3 +97,39 @@ def encoding_from(data: bytes, name: str) -> tiktoken.Encoding:
         raise ValueError(f"the vocabulary {name} is damaged: its SHA-256 is not the expected one")
     ranks = {a2b_base64(word): int(rank) for word, rank in (line.split() for line in data.splitlines() if line)}
     return tiktoken.Encoding(name, pat_str=vocabulary.pattern, mergeable_ranks=ranks, special_tokens={})
+
+
+PIECE_CHARACTERS: Final = 65_536
+"""The most characters encoded in one go (some 15 ms at worst, whatever they are)."""
+_SEARCHED: Final = 4_096
+
+
+def pieces(text: str, limit: int = PIECE_CHARACTERS) -> Iterator[str]:
+    """Cut a long text where both patterns end a word anyway: before a space that follows something else.
+
+    The sum over the pieces is then the count of the whole. A run of more than 4 Ki characters without such a place is
+    cut hard, which may add a token or two a piece.
+    """
+    start = 0
+    while len(text) - start > limit:
+        cut = _boundary(text, start + limit)
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
+
+
+def _boundary(text: str, end: int) -> int:
+    space = end + 1
+    while (space := text.rfind(" ", end - min(_SEARCHED, end - 1), space)) > 0:
+        if not text[space - 1].isspace():
+            return space
+    return end
+
+
+def valid_text(text: str) -> str:
+    """The text with every lone surrogate replaced, as tiktoken itself does before it encodes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,63 @@
+"""Side tasks: named, restarted when they fail, ended in the opposite order.
+
+Rules
+-----
+- An exception of a side task is logged and the task starts again, ever less eagerly; it never ends the process.
+- A side task that returns is done.
+- `stop` waits until every task has really ended.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+_log = logging.getLogger(__name__)
+
+FIRST_DELAY_SECONDS: Final = 0.1
+LONGEST_DELAY_SECONDS: Final = 10.0
+_STABLE_SECONDS: Final = 30.0
+
+
+class SideTasks:
+    """The side tasks of one process."""
+
+    def __init__(self, first_delay_seconds: float = FIRST_DELAY_SECONDS) -> None:
+        self._first_delay_seconds = first_delay_seconds
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work()` beside everything else, again and again until it returns."""
+        if name in self._tasks and not self._tasks[name].done():
+            raise RuntimeError(f"a side task {name!r} is running already")
+        self._tasks.pop(name, None)
+        self._tasks[name] = asyncio.create_task(self._keep(name, work), name=name)
+
+    async def stop(self) -> None:
+        """Cancel all, the last one first, and wait for each."""
+        while self._tasks:
+            name, task = self._tasks.popitem()
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                if not task.cancelled():
+                    raise
+            except Exception:  # noqa: BLE001 - it is ending anyway; the others must end too
+                _log.exception("side task %s failed while it was ended", name)
+
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        clock = asyncio.get_running_loop()
+        delay_seconds = self._first_delay_seconds
+        while True:
+            began = clock.time()
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 - whatever a side task dies of, it is told and tried again
+                if clock.time() - began >= _STABLE_SECONDS:
+                    delay_seconds = self._first_delay_seconds
+                _log.exception("side task %s failed; again in %g s", name, delay_seconds)
+            else:
+                return
+            await asyncio.sleep(delay_seconds)
+            delay_seconds = min(delay_seconds * 2, LONGEST_DELAY_SECONDS)
