@@ -38,6 +38,23 @@ _FINAL = {"x-should-retry": "false"}
 _SOON = {"Retry-After": "1"}
 
 
+class SessionOver(MeterproxyError):
+    """This worker session was ended by somebody else: it must not spend any more."""
+
+
+class ProgressMoved(MeterproxyError):
+    """The journal's progress in PostgreSQL is not where the settler thought; carries where it is."""
+
+    def __init__(self, position: int, open_from: int) -> None:
+        super().__init__(f"the journal's progress stands at {position}")
+        self.position = position
+        self.open_from = open_from
+
+
+class Unbookable(MeterproxyError):
+    """PostgreSQL refuses this batch as it is, and will refuse it again."""
+
+
 class Case(Enum):
     """Every answer of our own making that is not a success: status, type, code, and headers that always go with it."""
 

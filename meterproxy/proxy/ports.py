@@ -5,15 +5,14 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
-from uuid import UUID
 
-from meterproxy.core.bound import Bound
+from meterproxy.core.hold import HoldRequest as HoldRequest  # noqa: PLC0414  re-exported for the consumer
+from meterproxy.core.hold import Receipt as Receipt  # noqa: PLC0414
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.price import Price
+from meterproxy.core.record import Ending, Subject
 from meterproxy.core.usage import Usage
-from meterproxy.ledger.record import Ending, Subject
 
 
 class Clock(Protocol):
@@ -40,39 +39,11 @@ class Directory(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class HoldRequest:
-    """What `authorize` asks the ledger to hold for one exchange."""
-
-    request_id: UUID
-    occurred_us: int
-    key: KeyEntry
-    operation: str
-    provider: str
-    model: str
-    price: Price
-    markup_ppm: int
-    bound: Bound
-    hold_nanos: int
-    stream: bool
-    conversation: str | None = None
-    tags: tuple[tuple[str, str], ...] = ()
-
-
 class Hold(Protocol):
     """A placed hold: open until `Ledger.capture` or `Ledger.release` ends it, once."""
 
     subject: Subject
     price: Price
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a capture came to, for the answer's headers; `available_nanos` is the account's rest as known here."""
-
-    cost_nanos: int
-    amount_nanos: int
-    available_nanos: int | None
 
 
 class Ledger(Protocol):

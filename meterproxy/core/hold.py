@@ -1,0 +1,36 @@
+"""Holds: what is asked of the ledger for one exchange, and what it answers."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from meterproxy.core.bound import Bound
+from meterproxy.core.key import KeyEntry
+from meterproxy.core.price import Price
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """What `authorize` asks the ledger to hold for one exchange."""
+
+    request_id: UUID
+    occurred_us: int
+    key: KeyEntry
+    operation: str
+    provider: str
+    model: str
+    price: Price
+    markup_ppm: int
+    bound: Bound
+    hold_nanos: int
+    stream: bool
+    conversation: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a capture came to, for the answer's headers; `available_nanos` is the account's rest as known here."""
+
+    cost_nanos: int
+    amount_nanos: int
+    available_nanos: int | None

@@ -1,0 +1,81 @@
+"""Lending and settling: the words that `ledger` and `store` exchange, which do not see each other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from meterproxy.core.record import EndRecord
+
+
+UNWRITTEN = -1
+
+
+class LeaseKey(NamedTuple):
+    """Which limit window a lease was lent from; `window_start_us` is 0 where the limit has no window."""
+
+    account_id: UUID
+    limit_id: UUID
+    window_start_us: int
+
+
+class Lent(NamedTuple):
+    """PostgreSQL's answer to a borrow.
+
+    `granted` is what this borrow added; `rest` is left in the pool; `outstanding` is lent to anybody and not consumed.
+    """
+
+    granted: int
+    total_granted: int
+    rest: int
+    outstanding: int
+
+
+class Rest(NamedTuple):
+    """What is left of a limit window, and what of it is lent out and not consumed."""
+
+    rest: int
+    outstanding: int
+
+
+class Change(NamedTuple):
+    """One step of the fleet's change counter."""
+
+    version: int
+    kind: str
+    subject_id: UUID | None
+
+
+class News(NamedTuple):
+    """What a worker must hear of: changes, and leases that others wait for."""
+
+    changes: tuple[Change, ...]
+    reclaims: tuple[LeaseKey, ...]
+
+
+class Settling(NamedTuple):
+    """An ending on its way to PostgreSQL, with the position behind its record in the journal."""
+
+    position: int
+    record: EndRecord
+
+    @property
+    def written(self) -> bool:
+        """Whether the journal has it; if not, this memory is the only place where it is."""
+        return self.position != UNWRITTEN
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A stretch of a journal to be booked in one transaction: the endings in (`start`, `end`], and its prices.
+
+    `own_session` is the settler's living session; draws of any other may turn out late.
+    """
+
+    journal_id: UUID
+    start: int
+    end: int
+    open_from: int
+    endings: Sequence[Settling]
+    prices: Mapping[UUID, bytes]
+    own_session: UUID | None

@@ -1,0 +1,156 @@
+"""The records of the journal: what a worker writes down before it acts.
+
+Rules
+-----
+- A record is *bookable* before it is written: text without NUL or lone surrogates and cut to length, counts `int` in
+  0…2^53, amounts within `bigint`. `bookable_text` and `bookable_count` are the only way in.
+- An ending carries all that settle needs; it is never joined with the place record.
+- Records are versioned by appending members with defaults; members are never removed or given a new meaning.
+"""
+
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from meterproxy.core.usage import MAX_COUNT, Usage
+
+TEXT_LENGTH: Final = 256
+"""Characters kept of any text that came from outside."""
+TOOLS_KEPT: Final = 32
+TAGS_KEPT: Final = 10
+ENDING_BYTES: Final = 3584
+"""The most that an ending may take in the journal beyond its subject; its room is kept when the hold is placed."""
+
+
+class Draw(msgspec.Struct, array_like=True, frozen=True):
+    """What one hold took from one limit window's lease.
+
+    `window_start_us` is 0 for limits without a window. `amount` is in the limit's own measure (nanodollars for credit).
+    """
+
+    limit_id: UUID
+    window_start_us: int
+    session_id: UUID
+    amount: int
+
+
+class PriceRecord(msgspec.Struct, array_like=True, tag="price", frozen=True):
+    """A price's full document, written before the first record of a segment that names it."""
+
+    price_id: UUID
+    document: bytes
+
+
+class SessionRecord(msgspec.Struct, array_like=True, tag="session", frozen=True):
+    """The worker session whose leases the following records draw from."""
+
+    session_id: UUID
+    started_us: int
+
+
+class Subject(msgspec.Struct, array_like=True, frozen=True):
+    """Who asked for what, fixed when the hold is placed; the columns that every row of an exchange shares."""
+
+    request_id: UUID
+    occurred_us: int
+    account_id: UUID
+    user_id: UUID
+    key_id: UUID
+    operation: str
+    provider: str
+    model: str
+    price_id: UUID
+    markup_ppm: int
+    hold_nanos: int
+    bound_input_tokens: int
+    bound_output_tokens: int
+    stream: bool
+    draws: tuple[Draw, ...]
+    conversation: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+class PlaceRecord(msgspec.Struct, array_like=True, tag="place", frozen=True):
+    """A hold was placed: the exchange may now be sent to the provider."""
+
+    subject: Subject
+
+
+class ProgressRecord(msgspec.Struct, array_like=True, tag="progress", frozen=True):
+    """What a stream has delivered so far, for the case that its worker dies."""
+
+    request_id: UUID
+    usage: Usage
+
+
+class Ending(msgspec.Struct, array_like=True, frozen=True):
+    """What an exchange turned out to be: everything that is known only at its end.
+
+    `status` is the HTTP status sent to the client; `usage` is None only where nothing was consumed (released).
+    """
+
+    outcome: str
+    status: int
+    usage_source: str
+    usage: Usage
+    served_model: str | None = None
+    service_tier: str | None = None
+    provider_request_id: str | None = None
+    latency_us: int = 0
+    first_byte_us: int | None = None
+    tools: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    raw_usage: bytes | None = None
+    """The provider's own usage object as JSON, kept where it was impossible or in part not understood."""
+
+
+class EndRecord(msgspec.Struct, array_like=True, tag="end", frozen=True):
+    """A hold ended: `captured` with an amount, `released`, or `recovered`.
+
+    `amount_nanos` is all that is charged, overrun included; `cost_nanos` what the provider charges us.
+    `overrun_nanos` is the part of the amount above the hold.
+    """
+
+    how: str
+    subject: Subject
+    ending: Ending
+    cost_nanos: int
+    amount_nanos: int
+    overrun_nanos: int
+
+
+Record = PriceRecord | SessionRecord | PlaceRecord | ProgressRecord | EndRecord
+
+
+_encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
+_decoder: Final["msgspec.msgpack.Decoder[Record]"] = msgspec.msgpack.Decoder(Record)
+
+
+def encode_payload(record: Record) -> bytes:
+    """A record as MessagePack, without the journal's frame."""
+    return _encoder.encode(record)
+
+
+def decode_payload(payload: bytes) -> Record:
+    """Read a record back. Raises msgspec.MsgspecError."""
+    return _decoder.decode(payload)
+
+
+def fit(ending: Ending) -> Ending:
+    """The ending cut to what its place in the journal has room for: first the raw usage goes, then the tools."""
+    if len(_encoder.encode(ending)) > ENDING_BYTES:
+        ending = msgspec.structs.replace(ending, raw_usage=None, flags=(*ending.flags[:8], "raw_usage_dropped"))
+    if len(_encoder.encode(ending)) > ENDING_BYTES:
+        ending = msgspec.structs.replace(ending, tools=())
+    return ending
+
+
+def bookable_text(text: str, length: int = TEXT_LENGTH) -> str:
+    """Make any text storable: without NUL or lone surrogates, cut to `length` characters."""
+    return text[: length * 2].replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:length]
+
+
+def bookable_count(value: object) -> int | None:
+    """A count as integer in 0…2^53, or None where the value cannot be one."""
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else None

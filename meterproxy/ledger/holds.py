@@ -1,0 +1,247 @@
+"""Holds: the one place where a request's money is placed and ended, in memory and in the journal at once.
+
+Rules
+-----
+- Placing and ending are synchronous: between the book's decision and the journal's record nothing else runs.
+- The journal's record of an ending is written before the caller may forward the terminal piece of an answer.
+- An ending is never refused. Where the journal's volume fails, the ending stays in memory for settle and the caller is
+  told, so that the client is told.
+"""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from meterproxy.core.hold import HoldRequest, Receipt
+from meterproxy.core.key import KeyEntry
+from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
+from meterproxy.core.money import MAX_NANOS
+from meterproxy.core.price import Amounts, Price
+from meterproxy.core.record import Draw, Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord, Subject, fit
+from meterproxy.core.usage import Usage
+from meterproxy.errors import ApiError, Case, JournalFailed, JournalFull, SessionOver, StoreUnavailable
+from meterproxy.ledger.book import Book, End
+from meterproxy.ledger.clock import elapsed_us
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.lease import Borrower, Verdict
+from meterproxy.ledger.session import Session
+from meterproxy.ledger.settle import Settler
+
+_log: Final = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 0.25
+"""How often a waiting request asks PostgreSQL again for what others may have given back."""
+
+
+@dataclass(slots=True, eq=False)
+class PlacedHold:
+    """A hold that was placed; `receipt` is there once it was captured."""
+
+    subject: Subject
+    price: Price
+    placed_us: int
+    receipt: Receipt | None = None
+
+
+class Holds:
+    """Fulfils `proxy.ports.Ledger` for one worker session."""
+
+    def __init__(
+        self, book: Book, journal: Journal, session: Session, borrower: Borrower, settler: Settler, wait_ms: int
+    ) -> None:
+        self._book = book
+        self._journal = journal
+        self._session = session
+        self._borrower = borrower
+        self._settler = settler
+        self._wait_us = wait_ms * 1000
+        self._prices_written: set[UUID] = set()
+        self.open: dict[UUID, PlacedHold] = {}
+        self.anomalies: Counter[str] = Counter()
+
+    # ── place ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def try_place(self, request: HoldRequest) -> PlacedHold | None:
+        """See `proxy.ports.Ledger.try_place`."""
+        self._check_trust()
+        key = _credit_key(request.key)
+        short = self._book.place(request.request_id, ((key, request.hold_nanos),))
+        if short is not None:
+            if self._borrower.denied(key, request.hold_nanos):
+                raise _spent()
+            return None
+        self._borrower.touch(key)
+        hold = PlacedHold(self._subject(request), request.price, elapsed_us())
+        self._write_place(hold)
+        self.open[request.request_id] = hold
+        return hold
+
+    async def place(self, request: HoldRequest) -> PlacedHold:
+        """See `proxy.ports.Ledger.place`."""
+        key = _credit_key(request.key)
+        deadline_us = elapsed_us() + self._wait_us
+        asked = False
+        while True:
+            hold = self.try_place(request)
+            if hold is not None:
+                return hold
+            verdict = await self._borrow(key, request.hold_nanos)
+            if verdict is Verdict.SPENT:
+                raise _spent()
+            if verdict is Verdict.HELD:
+                left = (deadline_us - elapsed_us()) / 1e6
+                if left <= 0:
+                    raise ApiError(Case.CREDIT_HELD, "Running requests hold the rest of this account's credit.")
+                if not asked:
+                    asked = await self._ask_reclaim(key, request.hold_nanos)
+                await self._borrower.room(key, min(left, RETRY_SECONDS))
+
+    def rest_nanos(self, key: KeyEntry) -> int | None:
+        """See `proxy.ports.Ledger.rest_nanos`."""
+        return self._borrower.rest(_credit_key(key))
+
+    async def fetch_rest_nanos(self, key: KeyEntry) -> int:
+        """See `proxy.ports.Ledger.fetch_rest_nanos`."""
+        try:
+            return await self._borrower.fetch_rest(_credit_key(key))
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    def confirm(self, hold: PlacedHold) -> None:
+        """See `proxy.ports.Ledger.confirm`."""
+        assert hold.subject.request_id in self.open, "only an open hold may be spent"
+        self._check_trust()
+
+    def _check_trust(self) -> None:
+        if not self._session.trusted:
+            raise _unavailable()
+
+    async def _borrow(self, key: LeaseKey, amount: int) -> Verdict:
+        try:
+            return await self._borrower.borrow(key, amount)
+        except (StoreUnavailable, SessionOver) as error:
+            raise _unavailable() from error
+
+    async def _ask_reclaim(self, key: LeaseKey, amount: int) -> bool:
+        try:
+            await self._borrower.ask_reclaim(key, amount)
+        except StoreUnavailable:
+            return False
+        return True
+
+    def _write_place(self, hold: PlacedHold) -> None:
+        request_id, price = hold.subject.request_id, hold.price
+        try:
+            self._write_price(price)
+            self._journal.place(PlaceRecord(hold.subject))
+            self._write_price(price)  # again where placing began a new segment, which must be readable by itself
+        except (JournalFull, JournalFailed) as error:
+            self._journal.forget(request_id)
+            self._book.release(request_id)
+            raise ApiError(Case.OVERLOADED, "The service cannot take requests right now.") from error
+
+    def _write_price(self, price: Price) -> None:
+        if price.id not in self._prices_written:
+            document = price.document()
+            self._settler.know_price(price.id, document)
+            self._journal.append(PriceRecord(price.id, document))
+            self._prices_written.add(price.id)
+
+    def segment_began(self) -> None:
+        """A new segment of the journal knows no prices yet."""
+        self._prices_written.clear()
+
+    def _subject(self, request: HoldRequest) -> Subject:
+        key, bound = request.key, request.bound
+        draw = Draw(key.credit_limit_id, 0, self._session.session_id, request.hold_nanos)
+        return Subject(
+            request.request_id, request.occurred_us, key.account_id, key.user_id, key.key_id, request.operation,
+            request.provider, request.model, request.price.id, request.markup_ppm, request.hold_nanos,
+            bound.input_tokens, bound.output_tokens, request.stream, (draw,), request.conversation, request.tags,
+        )  # fmt: skip
+
+    # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def progress(self, hold: PlacedHold, usage: Usage) -> None:
+        """See `proxy.ports.Ledger.progress`."""
+        try:
+            self._journal.progress(ProgressRecord(hold.subject.request_id, usage))
+        except JournalFailed:
+            _log.warning("a stream's progress could not be written", extra={"request_id": hold.subject.request_id})
+
+    # ── end ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def capture(self, hold: PlacedHold, ending: Ending) -> Receipt:
+        """See `proxy.ports.Ledger.capture`."""
+        subject = hold.subject
+        cost, amount, flags = priced(hold.price, ending.usage, ending.service_tier, subject.markup_ppm)
+        captured = self._book.capture(subject.request_id, (amount,) * len(subject.draws))
+        if captured.end is not End.ENDED:
+            return self._repeated(hold, captured.end)
+        key = LeaseKey(subject.account_id, subject.draws[0].limit_id, subject.draws[0].window_start_us)
+        receipt = Receipt(cost, amount, self._borrower.rest(key))
+        hold.receipt = receipt
+        self._write_end("captured", hold, _flagged(ending, flags), receipt, max(captured.overrun, default=0))
+        return receipt
+
+    def release(self, hold: PlacedHold, ending: Ending) -> None:
+        """See `proxy.ports.Ledger.release`."""
+        end = self._book.release(hold.subject.request_id)
+        if end is not End.ENDED:
+            self._repeated(hold, end)
+            return
+        self._write_end("released", hold, ending, Receipt(0, 0, None), 0)
+
+    def _write_end(self, how: str, hold: PlacedHold, ending: Ending, receipt: Receipt, overrun_nanos: int) -> None:
+        subject = hold.subject
+        del self.open[subject.request_id]
+        record = EndRecord(how, subject, fit(ending), receipt.cost_nanos, receipt.amount_nanos, overrun_nanos)
+        try:
+            self._settler.add(Settling(self._journal.end(record), record))
+        except JournalFailed:
+            self._settler.add(Settling(UNWRITTEN, record))
+            raise
+        finally:
+            for draw in subject.draws:
+                self._borrower.freed(LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us))
+
+    def _repeated(self, hold: PlacedHold, end: End) -> Receipt:
+        """A hold that has ended keeps its first ending; a second, different one is a bug that must be seen."""
+        if end is not End.ALREADY:
+            self.anomalies[end.value] += 1
+            _log.error("a hold was ended twice", extra={"request_id": hold.subject.request_id, "second": end.value})
+            assert not __debug__ or end is not End.DIFFERS, "a hold was ended twice, and differently"
+        return hold.receipt or Receipt(0, 0, None)
+
+
+def priced(price: Price, usage: Usage, service_tier: str | None, markup_ppm: int) -> tuple[int, int, tuple[str, ...]]:
+    """What usage costs us and what is charged, both within what a ledger can hold, and what to flag about it."""
+    amounts = price.amounts(usage, service_tier, markup_ppm)
+    flags = price.flags(usage, service_tier)
+    if max(amounts) > MAX_NANOS // 4:
+        amounts = Amounts(min(amounts.cost_nanos, MAX_NANOS // 4), min(amounts.amount_nanos, MAX_NANOS // 4))
+        flags = (*flags, "amount_clamped")
+    return amounts.cost_nanos, amounts.amount_nanos, flags
+
+
+def _flagged(ending: Ending, flags: tuple[str, ...]) -> Ending:
+    return msgspec.structs.replace(ending, flags=(*ending.flags, *flags)) if flags else ending
+
+
+def _credit_key(key: KeyEntry) -> LeaseKey:
+    return LeaseKey(key.account_id, key.credit_limit_id, 0)
+
+
+def _spent() -> ApiError:
+    return ApiError(
+        Case.CREDIT_SPENT,
+        "You exceeded your current quota: this request may cost more than the credit that is left on the account.",
+    )
+
+
+def _unavailable() -> ApiError:
+    return ApiError(Case.UNAVAILABLE, "The service cannot check this account's credit right now. Please try again.")

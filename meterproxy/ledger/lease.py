@@ -1,0 +1,237 @@
+"""Leases, seen from the worker: borrow what requests need, give back what they do not.
+
+Rules
+-----
+- At most one borrow per limit window is under way; everybody who needs the same window waits for its answer.
+- What PostgreSQL says was granted *in total* is the truth: an answer that got lost is made up for by the next one.
+- A borrow whose answer got lost is repeated under its own id before anything else is borrowed.
+- After "nothing left" nobody asks again for `DENIAL_SECONDS`, unless the limit changes: an empty account in a retry loop
+  does not reach PostgreSQL.
+- What is given back is out of the book at once; the report is cumulative and may be repeated.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+from uuid import UUID, uuid4
+
+from meterproxy.core.lending import LeaseKey, News, Rest
+from meterproxy.ledger.book import Book
+from meterproxy.ledger.clock import elapsed_us
+from meterproxy.ledger.ports import SessionStore
+from meterproxy.ledger.session import Session
+
+DENIAL_SECONDS: Final = 1.0
+IDLE_SECONDS: Final = 10.0
+QUICK_SECONDS: Final = 2.0
+"""A borrow sooner than this after the last one doubles what is asked for; one later than IDLE_SECONDS halves it."""
+MOST_DOUBLINGS: Final = 14
+FIRST_DOUBLINGS: Final = 4
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Verdict(Enum):
+    """What came of a borrow."""
+
+    GRANTED = "granted"
+    HELD = "held"
+    SPENT = "spent"
+
+
+@dataclass(slots=True)
+class View:
+    """What this worker knows of one limit window beyond its own lease."""
+
+    rest: int = 0
+    outstanding: int = 0
+    denied_until_us: int = 0
+    last_borrow_us: int = 0
+    doublings: int = FIRST_DOUBLINGS
+    want: int = 0
+    repeat: tuple[UUID, int, int] | None = None
+    used_us: int = 0
+    reported: int = 0
+
+
+class Borrower:
+    """Borrows for one session into one book."""
+
+    def __init__(self, store: SessionStore, session: Session, book: Book) -> None:
+        self._store = store
+        self._session = session
+        self._book = book
+        self._views: dict[LeaseKey, View] = {}
+        self._under_way: dict[LeaseKey, asyncio.Task[Verdict]] = {}
+        self._waiting: dict[LeaseKey, int] = {}
+        self._unreported: set[LeaseKey] = set()
+        self._changed: dict[LeaseKey, asyncio.Event] = {}
+
+    # ── asked synchronously, on the way of a request ────────────────────────────────────────────────────────────────
+
+    def touch(self, key: LeaseKey) -> None:
+        """A hold was placed from this lease; borrow ahead where it runs low."""
+        view = self._views.get(key)
+        if view is None:
+            return
+        view.used_us = elapsed_us()
+        if self._book.leases[key].free < view.want // 4 and view.rest > 0 and key not in self._under_way:
+            self._begin(key, max(view.want // 2, 1))
+
+    def potential(self, key: LeaseKey) -> int | None:
+        """What could be held if every hold ended, as last heard; None if never heard."""
+        view = self._views.get(key)
+        lease = self._book.leases.get(key)
+        if view is None:
+            return None
+        return view.rest + view.outstanding - (lease.unsettled if lease else 0)
+
+    def denied(self, key: LeaseKey, amount: int) -> bool:
+        """Whether it is known, freshly, that `amount` would not fit even if every hold ended."""
+        view = self._views.get(key)
+        potential = self.potential(key)
+        return view is not None and potential is not None and view.denied_until_us > elapsed_us() and amount > potential
+
+    def rest(self, key: LeaseKey) -> int | None:
+        """What is left fleet-wide for new holds as far as this worker knows: free here and not lent to anybody."""
+        view = self._views.get(key)
+        return None if view is None else view.rest + self._book.free(key)
+
+    def freed(self, key: LeaseKey) -> None:
+        """A hold of this lease has ended: wake whoever waits for room."""
+        event = self._changed.pop(key, None)
+        if event is not None:
+            event.set()
+
+    # ── asked by requests that must wait ────────────────────────────────────────────────────────────────────────────
+
+    async def fetch_rest(self, key: LeaseKey) -> int:
+        """As `rest`, asked of PostgreSQL now. Raises StoreUnavailable."""
+        self._note_rest(key, await self._store.read_rest(key))
+        return self._views[key].rest + self._book.free(key)
+
+    async def borrow(self, key: LeaseKey, amount: int) -> Verdict:
+        """Get this lease large enough for a hold of `amount`, or learn why not.
+
+        Raises:
+            StoreUnavailable: PostgreSQL is away.
+            SessionOver: this worker may not borrow any more.
+        """
+        missing = amount - self._book.free(key)
+        if missing <= 0:
+            return Verdict.GRANTED
+        self._waiting[key] = self._waiting.get(key, 0) + missing
+        try:
+            task = self._under_way.get(key) or self._begin(key, missing)
+            verdict = await asyncio.shield(task)
+        finally:
+            self._waiting[key] -= missing
+            if not self._waiting[key]:
+                del self._waiting[key]
+        if verdict is Verdict.GRANTED or self._book.free(key) >= amount:
+            return Verdict.GRANTED
+        potential = self.potential(key)
+        return Verdict.SPENT if potential is not None and amount > potential else Verdict.HELD
+
+    async def room(self, key: LeaseKey, timeout_seconds: float) -> None:
+        """Wait until a hold of this lease ends, somebody returns money, or the time is over."""
+        event = self._changed.setdefault(key, asyncio.Event())
+        try:
+            await asyncio.wait_for(event.wait(), timeout_seconds)
+        except TimeoutError:
+            pass
+
+    async def ask_reclaim(self, key: LeaseKey, amount: int) -> None:
+        """Ask other workers for what they do not use. Raises StoreUnavailable."""
+        lease = self._book.leases.get(key)
+        if self._views[key].outstanding > (lease.outstanding if lease else 0):
+            await self._store.ask_reclaim(self._session.session_id, key, amount)
+
+    def _begin(self, key: LeaseKey, missing: int) -> "asyncio.Task[Verdict]":
+        task = asyncio.ensure_future(self._lend(key, missing))
+        self._under_way[key] = task
+        task.add_done_callback(lambda done: self._finished(key, done))
+        return task
+
+    def _finished(self, key: LeaseKey, task: "asyncio.Task[Verdict]") -> None:
+        del self._under_way[key]
+        if not task.cancelled() and task.exception() is None and task.result() is Verdict.GRANTED:
+            self.freed(key)
+
+    async def _lend(self, key: LeaseKey, missing: int) -> Verdict:
+        view = self._views.setdefault(key, View())
+        need, want = self._size(key, view, missing)
+        borrow_id, need, want = view.repeat = view.repeat or (uuid4(), need, want)
+        lent = await self._store.lend(self._session.session_id, borrow_id, key, need, want)
+        view.repeat = None
+        view.last_borrow_us = elapsed_us()
+        lease = self._book.leases.get(key)
+        news = lent.total_granted - (lease.granted if lease else 0)
+        if news > 0:
+            self._book.grant(key, news)
+        self._note_rest(key, Rest(lent.rest, lent.outstanding))
+        if news > 0:
+            view.denied_until_us = 0
+            return Verdict.GRANTED
+        view.denied_until_us = elapsed_us() + int(DENIAL_SECONDS * 1e6)
+        view.doublings = 0
+        return Verdict.HELD
+
+    def _size(self, key: LeaseKey, view: View, missing: int) -> tuple[int, int]:
+        since = (elapsed_us() - view.last_borrow_us) / 1e6
+        if view.last_borrow_us and since < QUICK_SECONDS:
+            view.doublings = min(view.doublings + 1, MOST_DOUBLINGS)
+        elif since > IDLE_SECONDS:
+            view.doublings = max(view.doublings - 1, FIRST_DOUBLINGS)
+        waiting = max(self._waiting.get(key, 0), missing)
+        view.want = min(max(waiting, missing << view.doublings), 2**60)
+        return missing, view.want
+
+    def _note_rest(self, key: LeaseKey, rest: Rest) -> None:
+        view = self._views.setdefault(key, View())
+        view.rest, view.outstanding = rest.rest, rest.outstanding
+
+    # ── done in the background ──────────────────────────────────────────────────────────────────────────────────────
+
+    def heard(self, news: News) -> None:
+        """Take note of changed limits and of others who wait for what is free here."""
+        for change in news.changes:
+            if change.kind == "limit":
+                for key, view in self._views.items():
+                    if key.limit_id == change.subject_id:
+                        view.denied_until_us = 0
+                        self.freed(key)
+        for key in news.reclaims:
+            if self._book.give_back(key):
+                self._unreported.add(key)
+
+    async def report(self) -> None:
+        """Give back idle leases and tell what is held. Raises StoreUnavailable; what was not told is told next time."""
+        idle_before = elapsed_us() - int(IDLE_SECONDS * 1e6)
+        for key, view in self._views.items():
+            if view.used_us < idle_before and view.last_borrow_us < idle_before and self._book.give_back(key):
+                self._unreported.add(key)
+        await self._report_returned()
+        held = {
+            key: lease.held
+            for key, lease in self._book.leases.items()
+            if key in self._views and lease.held != self._views[key].reported
+        }
+        if held:
+            await self._store.report_held(self._session.session_id, held)
+            for key, amount in held.items():
+                self._views[key].reported = amount
+
+    async def _report_returned(self) -> None:
+        keys = set(self._unreported)
+        if keys:
+            await self._store.give_back(
+                self._session.session_id, {key: self._book.leases[key].returned for key in keys}
+            )
+            self._unreported -= keys
+
+    async def settle_down(self) -> None:
+        """Wait for borrows under way, so that nothing is lent after the session ends."""
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)

@@ -1,0 +1,92 @@
+"""Recovery: what a worker does with the journal it finds.
+
+Rules
+-----
+- Endings behind what PostgreSQL has confirmed are settled. If PostgreSQL has a row for an id already, that row wins.
+- Holds without an ending are ended as `recovered`, by policy, and that ending is written to the journal before it is
+  settled: a kill during recovery changes nothing.
+- When all of it is settled, the sessions that wrote this journal are `proved`: what they had leased returns at once.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from meterproxy.core.lending import Settling
+from meterproxy.core.price import Price
+from meterproxy.core.record import Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord, Subject
+from meterproxy.core.usage import Outcome, Usage, UsageSource
+from meterproxy.ledger.holds import priced
+from meterproxy.ledger.journal import Journal
+
+STATUS_NOT_SENT: Final = 0
+"""The status of a row whose worker died: what the client saw, if anything, is not known."""
+
+
+class OpenHoldPolicy(StrEnum):
+    """What a hold comes to whose worker died: `recovery.open_hold`."""
+
+    CHARGE_DELIVERED = "charge_delivered"
+    RELEASE = "release"
+    CHARGE_HOLD = "charge_hold"
+
+
+@dataclass(slots=True)
+class Replay:
+    """What a journal says beyond what PostgreSQL has: endings to settle, and holds that never ended."""
+
+    endings: list[Settling] = field(default_factory=list)
+    open: dict[UUID, Subject] = field(default_factory=dict)
+    progress: dict[UUID, Usage] = field(default_factory=dict)
+    prices: dict[UUID, bytes] = field(default_factory=dict)
+
+
+def replay(journal: Journal, position: int, open_from: int) -> Replay:
+    """Read a journal from where its oldest open hold was placed."""
+    found = Replay()
+    for entry in journal.read(open_from):
+        match entry.record:
+            case PlaceRecord(subject):
+                found.open[subject.request_id] = subject
+            case ProgressRecord(request_id, usage) if request_id in found.open:
+                found.progress[request_id] = usage
+            case EndRecord() as record:
+                found.open.pop(record.subject.request_id, None)
+                found.progress.pop(record.subject.request_id, None)
+                if entry.end > position:
+                    found.endings.append(Settling(entry.end, record))
+            case PriceRecord(price_id, document):
+                found.prices[price_id] = document
+            case _:
+                pass
+    return found
+
+
+def end_open_holds(journal: Journal, found: Replay, policy: OpenHoldPolicy) -> list[Settling]:
+    """Write a `recovered` ending for each open hold; answers them with their positions."""
+    recovered = []
+    for request_id, subject in found.open.items():
+        document = found.prices.get(subject.price_id)
+        price = Price.from_document(document) if document else None
+        record = recovered_end(subject, price, found.progress.get(request_id), policy)
+        recovered.append(Settling(journal.append(record), record))
+    return recovered
+
+
+def recovered_end(subject: Subject, price: Price | None, progress: Usage | None, policy: OpenHoldPolicy) -> EndRecord:
+    """How a hold ends whose worker died; never above the hold.
+
+    `charge_delivered`: the input and what the last progress record says was delivered. A hold whose price is not in the
+    journal was never sent and costs nothing.
+    """
+    usage = Usage()
+    cost = amount = 0
+    if policy is not OpenHoldPolicy.RELEASE and price is not None:
+        usage = progress or Usage(input=subject.bound_input_tokens)
+        cost, amount, _ = priced(price, usage, None, subject.markup_ppm)
+        if policy is OpenHoldPolicy.CHARGE_HOLD:
+            amount = subject.hold_nanos
+        amount = min(amount, subject.hold_nanos)
+    ending = Ending(Outcome.RECOVERED, STATUS_NOT_SENT, UsageSource.RECOVERED, usage)
+    return EndRecord("recovered", subject, ending, cost, amount, 0)

@@ -1,0 +1,61 @@
+"""The worker session: the trust under which a worker spends what it has leased.
+
+Rules
+-----
+- Trust lasts `ttl_seconds` from the instant at which the last successful renewal was *begun*; local time only shortens it.
+- Without trust no hold is placed and nothing is sent to a provider.
+- A session that somebody else has ended never comes back to life: `over` stays True.
+"""
+
+from uuid import UUID
+
+from meterproxy.errors import SessionOver
+from meterproxy.ledger.clock import DatabaseClock, elapsed_us
+from meterproxy.ledger.ports import SessionStore
+
+RENEWALS_PER_TTL = 3
+
+
+class Session:
+    """One worker's session, opened once."""
+
+    def __init__(
+        self, store: SessionStore, clock: DatabaseClock, session_id: UUID, journal_id: UUID, ttl_seconds: float
+    ) -> None:
+        self.session_id = session_id
+        self.over = False
+        self._store = store
+        self._clock = clock
+        self._journal_id = journal_id
+        self._ttl_seconds = ttl_seconds
+        self._trusted_until_us = 0
+
+    @property
+    def trusted(self) -> bool:
+        """Whether this worker may spend right now."""
+        return elapsed_us() < self._trusted_until_us and not self.over
+
+    @property
+    def renewal_seconds(self) -> float:
+        """How long to wait between two renewals."""
+        return self._ttl_seconds / RENEWALS_PER_TTL
+
+    async def open(self, host: str, slot: int) -> None:
+        """Make the session known. Raises StoreUnavailable."""
+        asked = elapsed_us()
+        now = await self._store.open_session(self.session_id, self._journal_id, host, slot, self._ttl_seconds)
+        self._trust(now, asked)
+
+    async def renew(self) -> None:
+        """Extend the trust. Raises StoreUnavailable, SessionOver."""
+        asked = elapsed_us()
+        try:
+            now = await self._store.renew_session(self.session_id, self._ttl_seconds)
+        except SessionOver:
+            self.over = True
+            raise
+        self._trust(now, asked)
+
+    def _trust(self, database_us: int, asked_us: int) -> None:
+        self._clock.correct(database_us, asked_us, elapsed_us())
+        self._trusted_until_us = asked_us + int(self._ttl_seconds * 1_000_000)

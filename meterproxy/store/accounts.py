@@ -1,0 +1,195 @@
+"""Accounts: organizations with their credit, the users in them, and the entries that people make."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from meterproxy.core.money import MAX_NANOS
+from meterproxy.errors import ApiError, Case
+from meterproxy.store.ids import new_id
+from meterproxy.store.pool import Connection, retried, transaction
+from meterproxy.store.sqlfiles import queries
+
+_SQL: Final = queries("accounts")
+
+CREDIT_KINDS: Final = ("grant", "purchase", "refund", "adjustment")
+"""Kinds of entries that people may make; only an adjustment may be negative."""
+
+MOST_CREDITS_NANOS: Final = MAX_NANOS // 4
+"""No account's credits may pass this (about 2.3 billion dollars), so that sums of sums stay within `bigint`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """An account as people read it; `held_nanos` is as last reported by the workers."""
+
+    id: UUID
+    organization_id: UUID
+    organization: str
+    balance_nanos: int
+    credits_nanos: int
+    overdraft_nanos: int
+    created_at: datetime
+    leased_nanos: int
+    held_nanos: int
+    as_of: datetime
+
+    @property
+    def available_nanos(self) -> int:
+        """What new requests may still take: balance + overdraft − held."""
+        return self.balance_nanos + self.overdraft_nanos - self.held_nanos
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """One immutable entry of an account's ledger."""
+
+    account_id: UUID
+    entry_no: int
+    kind: str
+    amount_nanos: int
+    balance_after_nanos: int
+    request_id: UUID | None
+    description: str
+    actor: str
+    idempotency_key: str | None
+    idempotency_digest: bytes | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """A person or service in an organization."""
+
+    id: UUID
+    organization_id: UUID
+    name: str
+    email: str | None
+    is_service: bool
+    created_at: datetime
+
+
+class Accounts:
+    """What is done with accounts, by people; each call is one transaction and leaves a line in the audit log."""
+
+    def __init__(self, pool: asyncpg.Pool, actor: str = "operator") -> None:
+        self._pool = pool
+        self._actor = actor
+
+    async def create(self, name: str, *, overdraft_nanos: int = 0) -> AccountRow:
+        """Make an organization with its account, its credit limit and its service user."""
+        account_id, organization_id = new_id(), new_id()
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["create_organization"], organization_id, name)
+            await connection.execute(_SQL["create_account"], account_id, organization_id, overdraft_nanos)
+            await connection.execute(_SQL["create_credit_limit"], new_id(), account_id, overdraft_nanos)
+            await connection.fetchrow(
+                _SQL["create_user"], new_id(), organization_id, f"{name} service"[:200], None, True
+            )
+            await self._audit(connection, "account.create", account_id, {"name": name})
+            return await _read(connection, account_id)
+
+    async def read(self, account_id: UUID) -> AccountRow:
+        """One account. Raises ApiError NOT_FOUND."""
+        async with transaction(self._pool) as connection:
+            return await _read(connection, account_id)
+
+    async def list(self, after: UUID | None = None, limit: int = 50) -> Sequence[AccountRow]:
+        """Accounts in the order they were made, after a cursor."""
+        async with transaction(self._pool) as connection:
+            return [AccountRow(**row) for row in await connection.fetch(_SQL["list_accounts"], after, limit)]
+
+    async def find(self, name: str) -> UUID | None:
+        """The account of the organization with this name."""
+        async with transaction(self._pool) as connection:
+            found: UUID | None = await connection.fetchval(_SQL["find_account"], name)
+            return found
+
+    async def credit(
+        self, account_id: UUID, amount_nanos: int, kind: str, description: str = "", idempotency_key: str | None = None
+    ) -> EntryRow:
+        """Book a grant, purchase, refund or adjustment; in force fleet-wide with the next look at the change counter.
+
+        Raises:
+            ApiError: NOT_FOUND (account), MALFORMED (senseless amount), CONFLICT (the idempotency key was used for
+                something else).
+        """
+        _check_credit(amount_nanos, kind)
+        digest = hashlib.sha256(orjson.dumps([amount_nanos, kind, description])).digest()
+
+        async def attempt() -> EntryRow:
+            async with transaction(self._pool) as connection:
+                account = await connection.fetchrow(_SQL["lock_account"], account_id)
+                if account is None:
+                    raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
+                earlier = await _earlier(connection, account_id, idempotency_key, digest)
+                if earlier:
+                    return earlier
+                if not -MOST_CREDITS_NANOS <= account["credits_nanos"] + amount_nanos <= MOST_CREDITS_NANOS:
+                    raise ApiError(Case.MALFORMED, "The account's credits would become too large.", param="amount")
+                row = await connection.fetchrow(
+                    _SQL["add_entry"], account_id, kind, amount_nanos, description, self._actor, idempotency_key,
+                    digest if idempotency_key else None,
+                )  # fmt: skip
+                assert row is not None
+                entry = EntryRow(**row)
+                credit_limit = await connection.fetchval(_SQL["credit_limit"], account_id)
+                await self._audit(connection, f"credit.{kind}", account_id, {"entry_no": entry.entry_no})
+                await connection.execute(_SQL["record_change"], "limit", credit_limit)
+                return entry
+
+        return await retried(attempt)
+
+    async def entries(self, account_id: UUID, before: int | None = None, limit: int = 50) -> Sequence[EntryRow]:
+        """Ledger entries, newest first, below a cursor. Raises ApiError NOT_FOUND."""
+        async with transaction(self._pool) as connection:
+            await _read(connection, account_id)
+            return [EntryRow(**row) for row in await connection.fetch(_SQL["list_entries"], account_id, before, limit)]
+
+    async def create_user(self, account_id: UUID, name: str, email: str | None = None) -> UserRow:
+        """Make a user in the account's organization. Raises ApiError NOT_FOUND, CONFLICT (email taken)."""
+        async with transaction(self._pool) as connection:
+            organization_id = (await _read(connection, account_id)).organization_id
+            try:
+                row = await connection.fetchrow(_SQL["create_user"], new_id(), organization_id, name, email, False)
+            except asyncpg.UniqueViolationError as error:
+                raise ApiError(Case.CONFLICT, "A user with this email exists already.", param="email") from error
+            assert row is not None
+            await self._audit(connection, "user.create", row["id"], {"name": name})
+            return UserRow(**row)
+
+    async def _audit(self, connection: Connection, action: str, subject_id: UUID, detail: dict[str, Any]) -> None:
+        kind = action.partition(".")[0]
+        subject = {"credit": "account"}.get(kind, kind)
+        await connection.execute(
+            _SQL["add_audit"], self._actor, action, subject, subject_id, orjson.dumps(detail).decode()
+        )
+
+
+def _check_credit(amount_nanos: int, kind: str) -> None:
+    if kind not in CREDIT_KINDS:
+        raise ApiError(Case.MALFORMED, f"kind must be one of {', '.join(CREDIT_KINDS)}.", param="kind")
+    if amount_nanos == 0 or (amount_nanos < 0 and kind != "adjustment"):
+        raise ApiError(Case.MALFORMED, f"The amount of a {kind} must be above zero.", param="amount")
+
+
+async def _read(connection: Connection, account_id: UUID) -> AccountRow:
+    row = await connection.fetchrow(_SQL["read_account"], account_id)
+    if row is None:
+        raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
+    return AccountRow(**row)
+
+
+async def _earlier(connection: Connection, account_id: UUID, key: str | None, digest: bytes) -> EntryRow | None:
+    row = await connection.fetchrow(_SQL["find_entry"], account_id, key) if key else None
+    if row is None:
+        return None
+    if row["idempotency_digest"] != digest:
+        raise ApiError(Case.CONFLICT, "This idempotency key was used for another entry.", param="idempotency_key")
+    return EntryRow(**row)

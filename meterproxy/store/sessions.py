@@ -1,0 +1,128 @@
+"""Worker sessions, leases and news: what `ledger` asks of PostgreSQL between two settles."""
+
+from collections.abc import Mapping
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from meterproxy.core.lending import Change, LeaseKey, Lent, News, Rest
+from meterproxy.errors import SessionOver
+from meterproxy.store.instants import to_datetime, to_us
+from meterproxy.store.pool import retried, transaction
+from meterproxy.store.sqlfiles import queries
+
+_SQL: Final = queries("leases")
+_SESSION_OVER: Final = "MP001"
+
+
+class Sessions:
+    """Fulfils `ledger.ports.SessionStore`; every method is one transaction."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:
+        """Begin a session; answers the database's clock in microseconds."""
+        async with transaction(self._pool) as connection:
+            now = await connection.fetchval(_SQL["open_session"], session_id, journal_id, host, slot, ttl_seconds)
+        return to_us(now)
+
+    async def renew_session(self, session_id: UUID, ttl_seconds: float) -> int:
+        """Extend the trust in a session; answers the database's clock. Raises SessionOver."""
+        async with transaction(self._pool) as connection:
+            now = await connection.fetchval(_SQL["renew_session"], session_id, ttl_seconds)
+        if now is None:
+            raise SessionOver(f"worker session {session_id} is over")
+        return to_us(now)
+
+    async def earlier_sessions(self, journal_id: UUID, session_id: UUID) -> list[UUID]:
+        """Sessions that wrote the same journal and were never ended."""
+        async with transaction(self._pool) as connection:
+            return [row["id"] for row in await connection.fetch(_SQL["earlier_sessions"], journal_id, session_id)]
+
+    async def end_session(self, session_id: UUID, state: str) -> int:
+        """End a session as `closed` or `proved`; answers what its leases gave back. Ending twice does nothing."""
+
+        async def attempt() -> int:
+            async with transaction(self._pool) as connection:
+                return int(await connection.fetchval(_SQL["end_session"], session_id, state))
+
+        return await retried(attempt)
+
+    async def lend(self, session_id: UUID, borrow_id: UUID, key: LeaseKey, need: int, want: int) -> Lent:
+        """Borrow between `need` and `want` of a limit window, or nothing; the same `borrow_id` gets the same answer."""
+
+        async def attempt() -> Lent:
+            async with transaction(self._pool) as connection:
+                row = await connection.fetchrow(_SQL["lend"], session_id, borrow_id, *_columns(key), need, want)
+            assert row is not None
+            return Lent(*row)
+
+        try:
+            return await retried(attempt)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == _SESSION_OVER:
+                raise SessionOver(str(error)) from error
+            raise
+
+    async def read_rest(self, key: LeaseKey) -> Rest:
+        """What is left of a limit window right now."""
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_SQL["read_rest"], *_columns(key))
+        return Rest(*row) if row else Rest(0, 0)
+
+    async def give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None:
+        """Report cumulative totals of what was returned."""
+
+        async def attempt() -> None:
+            async with transaction(self._pool) as connection:
+                for key, total in sorted(returned.items()):
+                    await connection.execute(_SQL["give_back"], session_id, *_columns(key), total)
+
+        await retried(attempt)
+
+    async def report_held(self, session_id: UUID, held: Mapping[LeaseKey, int]) -> None:
+        """Tell what is held, for people who read balances."""
+        keys = sorted(held)
+        async with transaction(self._pool) as connection:
+            await connection.execute(
+                _SQL["report_held"],
+                session_id,
+                [key.account_id for key in keys],
+                [key.limit_id for key in keys],
+                [to_datetime(key.window_start_us) for key in keys],
+                [held[key] for key in keys],
+            )
+
+    async def ask_reclaim(self, session_id: UUID, key: LeaseKey, wanted: int) -> None:
+        """Ask whoever holds free leases of this window to give them back."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["ask_reclaim"], *_columns(key), session_id, wanted)
+
+    async def end_reclaim(self, session_id: UUID, key: LeaseKey) -> None:
+        """No longer wait for it."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["end_reclaim"], *_columns(key), session_id)
+
+    async def poll(self, session_id: UUID, version: int) -> News:
+        """Changes since `version`, and which of this session's leases others wait for."""
+        async with transaction(self._pool) as connection:
+            rows = await connection.fetch(_SQL["poll"], session_id, version)
+        return News(
+            tuple(Change(row["version"], row["kind"], row["subject_id"]) for row in rows if row["topic"] == "change"),
+            tuple(
+                LeaseKey(row["account_id"], row["subject_id"], to_us(row["window_start"]))
+                for row in rows
+                if row["topic"] == "reclaim"
+            ),
+        )
+
+    async def change_version(self) -> int:
+        """Where the fleet's change counter stands."""
+        async with transaction(self._pool) as connection:
+            return int(await connection.fetchval(_SQL["change_version"]))
+
+
+def _columns(key: LeaseKey) -> tuple[UUID, UUID, object]:
+    return key.account_id, key.limit_id, to_datetime(key.window_start_us)

@@ -1,0 +1,246 @@
+"""Settle's transaction: a batch of endings becomes usage rows, ledger entries, balances, leases and rollups.
+
+Rules
+-----
+- The queries run in the order of `sql/queries/settle.sql`, in one transaction; progress is advanced first, so a batch
+  that somebody else has booked is noticed before anything is written.
+- Lock order: worker session, account, limit window, lease, rollup.
+"""
+
+import dataclasses
+import uuid
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import orjson
+
+from meterproxy.core.lending import Batch, Settling
+from meterproxy.core.money import MAX_NANOS
+from meterproxy.core.record import Ending, EndRecord, bookable_text, encode_payload
+from meterproxy.core.usage import KINDS, MAX_COUNT, Usage
+from meterproxy.errors import ProgressMoved, Unbookable
+from meterproxy.store.instants import to_datetime
+from meterproxy.store.pool import Connection, retried, transaction
+from meterproxy.store.sqlfiles import queries
+
+_SQL: Final = queries("settle")
+
+COLUMNS: Final = (
+    "batch_id account_id occurred_at id user_id key_id session_id operation provider model served_model service_tier "
+    "provider_request_id is_stream ending outcome status usage_source input_tokens cache_read_tokens "
+    "cache_write_tokens output_tokens reasoning_tokens other_usage raw_usage flags tools conversation tags price_id "
+    "markup_ppm bound_input_tokens bound_output_tokens hold_nanos cost_nanos amount_nanos overrun_nanos latency_us "
+    "first_byte_us journal_id journal_position"
+).split()
+DRAW_COLUMNS: Final = "batch_id request_id account_id limit_id window_start session_id consumed overrun".split()
+
+COLUMN_KINDS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
+"""Kinds with a column of their own; the rest go into `other_usage`."""
+_OTHER_KINDS: Final = tuple((i, kind) for i, kind in enumerate(KINDS) if kind not in COLUMN_KINDS)
+
+LATENCY_THRESHOLDS_MS: Final = [2**power for power in range(23)]
+"""Upper ends of the latency buckets: 1 ms … 70 minutes."""
+
+_UNBOOKABLE: Final = (asyncpg.PostgresError, asyncpg.DataError, OverflowError, ValueError, TypeError)
+
+
+class Settlement:
+    """Fulfils `ledger.ports.SettleStore`."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def progress(self, journal_id: UUID) -> tuple[int, int]:
+        """Where a journal stands: (settled up to, replay from)."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["add_journal"], journal_id)
+            row = await connection.fetchrow(_SQL["read_progress"], journal_id)
+        assert row is not None
+        return row["position"], row["open_from"]
+
+    async def book(self, batch: Batch) -> int:
+        """Book a batch; answers how many rows were new.
+
+        Raises:
+            ProgressMoved: the journal stands elsewhere; nothing was written.
+            Unbookable: PostgreSQL refuses a record of the batch; nothing was written.
+            StoreUnavailable: PostgreSQL is away; the batch may or may not have been booked.
+        """
+
+        async def attempt() -> int:
+            async with transaction(self._pool) as connection:
+                return await _book(connection, batch)
+
+        try:
+            return await retried(attempt)
+        except _UNBOOKABLE as error:
+            raise Unbookable(f"{type(error).__name__}: {error}") from error
+
+    async def reject(self, batch: Batch, error: str) -> None:
+        """Book the one record of `batch` with as much as PostgreSQL takes, and keep it whole for a person.
+
+        First as a row with minimal columns; where even that has no place (its partition is missing), its money alone.
+        """
+        try:
+            await retried(lambda: self._book_minimal(batch, error))
+        except _UNBOOKABLE:
+            await retried(lambda: self._book_money(batch, error))
+
+    async def _book_minimal(self, batch: Batch, error: str) -> None:
+        (settling,) = batch.endings
+        minimal = Settling(settling.position, minimal_record(settling.record))
+        async with transaction(self._pool) as connection:
+            await _book(connection, dataclasses.replace(batch, endings=[minimal]))
+            await connection.execute(_SQL["note_rejected"], *_rejected(batch, minimal.record, settling, error))
+
+    async def _book_money(self, batch: Batch, error: str) -> None:
+        (settling,) = batch.endings
+        record = minimal_record(settling.record)
+        subject = record.subject
+        async with transaction(self._pool) as connection:
+            await _advance(connection, batch)
+            await connection.execute(_SQL["lock_account"], subject.account_id)
+            new = await connection.fetchval(_SQL["add_rejected"], *_rejected(batch, record, settling, error))
+            if new is None:
+                return
+            deduction = record.amount_nanos - record.overrun_nanos
+            for kind, amount in (("deduction", deduction), ("overrun", record.overrun_nanos)):
+                if amount:
+                    await connection.execute(
+                        _SQL["charge_rejected"], subject.account_id, subject.request_id, amount, kind
+                    )
+            for draw in subject.draws:
+                consumed = min(record.amount_nanos, draw.amount)
+                overrun = record.amount_nanos - consumed
+                await connection.execute(
+                    _SQL["draw_rejected"], subject.account_id, draw.limit_id, to_datetime(draw.window_start_us),
+                    draw.session_id, consumed, overrun,
+                )  # fmt: skip
+
+
+async def _book(connection: Connection, batch: Batch) -> int:
+    await _advance(connection, batch)
+    if not batch.endings:
+        return 0
+    batch_id = uuid.uuid4()
+    await _add_prices(connection, batch)
+    rows = [usage_row(batch_id, batch.journal_id, settling) for settling in batch.endings]
+    draws = [draw for settling in batch.endings for draw in draw_rows(batch_id, settling.record)]
+    await connection.copy_records_to_table("usage_staging", records=rows, columns=COLUMNS)
+    await connection.copy_records_to_table("draw_staging", records=draws, columns=DRAW_COLUMNS)
+    await connection.fetch(_SQL["lock_sessions"], batch_id)
+    accounts = await connection.fetch(_SQL["lock_accounts"], batch_id)
+    if len(accounts) < len({settling.record.subject.account_id for settling in batch.endings}):
+        raise Unbookable("an account of the batch does not exist")
+    if _may_raise_drawn(batch):
+        await connection.fetch(_SQL["lock_windows"], batch_id)
+    await connection.fetch(_SQL["lock_leases"], batch_id)
+    booked = await connection.fetchrow(_SQL["book_batch"], batch_id, LATENCY_THRESHOLDS_MS)
+    await connection.execute(_SQL["clear_staging"], batch_id)
+    assert booked is not None
+    return int(booked["booked"])
+
+
+async def _advance(connection: Connection, batch: Batch) -> None:
+    done = await connection.execute(_SQL["advance_progress"], batch.journal_id, batch.start, batch.end, batch.open_from)
+    if done == "UPDATE 0":
+        row = await connection.fetchrow(_SQL["read_progress"], batch.journal_id)
+        raise ProgressMoved(row["position"] if row else 0, row["open_from"] if row else 0)
+
+
+async def _add_prices(connection: Connection, batch: Batch) -> None:
+    if not batch.prices:
+        return
+    documents = {price_id: orjson.loads(document) for price_id, document in sorted(batch.prices.items())}
+    await connection.execute(
+        _SQL["add_prices"],
+        list(documents),
+        [document["provider"] for document in documents.values()],
+        [document["model"] for document in documents.values()],
+        [batch.prices[price_id].decode() for price_id in documents],
+    )
+
+
+def _may_raise_drawn(batch: Batch) -> bool:
+    return any(
+        settling.record.overrun_nanos > 0
+        or any(draw.session_id != batch.own_session for draw in settling.record.subject.draws)
+        for settling in batch.endings
+    )
+
+
+def usage_row(batch_id: UUID, journal_id: UUID, settling: Settling) -> tuple[Any, ...]:
+    """A row of `usage_staging`, in the order of COLUMNS."""
+    record = settling.record
+    subject, ending, usage = record.subject, record.ending, record.ending.usage
+    return (
+        batch_id, subject.account_id, to_datetime(subject.occurred_us), subject.request_id, subject.user_id,
+        subject.key_id, subject.draws[0].session_id if subject.draws else None, subject.operation, subject.provider,
+        subject.model, ending.served_model, ending.service_tier, ending.provider_request_id, subject.stream, record.how,
+        ending.outcome, ending.status, ending.usage_source, usage.input, usage.cache_read, usage.cache_write,
+        usage.output, usage.reasoning, _other_usage(usage),
+        ending.raw_usage.decode() if ending.raw_usage else None, list(ending.flags) or None, list(ending.tools) or None,
+        subject.conversation, orjson.dumps(dict(subject.tags)).decode() if subject.tags else None, subject.price_id,
+        subject.markup_ppm, subject.bound_input_tokens, subject.bound_output_tokens, subject.hold_nanos,
+        record.cost_nanos, record.amount_nanos, record.overrun_nanos, ending.latency_us, ending.first_byte_us,
+        journal_id, settling.position,
+    )  # fmt: skip
+
+
+def draw_rows(batch_id: UUID, record: EndRecord) -> Sequence[tuple[Any, ...]]:
+    """Rows of `draw_staging`: what the record consumed of each lease, and what overran it."""
+    subject, amount = record.subject, record.amount_nanos
+    if not amount:
+        return ()
+    return [
+        (batch_id, subject.request_id, subject.account_id, draw.limit_id, to_datetime(draw.window_start_us),
+         draw.session_id, min(amount, draw.amount), max(amount - draw.amount, 0))
+        for draw in subject.draws
+    ]  # fmt: skip
+
+
+def minimal_record(record: EndRecord) -> EndRecord:
+    """The record cut down to what any row can hold: counts and amounts clamped, no text from outside."""
+    subject, ending = record.subject, record.ending
+    amount = _clamped(record.amount_nanos, MAX_NANOS // 2)
+    return EndRecord(
+        record.how,
+        msgspec.structs.replace(
+            subject,
+            conversation=None,
+            tags=(),
+            model=bookable_text(subject.model),
+            provider=bookable_text(subject.provider),
+        ),
+        Ending(
+            ending.outcome,
+            ending.status,
+            ending.usage_source,
+            Usage(*(_clamped(count, MAX_COUNT) for count in ending.usage)),
+            latency_us=_clamped(ending.latency_us, MAX_COUNT),
+            flags=("settled_with_minimal_columns",),
+        ),
+        _clamped(record.cost_nanos, MAX_NANOS // 2),
+        amount,
+        _clamped(record.overrun_nanos, amount),
+    )
+
+
+def _clamped(value: int, highest: int) -> int:
+    return min(max(value, 0), highest)
+
+
+def _other_usage(usage: Usage) -> str | None:
+    other = {kind: usage[index] for index, kind in _OTHER_KINDS if usage[index]}
+    return orjson.dumps(other).decode() if other else None
+
+
+def _rejected(batch: Batch, record: EndRecord, settling: Settling, error: str) -> tuple[Any, ...]:
+    subject = record.subject
+    return (
+        subject.request_id, subject.account_id, record.amount_nanos, record.overrun_nanos, batch.journal_id,
+        settling.position, bookable_text(error, 2000), encode_payload(settling.record),
+    )  # fmt: skip

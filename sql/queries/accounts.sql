@@ -1,0 +1,90 @@
+-- Accounts, organizations, users and the entries that people make.
+
+-- name: create_organization
+INSERT INTO organizations (id, name) VALUES ($1, $2)
+
+-- name: create_account
+INSERT INTO accounts (id, organization_id, overdraft_nanos) VALUES ($1, $2, $3)
+
+-- name: create_user
+INSERT INTO users (id, organization_id, name, email, is_service) VALUES ($1, $2, $3, $4, $5)
+RETURNING id, organization_id, name, email, is_service, created_at
+
+-- name: create_credit_limit
+-- Credit is a limit like any other; what people grant becomes its cap.
+WITH credit AS (
+    INSERT INTO limits (id, account_id, kind, scope, scope_id, measure, window_kind)
+    VALUES ($1, $2, 'credit', 'account', $2, 'amount', 'none') RETURNING id, account_id
+)
+INSERT INTO limit_windows (account_id, limit_id, window_start, cap) SELECT account_id, id, 'epoch', $3 FROM credit
+
+-- name: read_account
+SELECT a.id, a.organization_id, o.name AS organization, a.balance_nanos, a.credits_nanos, a.overdraft_nanos, a.created_at,
+    COALESCE((SELECT sum(granted - consumed - returned) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint
+        AS leased_nanos,
+    COALESCE((SELECT sum(held) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint AS held_nanos,
+    clock_timestamp() AS as_of
+FROM accounts a JOIN organizations o ON o.id = a.organization_id JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
+WHERE a.id = $1
+
+-- name: list_accounts
+SELECT a.id, a.organization_id, o.name AS organization, a.balance_nanos, a.credits_nanos, a.overdraft_nanos, a.created_at,
+    COALESCE((SELECT sum(granted - consumed - returned) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint
+        AS leased_nanos,
+    COALESCE((SELECT sum(held) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint AS held_nanos,
+    clock_timestamp() AS as_of
+FROM accounts a JOIN organizations o ON o.id = a.organization_id JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
+WHERE $1::uuid IS NULL OR a.id > $1 ORDER BY a.id LIMIT $2
+
+-- name: find_account
+-- By name of its organization, for people at a command line.
+SELECT a.id FROM accounts a JOIN organizations o ON o.id = a.organization_id WHERE o.name = $1 ORDER BY a.id LIMIT 1
+
+-- name: lock_account
+SELECT id, balance_nanos, credits_nanos, last_entry_no FROM accounts WHERE id = $1 FOR UPDATE
+
+-- name: find_entry
+SELECT account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id, description, actor, idempotency_key,
+    idempotency_digest, created_at
+FROM ledger_entries WHERE account_id = $1 AND idempotency_key = $2
+
+-- name: add_entry
+-- Called with the account locked; the cap of its credit moves with its credits.
+WITH account AS (
+    UPDATE accounts SET credits_nanos = credits_nanos + $3, balance_nanos = balance_nanos + $3,
+        last_entry_no = last_entry_no + 1
+    WHERE id = $1 RETURNING id, balance_nanos, credits_nanos, overdraft_nanos, last_entry_no
+), credit AS (
+    UPDATE limit_windows w SET cap = account.credits_nanos + account.overdraft_nanos
+    FROM account JOIN limits c ON c.account_id = account.id AND c.kind = 'credit'
+    WHERE w.account_id = account.id AND w.limit_id = c.id
+)
+INSERT INTO ledger_entries
+    (account_id, entry_no, kind, amount_nanos, balance_after_nanos, description, actor, idempotency_key, idempotency_digest)
+SELECT id, last_entry_no, $2, $3, balance_nanos, $4, $5, $6, $7 FROM account
+RETURNING account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id, description, actor, idempotency_key,
+    idempotency_digest, created_at
+
+-- name: credit_limit
+SELECT id FROM limits WHERE account_id = $1 AND kind = 'credit'
+
+-- name: list_entries
+-- Newest first; the cursor is the last entry number seen.
+SELECT account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id, description, actor, idempotency_key,
+    idempotency_digest, created_at
+FROM ledger_entries WHERE account_id = $1 AND ($2::bigint IS NULL OR entry_no < $2) ORDER BY entry_no DESC LIMIT $3
+
+-- name: service_user
+SELECT u.id FROM users u JOIN accounts a USING (organization_id) WHERE a.id = $1 AND u.is_service
+
+-- name: user_belongs
+SELECT EXISTS (SELECT FROM users u JOIN accounts a USING (organization_id) WHERE u.id = $1 AND a.id = $2)
+
+-- name: organization_of
+SELECT organization_id FROM accounts WHERE id = $1
+
+-- name: record_change
+SELECT record_change($1, $2)
+
+-- name: add_audit
+INSERT INTO audit_log (actor, action, subject_kind, subject_id, detail) VALUES ($1, $2, $3, $4, $5)

@@ -1,0 +1,56 @@
+-- Worker sessions and what is lent to them.
+
+-- name: open_session
+INSERT INTO worker_sessions (id, journal_id, host, slot, expires_at)
+VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5)) RETURNING clock_timestamp() AS now
+
+-- name: renew_session
+-- No row: the session was ended by somebody else, and its worker must not spend any more.
+UPDATE worker_sessions SET expires_at = now() + make_interval(secs => $2)
+WHERE id = $1 AND state = 'live' RETURNING clock_timestamp() AS now
+
+-- name: earlier_sessions
+-- Whose money the holder of this journal's lock can prove.
+SELECT id FROM worker_sessions WHERE journal_id = $1 AND id <> $2 AND state IN ('live', 'lost') ORDER BY id
+
+-- name: end_session
+SELECT end_session($1, $2)
+
+-- name: lend
+SELECT granted, total_granted, rest, outstanding FROM lend($1, $2, $3, $4, $5, $6, $7)
+
+-- name: read_rest
+-- What is left of a limit, and what is lent out and not yet consumed.
+SELECT w.cap - w.drawn AS rest, COALESCE(sum(l.granted - l.consumed - l.returned), 0)::bigint AS outstanding
+FROM limit_windows w LEFT JOIN leases l USING (account_id, limit_id, window_start)
+WHERE w.account_id = $1 AND w.limit_id = $2 AND w.window_start = $3
+GROUP BY w.cap, w.drawn
+
+-- name: give_back
+SELECT give_back($1, $2, $3, $4, $5)
+
+-- name: report_held
+-- For reading only: balances show what is held.
+UPDATE leases l SET held = r.held, changed_at = now()
+FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[]) AS r (account_id, limit_id, window_start, held)
+WHERE (l.account_id, l.limit_id, l.window_start) = (r.account_id, r.limit_id, r.window_start) AND l.session_id = $1
+
+-- name: ask_reclaim
+INSERT INTO reclaims (account_id, limit_id, window_start, session_id, wanted) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (account_id, limit_id, window_start, session_id) DO UPDATE SET wanted = excluded.wanted, asked_at = now()
+
+-- name: end_reclaim
+DELETE FROM reclaims WHERE account_id = $1 AND limit_id = $2 AND window_start = $3 AND session_id = $4
+
+-- name: poll
+-- One look at all that a worker must hear of: changes since the version it knows, and others who wait for its leases.
+SELECT 'change' AS topic, version, kind, subject_id, NULL::uuid AS account_id, NULL::timestamptz AS window_start
+FROM changes WHERE version > $2
+UNION ALL
+SELECT DISTINCT 'reclaim', 0, '', r.limit_id, r.account_id, r.window_start
+FROM reclaims r JOIN leases l USING (account_id, limit_id, window_start)
+WHERE l.session_id = $1 AND r.session_id <> $1 AND r.asked_at > now() - interval '10 seconds'
+ORDER BY 2
+
+-- name: change_version
+SELECT version FROM change_counter

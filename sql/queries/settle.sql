@@ -1,0 +1,197 @@
+-- Settle: move a batch of endings into the books. One transaction, run in this order by store/settle.py.
+
+-- name: add_journal
+-- A journal that settles for the first time starts at nothing.
+INSERT INTO journal_progress (journal_id) VALUES ($1) ON CONFLICT DO NOTHING
+
+-- name: read_progress
+SELECT position, open_from FROM journal_progress WHERE journal_id = $1
+
+-- name: advance_progress
+-- Compare and set: only the settler that knows where the journal stands may move it on.
+UPDATE journal_progress SET position = $3, open_from = $4, changed_at = now()
+WHERE journal_id = $1 AND position = $2
+
+-- name: add_prices
+-- Prices go in first: the rows name them.
+INSERT INTO prices (id, provider, model, document)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[]) ON CONFLICT DO NOTHING
+
+-- name: lock_sessions
+-- A session cannot be ended or abandoned while its draws are being booked.
+SELECT id FROM worker_sessions WHERE id IN (SELECT session_id FROM draw_staging WHERE batch_id = $1)
+ORDER BY id FOR KEY SHARE
+
+-- name: lock_accounts
+-- First of all locks on money; also what makes entry numbers and balances chain.
+SELECT id FROM accounts WHERE id IN (SELECT account_id FROM usage_staging WHERE batch_id = $1) ORDER BY id FOR UPDATE
+
+-- name: lock_windows
+-- Only for batches that may raise `drawn` (overruns, or draws of another session), so that lending never waits for others.
+SELECT limit_id FROM limit_windows w WHERE EXISTS (
+    SELECT FROM draw_staging d WHERE d.batch_id = $1
+      AND (d.account_id, d.limit_id, d.window_start) = (w.account_id, w.limit_id, w.window_start))
+ORDER BY account_id, limit_id, window_start FOR UPDATE
+
+-- name: lock_leases
+SELECT l.session_id FROM leases l WHERE EXISTS (
+    SELECT FROM draw_staging d WHERE d.batch_id = $1
+      AND (d.account_id, d.limit_id, d.window_start, d.session_id)
+        = (l.account_id, l.limit_id, l.window_start, l.session_id))
+ORDER BY account_id, limit_id, window_start, session_id FOR UPDATE
+
+-- name: book_batch
+-- Everything but the rows themselves is computed from what RETURNING gave, so that a replay changes nothing.
+WITH booked AS (
+    INSERT INTO usage_events (
+        account_id, occurred_at, id, user_id, key_id, session_id, operation, provider, model, served_model, service_tier,
+        provider_request_id, is_stream, ending, outcome, status, usage_source, input_tokens, cache_read_tokens,
+        cache_write_tokens, output_tokens, reasoning_tokens, other_usage, raw_usage, flags, tools, conversation, tags,
+        price_id, markup_ppm, bound_input_tokens, bound_output_tokens, hold_nanos, cost_nanos, amount_nanos,
+        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position)
+    SELECT
+        account_id, occurred_at, id, user_id, key_id, session_id, operation, provider, model, served_model, service_tier,
+        provider_request_id, is_stream, ending, outcome, status, usage_source, input_tokens, cache_read_tokens,
+        cache_write_tokens, output_tokens, reasoning_tokens, other_usage, raw_usage, flags, tools, conversation, tags,
+        price_id, markup_ppm, bound_input_tokens, bound_output_tokens, hold_nanos, cost_nanos, amount_nanos,
+        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position
+    FROM usage_staging s WHERE batch_id = $1
+        AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = s.id)
+    ON CONFLICT DO NOTHING
+    RETURNING *
+), charges AS (
+    SELECT account_id, id, journal_position, 'deduction' AS kind, overrun_nanos - amount_nanos AS amount_nanos
+    FROM booked WHERE amount_nanos > overrun_nanos
+    UNION ALL
+    SELECT account_id, id, journal_position, 'overrun', -overrun_nanos FROM booked WHERE overrun_nanos > 0
+), entries AS (
+    INSERT INTO ledger_entries (account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id)
+    SELECT c.account_id, a.last_entry_no + row_number() OVER chain, c.kind, c.amount_nanos,
+        a.balance_nanos + sum(c.amount_nanos) OVER chain, c.id
+    FROM charges c JOIN accounts a ON a.id = c.account_id
+    WINDOW chain AS (PARTITION BY c.account_id ORDER BY c.journal_position, c.kind ROWS UNBOUNDED PRECEDING)
+    RETURNING account_id, amount_nanos
+), balances AS (
+    UPDATE accounts a SET balance_nanos = a.balance_nanos + e.amount_nanos, last_entry_no = a.last_entry_no + e.entries
+    FROM (SELECT account_id, sum(amount_nanos)::bigint AS amount_nanos, count(*) AS entries FROM entries GROUP BY 1) e
+    WHERE a.id = e.account_id
+), drawn AS (
+    SELECT d.account_id, d.limit_id, d.window_start, d.session_id,
+        sum(d.consumed)::bigint AS consumed, sum(d.overrun)::bigint AS overrun
+    FROM draw_staging d JOIN booked b ON b.id = d.request_id
+    WHERE d.batch_id = $1 GROUP BY 1, 2, 3, 4
+), placed AS (
+    SELECT d.*, LEAST(d.consumed, COALESCE(l.granted - l.consumed - l.returned, 0)) AS within
+    FROM drawn d LEFT JOIN leases l USING (account_id, limit_id, window_start, session_id)
+), lease_rows AS (
+    UPDATE leases l SET consumed = l.consumed + p.within, changed_at = now() FROM placed p
+    WHERE (l.account_id, l.limit_id, l.window_start, l.session_id)
+        = (p.account_id, p.limit_id, p.window_start, p.session_id) AND p.within > 0
+), window_rows AS (
+    UPDATE limit_windows w SET drawn = w.drawn + p.overrun + p.late, overrun = w.overrun + p.overrun, late = w.late + p.late
+    FROM (SELECT account_id, limit_id, window_start, sum(overrun)::bigint AS overrun, sum(consumed - within)::bigint AS late
+          FROM placed GROUP BY 1, 2, 3) p
+    WHERE (w.account_id, w.limit_id, w.window_start) = (p.account_id, p.limit_id, p.window_start)
+      AND p.overrun + p.late > 0
+), by_hour AS (
+    INSERT INTO usage_by_hour AS r (account_id, hour, user_id, key_id, provider, model, operation, requests, failures,
+        input_tokens, cached_tokens, output_tokens, cost_nanos, amount_nanos)
+    SELECT account_id, date_trunc('hour', occurred_at, 'UTC'), user_id, key_id, provider, model, operation, count(*),
+        count(*) FILTER (WHERE outcome <> 'completed'), sum(input_tokens + cache_write_tokens), sum(cache_read_tokens),
+        sum(output_tokens + reasoning_tokens), sum(cost_nanos), sum(amount_nanos)
+    FROM booked GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (account_id, hour, key_id, user_id, provider, model, operation) DO UPDATE SET
+        requests = r.requests + excluded.requests, failures = r.failures + excluded.failures,
+        input_tokens = r.input_tokens + excluded.input_tokens, cached_tokens = r.cached_tokens + excluded.cached_tokens,
+        output_tokens = r.output_tokens + excluded.output_tokens, cost_nanos = r.cost_nanos + excluded.cost_nanos,
+        amount_nanos = r.amount_nanos + excluded.amount_nanos
+), by_day AS (
+    INSERT INTO usage_by_day AS r (account_id, day, user_id, key_id, provider, model, operation, requests, failures,
+        input_tokens, cached_tokens, output_tokens, cost_nanos, amount_nanos)
+    SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date, user_id, key_id, provider, model, operation, count(*),
+        count(*) FILTER (WHERE outcome <> 'completed'), sum(input_tokens + cache_write_tokens), sum(cache_read_tokens),
+        sum(output_tokens + reasoning_tokens), sum(cost_nanos), sum(amount_nanos)
+    FROM booked GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (account_id, day, key_id, user_id, provider, model, operation) DO UPDATE SET
+        requests = r.requests + excluded.requests, failures = r.failures + excluded.failures,
+        input_tokens = r.input_tokens + excluded.input_tokens, cached_tokens = r.cached_tokens + excluded.cached_tokens,
+        output_tokens = r.output_tokens + excluded.output_tokens, cost_nanos = r.cost_nanos + excluded.cost_nanos,
+        amount_nanos = r.amount_nanos + excluded.amount_nanos
+), latency AS (
+    INSERT INTO latency_by_hour AS r (account_id, hour, model, bucket, requests)
+    SELECT account_id, date_trunc('hour', occurred_at, 'UTC'), model,
+        width_bucket(latency_us / 1000, $2::bigint[]), count(*)
+    FROM booked GROUP BY 1, 2, 3, 4
+    ON CONFLICT (account_id, hour, model, bucket) DO UPDATE SET requests = r.requests + excluded.requests
+), tools AS (
+    INSERT INTO tools_by_day AS r (account_id, day, tool, requests)
+    SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date, tool, count(*)
+    FROM booked, unnest(booked.tools) AS tool GROUP BY 1, 2, 3
+    ON CONFLICT (account_id, day, tool) DO UPDATE SET requests = r.requests + excluded.requests
+), declared AS (
+    -- At most a thousand (tag, value) pairs a day and account are told apart; what comes later counts as "(other)".
+    SELECT b.account_id, b.day, t.key AS tag, CASE
+            WHEN EXISTS (SELECT FROM tags_by_day x WHERE x.account_id = b.account_id AND x.day = b.day
+                         AND x.tag = t.key AND x.value = t.value) THEN t.value
+            WHEN (SELECT count(*) FROM tags_by_day x WHERE x.account_id = b.account_id AND x.day = b.day) < 1000
+                THEN t.value ELSE '(other)' END AS value, b.amount_nanos
+    FROM (SELECT *, (occurred_at AT TIME ZONE 'UTC')::date AS day FROM booked WHERE tags IS NOT NULL) b,
+        jsonb_each_text(b.tags) t
+), tags AS (
+    INSERT INTO tags_by_day AS r (account_id, day, tag, value, requests, amount_nanos)
+    SELECT account_id, day, tag, value, count(*), sum(amount_nanos) FROM declared GROUP BY 1, 2, 3, 4
+    ON CONFLICT (account_id, day, tag, value) DO UPDATE SET
+        requests = r.requests + excluded.requests, amount_nanos = r.amount_nanos + excluded.amount_nanos
+), conversation_rows AS (
+    INSERT INTO conversations AS r (account_id, conversation, first_at, last_at, requests, amount_nanos)
+    SELECT account_id, conversation, min(occurred_at), max(occurred_at), count(*), sum(amount_nanos)
+    FROM booked WHERE conversation IS NOT NULL GROUP BY 1, 2
+    ON CONFLICT (account_id, conversation) DO UPDATE SET
+        first_at = LEAST(r.first_at, excluded.first_at), last_at = GREATEST(r.last_at, excluded.last_at),
+        requests = r.requests + excluded.requests, amount_nanos = r.amount_nanos + excluded.amount_nanos
+)
+SELECT count(*) AS booked, count(DISTINCT account_id) AS accounts FROM booked
+
+-- name: clear_staging
+WITH cleared AS (DELETE FROM draw_staging WHERE batch_id = $1)
+DELETE FROM usage_staging WHERE batch_id = $1
+
+-- name: lock_account
+SELECT id FROM accounts WHERE id = $1 FOR UPDATE
+
+-- name: note_rejected
+-- The record was booked with minimal columns; the whole of it is kept for a person.
+INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
+
+-- name: add_rejected
+-- The record that no row can hold: kept whole for a person. Its insertion decides whether its money is still to be booked.
+INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8
+WHERE NOT EXISTS (SELECT FROM usage_events WHERE id = $1)
+ON CONFLICT DO NOTHING
+RETURNING request_id
+
+-- name: charge_rejected
+-- One ledger entry of a rejected record, chained like any other.
+WITH account AS (
+    UPDATE accounts SET balance_nanos = balance_nanos - $3, last_entry_no = last_entry_no + 1
+    WHERE id = $1 RETURNING balance_nanos, last_entry_no
+)
+INSERT INTO ledger_entries (account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id, description)
+SELECT $1, last_entry_no, $4, -$3, balance_nanos, $2, 'settled with minimal columns' FROM account
+
+-- name: draw_rejected
+-- What a rejected record consumed of one lease; what does not fit the lease (or overran) raises `drawn` of its window.
+WITH lease AS (
+    SELECT LEAST($5::bigint, granted - consumed - returned) AS within FROM leases
+    WHERE account_id = $1 AND limit_id = $2 AND window_start = $3 AND session_id = $4
+), consumed AS (
+    UPDATE leases l SET consumed = l.consumed + lease.within, changed_at = now() FROM lease
+    WHERE l.account_id = $1 AND l.limit_id = $2 AND l.window_start = $3 AND l.session_id = $4
+)
+UPDATE limit_windows SET
+    drawn = drawn + $6 + $5 - COALESCE((SELECT within FROM lease), 0),
+    overrun = overrun + $6,
+    late = late + $5 - COALESCE((SELECT within FROM lease), 0)
+WHERE account_id = $1 AND limit_id = $2 AND window_start = $3
