@@ -216,7 +216,7 @@ def _scan(body: bytes, wanted: frozenset[str], param: str | None) -> Members:
             name, key_start, start, end = pending
             spans[name] = Member(start, end, key_start, key.start(1))
             pending = None
-        start, name = key.end(), _key_text(key[1], param)
+        start, name = key.end(), _key_text(key[1])
         folded = name.casefold()
         end = start + length
         if folded in wanted:
@@ -252,7 +252,7 @@ def _decode_lengths(body: bytes) -> list[int]:
     return [len(value) for value in values.values()]
 
 
-def _key_text(token: bytes, param: str | None) -> str:
+def _key_text(token: bytes) -> str:
     """A key's text; one that no decoder can read (a lone surrogate) is no name that we know."""
     if b"\\" not in token:
         return token[1:-1].decode("utf-8", "replace")

@@ -1,0 +1,255 @@
+"""Server-sent events: finds events, their ending and their fields in bytes that arrive in any pieces.
+
+Rules
+-----
+- Lines end in `\\n`, `\\r\\n` or `\\r` bytes and in nothing else; an event ends with an empty line. Lines and events may be
+  of any length.
+- Nothing depends on how a stream was cut into chunks: the same bytes give the same events and the same edited stream.
+- No JSON is built for ordinary events: bytes are searched, and only an event that may matter is looked into.
+- A stream is edited only where we asked for usage and the client did not. What it gets is then byte for byte what the
+  provider would have sent without the option: the event that only carries usage is taken out whole, `"usage": null` at
+  the top level of others is cut with its comma. Everything else stays: usage beside choices (some providers send it
+  unasked), Azure's first event (empty choices, no usage), comments, garbage.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from meterproxy.errors import ApiError
+from meterproxy.proxy.body import scan
+
+HELD_MAXIMUM: Final = 1 << 20
+"""Bytes of an unfinished event that an editor holds back; a longer event passes unedited."""
+
+_END: Final = re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)")
+_LINE: Final = re.compile(rb"[^\r\n]+")
+_DATA: Final = re.compile(rb"data(?:: ?|(?=[\r\n]|\Z))")
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+_DONE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))data: ?\[DONE\]")
+_DONE_BYTES: Final = len(b"data: [DONE]")
+
+_USAGE: Final = b'"usage"'
+_MEMBERS: Final = frozenset({"choices", "usage"})
+_EMPTY_LIST: Final = re.compile(rb"\[[ \t\r\n]*\]")
+_NULL_LAST: Final = re.compile(
+    rb',[ ]?"usage":[ ]?null(?=(?:,[ ]?"\w+":[ ]?(?:"[^"\\\r\n]*"|[\w.+-]+))*\}(?:\n\n|\r\n\r\n|\r\r))', re.ASCII
+)
+"""`"usage": null` followed by plain members only, the closing brace and the event's end: so it is at the top level."""
+_DATA_ONLY: Final = re.compile(rb"data: ?\{[^\r\n]*+(?:\n\n|\r\n\r\n|\r\r)")
+"""An event of a single line of data."""
+
+
+class EventSplitter:
+    """Holds back the unfinished event, so that what comes out is whole events, byte for byte and in order."""
+
+    __slots__ = ("_held", "held_bytes")
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self.held_bytes = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The events that are whole with this chunk, empty where none is."""
+        if chunk.endswith((b"\n\n", b"\n\r\n", b"\r\r")):
+            return self._take(chunk) if self._held else chunk
+        end = self._last_end(chunk)
+        if end == 0:
+            self._hold(chunk)
+            return b""
+        events = self._take(chunk[:end])
+        self._hold(chunk[end:])
+        return events
+
+    def finish(self) -> bytes:
+        """What is left at the stream's end: an event without its empty line."""
+        return self._take(b"")
+
+    def _last_end(self, chunk: bytes) -> int:
+        """Where in the chunk its last event ends, 0 where none does."""
+        before = self._held[-1][-1:] if self._held else b""
+        text = before + chunk
+        start = max(text.rfind(b"\n\n"), text.rfind(b"\n\r"), text.rfind(b"\r\r"))
+        if start < 0:
+            return 0
+        end = start + 2
+        if text[end - 1] == 13 and text[end : end + 1] == b"\n":
+            end += 1
+        return end - len(before)
+
+    def _hold(self, rest: bytes) -> None:
+        if rest:
+            self._held.append(rest)
+            self.held_bytes += len(rest)
+
+    def _take(self, last: bytes) -> bytes:
+        events = b"".join((*self._held, last))
+        self._held.clear()
+        self.held_bytes = 0
+        return events
+
+
+def split_events(block: bytes) -> Iterator[bytes]:
+    """Cut whole events apart, each with its empty line; the last may lack it."""
+    position = 0
+    for end in _END.finditer(block):
+        yield block[position : end.end()]
+        position = end.end()
+    if position < len(block):
+        yield block[position:]
+
+
+def data_of(event: bytes) -> bytes:
+    """An event's data: its `data` lines joined by a line feed; empty for comments and other fields."""
+    lines = [line for line in _lines(event) if line.startswith(b"data")]
+    if len(lines) == 1 and lines[0].startswith(b"data: "):
+        return lines[0][6:]
+    return b"\n".join(line[field.end() :] for line in lines if (field := _DATA.match(line)) is not None)
+
+
+def _lines(event: bytes) -> list[bytes]:
+    return _LINE.findall(event.removeprefix(_BYTE_ORDER_MARK))
+
+
+class DoneFinder:
+    """Finds `data: [DONE]`, the terminal event of chat and completions, as soon as its last byte is there."""
+
+    __slots__ = ("_line", "found")
+
+    def __init__(self) -> None:
+        self._line = b"\n"
+        """The start of the unfinished line, as far as it can still become the terminal event."""
+        self.found = False
+
+    def feed(self, chunk: bytes) -> int | None:
+        """Where in this chunk the terminal piece begins; None if it is not here, or was before.
+
+        The piece begins with the event's own line, or with the chunk where that line began earlier.
+        """
+        if self.found:
+            return None
+        line = self._line
+        if b"]" not in chunk if line else b"[DONE]" not in chunk:
+            self._keep(line, chunk)
+            return None
+        text = line + chunk
+        match = _DONE.search(text)
+        if match is None:
+            self._keep(line, chunk)
+            return None
+        self.found = True
+        return max(0, match.start() - len(line))
+
+    def _keep(self, line: bytes, chunk: bytes) -> None:
+        if chunk.endswith((b"\n", b"\r")):
+            self._line = b""
+            return
+        tail = chunk[-_DONE_BYTES - 1 :]
+        start = max(tail.rfind(b"\n"), tail.rfind(b"\r"))
+        if start >= 0:
+            self._line = tail[start:]
+        elif len(chunk) <= _DONE_BYTES and line:
+            self._line = (line + chunk)[: _DONE_BYTES + 1]
+        else:
+            self._line = b""
+
+
+class StreamEditor:
+    """Takes out of a stream what is only there because we asked for usage; `feed` returns what the client gets."""
+
+    __slots__ = ("_passing", "_splitter", "_swallow")
+
+    def __init__(self) -> None:
+        self._splitter = EventSplitter()
+        self._passing = b""
+        """The last byte of a too long event that is being passed on; empty where none is."""
+        self._swallow: bool | None = None
+        """After an event that ended in `\\r`: whether the `\\n` that may follow goes as the event went."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What can be forwarded now."""
+        if not chunk:
+            return b""
+        lead = b""
+        if self._swallow is not None:
+            if chunk.startswith(b"\n"):
+                lead, chunk = (b"" if self._swallow else b"\n"), chunk[1:]
+            self._swallow = None
+        if self._passing:
+            passed, chunk = self._pass(chunk)
+            lead += passed
+        return lead + self._edit_whole(chunk) if lead else self._edit_whole(chunk)
+
+    def finish(self) -> bytes:
+        """What was held back, at the stream's end."""
+        rest = self._splitter.finish()
+        return _edit_event(rest) if _USAGE in rest else rest
+
+    def _edit_whole(self, chunk: bytes) -> bytes:
+        events = self._splitter.feed(chunk)
+        edited = self._edit(events) if _USAGE in events else events
+        if events.endswith(b"\r") and self._splitter.held_bytes == 0:
+            self._swallow = edited != events and not edited.endswith(b"\r")
+        if self._splitter.held_bytes > HELD_MAXIMUM:
+            rest = self._splitter.finish()
+            self._passing = rest[-1:]
+            return edited + rest
+        return edited
+
+    def _pass(self, chunk: bytes) -> tuple[bytes, bytes]:
+        """Go on with an event that is too long: the bytes up to its end, and those after it."""
+        text = self._passing + chunk
+        end = _END.search(text)
+        if end is None:
+            self._passing = text[-1:]
+            return chunk, b""
+        cut = end.end() - 1
+        self._passing = b""
+        if cut == len(chunk) and chunk.endswith(b"\r"):
+            self._swallow = False
+        return chunk[:cut], chunk[cut:]
+
+    def _edit(self, events: bytes) -> bytes:
+        first = _DATA_ONLY.match(events)
+        if first is not None and first.end() == len(events):
+            return _edit_event(events)
+        return b"".join([_edit_event(event) if _USAGE in event else event for event in split_events(events)])
+
+
+def _edit_event(event: bytes) -> bytes:
+    """One event without our usage; empty where the event goes."""
+    if _DATA_ONLY.fullmatch(event) is not None:
+        null = _NULL_LAST.search(event)
+        if null is not None:
+            return event[: null.start()] + event[null.end() :]
+    lines = [line for line in _LINE.finditer(event) if _DATA.match(line[0].removeprefix(_BYTE_ORDER_MARK))]
+    if len(lines) != 1:
+        return b"" if _only_usage(data_of(event)) else event
+    data = data_of(event)
+    cut = _null_usage(data)
+    if cut is None:
+        return b"" if _only_usage(data) else event
+    start = lines[0].end() - len(data)
+    return event[: start + cut[0]] + event[start + cut[1] :]
+
+
+def _null_usage(data: bytes) -> tuple[int, int] | None:
+    """The span of a top-level `"usage": null` with one comma."""
+    try:
+        members = scan(data, _MEMBERS)
+    except ApiError:
+        return None
+    if members.raw("usage") != b"null":
+        return None
+    return members.spans["usage"].cut_start, members.spans["usage"].cut_end
+
+
+def _only_usage(data: bytes) -> bool:
+    """Whether an event's data is there for usage only: no choices, and usage is an object."""
+    try:
+        members = scan(data, _MEMBERS)
+    except ApiError:
+        return False
+    choices, usage = members.raw("choices"), members.raw("usage")
+    return choices is not None and usage is not None and usage[:1] == b"{" and bool(_EMPTY_LIST.fullmatch(choices))
