@@ -151,6 +151,9 @@ class Journal:
         if not self._read_to:
             for _ in self.read(sys.maxsize):
                 pass
+        if self._segment:
+            self.sync_now()
+            os.close(self._segment.file)
         self._confirmed = position
         self._segment = self._make_segment(max(position, self._read_to))
         self.on_segment()
@@ -342,6 +345,16 @@ class Journal:
             self._spare.path.unlink(missing_ok=True)
         self._segment = self._spare = None
         os.close(self._lock)
+
+
+def read_unowned(directory: Path) -> Iterator[tuple[Path, list[Entry]]]:
+    """Every segment with its whole records, oldest first; neither owns the journal nor touches it.
+
+    Between two entries of a segment, what they do not cover is damaged; behind the last one it is torn or unused.
+    """
+    journal_id = UUID((directory / "id").read_text().strip())
+    for path in sorted(directory.glob("*.journal"), key=lambda path: int(path.stem)):
+        yield path, list(_read_segment(path, int(path.stem), journal_id, None))
 
 
 def encode(record: Record) -> bytes:

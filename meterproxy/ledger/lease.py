@@ -5,13 +5,13 @@ Rules
 - At most one borrow per limit window is under way; everybody who needs the same window waits for its answer.
 - What PostgreSQL says was granted *in total* is the truth: an answer that got lost is made up for by the next one.
 - A borrow whose answer got lost is repeated under its own id before anything else is borrowed.
-- After "nothing left" nobody asks again for `DENIAL_SECONDS`, unless the limit changes: an empty account in a retry loop
-  does not reach PostgreSQL.
+- After "nothing left" nobody asks again for `DENIAL_SECONDS`, unless the limit changes: an empty account in a retry
+  loop does not reach PostgreSQL.
 - What is given back is out of the book at once; the report is cumulative and may be repeated.
 """
 
 import asyncio
-import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -29,8 +29,6 @@ QUICK_SECONDS: Final = 2.0
 """A borrow sooner than this after the last one doubles what is asked for; one later than IDLE_SECONDS halves it."""
 MOST_DOUBLINGS: Final = 14
 FIRST_DOUBLINGS: Final = 4
-
-_log: Final = logging.getLogger(__name__)
 
 
 class Verdict(Enum):
@@ -138,10 +136,8 @@ class Borrower:
     async def room(self, key: LeaseKey, timeout_seconds: float) -> None:
         """Wait until a hold of this lease ends, somebody returns money, or the time is over."""
         event = self._changed.setdefault(key, asyncio.Event())
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(event.wait(), timeout_seconds)
-        except TimeoutError:
-            pass
 
     async def ask_reclaim(self, key: LeaseKey, amount: int) -> None:
         """Ask other workers for what they do not use. Raises StoreUnavailable."""

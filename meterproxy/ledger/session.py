@@ -2,7 +2,8 @@
 
 Rules
 -----
-- Trust lasts `ttl_seconds` from the instant at which the last successful renewal was *begun*; local time only shortens it.
+- Trust lasts `ttl_seconds` from the instant at which the last successful renewal was *begun*: local time only
+  shortens it.
 - Without trust no hold is placed and nothing is sent to a provider.
 - A session that somebody else has ended never comes back to life: `over` stays True.
 """

@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -81,10 +82,8 @@ class Settler:
     async def run(self) -> None:
         """Settle for ever: every interval, or sooner when a batch is full."""
         while True:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._full.wait(), self._interval_seconds)
-            except TimeoutError:
-                pass
             self._full.clear()
             await self.drain()
 
@@ -137,7 +136,7 @@ class Settler:
             self._confirmed(batch, 0.0)
 
     def _batch(self, endings: Sequence[Settling]) -> Batch:
-        end = max(self._position, max(settling.position for settling in endings))
+        end = max(self._position, *(settling.position for settling in endings))
         named = {settling.record.subject.price_id for settling in endings} - self._stored
         return Batch(
             journal_id=self._journal.journal_id,

@@ -1,0 +1,198 @@
+"""The ledger of one worker: its parts put together, started, kept going and stopped in order.
+
+Start: lock the journal, replay it, end what never ended, settle all of it, prove the sessions that wrote it, open a
+session of our own. Stop: settle to the end, give everything back, close the session, let go of the journal.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid4
+
+from meterproxy.core.lending import Change
+from meterproxy.core.record import SessionRecord
+from meterproxy.errors import StoreUnavailable
+from meterproxy.ledger.book import Book
+from meterproxy.ledger.clock import DatabaseClock
+from meterproxy.ledger.holds import Holds
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.lease import Borrower
+from meterproxy.ledger.ports import SessionStore, SettleStore
+from meterproxy.ledger.recover import OpenHoldPolicy, end_open_holds, replay
+from meterproxy.ledger.session import Session
+from meterproxy.ledger.settle import Settler
+
+POLL_SECONDS: Final = 0.25
+REPORT_SECONDS: Final = 0.5
+SWEEP_SECONDS: Final = 60.0
+
+_log: Final = logging.getLogger(__name__)
+
+
+class WorkerLedger:
+    """Everything that handles money in one worker; `holds` is what the proxy gets to see.
+
+    Args:
+        sessions, settlement: PostgreSQL.
+        directory: this worker slot's journal.
+        on_change: called for every step of the fleet's change counter, and with None when steps may have been missed.
+    """
+
+    def __init__(
+        self,
+        sessions: SessionStore,
+        settlement: SettleStore,
+        directory: Path,
+        *,
+        host: str = "",
+        slot: int = 0,
+        ttl_seconds: float = 30,
+        wait_ms: int = 1000,
+        settle_interval_ms: int = 200,
+        fsync_ms: int = 50,
+        segment_bytes: int = 64 << 20,
+        max_bytes: int = 8 << 30,
+        retain_seconds: float = 86400,
+        open_hold: OpenHoldPolicy = OpenHoldPolicy.CHARGE_DELIVERED,
+        on_change: Callable[[Change | None], None] = lambda _change: None,
+    ) -> None:
+        self.clock = DatabaseClock()
+        self.book = Book()
+        self.journal = Journal(
+            directory, segment_bytes=segment_bytes, max_bytes=max_bytes, retain_seconds=retain_seconds
+        )
+        self._sessions = sessions
+        self._settlement = settlement
+        self._host, self._slot = host, slot
+        self._wait_ms = wait_ms
+        self._settle_interval_ms = settle_interval_ms
+        self._fsync_seconds = fsync_ms / 1000
+        self._open_hold = open_hold
+        self._on_change = on_change
+        self._version = 0
+        self.session = Session(sessions, self.clock, uuid4(), self.journal.journal_id, ttl_seconds)
+        self.borrower = Borrower(sessions, self.session, self.book)
+        self.recovered = 0
+
+    # ── start and stop ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Recover, then open a session. Raises StoreUnavailable, JournalFailed; safe to call again after either."""
+        journal_id = self.journal.journal_id
+        position, open_from = await self._settlement.progress(journal_id)
+        found = await asyncio.to_thread(replay, self.journal, position, open_from)
+        self.journal.start(position)
+        self.settler = Settler(
+            self._settlement, self.journal, self.book, position, self.session.session_id, self._settle_interval_ms
+        )
+        for price_id, document in found.prices.items():
+            self.settler.know_price(price_id, document)
+        recovered = end_open_holds(self.journal, found, self._open_hold)
+        self.recovered = len(recovered)
+        for settling in (*found.endings, *recovered):
+            self.settler.add(settling)
+        while self.settler.queued:
+            await self.settler.settle_batch()
+        self._version = await self._sessions.change_version()
+        await self.session.open(self._host, self._slot)
+        await self._prove(journal_id)
+        self.holds = Holds(self.book, self.journal, self.session, self.borrower, self.settler, self._wait_ms)
+        self.journal.on_segment = self._segment_began
+        self._segment_began()
+
+    async def _prove(self, journal_id: UUID) -> None:
+        for session_id in await self._sessions.earlier_sessions(journal_id, self.session.session_id):
+            returned = await self._sessions.end_session(session_id, "proved")
+            _log.info("proved an earlier session", extra={"session_id": session_id, "returned": returned})
+
+    def _segment_began(self) -> None:
+        self.journal.append(SessionRecord(self.session.session_id, self.clock.now_us()))
+        self.holds.segment_began()
+
+    async def stop(self) -> None:
+        """Settle to the end, give everything back, close the session. Raises StoreUnavailable: a later start proves it."""
+        try:
+            await self.borrower.settle_down()
+            while self.settler.queued:
+                await self.settler.settle_batch()
+            await self._sessions.end_session(self.session.session_id, "closed")
+        finally:
+            self.journal.close()
+
+    # ── side tasks: each runs for ever and is kept alive by whoever starts it ───────────────────────────────────────
+
+    async def keep_session(self) -> None:
+        """Renew the trust three times per ttl, and at once again after a failure."""
+        while True:
+            try:
+                await self.session.renew()
+            except StoreUnavailable:
+                await asyncio.sleep(min(1.0, self.session.renewal_seconds))
+            else:
+                await asyncio.sleep(self.session.renewal_seconds)
+
+    async def keep_synced(self) -> None:
+        """Make the journal durable in groups, in a thread."""
+        while True:
+            await asyncio.sleep(self._fsync_seconds)
+            if self.journal.dirty:
+                await self._sync()
+
+    async def _sync(self) -> None:
+        sync = self.journal.begin_sync()
+        error = None
+        try:
+            await asyncio.to_thread(sync.run)
+        except OSError as failed:
+            error = failed
+        self.journal.finish_sync(sync, error)
+        await asyncio.to_thread(self.journal.prepare)
+
+    async def keep_settled(self) -> None:
+        """Move endings into PostgreSQL."""
+        await self.settler.run()
+
+    async def keep_informed(self) -> None:
+        """Look at the change counter and at what others wait for; tell what is held and give idle leases back."""
+        reported = 0.0
+        missed = False
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self.look()
+                if missed:
+                    self._on_change(None)
+                    missed = False
+                reported += POLL_SECONDS
+                if reported >= REPORT_SECONDS:
+                    reported = 0.0
+                    await self.borrower.report()
+            except StoreUnavailable:
+                missed = True
+
+    async def look(self) -> None:
+        """One look at the news. Raises StoreUnavailable."""
+        news = await self._sessions.poll(self.session.session_id, self._version)
+        self.borrower.heard(news)
+        for change in news.changes:
+            self._version = max(self._version, change.version)
+            self._on_change(change)
+
+    async def keep_swept(self) -> None:
+        """Delete segments that nobody can need any more."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.to_thread(self.journal.sweep, self.journal.open_from)
+
+    @property
+    def ready(self) -> str | None:
+        """Why this ledger cannot serve, or None if it can."""
+        if self.session.over:
+            return "the worker session was ended by somebody else"
+        if not self.session.trusted:
+            return "PostgreSQL has not renewed the worker session in time"
+        if not self.journal.healthy:
+            return "the journal cannot be written or synced"
+        return None

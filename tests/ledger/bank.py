@@ -1,0 +1,92 @@
+"""A worker's ledger as `service` composes it, on a real database, without the proxy around it."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+
+from meterproxy.core.bound import Bound
+from meterproxy.core.hold import HoldRequest
+from meterproxy.core.identifier import uuid7
+from meterproxy.core.key import KeyEntry, digest_of
+from meterproxy.core.price import Price, RateCard
+from meterproxy.core.record import Ending
+from meterproxy.core.usage import Outcome, Usage, UsageSource
+from meterproxy.ledger.worker import WorkerLedger
+from meterproxy.store.accounts import Accounts
+from meterproxy.store.keys import Keys, find_key
+from meterproxy.store.pool import open_pool
+from meterproxy.store.sessions import Sessions
+from meterproxy.store.settle import Settlement
+
+NANOS_PER_TOKEN = 1000
+PRICE = Price(
+    provider="test",
+    model="test-model",
+    cards={"default": RateCard.written([(-1, {"input": NANOS_PER_TOKEN * 10**6, "output": NANOS_PER_TOKEN * 10**6})])},
+)
+"""A price under which a token costs 1 000 nanodollars, so that amounts can be read."""
+
+
+@asynccontextmanager
+async def pool_of(dsn: str) -> AsyncIterator[asyncpg.Pool]:
+    pool = await open_pool(dsn)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def customer(pool: asyncpg.Pool, credit_nanos: int) -> KeyEntry:
+    """An account with credit and a key."""
+    account = await Accounts(pool, "test").create("Acme")
+    if credit_nanos:
+        await Accounts(pool, "test").credit(account.id, credit_nanos, "grant")
+    key = await Keys(pool, "test").create(account.id, "test")
+    entry = await find_key(pool, digest_of(key.secret.encode()))
+    assert entry is not None
+    return entry
+
+
+def ledger_of(pool: asyncpg.Pool, directory: Path, **settings: object) -> WorkerLedger:
+    return WorkerLedger(Sessions(pool), Settlement(pool), directory, **{"wait_ms": 200, **settings})  # type: ignore[arg-type]
+
+
+def hold_request(ledger: WorkerLedger, key: KeyEntry, hold_nanos: int, **members: object) -> HoldRequest:
+    now = ledger.clock.now_us()
+    values = {
+        "request_id": uuid7(now, os.urandom(10)),
+        "occurred_us": now,
+        "key": key,
+        "operation": "chat",
+        "provider": "test",
+        "model": "test-model",
+        "price": PRICE,
+        "markup_ppm": 1_000_000,
+        "bound": Bound(input_tokens=hold_nanos // NANOS_PER_TOKEN, output_tokens=0),
+        "hold_nanos": hold_nanos,
+        "stream": False,
+        **members,
+    }
+    return HoldRequest(**values)  # type: ignore[arg-type]
+
+
+def completed(tokens: int, **members: object) -> Ending:
+    values = {
+        "outcome": Outcome.COMPLETED,
+        "status": 200,
+        "usage_source": UsageSource.PROVIDER,
+        "usage": Usage(input=tokens),
+        **members,
+    }
+    return Ending(**values)  # type: ignore[arg-type]
+
+
+REFUSED = Ending(Outcome.PROVIDER_ERROR, 400, UsageSource.PROVIDER, Usage())
+
+
+async def balance(pool: asyncpg.Pool, account_id: UUID) -> int:
+    return (await Accounts(pool).read(account_id)).balance_nanos

@@ -1,0 +1,90 @@
+"""The ledger of a worker on real PostgreSQL: place, capture, settle, restart."""
+
+from pathlib import Path
+
+import pytest
+
+from meterproxy.core.lending import LeaseKey
+from meterproxy.errors import ApiError, Case
+from tests.ledger.bank import REFUSED, balance, completed, customer, hold_request, ledger_of, pool_of
+
+
+async def test_three_exchanges_lower_the_balance_by_exactly_their_sum(database: str, tmp_path: Path) -> None:
+    """What was captured is what the balance lost."""
+    async with pool_of(database) as pool:
+        key = await customer(pool, 10_000_000)
+        ledger = ledger_of(pool, tmp_path)
+        await ledger.start()
+        for tokens in (1, 20, 300):
+            hold = await ledger.holds.place(hold_request(ledger, key, 500_000))
+            ledger.holds.capture(hold, completed(tokens))
+        await ledger.settler.drain()
+        assert await balance(pool, key.account_id) == 10_000_000 - 321_000
+        await ledger.stop()
+
+
+async def test_a_released_hold_costs_nothing_and_its_money_can_be_held_again(database: str, tmp_path: Path) -> None:
+    """Release gives back all of it."""
+    async with pool_of(database) as pool:
+        key = await customer(pool, 1_000_000)
+        ledger = ledger_of(pool, tmp_path)
+        await ledger.start()
+        hold = await ledger.holds.place(hold_request(ledger, key, 1_000_000))
+        with pytest.raises(ApiError) as refused:
+            await ledger.holds.place(hold_request(ledger, key, 1))
+        assert refused.value.case is Case.CREDIT_HELD
+        ledger.holds.release(hold, REFUSED)
+        hold = await ledger.holds.place(hold_request(ledger, key, 1_000_000))
+        ledger.holds.capture(hold, completed(1000))
+        with pytest.raises(ApiError) as refused:
+            await ledger.holds.place(hold_request(ledger, key, 1))
+        assert refused.value.case is Case.CREDIT_SPENT
+        await ledger.stop()
+        assert await balance(pool, key.account_id) == 0
+
+
+async def test_two_borrowers_share_a_credit_without_overspending(database: str, tmp_path: Path) -> None:
+    """What one worker has leased the other cannot spend; what it does not use comes back on request."""
+    async with pool_of(database) as pool:
+        key = await customer(pool, 1_000_000)
+        one, two = ledger_of(pool, tmp_path / "1"), ledger_of(pool, tmp_path / "2")
+        await one.start()
+        await two.start()
+        hold = await one.holds.place(hold_request(one, key, 400_000))
+        other = await two.holds.place(hold_request(two, key, 600_000))
+        with pytest.raises(ApiError) as refused:
+            await two.holds.place(hold_request(two, key, 1_000))
+        assert refused.value.case is Case.CREDIT_HELD
+        one.holds.capture(hold, completed(100))
+        await one.look()
+        await one.borrower.report()
+        third = await two.holds.place(hold_request(two, key, 300_000))
+        two.holds.capture(other, completed(600))
+        two.holds.capture(third, completed(300))
+        await one.stop()
+        await two.stop()
+        assert await balance(pool, key.account_id) == 0
+        window = await pool.fetchrow("SELECT cap, drawn FROM limit_windows")
+        assert (window["cap"], window["drawn"]) == (1_000_000, 1_000_000)
+
+
+async def test_a_killed_workers_journal_is_settled_and_its_leases_come_back(database: str, tmp_path: Path) -> None:
+    """After a kill the next start books what was captured and recovers what was open."""
+    async with pool_of(database) as pool:
+        key = await customer(pool, 10_000_000)
+        killed = ledger_of(pool, tmp_path)
+        await killed.start()
+        captured = await killed.holds.place(hold_request(killed, key, 500_000))
+        killed.holds.capture(captured, completed(7))
+        await killed.holds.place(hold_request(killed, key, 200_000))
+        killed.journal.close()
+
+        successor = ledger_of(pool, tmp_path)
+        await successor.start()
+        assert successor.recovered == 1
+        assert await balance(pool, key.account_id) == 10_000_000 - 7_000 - 200_000
+        window = await pool.fetchrow("SELECT drawn FROM limit_windows")
+        assert window["drawn"] == 207_000
+        await successor.stop()
+        assert await pool.fetchval("SELECT count(*) FROM usage_events") == 2
+        assert LeaseKey(key.account_id, key.credit_limit_id, 0) not in successor.book.leases
