@@ -5,8 +5,8 @@ Rules
 - A stage is started when the one before it serves; at the end the last stage goes first, and each is gone before the
   next one is told to.
 - A part that ends by itself is started again, at once and then ever less eagerly, until it has lived for a while.
-- The first SIGTERM, SIGINT or SIGHUP ends everything in order, each further one hastens what is ending right now; when `run`
-  returns, nothing is left.
+- The first SIGTERM, SIGINT or SIGHUP ends everything in order, each further one hastens what is ending right now;
+  when `run` returns, nothing is left.
 - The death of the supervisor itself is noticed by its children (`parent`); PostgreSQL is ended by the next start.
 """
 
