@@ -1,10 +1,11 @@
-"""Server-sent events: finds events, their ending and their fields in bytes that arrive in any pieces.
+r"""Server-sent events: finds events, their ending and their fields in bytes that arrive in any pieces.
 
 Rules
 -----
-- Lines end in `\\n`, `\\r\\n` or `\\r` bytes and in nothing else; an event ends with an empty line. Lines and events may be
+- Lines end in `\n`, `\r\n` or `\r` bytes and in nothing else; an event ends with an empty line. Lines and events may be
   of any length.
 - Nothing depends on how a stream was cut into chunks: the same bytes give the same events and the same edited stream.
+  The one exception is an event of more than 1 MiB, which is edited only if it arrives in one piece.
 - No JSON is built for ordinary events: bytes are searched, and only an event that may matter is looked into.
 - A stream is edited only where we asked for usage and the client did not. What it gets is then byte for byte what the
   provider would have sent without the option: the event that only carries usage is taken out whole, `"usage": null` at
@@ -22,12 +23,14 @@ from meterproxy.proxy.body import scan
 HELD_MAXIMUM: Final = 1 << 20
 """Bytes of an unfinished event that an editor holds back; a longer event passes unedited."""
 
-_END: Final = re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)")
+_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE: Final = re.compile(rb"[^\r\n]+")
 _DATA: Final = re.compile(rb"data(?:: ?|(?=[\r\n]|\Z))")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
+_DONE_MARK: Final = b"[DONE]"
 _DONE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))data: ?\[DONE\]")
+_DONE_BELOW: Final = re.compile(rb"(?<=[\r\n])data: ?\[DONE\]")
 _DONE_BYTES: Final = len(b"data: [DONE]")
 
 _USAGE: Final = b'"usage"'
@@ -118,41 +121,33 @@ class DoneFinder:
     __slots__ = ("_line", "found")
 
     def __init__(self) -> None:
-        self._line = b"\n"
-        """The start of the unfinished line, as far as it can still become the terminal event."""
+        self._line: bytes | None = b""
+        """The unfinished line so far; None where it cannot become the terminal event any more."""
         self.found = False
 
     def feed(self, chunk: bytes) -> int | None:
         """Where in this chunk the terminal piece begins; None if it is not here, or was before.
 
-        The piece begins with the event's own line, or with the chunk where that line began earlier.
+        The piece begins with the event's own line, or with the chunk where that line began in an earlier one.
         """
         if self.found:
             return None
         line = self._line
-        if b"]" not in chunk if line else b"[DONE]" not in chunk:
-            self._keep(line, chunk)
-            return None
-        text = line + chunk
-        match = _DONE.search(text)
-        if match is None:
-            self._keep(line, chunk)
-            return None
-        self.found = True
-        return max(0, match.start() - len(line))
+        text = line + chunk if line else chunk
+        if _DONE_MARK in text:
+            match = (_DONE_BELOW if line is None else _DONE).search(text)
+            if match is not None:
+                self.found = True
+                return max(0, match.start() - (len(text) - len(chunk)))
+        self._line = b"" if text.endswith((b"\n", b"\r")) else self._unfinished(text)
+        return None
 
-    def _keep(self, line: bytes, chunk: bytes) -> None:
-        if chunk.endswith((b"\n", b"\r")):
-            self._line = b""
-            return
-        tail = chunk[-_DONE_BYTES - 1 :]
-        start = max(tail.rfind(b"\n"), tail.rfind(b"\r"))
-        if start >= 0:
-            self._line = tail[start:]
-        elif len(chunk) <= _DONE_BYTES and line:
-            self._line = (line + chunk)[: _DONE_BYTES + 1]
-        else:
-            self._line = b""
+    def _unfinished(self, text: bytes) -> bytes | None:
+        tail = text[-_DONE_BYTES:]
+        start = max(tail.rfind(b"\n"), tail.rfind(b"\r")) + 1
+        if start:
+            return tail[start:]
+        return text if self._line is not None and len(text) < _DONE_BYTES else None
 
 
 class StreamEditor:
@@ -190,7 +185,8 @@ class StreamEditor:
         events = self._splitter.feed(chunk)
         edited = self._edit(events) if _USAGE in events else events
         if events.endswith(b"\r") and self._splitter.held_bytes == 0:
-            self._swallow = edited != events and not edited.endswith(b"\r")
+            *_, last = split_events(events)
+            self._swallow = _USAGE in last and not _edit_event(last)
         if self._splitter.held_bytes > HELD_MAXIMUM:
             rest = self._splitter.finish()
             self._passing = rest[-1:]
