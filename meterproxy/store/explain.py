@@ -1,0 +1,111 @@
+"""Explain: how one exchange came to its amount, from its bound to its entries."""
+
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from meterproxy.core.money import format_usd
+from meterproxy.core.price import Price
+from meterproxy.core.usage import KINDS, Usage
+from meterproxy.errors import ApiError, Case
+from meterproxy.store.pool import transaction
+from meterproxy.store.settle import COLUMN_KINDS
+from meterproxy.store.sqlfiles import queries
+
+_SQL: Final = queries("explain")
+
+
+async def explain(pool: asyncpg.Pool, request_id: UUID) -> dict[str, Any]:
+    """Everything the books say about a request, as JSON-able values.
+
+    Raises:
+        ApiError: NOT_FOUND where nothing was settled under this id.
+    """
+    async with transaction(pool, isolation="repeatable_read", readonly=True) as connection:
+        row = await connection.fetchrow(_SQL["read_row"], request_id)
+        rejected = await connection.fetchrow(_SQL["read_rejected"], request_id)
+        found = row or rejected
+        if found is None:
+            raise ApiError(Case.NOT_FOUND, f"Nothing is settled under request id {request_id}.")
+        entries = await connection.fetch(_SQL["read_entries"], found["account_id"], request_id)
+        draws = await connection.fetch(_SQL["read_draws"], row["account_id"], row["session_id"]) if row else []
+    answer: dict[str, Any] = {"request_id": request_id, "account_id": found["account_id"]}
+    if row:
+        answer |= _exchange(row) | {"limits_drawn": [dict(draw) for draw in draws]}
+    if rejected:
+        answer["settled_with_minimal_columns"] = {"error": rejected["error"], "at": rejected["rejected_at"]}
+    answer["journal"] = {"id": found["journal_id"], "position": found["journal_position"]}
+    answer["entries"] = [_entry(entry) for entry in entries]
+    return answer
+
+
+def usage_of(row: asyncpg.Record) -> Usage:
+    """The usage of a row, all kinds of it."""
+    counts = {kind: row[f"{kind}_tokens"] for kind in COLUMN_KINDS}
+    return Usage(**counts, **orjson.loads(row["other_usage"] or "{}"))
+
+
+def _exchange(row: asyncpg.Record) -> dict[str, Any]:
+    usage = usage_of(row)
+    return {
+        "occurred_at": row["occurred_at"],
+        "user_id": row["user_id"],
+        "key_id": row["key_id"],
+        "operation": row["operation"],
+        "provider": row["provider"],
+        "model": row["model"],
+        "served_model": row["served_model"],
+        "service_tier": row["service_tier"],
+        "provider_request_id": row["provider_request_id"],
+        "stream": row["is_stream"],
+        "ending": row["ending"],
+        "outcome": row["outcome"],
+        "status": row["status"],
+        "usage_source": row["usage_source"],
+        "flags": row["flags"] or [],
+        "tools": row["tools"] or [],
+        "conversation": row["conversation"],
+        "tags": orjson.loads(row["tags"]) if row["tags"] else {},
+        "latency_ms": row["latency_us"] / 1000,
+        "first_byte_ms": row["first_byte_us"] / 1000 if row["first_byte_us"] is not None else None,
+        "usage": {kind: count for kind, count in zip(KINDS, usage, strict=True) if count},
+        "raw_usage": orjson.loads(row["raw_usage"]) if row["raw_usage"] else None,
+        "bound": {
+            "input_tokens": row["bound_input_tokens"],
+            "output_tokens": row["bound_output_tokens"],
+            "hold": format_usd(row["hold_nanos"]),
+        },
+        "price": _arithmetic(row, usage),
+        "cost": format_usd(row["cost_nanos"]),
+        "amount": format_usd(row["amount_nanos"]),
+        "overrun": format_usd(row["overrun_nanos"]),
+    }
+
+
+def _arithmetic(row: asyncpg.Record, usage: Usage) -> dict[str, Any] | None:
+    """The price that was frozen for this row, and each kind's part in the sum, before its one rounding."""
+    if row["price"] is None:
+        return None
+    price = Price.from_document(orjson.dumps(orjson.loads(row["price"]), option=orjson.OPT_SORT_KEYS))
+    rates = price.card_for(row["service_tier"]).rates_for(usage.input_tokens)
+    return {
+        "id": row["price_id"],
+        "markup_ppm": row["markup_ppm"],
+        "parts": [
+            {"kind": kind, "count": count, "nanos_per_unit_size": rate}
+            for kind, count, rate in zip(KINDS, usage, rates, strict=True)
+            if count
+        ],
+    }
+
+
+def _entry(entry: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "entry_no": entry["entry_no"],
+        "kind": entry["kind"],
+        "amount": format_usd(entry["amount_nanos"]),
+        "balance_after": format_usd(entry["balance_after_nanos"]),
+        "created_at": entry["created_at"],
+    }

@@ -1,0 +1,33 @@
+"""Upkeep: what a database needs done now and then, by whichever worker comes first."""
+
+from typing import Final
+
+import asyncpg
+
+from meterproxy.store.pool import transaction
+
+MONTHS_AHEAD: Final = 3
+_LOCK: Final = 0x6D657465725F7570
+
+
+async def make_partitions(pool: asyncpg.Pool) -> int:
+    """Make the monthly partitions of the coming months; answers how many were new. Raises StoreUnavailable."""
+    async with transaction(pool) as connection:
+        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
+            return 0
+        return int(await connection.fetchval("SELECT make_usage_partitions(now(), $1)", MONTHS_AHEAD))
+
+
+async def self_test(pool: asyncpg.Pool) -> list[str]:
+    """What about this database is not fit to keep money in. Raises StoreUnavailable."""
+    async with transaction(pool) as connection:
+        settings = {name: await connection.fetchval(f"SHOW {name}") for name in ("fsync", "synchronous_commit")}
+        version = int(await connection.fetchval("SHOW server_version_num"))
+    problems = []
+    if settings["fsync"] != "on":
+        problems.append("the database runs with fsync off")
+    if settings["synchronous_commit"] == "off":
+        problems.append("the database runs with synchronous_commit off")
+    if version < 150000:
+        problems.append("PostgreSQL 15 or newer is needed")
+    return problems

@@ -1,0 +1,101 @@
+-- The invariants of the books, each as a query whose rows are what is wrong. All run in one snapshot, so that they hold
+-- under traffic. Each answers (subject, detail), at most a hundred rows.
+
+-- name: balance_is_the_sum_of_its_entries
+SELECT a.id::text AS subject, format('balance %s, entries %s', a.balance_nanos, COALESCE(e.total, 0)) AS detail
+FROM accounts a LEFT JOIN (SELECT account_id, sum(amount_nanos) AS total FROM ledger_entries GROUP BY 1) e ON e.account_id = a.id
+WHERE a.balance_nanos <> COALESCE(e.total, 0) LIMIT 100
+
+-- name: credits_are_the_sum_of_what_people_booked
+SELECT a.id::text AS subject, format('credits %s, entries %s', a.credits_nanos, COALESCE(e.total, 0)) AS detail
+FROM accounts a LEFT JOIN (
+    SELECT account_id, sum(amount_nanos) AS total FROM ledger_entries WHERE request_id IS NULL GROUP BY 1) e ON e.account_id = a.id
+WHERE a.credits_nanos <> COALESCE(e.total, 0) LIMIT 100
+
+-- name: entry_numbers_have_no_gaps
+SELECT a.id::text AS subject, format('last %s, highest %s, entries %s', a.last_entry_no, e.highest, e.entries) AS detail
+FROM accounts a LEFT JOIN (
+    SELECT account_id, max(entry_no) AS highest, count(*) AS entries FROM ledger_entries GROUP BY 1) e ON e.account_id = a.id
+WHERE a.last_entry_no <> COALESCE(e.highest, 0) OR a.last_entry_no <> COALESCE(e.entries, 0) LIMIT 100
+
+-- name: balance_after_chains
+SELECT account_id::text AS subject, format('entry %s', entry_no) AS detail FROM (
+    SELECT account_id, entry_no, balance_after_nanos, amount_nanos,
+        lag(balance_after_nanos, 1, 0::bigint) OVER (PARTITION BY account_id ORDER BY entry_no) AS before
+    FROM ledger_entries) chained
+WHERE balance_after_nanos <> before + amount_nanos LIMIT 100
+
+-- name: each_charged_row_has_its_entries
+-- A row's deduction and overrun are exactly what it says.
+SELECT u.id::text AS subject,
+    format('row %s of which overrun %s, entries %s and %s', u.amount_nanos, u.overrun_nanos, e.deduction, e.overrun) AS detail
+FROM usage_events u LEFT JOIN (
+    SELECT account_id, request_id, -sum(amount_nanos) FILTER (WHERE kind = 'deduction') AS deduction,
+        -sum(amount_nanos) FILTER (WHERE kind = 'overrun') AS overrun
+    FROM ledger_entries WHERE request_id IS NOT NULL GROUP BY 1, 2) e ON e.account_id = u.account_id AND e.request_id = u.id
+WHERE COALESCE(e.deduction, 0) <> u.amount_nanos - u.overrun_nanos OR COALESCE(e.overrun, 0) <> u.overrun_nanos LIMIT 100
+
+-- name: each_charge_has_its_row
+SELECT e.request_id::text AS subject, format('entry %s of account %s', e.entry_no, e.account_id) AS detail
+FROM ledger_entries e
+WHERE e.request_id IS NOT NULL
+  AND NOT EXISTS (SELECT FROM usage_events u WHERE u.id = e.request_id AND u.account_id = e.account_id)
+  AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = e.request_id AND r.account_id = e.account_id) LIMIT 100
+
+-- name: drawn_is_what_was_lent_and_not_returned
+SELECT w.limit_id::text AS subject, format('drawn %s, lent %s, overrun %s, late %s', w.drawn, l.lent, w.overrun, w.late) AS detail
+FROM limit_windows w LEFT JOIN (
+    SELECT account_id, limit_id, window_start, sum(granted - returned) AS lent FROM leases GROUP BY 1, 2, 3) l
+    USING (account_id, limit_id, window_start)
+WHERE w.drawn <> COALESCE(l.lent, 0) + w.overrun + w.late LIMIT 100
+
+-- name: credit_used_is_what_leases_consumed
+-- What usage has cost an account is what its leases paid, plus what overran or came late.
+SELECT a.id::text AS subject,
+    format('used %s, consumed %s, overrun %s, late %s', a.credits_nanos - a.balance_nanos, l.consumed, w.overrun, w.late) AS detail
+FROM accounts a JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
+JOIN limit_windows w ON w.account_id = a.id AND w.limit_id = c.id LEFT JOIN (
+    SELECT account_id, limit_id, sum(consumed) AS consumed FROM leases GROUP BY 1, 2) l
+    ON l.account_id = a.id AND l.limit_id = c.id
+WHERE a.credits_nanos - a.balance_nanos <> COALESCE(l.consumed, 0) + w.overrun + w.late LIMIT 100
+
+-- name: credit_cap_is_credits_and_overdraft
+SELECT a.id::text AS subject, format('cap %s, credits %s, overdraft %s', w.cap, a.credits_nanos, a.overdraft_nanos) AS detail
+FROM accounts a JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
+JOIN limit_windows w ON w.account_id = a.id AND w.limit_id = c.id
+WHERE w.cap <> a.credits_nanos + a.overdraft_nanos LIMIT 100
+
+-- name: ended_sessions_hold_nothing
+SELECT l.session_id::text AS subject, format('limit %s: %s', l.limit_id, l.granted - l.consumed - l.returned) AS detail
+FROM leases l JOIN worker_sessions s ON s.id = l.session_id
+WHERE s.state IN ('closed', 'proved', 'abandoned') AND l.granted <> l.consumed + l.returned LIMIT 100
+
+-- name: hours_are_the_sum_of_their_rows
+SELECT account_id::text AS subject, format('hour %s', hour) AS detail FROM (
+    SELECT account_id, date_trunc('hour', occurred_at, 'UTC') AS hour, count(*) AS requests,
+        sum(input_tokens + cache_write_tokens) AS input, sum(cache_read_tokens) AS cached,
+        sum(output_tokens + reasoning_tokens) AS output, sum(cost_nanos) AS cost, sum(amount_nanos) AS amount
+    FROM usage_events GROUP BY 1, 2) e FULL JOIN (
+    SELECT account_id, hour, sum(requests) AS requests, sum(input_tokens) AS input, sum(cached_tokens) AS cached,
+        sum(output_tokens) AS output, sum(cost_nanos) AS cost, sum(amount_nanos) AS amount
+    FROM usage_by_hour GROUP BY 1, 2) r USING (account_id, hour)
+WHERE (e.requests, e.input, e.cached, e.output, e.cost, e.amount)
+    IS DISTINCT FROM (r.requests, r.input, r.cached, r.output, r.cost, r.amount) LIMIT 100
+
+-- name: days_are_the_sum_of_their_rows
+SELECT account_id::text AS subject, format('day %s', day) AS detail FROM (
+    SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, count(*) AS requests,
+        sum(cost_nanos) AS cost, sum(amount_nanos) AS amount
+    FROM usage_events GROUP BY 1, 2) e FULL JOIN (
+    SELECT account_id, day, sum(requests) AS requests, sum(cost_nanos) AS cost, sum(amount_nanos) AS amount
+    FROM usage_by_day GROUP BY 1, 2) r USING (account_id, day)
+WHERE (e.requests, e.cost, e.amount) IS DISTINCT FROM (r.requests, r.cost, r.amount) LIMIT 100
+
+-- name: latencies_count_every_row
+SELECT account_id::text AS subject, format('rows %s, buckets %s', e.requests, r.requests) AS detail
+FROM (SELECT account_id, count(*) AS requests FROM usage_events GROUP BY 1) e
+FULL JOIN (SELECT account_id, sum(requests) AS requests FROM latency_by_hour GROUP BY 1) r USING (account_id)
+WHERE e.requests IS DISTINCT FROM r.requests LIMIT 100
+
+-- name: no_record_waits_for_a_person
+SELECT request_id::text AS subject, left(error, 200) AS detail FROM settle_rejected ORDER BY rejected_at LIMIT 100
