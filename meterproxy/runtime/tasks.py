@@ -24,10 +24,12 @@ class SideTasks:
 
     def __init__(self, first_delay_seconds: float = FIRST_DELAY_SECONDS) -> None:
         self._first_delay_seconds = first_delay_seconds
+        self._stopping = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work()` beside everything else, again and again until it returns."""
+        self._stopping = False
         if name in self._tasks and not self._tasks[name].done():
             raise RuntimeError(f"a side task {name!r} is running already")
         self._tasks.pop(name, None)
@@ -35,16 +37,11 @@ class SideTasks:
 
     async def stop(self) -> None:
         """Cancel all, the last one first, and wait for each."""
+        self._stopping = True
         while self._tasks:
-            name, task = self._tasks.popitem()
+            _, task = self._tasks.popitem()
             task.cancel()
-            try:
-                await task
-            except asyncio.CancelledError:
-                if not task.cancelled():
-                    raise
-            except Exception:  # noqa: BLE001 - it is ending anyway; the others must end too
-                _log.exception("side task %s failed while it was ended", name)
+            await asyncio.wait((task,))
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         clock = asyncio.get_running_loop()
@@ -58,6 +55,8 @@ class SideTasks:
                     delay_seconds = self._first_delay_seconds
                 _log.exception("side task %s failed; again in %g s", name, delay_seconds)
             else:
+                return
+            if self._stopping:
                 return
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(delay_seconds * 2, LONGEST_DELAY_SECONDS)

@@ -1,0 +1,79 @@
+"""Side tasks: restarted, and ended in order."""
+
+import asyncio
+import logging
+
+import pytest
+
+from meterproxy.runtime.tasks import SideTasks
+
+
+async def test_failing_task_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception is logged under the task's name, and the task goes on until it returns."""
+    runs, done = 0, asyncio.Event()
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
+            raise ValueError("not yet")
+        done.set()
+
+    tasks = SideTasks(first_delay_seconds=0)
+    with caplog.at_level(logging.ERROR):
+        tasks.start("settle", work)
+        await done.wait()
+    assert [entry.getMessage() for entry in caplog.records] == ["side task settle failed; again in 0 s"] * 2
+    await tasks.stop()
+
+
+async def test_the_last_ends_first() -> None:
+    """Tasks end in the opposite order of their start, each before the next is told."""
+    ended: list[str] = []
+    running = [asyncio.Event(), asyncio.Event()]
+
+    def work(name: str, started: asyncio.Event):
+        async def run() -> None:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                ended.append(name)
+
+        return run
+
+    tasks = SideTasks()
+    tasks.start("first", work("first", running[0]))
+    tasks.start("second", work("second", running[1]))
+    await asyncio.gather(*(event.wait() for event in running))
+    await tasks.stop()
+    assert ended == ["second", "first"]
+
+
+async def test_a_name_runs_once() -> None:
+    """Two side tasks of one name would be a mistake of ours."""
+    tasks = SideTasks()
+    tasks.start("settle", asyncio.Event().wait)
+    with pytest.raises(RuntimeError, match="'settle' is running"):
+        tasks.start("settle", asyncio.Event().wait)
+    await tasks.stop()
+
+
+async def test_stopping_twice_and_failing_last() -> None:
+    """A task that fails while it is ended keeps neither the others nor the caller from ending."""
+    running = asyncio.Event()
+
+    async def stubborn() -> None:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("at the very end")
+
+    tasks = SideTasks(first_delay_seconds=1000)
+    tasks.start("stubborn", stubborn)
+    await running.wait()
+    async with asyncio.timeout(20):
+        await tasks.stop()
+        await tasks.stop()
