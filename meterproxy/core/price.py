@@ -80,8 +80,17 @@ PARENTS: Final[Mapping[str, str]] = MappingProxyType(
 """The kind whose rate holds for a kind that has none of its own."""
 
 DEFAULT: Final = "default"
-NEVER_UNASKED: Final = frozenset({"batch"})
-"""Cards that an answer cannot turn out to have unless the request went that way."""
+BATCH: Final = "batch"
+
+
+def only_when_asked(card: str) -> bool:
+    """Whether an answer cannot come from a card unless the request went that way.
+
+    True of batches and of cards named `member=value`, whose price hangs on a member of the request that is not
+    `service_tier`.
+    """
+    return card == BATCH or "=" in card
+
 
 _CATEGORIES: Final = (INPUT_KINDS, OUTPUT_KINDS)
 _NEVER_FLAGGED: Final = frozenset({"requests"})
@@ -189,6 +198,11 @@ class RateCard:
             substituted=frozenset(kind for kind, parent in parents.items() if parent is not None),
             unpriced=unpriced,
         )
+
+    @property
+    def written_kinds(self) -> frozenset[str]:
+        """The kinds that have a rate of their own."""
+        return frozenset(KINDS) - self.substituted - self.unpriced - _NEVER_FLAGGED
 
     def rates_for(self, input_tokens: int) -> Rates:
         """The rates of a usage with that many tokens of input."""
@@ -302,7 +316,7 @@ class Price:
 
     def _reachable(self, variants: tuple[str, ...] | None) -> list[RateCard]:
         if variants is None:
-            return [card for name, card in self.cards.items() if name not in NEVER_UNASKED]
+            return [card for name, card in self.cards.items() if not only_when_asked(name)]
         return [self.card_for(name) for name in variants] or [self._default]
 
     def flags(self, usage: Usage, service_tier: str | None) -> tuple[str, ...]:
