@@ -1,9 +1,15 @@
 """`account`: who has credit."""
 
+from typing import TYPE_CHECKING
+from uuid import UUID
+
 import click
 
-from meterproxy.cli.arguments import limit_option
+from meterproxy.cli.arguments import actor, after_option, limit_option, name_option
 from meterproxy.cli.invocation import Invocation, invoked
+
+if TYPE_CHECKING:
+    from meterproxy.store.accounts import AccountRow
 
 
 @click.group()
@@ -12,21 +18,41 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--name", required=True, help="The organization's name.")
+@name_option("The organization's name.")
 @invoked
 def create(invocation: Invocation, name: str) -> None:
     """Make an organization and its account."""
     from meterproxy.store.accounts import Accounts
 
-    invocation.show(invocation.with_session(lambda session: Accounts(session.pool).create(name)))
+    row = invocation.with_session(lambda session: Accounts(session.pool, actor()).create(name))
+    invocation.show(balance_sheet(row))
 
 
 @command.command("list")
+@after_option("Go on behind this account.")
 @limit_option
 @invoked
-def list_(invocation: Invocation, limit: int) -> None:
-    """List accounts with their balances."""
+def list_(invocation: Invocation, after: UUID | None, limit: int) -> None:
+    """List accounts with their balances, in the order they were made."""
     from meterproxy.store.accounts import Accounts
 
-    rows = invocation.with_session(lambda session: Accounts(session.pool).list(limit=limit))
-    invocation.show_all(rows, ("id", "organization", "balance", "held", "available", "created_at"))
+    rows = invocation.with_session(lambda session: Accounts(session.pool).list(after, limit))
+    invocation.show_all(
+        [balance_sheet(row) for row in rows], ("id", "organization", "balance", "held", "available", "created_at")
+    )
+
+
+def balance_sheet(row: "AccountRow") -> dict[str, object]:
+    """An account as the command line shows it."""
+    return {
+        "id": row.id,
+        "organization_id": row.organization_id,
+        "organization": row.organization,
+        "balance_nanos": row.balance_nanos,
+        "overdraft_nanos": row.overdraft_nanos,
+        "leased_nanos": row.leased_nanos,
+        "held_nanos": row.held_nanos,
+        "available_nanos": row.available_nanos,
+        "created_at": row.created_at,
+        "as_of": row.as_of,
+    }

@@ -10,6 +10,8 @@ from meterproxy.core.money import parse_usd
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+LONGEST_NAME = 200
+
 
 def _amount(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     try:
@@ -18,9 +20,20 @@ def _amount(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(str(error), context, parameter) from error
 
 
+def _name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not 1 <= len(value) <= LONGEST_NAME or "\0" in value:
+        raise click.BadParameter(f"must have 1 to {LONGEST_NAME} characters", context, parameter)
+    return value
+
+
 def amount_option(name: str, destination: str, *, required: bool, help: str) -> Option:  # noqa: A002 - click's word
     """An option for an amount in USD, handed over as nanodollars."""
     return click.option(name, destination, required=required, metavar="USD", callback=_amount, help=help)
+
+
+def name_option(help: str) -> Option:  # noqa: A002 - click's word
+    """The option that names what is made."""
+    return click.option("--name", required=True, callback=_name, help=help)
 
 
 def account_option(*, required: bool = True) -> Option:
@@ -33,6 +46,11 @@ def account_option(*, required: bool = True) -> Option:
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many rows at most."
 )
+
+
+def after_option(help: str) -> Option:  # noqa: A002 - click's word
+    """The cursor of a list in the order things were made."""
+    return click.option("--after", type=click.UUID, metavar="ID", help=help)
 
 
 def actor() -> str:

@@ -1,11 +1,16 @@
 """`credit`: grants, balance, history."""
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
 
+from meterproxy.cli.account import balance_sheet
 from meterproxy.cli.arguments import account_option, actor, amount_option, limit_option
 from meterproxy.cli.invocation import Invocation, invoked
+
+if TYPE_CHECKING:
+    from meterproxy.store.accounts import EntryRow
 
 KINDS = ("grant", "purchase", "refund", "adjustment")
 
@@ -35,13 +40,12 @@ def grant(
         raise click.BadParameter("must be above zero (an adjustment may be negative)", param_hint="--amount")
     from meterproxy.store.accounts import Accounts
 
-    invocation.show(
-        invocation.with_session(
-            lambda session: Accounts(session.pool).grant(
-                account_id, amount_nanos, kind, description, idempotency_key, actor()
-            )
+    entry = invocation.with_session(
+        lambda session: Accounts(session.pool, actor()).credit(
+            account_id, amount_nanos, kind, description, idempotency_key
         )
     )
+    invocation.show(_entry(entry))
 
 
 @command.command()
@@ -51,19 +55,36 @@ def balance(invocation: Invocation, account_id: UUID) -> None:
     """Show what an account has, what is held, and what is available."""
     from meterproxy.store.accounts import Accounts
 
-    invocation.show(invocation.with_session(lambda session: Accounts(session.pool).balance(account_id)))
+    row = invocation.with_session(lambda session: Accounts(session.pool).read(account_id))
+    invocation.show(balance_sheet(row))
 
 
 @command.command()
 @account_option()
 @limit_option
-@click.option("--cursor", help="Go on behind the entry that an earlier page ended with.")
+@click.option("--before", type=click.IntRange(1), metavar="ENTRY_NO", help="Only entries older than this one.")
 @invoked
-def history(invocation: Invocation, account_id: UUID, limit: int, cursor: str | None) -> None:
+def history(invocation: Invocation, account_id: UUID, limit: int, before: int | None) -> None:
     """List an account's ledger entries, newest first."""
     from meterproxy.store.accounts import Accounts
 
-    rows = invocation.with_session(lambda session: Accounts(session.pool).history(account_id, cursor, limit))
+    rows = invocation.with_session(lambda session: Accounts(session.pool).entries(account_id, before, limit))
     invocation.show_all(
-        rows, ("entry_no", "created_at", "kind", "amount", "balance_after", "request_id", "description")
+        [_entry(row) for row in rows],
+        ("entry_no", "created_at", "kind", "amount", "balance_after", "request_id", "description"),
     )
+
+
+def _entry(row: "EntryRow") -> dict[str, object]:
+    return {
+        "account_id": row.account_id,
+        "entry_no": row.entry_no,
+        "kind": row.kind,
+        "amount_nanos": row.amount_nanos,
+        "balance_after_nanos": row.balance_after_nanos,
+        "request_id": row.request_id,
+        "description": row.description,
+        "actor": row.actor,
+        "idempotency_key": row.idempotency_key,
+        "created_at": row.created_at,
+    }

@@ -1,6 +1,5 @@
 """Invocation: what every command is given, the configuration, a database, and a place for its result."""
 
-import asyncio
 import functools
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,6 +36,8 @@ class Invocation:
 
     def with_session(self, work: "Callable[[Session], Awaitable[Result]]") -> Result:
         """Open the database, do the work, close it again."""
+        import asyncio
+
         from meterproxy.cli.session import open_session
 
         config = self.load()

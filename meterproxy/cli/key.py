@@ -1,12 +1,16 @@
 """`key`: the secrets that clients present."""
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
 
-from meterproxy.cli.arguments import account_option, amount_option
+from meterproxy.cli.arguments import account_option, actor, after_option, amount_option, limit_option, name_option
 from meterproxy.cli.invocation import Invocation, invoked, note
+
+if TYPE_CHECKING:
+    from meterproxy.store.keys import NewKey
 
 
 @click.group()
@@ -16,7 +20,7 @@ def command() -> None:
 
 @command.command()
 @account_option()
-@click.option("--name", required=True, help="What the key is for.")
+@name_option("What the key is for.")
 @click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Its owner (absent: the service user).")
 @click.option("--model", "models", multiple=True, metavar="GLOB", help="A model it may use (repeat; absent: all).")
 @click.option("--operation", "operations", multiple=True, help="An operation it may use (repeat; absent: all).")
@@ -39,20 +43,21 @@ def create(
 
     policy = KeyPolicy(models or None, operations or None, _networks(networks), highest_request_nanos)
     created = invocation.with_session(
-        lambda session: Keys(session.pool).create(account_id, name, user_id=user_id, policy=policy)
+        lambda session: Keys(session.pool, actor()).create(account_id, name, user_id=user_id, policy=policy)
     )
-    invocation.show(created)
-    note("the key is shown this once; it is stored only as a hash")
+    _show_secret(invocation, created)
 
 
 @command.command("list")
-@account_option()
+@account_option(required=False)
+@after_option("Go on behind this key.")
+@limit_option
 @invoked
-def list_(invocation: Invocation, account_id: UUID) -> None:
-    """List an account's keys."""
+def list_(invocation: Invocation, account_id: UUID | None, after: UUID | None, limit: int) -> None:
+    """List keys, of one account or of all, in the order they were made."""
     from meterproxy.store.keys import Keys
 
-    rows = invocation.with_session(lambda session: Keys(session.pool).list(account_id))
+    rows = invocation.with_session(lambda session: Keys(session.pool).list(account_id, after, limit))
     invocation.show_all(rows, ("id", "prefix", "name", "created_at", "expires_at", "revoked_at"))
 
 
@@ -63,7 +68,7 @@ def revoke(invocation: Invocation, key_id: UUID) -> None:
     """Revoke a key; every worker that reaches the database refuses it within a second."""
     from meterproxy.store.keys import Keys
 
-    invocation.show(invocation.with_session(lambda session: Keys(session.pool).revoke(key_id)))
+    invocation.show(invocation.with_session(lambda session: Keys(session.pool, actor()).revoke(key_id)))
 
 
 @command.command()
@@ -76,7 +81,24 @@ def rotate(invocation: Invocation, key_id: UUID, grace_seconds: int) -> None:
     """Make a new secret with the old key's name and policy; the old one ends after the grace time."""
     from meterproxy.store.keys import Keys
 
-    invocation.show(invocation.with_session(lambda session: Keys(session.pool).rotate(key_id, grace_seconds)))
+    created = invocation.with_session(lambda session: Keys(session.pool, actor()).rotate(key_id, grace_seconds))
+    _show_secret(invocation, created)
+
+
+def _show_secret(invocation: Invocation, created: "NewKey") -> None:
+    row = created.row
+    invocation.show(
+        {
+            "id": row.id,
+            "key": created.secret,
+            "prefix": row.prefix,
+            "account_id": row.account_id,
+            "user_id": row.user_id,
+            "name": row.name,
+            "created_at": row.created_at,
+            "expires_at": row.expires_at,
+        }
+    )
     note("the key is shown this once; it is stored only as a hash")
 
 

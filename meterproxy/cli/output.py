@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
+import msgspec
 import orjson
 
 from meterproxy.core.money import format_usd
@@ -24,9 +24,11 @@ def plain(value: object) -> Any:
         return plain(value._asdict())
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(member) for member in value]
+    if isinstance(value, msgspec.Struct):
+        return plain({name: getattr(value, name) for name in value.__struct_fields__})
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value if value is None or isinstance(value, bool | int | float | str | UUID | datetime) else str(value)
+        return value.decode("utf-8", "backslashreplace")
+    return value if value is None or isinstance(value, bool | int | float | str | datetime) else str(value)
 
 
 def _with_amounts(members: dict[str, Any]) -> dict[str, Any]:

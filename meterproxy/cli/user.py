@@ -4,7 +4,7 @@ from uuid import UUID
 
 import click
 
-from meterproxy.cli.arguments import account_option
+from meterproxy.cli.arguments import account_option, actor, name_option
 from meterproxy.cli.invocation import Invocation, invoked
 
 
@@ -15,11 +15,13 @@ def command() -> None:
 
 @command.command()
 @account_option()
-@click.option("--name", required=True, help="The user's name.")
+@name_option("The user's name.")
 @click.option("--email", help="The user's address.")
 @invoked
 def create(invocation: Invocation, account_id: UUID, name: str, email: str | None) -> None:
     """Make a user in an account's organization."""
-    from meterproxy.store.users import Users
+    from meterproxy.store.accounts import Accounts
 
-    invocation.show(invocation.with_session(lambda session: Users(session.pool).create(account_id, name, email)))
+    invocation.show(
+        invocation.with_session(lambda session: Accounts(session.pool, actor()).create_user(account_id, name, email))
+    )

@@ -1,0 +1,119 @@
+"""Commands on a real database, as an operator strings them together."""
+
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.postgres import reachable_directory
+
+
+def made_account(run: Command, amount: str | None = None) -> str:
+    """The id of a fresh account, with credit where an amount is given."""
+    account: str = run("account", "create", "--name", "Acme", "--json").json["id"]
+    if amount:
+        assert run("credit", "grant", "--account", account, "--amount", amount).status == 0
+    return account
+
+
+def test_migrate(command: Command, empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run applies everything, the second nothing."""
+    monkeypatch.setenv("METERPROXY_DATABASE_URL", empty_database)
+    first = command("migrate", "--json").json["applied"]
+    assert first[0] == "0001_foundation"
+    assert command("migrate").out == "the schema is up to date\n"
+
+
+def test_account_create_and_list(on_database: Command) -> None:
+    """A new account is listed with a balance of nothing."""
+    account = made_account(on_database)
+    (row,) = on_database("account", "list", "--json").json
+    assert (row["id"], row["balance"], row["balance_nanos"]) == (account, "0.00", 0)
+    table = on_database("account", "list").out.splitlines()
+    assert table[0].split() == ["id", "organization", "balance", "held", "available", "created", "at"]
+    assert table[1].startswith(account)
+
+
+def test_lists_go_on_behind_a_cursor(on_database: Command) -> None:
+    """A page ends where the limit says and the next one begins behind it."""
+    first, second = made_account(on_database), made_account(on_database)
+    (page,) = on_database("account", "list", "--limit", "1", "--json").json
+    (rest,) = on_database("account", "list", "--after", page["id"], "--json").json
+    assert (page["id"], rest["id"]) == (first, second)
+
+
+def test_credit(on_database: Command) -> None:
+    """Grants and adjustments add up to the balance, entry by entry."""
+    account = made_account(on_database, "5.00")
+    entry = on_database(
+        "credit", "grant", "--account", account, "--amount", "-0.000000001", "--kind", "adjustment",
+        "--description", "rounding", "--json",
+    ).json  # fmt: skip
+    assert (entry["amount"], entry["balance_after_nanos"]) == ("-0.000000001", 4_999_999_999)
+    assert entry["actor"].startswith("cli")
+    assert on_database("credit", "balance", "--account", account, "--json").json["available"] == "4.999999999"
+    newest, oldest = on_database("credit", "history", "--account", account, "--json").json
+    assert (newest["description"], oldest["kind"]) == ("rounding", "grant")
+    assert on_database("credit", "history", "--account", account, "--before", "2", "--json").json == [oldest]
+
+
+def test_idempotent_grant(on_database: Command) -> None:
+    """The same command twice is one entry; the same key with another amount is an error."""
+    account = made_account(on_database)
+    words = ("credit", "grant", "--account", account, "--idempotency-key", "k", "--json", "--amount")
+    assert on_database(*words, "1").json == on_database(*words, "1.00").json
+    other = on_database(*words, "2")
+    assert other.status == 1
+    assert other.err == "meterproxy: This idempotency key was used for another entry.\n"
+
+
+def test_unknown_account(on_database: Command) -> None:
+    """An account that does not exist is told in one line."""
+    account = uuid4()
+    done = on_database("credit", "balance", "--account", account)
+    assert (done.status, done.err) == (1, f"meterproxy: There is no account {account}.\n")
+
+
+def test_keys(on_database: Command) -> None:
+    """A key's secret is shown when it is made and rotated, and never again."""
+    account = made_account(on_database)
+    user = on_database(
+        "user", "create", "--account", account, "--name", "Ada", "--email", "ada@acme.test", "--json"
+    ).json
+    made = on_database(
+        "key", "create", "--account", account, "--name", "laptop", "--user", user["id"], "--model", "gpt-*",
+        "--network", "10.0.0.0/8", "--highest-request", "0.50", "--json",
+    )  # fmt: skip
+    assert made.json["key"].startswith(made.json["prefix"])
+    assert "shown this once" in made.err
+    (row,) = on_database("key", "list", "--account", account, "--json").json
+    assert (row["user_id"], row["models"], row["highest_request"]) == (user["id"], ["gpt-*"], "0.50")
+    assert row["networks"] == ["10.0.0.0/8"]
+    assert made.json["key"] not in on_database("key", "list", "--json").out
+
+    successor = on_database("key", "rotate", made.json["id"], "--grace-seconds", "60", "--json").json
+    assert successor["key"] != made.json["key"]
+    assert on_database("key", "revoke", successor["id"], "--json").json["revoked_at"] is not None
+
+
+def test_bad_network(on_database: Command) -> None:
+    """A network that is none is wrong usage."""
+    done = on_database("key", "create", "--account", uuid4(), "--name", "n", "--network", "10.0.0.1/8")
+    assert (done.status, done.err.startswith("meterproxy: Invalid value for --network")) == (2, True)
+
+
+def test_embedded_database_lives_for_the_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a database URL a command starts its own, brings the schema up, and the next one finds the rows."""
+    with reachable_directory() as directory:
+        monkeypatch.setenv("METERPROXY_DATA_DIR", str(directory / "data"))
+        account = made_account(command, "1.00")
+        assert UUID(account)
+        assert command("credit", "balance", "--account", account, "--json").json["balance"] == "1.00"
+        assert not (directory / "data" / "postgres" / "data" / "postmaster.pid").exists()
+
+
+def test_no_journal(command: Command, tmp_path: Path) -> None:
+    """Where no worker ever ran, that is said."""
+    done = command("journal", "inspect")
+    assert (done.status, done.err) == (1, f"meterproxy: there is no journal in {tmp_path / 'data' / 'journals'}\n")

@@ -1,0 +1,86 @@
+"""`journal inspect` and `journal verify` on journals written by the real thing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from meterproxy.core.usage import Usage
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.record import Ending, EndRecord, PlaceRecord, Subject
+from tests.cli.conftest import Command
+
+
+def subject() -> Subject:
+    """An exchange that holds half a dollar."""
+    return Subject(
+        request_id=uuid4(), occurred_us=1, account_id=uuid4(), user_id=uuid4(), key_id=uuid4(), operation="chat",
+        provider="openai", model="gpt-5-mini", price_id=uuid4(), markup_ppm=1_000_000, hold_nanos=500_000_000,
+        bound_input_tokens=10, bound_output_tokens=20, stream=False, draws=(),
+    )  # fmt: skip
+
+
+def ended(place: Subject) -> EndRecord:
+    """It ended with a quarter."""
+    ending = Ending(outcome="completed", status=200, usage_source="provider", usage=Usage(input=1, output=2))
+    return EndRecord("captured", place, ending, 250_000_000, 250_000_000, 0)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """An open journal with one exchange that ended and one that did not."""
+    journal = Journal(tmp_path / "data" / "journals" / "0", segment_bytes=1 << 20)
+    journal.start()
+    for _ in range(2):
+        place = subject()
+        journal.place(PlaceRecord(place))
+    journal.end(ended(place))
+    yield journal
+    journal.close()
+
+
+def test_inspect(command: Command, journal: Journal) -> None:
+    """The summary of a journal in use names its open holds."""
+    shown = command("journal", "inspect", "--json").json
+    (segment,) = shown["segments"]
+    assert (segment["journal"], segment["places"], segment["ends"], segment["end"]) == ("0", 2, 1, journal.position)
+    (hold,) = shown["open_holds"]
+    assert (hold["model"], hold["hold"]) == ("gpt-5-mini", "0.50")
+    assert "1 open holds" in command("journal", "inspect").out
+
+
+def test_inspect_records(command: Command, journal: Journal) -> None:
+    """Every record can be read, in order."""
+    records = command("journal", "inspect", "--records", "--json").json
+    assert [record["record"] for record in records] == ["place", "place", "end"]
+    assert records[2]["content"]["ending"]["usage"]["output"] == 2
+    assert command("journal", "inspect", journal.directory, "--records").out.count("gpt") == 0
+
+
+def test_verify_whole(command: Command, journal: Journal) -> None:
+    """A journal in use is whole."""
+    done = command("journal", "verify", "--json")
+    assert done.status == 0
+    assert [(segment["damaged_bytes"], segment["torn_bytes"]) for segment in done.json] == [(0, 0)]
+
+
+def test_verify_torn(command: Command, journal: Journal) -> None:
+    """Half a record at the end is what a crash leaves: told, and no failure."""
+    path = next(journal.directory.glob("*.journal"))
+    data = bytearray(path.read_bytes())
+    data[journal.position : journal.position + 3] = b"abc"
+    path.write_bytes(data)
+    done = command("journal", "verify", "--json")
+    assert (done.status, done.json[0]["torn_bytes"]) == (0, 3)
+
+
+def test_verify_damaged(command: Command, journal: Journal) -> None:
+    """A flipped byte in the middle is a failure that names the file."""
+    path = next(journal.directory.glob("*.journal"))
+    data = bytearray(path.read_bytes())
+    data[100] ^= 0xFF
+    path.write_bytes(data)
+    done = command("journal", "verify")
+    assert done.status == 1
+    assert done.err.startswith("meterproxy: damaged segments: 1")
