@@ -25,8 +25,7 @@ HELD_MAXIMUM: Final = 1 << 20
 
 _END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE: Final = re.compile(rb"[^\r\n]+")
-_DATA: Final = re.compile(rb"data(?:: ?|(?=[\r\n]|\Z))")
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_DATA: Final = re.compile(rb"(?:\xef\xbb\xbf)?data(?:: ?|\Z)")
 
 _DONE_MARK: Final = b"[DONE]"
 _DONE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))data: ?\[DONE\]")
@@ -105,14 +104,13 @@ def split_events(block: bytes) -> Iterator[bytes]:
 
 def data_of(event: bytes) -> bytes:
     """An event's data: its `data` lines joined by a line feed; empty for comments and other fields."""
-    lines = [line for line in _lines(event) if line.startswith(b"data")]
-    if len(lines) == 1 and lines[0].startswith(b"data: "):
-        return lines[0][6:]
-    return b"\n".join(line[field.end() :] for line in lines if (field := _DATA.match(line)) is not None)
+    lines = [event[field.end() : line.end()] for line in _LINE.finditer(event) if (field := _field(event, line))]
+    return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
-def _lines(event: bytes) -> list[bytes]:
-    return _LINE.findall(event.removeprefix(_BYTE_ORDER_MARK))
+def _field(event: bytes, line: re.Match[bytes]) -> re.Match[bytes] | None:
+    """The name of a line's field where it is `data`; a byte order mark before it (of the stream) does not count."""
+    return _DATA.match(event, line.start(), line.end())
 
 
 class DoneFinder:
@@ -186,7 +184,7 @@ class StreamEditor:
         edited = self._edit(events) if _USAGE in events else events
         if events.endswith(b"\r") and self._splitter.held_bytes == 0:
             *_, last = split_events(events)
-            self._swallow = _USAGE in last and not _edit_event(last)
+            self._swallow = _USAGE in last and _edit_event(last) == _blank_lines(last)
         if self._splitter.held_bytes > HELD_MAXIMUM:
             rest = self._splitter.finish()
             self._passing = rest[-1:]
@@ -214,20 +212,24 @@ class StreamEditor:
 
 
 def _edit_event(event: bytes) -> bytes:
-    """One event without our usage; empty where the event goes."""
+    """One event without our usage; where it goes, the empty lines before it stay."""
     if _DATA_ONLY.fullmatch(event) is not None:
         null = _NULL_LAST.search(event)
         if null is not None:
             return event[: null.start()] + event[null.end() :]
-    lines = [line for line in _LINE.finditer(event) if _DATA.match(line[0].removeprefix(_BYTE_ORDER_MARK))]
-    if len(lines) != 1:
-        return b"" if _only_usage(data_of(event)) else event
+    ends = [line.end() for line in _LINE.finditer(event) if _field(event, line)]
     data = data_of(event)
+    if len(ends) != 1:
+        return _blank_lines(event) if _only_usage(data) else event
     cut = _null_usage(data)
     if cut is None:
-        return b"" if _only_usage(data) else event
-    start = lines[0].end() - len(data)
+        return _blank_lines(event) if _only_usage(data) else event
+    start = ends[0] - len(data)
     return event[: start + cut[0]] + event[start + cut[1] :]
+
+
+def _blank_lines(event: bytes) -> bytes:
+    return event[: len(event) - len(event.lstrip(b"\r\n"))]
 
 
 def _null_usage(data: bytes) -> tuple[int, int] | None:
