@@ -119,7 +119,7 @@ class EmbeddedPostgres:
         if not cluster.exists():
             _make_cluster(home, bin_dir, user, durable=self._settings["fsync"] == "on")
         await _end_leftover(cluster)
-        self._socket_dir = _make_socket_dir(home, user)
+        self._socket_dir = _make_socket_dir(home, user, self._socket_dir)
         deadline = asyncio.get_running_loop().time() + _ORPHAN_SECONDS
         while not await self._launched(home, bin_dir, user):
             if asyncio.get_running_loop().time() > deadline:
@@ -134,14 +134,18 @@ class EmbeddedPostgres:
 
     async def stop(self, fast_seconds: float = 30.0) -> None:
         """End the server: connections are closed and a checkpoint is written; at once where that takes too long."""
+        await self._end_child(fast_seconds)
+        _remove_short(self._socket_dir)
+        self._socket_dir = None
+
+    async def _end_child(self, fast_seconds: float) -> None:
         child, self._child = self._child, None
         if child is None:
             return
         for signal_number, seconds in ((signal.SIGINT, fast_seconds), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
             child.send(signal_number)
             if await child.ends_within(seconds):
-                break
-        _remove_short(self._socket_dir)
+                return
 
     def hasten(self) -> None:
         """End at once; what was committed is recovered at the next start."""
@@ -180,7 +184,7 @@ class EmbeddedPostgres:
         try:
             ready = await _until_ready(self._child, home / "data")
         except BaseException:
-            await self.stop()
+            await self._end_child(fast_seconds=5.0)
             raise
         if ready:
             return True
@@ -347,10 +351,16 @@ async def _until_ready(child: Child, cluster: Path) -> bool:
     return False
 
 
-def _make_socket_dir(home: Path, user: RunAs | None) -> Path:
-    """The directory of the socket; a short one below the temporary directory if the path would not fit."""
+def _make_socket_dir(home: Path, user: RunAs | None, earlier: Path | None) -> Path:
+    """The directory of the socket; a short one below the temporary directory if the path would not fit.
+
+    A server that is started again gets the directory of its `earlier` life, which clients know.
+    """
     socket_dir = home / "socket"
-    if len(os.fsencode(_socket_path(socket_dir))) > postmaster.SOCKET_PATH_BYTES:
+    if earlier is not None:
+        socket_dir = earlier
+        socket_dir.mkdir(mode=0o700, exist_ok=socket_dir.parent == home)
+    elif len(os.fsencode(_socket_path(socket_dir))) > postmaster.SOCKET_PATH_BYTES:
         socket_dir = Path(tempfile.mkdtemp(prefix=_SHORT_PREFIX, dir="/tmp"))  # private, and only /tmp is surely short
     else:
         socket_dir.mkdir(mode=0o700, exist_ok=True)

@@ -1,6 +1,7 @@
 """Processes for the supervisor's tests, which tell what happens on the standard output that they share.
 
-`python -m tests.runtime.supervised supervisor STAGES PORT`: STAGES is `name:mode,name:mode/name:mode`.
+`python -m tests.runtime.supervised supervisor STAGES`: STAGES is `name:mode,name:mode;name:mode`; the mode of a
+PostgreSQL is its data directory.
 `python -m tests.runtime.supervised child NAME MODE`: MODE is `good`, `stubborn`, `refusing`, `dying` or `serving`.
 """
 
@@ -9,12 +10,15 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from meterproxy.errors import StartFailed
 from meterproxy.runtime import parent
+from meterproxy.runtime.embedded import EmbeddedPostgres
 from meterproxy.runtime.listening import close_all, listen
 from meterproxy.runtime.part import ChildSpec
 from meterproxy.runtime.supervisor import Supervisor
+from tests.postgres import bin_dir
 
 
 def tell(line: str) -> None:
@@ -24,7 +28,7 @@ def tell(line: str) -> None:
 async def supervise(described: str) -> int:
     sockets = await listen("127.0.0.1", 0, 1)
     tell(f"port {sockets[0].getsockname()[1]}")
-    stages = [[spec(part, sockets[0].fileno()) for part in stage.split(",")] for stage in described.split("/")]
+    stages = [[spec(part, sockets[0].fileno()) for part in stage.split(",")] for stage in described.split(";")]
     supervisor = Supervisor(stages, on_ready=lambda: tell("ready"), on_stopping=lambda: close_all(sockets))
     try:
         await supervisor.run()
@@ -35,8 +39,10 @@ async def supervise(described: str) -> int:
     return 0
 
 
-def spec(part: str, descriptor: int) -> ChildSpec:
+def spec(part: str, descriptor: int) -> ChildSpec | EmbeddedPostgres:
     name, mode = part.split(":")
+    if name == "postgres":
+        return EmbeddedPostgres(Path(mode), bin_dir())
     command = (sys.executable, "-m", "tests.runtime.supervised", "child", name, mode)
     return ChildSpec(name, command, {"SLOT_FD": str(descriptor)}, (descriptor,), stop_seconds=60)
 
