@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from meterproxy.cli.root import root
 from meterproxy.config import Config
 from meterproxy.errors import Case
+from meterproxy.runtime.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -99,6 +100,17 @@ def test_errors_document_matches_the_table() -> None:
     """docs/errors.md has one row per case, with its status, type and code."""
     rows = {row[0]: row[1:4] for row in table_rows(ROOT / "docs" / "errors.md")[1:]}
     assert rows == {case.name.lower(): [str(case.status), case.type, case.code or "null"] for case in Case}
+
+
+def test_metrics_document_matches_the_registry() -> None:
+    """docs/metrics.md has one row per metric, with its kind and labels."""
+    rows = {row[0]: (row[1], row[2]) for row in table_rows(ROOT / "docs" / "metrics.md")[1:]}
+    shown = {}
+    for collector in Metrics().registry._collector_to_names:
+        (described,) = collector.describe()
+        name = f"{described.name}_total" if described.type == "counter" else described.name
+        shown[name] = (described.type, ", ".join(collector._labelnames))
+    assert rows == shown
 
 
 def commands_in(text: str) -> Iterator[list[str]]:

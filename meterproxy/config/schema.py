@@ -108,7 +108,7 @@ class Provider(Section):
 class Model(Section):
     """What is set for one model name."""
 
-    route: str | None = None
+    route: Annotated[str | None, later(None)] = None
     max_output_tokens: Positive | None = None
     context_tokens: Positive | None = None
     price: Annotated[Mapping[str, Rate], AfterValidator(_check_kinds)] | None = None
@@ -221,7 +221,6 @@ class Config(Section):
             for problem in error.errors(include_url=False, include_input=False):
                 at = tuple(str(part) for part in problem["loc"])
                 settings.problems.setdefault(at, _message(problem["type"], problem["msg"]))
-        _check_routes(settings)
         if settings.problems or config is None:
             raise ConfigError(_report(path, settings))
         return config
@@ -245,17 +244,6 @@ _MESSAGES = {
 
 def _message(type_: str, text: str) -> str:
     return _MESSAGES.get(type_) or text.removeprefix("Value error, ").replace("Input should be", "must be")
-
-
-def _check_routes(settings: Settings) -> None:
-    """A model's route must name a provider that exists; checked on the raw tree, so that it is told with the rest."""
-    models, providers = settings.tree.get("models"), settings.tree.get("providers") or {}
-    for name, model in models.items() if isinstance(models, dict) else ():
-        route = model.get("route") if isinstance(model, dict) else None
-        if isinstance(route, str) and isinstance(providers, dict) and route.split("/", 1)[0] not in providers:
-            settings.problems.setdefault(
-                ("models", name, "route"), f"names no provider: must be one of {', '.join(providers) or 'none yet'}"
-            )
 
 
 def _report(path: Path | None, settings: Settings) -> str:
