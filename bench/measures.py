@@ -1,0 +1,209 @@
+"""Measures: what is done to a target, and the figures that come of it.
+
+Every figure is a plain number in the unit of its name; a failed request anywhere makes a measure invalid, which the
+table says instead of a number.
+"""
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+from typing import Final
+
+from bench.exchanges import STREAM_EVENTS
+from bench.load import Plan, Result
+from bench.processes import Process, Spent, busiest, spent, tree
+from bench.targets import Target, database_url, first_line, process, python
+
+_SETTLE_SECONDS: Final = 1.0
+"""How long after a load its batches may still be written; their CPU belongs to it."""
+_STALL_PROMPT_BYTES: Final = 400_000
+_STALL_RATE: Final = 200.0
+_WARM_UP_REQUESTS_SECONDS: Final = 1.0
+
+Row = dict[str, float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How long each measure takes, and where the load runs."""
+
+    seconds: float
+    connections: int
+    load_cpu: int | None
+
+
+def plan(target: Target, settings: Settings) -> Plan:
+    return Plan(target.port, target.key, settings.seconds, settings.connections, cpu=settings.load_cpu)
+
+
+@contextmanager
+def _loading(planned: Plan) -> Iterator["subprocess.Popen[bytes]"]:
+    with process(python("bench.load", json.dumps(asdict(planned))), cpu=planned.cpu) as running:
+        yield running
+
+
+def run(planned: Plan) -> Result:
+    """Run one load to its end."""
+    with _loading(planned) as running:
+        return Result(**json.loads(first_line(running)))
+
+
+def throughput(target: Target, settings: Settings, *, stream: bool) -> Row:
+    """As many requests as it takes: requests a second, CPU of proxy and PostgreSQL for each, times."""
+    before = _spent(target)
+    result = run(replace(plan(target, settings), stream=stream))
+    time.sleep(_SETTLE_SECONDS)
+    used = _spent(target).since(before)
+    row: Row = {"req/s": result.per_second}
+    if stream:
+        row["events/s"] = result.per_second * STREAM_EVENTS
+    if target.root is not None and result.total:
+        row["proxy CPU µs/req"] = used.proxy_us / result.total
+        if stream:
+            row["proxy CPU µs/event"] = used.proxy_us / result.total / STREAM_EVENTS
+        row["PostgreSQL CPU µs/req"] = used.postgres_us / result.total
+    row |= {"p50 ms": result.p50_ms, "p99 ms": result.p99_ms}
+    if stream:
+        row |= {"first byte p50 ms": result.first_byte_p50_ms, "first byte p99 ms": result.first_byte_p99_ms}
+    return _checked(row, result)
+
+
+def paced_stream(target: Target, settings: Settings, rate: float) -> Row:
+    """Streams at a steady rate: time to the first byte when nobody has to queue."""
+    result = run(replace(plan(target, settings), stream=True, rate=rate))
+    return _checked(
+        {
+            "streams/s": result.per_second,
+            "first byte p50 ms": result.first_byte_p50_ms,
+            "first byte p99 ms": result.first_byte_p99_ms,
+            "p50 ms": result.p50_ms,
+            "p99 ms": result.p99_ms,
+        },
+        result,
+    )
+
+
+def single(target: Target, settings: Settings) -> Row:
+    """One connection, one request after the other: what the target adds."""
+    result = run(replace(plan(target, settings), connections=1))
+    return _checked({"p50 ms": result.p50_ms, "p99 ms": result.p99_ms, "highest ms": result.highest_ms}, result)
+
+
+def stall(target: Target, settings: Settings) -> Row:
+    """Small requests at a steady rate, alone and while another client sends 400 kB prompts without pause."""
+    small = replace(plan(target, settings), connections=4, rate=_STALL_RATE)
+    alone = run(small)
+    long_prompts = replace(
+        plan(target, settings), connections=1, prompt_bytes=_STALL_PROMPT_BYTES, seconds=settings.seconds + 1
+    )
+    with _loading(long_prompts) as running:
+        beside = run(small)
+        large = Result(**json.loads(first_line(running)))
+    row: Row = {
+        "alone p99 ms": alone.p99_ms,
+        "beside p50 ms": beside.p50_ms,
+        "beside p99 ms": beside.p99_ms,
+        "beside highest ms": beside.highest_ms,
+        "large req/s": large.per_second,
+    }
+    return _checked(row, alone, beside, large)
+
+
+def memory(target: Target, settings: Settings, streams: tuple[int, ...]) -> Row:
+    """Memory of the serving process: after some requests, after many more, and for each open stream."""
+    if target.root is None:
+        return {}
+    idle = tree(target.root)
+    warm = run(replace(plan(target, settings), seconds=_WARM_UP_REQUESTS_SECONDS))
+    server = busiest(idle, tree(target.root)).pid
+    first = _rss(target.root, server)
+    more = run(plan(target, settings))
+    row: Row = {
+        "RSS MiB": first / 2**20,
+        "RSS MiB later": _rss(target.root, server) / 2**20,
+        "requests between": more.total,
+    }
+    for count in streams:
+        row[f"kB each of {count} open streams"] = _open_streams(target, settings, server, count)
+    return _checked(row, warm, more)
+
+
+def _open_streams(target: Target, settings: Settings, server: int, count: int) -> float | str:
+    assert target.root is not None
+    before = _rss(target.root, server)
+    with _loading(replace(plan(target, settings), connections=count, hold_open=True)) as running:
+        opened = json.loads(first_line(running))
+        if opened["opened"] != count:
+            return f"only {opened['opened']}: {opened['error']}"
+        time.sleep(_SETTLE_SECONDS)
+        return (_rss(target.root, server) - before) / 1000 / count
+
+
+def statements(target: Target, settings: Settings) -> Row:
+    """Transactions and statements of the database for each request, less what it does when idle."""
+    url = database_url(target)
+    if url is None:
+        return {}
+    run(replace(plan(target, settings), seconds=_WARM_UP_REQUESTS_SECONDS))
+    time.sleep(_SETTLE_SECONDS)
+    started, before = time.monotonic(), asyncio.run(_database_work(url))
+    time.sleep(settings.seconds)
+    idle_seconds, idle = time.monotonic() - started, asyncio.run(_database_work(url))
+    result = run(plan(target, settings))
+    time.sleep(_SETTLE_SECONDS)
+    loaded_seconds, loaded = time.monotonic() - started - idle_seconds, asyncio.run(_database_work(url))
+    row: Row = {"requests": result.total}
+    for name, counted in loaded.items():
+        idle_rate = (idle[name] - before[name]) / idle_seconds
+        row[f"{name} idle/s"] = idle_rate
+        row[f"{name}/req"] = max(counted - idle[name] - idle_rate * loaded_seconds, 0) / max(result.total, 1)
+    return _checked(row, result)
+
+
+async def _database_work(url: str) -> dict[str, int]:
+    """Transactions so far, and statements where `pg_stat_statements` counts them."""
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        await asyncio.sleep(_SETTLE_SECONDS)  # backends report once a second
+        transactions = await connection.fetchval(
+            "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        )
+        work = {"transactions": int(transactions)}
+        if await connection.fetchval("SELECT to_regclass('pg_stat_statements') IS NOT NULL"):
+            work["statements"] = int(await connection.fetchval("SELECT sum(calls) FROM pg_stat_statements"))
+        return work
+    finally:
+        await connection.close()
+
+
+def _spent(target: Target) -> Spent:
+    return Spent(0, 0) if target.root is None else spent(target.root)
+
+
+def _rss(root: int, pid: int) -> int:
+    found: list[Process] = [process for process in tree(root) if process.pid == pid]
+    return found[0].rss_bytes if found else 0
+
+
+def _checked(row: Row, *results: Result) -> Row:
+    failed = next((result for result in results if result.errors), None)
+    if failed is not None:
+        return {"invalid": f"{failed.errors} failed: {failed.error}"}
+    return row if all(result.total for result in results) else {"invalid": "nothing was answered"}
+
+
+def medians(rows: list[Row]) -> Row:
+    """The median of each figure over the rounds; what is not a number is taken from the last round."""
+    merged: Row = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if name in row]
+        numbers = [value for value in values if not isinstance(value, str)]
+        merged[name] = median(numbers) if len(numbers) == len(values) else values[-1]
+    return merged
