@@ -1,8 +1,14 @@
 """`check-config`: everything that is wrong with the configuration, or what it comes to."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from meterproxy.cli.invocation import Invocation, invoked, note
+from meterproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from meterproxy.config import Config
 
 
 @click.command()
@@ -10,9 +16,26 @@ from meterproxy.cli.invocation import Invocation, invoked, note
 def command(invocation: Invocation) -> None:
     """Check the configuration and tell every problem; --json prints what it comes to, without secrets."""
     config = invocation.load()
+    _check_prices(config)
     if invocation.as_json:
         invocation.show(config.public())
     else:
         print("the configuration is valid")
     if not config.providers:
         note("no provider is configured: `serve` will start the simulated one")
+
+
+def _check_prices(config: "Config") -> None:
+    """Every provider's prices must be known, or all of its models would be refused."""
+    if not config.providers:
+        return
+    from meterproxy.catalog.catalog import Catalog
+
+    known = Catalog().providers()
+    unknown = [
+        f"  providers.{name}.prices: no prices are known under {provider.prices!r}; there are {', '.join(known)}"
+        for name, provider in config.providers.items()
+        if provider.prices not in known
+    ]
+    if unknown:
+        raise ConfigError("\n".join((f"{len(unknown)} problems with prices", *unknown)))

@@ -126,6 +126,15 @@ def test_check_config(command: Command, tmp_path: Path) -> None:
     assert "workers: not supported yet" in done.err
 
 
+def test_check_config_knows_prices(command: Command, tmp_path: Path) -> None:
+    """Prices that nobody has are found before a request is refused for them."""
+    path = tmp_path / "config.yaml"
+    path.write_text("providers: {a: {base_url: 'http://a/v1', prices: opnai}}")
+    done = command("check-config", "--config", path)
+    assert done.status == 1
+    assert "providers.a.prices: no prices are known under 'opnai'" in done.err
+
+
 def test_check_config_hides_secrets(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the configuration comes to is shown without secrets."""
     monkeypatch.setenv("METERPROXY_ADMIN_TOKEN", "hush")
