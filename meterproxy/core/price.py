@@ -23,7 +23,7 @@ Rules
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import mul
+from operator import ge, mul
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
@@ -82,6 +82,12 @@ PARENTS: Final[Mapping[str, str]] = MappingProxyType(
 DEFAULT: Final = "default"
 BATCH: Final = "batch"
 
+_CATEGORIES: Final = (INPUT_KINDS, OUTPUT_KINDS)
+_NEVER_FLAGGED: Final = frozenset({"requests"})
+_VERSION_8: Final = 0x8 << 76
+_VARIANT: Final = 0x2 << 62
+_NAME_BITS: Final = ~(0xF << 76 | 0x3 << 62)
+
 
 def only_when_asked(card: str) -> bool:
     """Whether an answer cannot come from a card unless the request went that way.
@@ -90,13 +96,6 @@ def only_when_asked(card: str) -> bool:
     `service_tier`.
     """
     return card == BATCH or "=" in card
-
-
-_CATEGORIES: Final = (INPUT_KINDS, OUTPUT_KINDS)
-_NEVER_FLAGGED: Final = frozenset({"requests"})
-_VERSION_8: Final = 0x8 << 76
-_VARIANT: Final = 0x2 << 62
-_NAME_BITS: Final = ~(0xF << 76 | 0x3 << 62)
 
 
 class RateTier(NamedTuple):
@@ -229,6 +228,16 @@ class RateCard:
             if ceiling.above_input_tokens < bound.input_tokens
         )
 
+    def never_below(self, other: "RateCard") -> bool:
+        """Whether every bound is at least as dear on this card as on the other: same cliffs, no lower rate."""
+        return self.tiers == other.tiers or (
+            len(self.tiers) == len(other.tiers)
+            and all(
+                mine.above_input_tokens == theirs.above_input_tokens and all(map(ge, mine.rates, theirs.rates))
+                for mine, theirs in zip(self.tiers, other.tiers, strict=True)
+            )
+        )
+
     def flags(self, usage: Usage) -> tuple[str, ...]:
         return tuple(flag for index, flag in self._watched if usage[index])
 
@@ -281,6 +290,7 @@ class Price:
     id: UUID = field(init=False)
     _document: bytes = field(init=False, repr=False, compare=False)
     _default: RateCard = field(init=False, repr=False, compare=False)
+    _unasked: tuple[RateCard, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if DEFAULT not in self.cards:
@@ -290,6 +300,8 @@ class Price:
         object.__setattr__(self, "_document", document)
         object.__setattr__(self, "id", _name_of(document))
         object.__setattr__(self, "_default", self.cards[DEFAULT])
+        unasked = [card for name, card in self.cards.items() if not only_when_asked(name)]
+        object.__setattr__(self, "_unasked", _dearest(unasked))
 
     def __hash__(self) -> int:
         return hash(self.id.bytes)
@@ -314,10 +326,10 @@ class Price:
         numerator = max(card.highest_numerator(bound) for card in self._reachable(bound.variants))
         return div_ceil(numerator * markup_ppm, DENOMINATOR * PPM)
 
-    def _reachable(self, variants: tuple[str, ...] | None) -> list[RateCard]:
+    def _reachable(self, variants: tuple[str, ...] | None) -> Sequence[RateCard]:
         if variants is None:
-            return [card for name, card in self.cards.items() if not only_when_asked(name)]
-        return [self.card_for(name) for name in variants] or [self._default]
+            return self._unasked
+        return [self.card_for(name) for name in variants] or (self._default,)
 
     def flags(self, usage: Usage, service_tier: str | None) -> tuple[str, ...]:
         """`unpriced_kind:<kind>` for each used kind whose rate is not the provider's word."""
@@ -341,6 +353,15 @@ class Price:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not the document of a price") from error
+
+
+def _dearest(cards: Sequence[RateCard]) -> tuple[RateCard, ...]:
+    """Leave out the cards that another one covers, so that a hold looks at few."""
+    kept: list[RateCard] = []
+    for card in cards:
+        if not any(other.never_below(card) for other in kept):
+            kept = [other for other in kept if not card.never_below(other)] + [card]
+    return tuple(kept)
 
 
 def _document_of(price: Price) -> bytes:
