@@ -137,6 +137,7 @@ def main() -> int:
     with ExitStack() as stack:
         directory = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterproxy-bench-")))
         directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o711)  # as root PostgreSQL runs as somebody else, who must get through to its own directory
         certificates = make_certificates(directory)
         plain_port = stack.enter_context(provider(load_cpu))
         tls_port = stack.enter_context(provider(load_cpu, certificates)) if certificates else None

@@ -10,7 +10,7 @@ STREAM_EVENTS: Final = 64
 HOLD_MARKER: Final = b"bench-hold-open"
 """A stream asked for with this text gets its first event and then nothing until the client leaves."""
 
-_WORDS: Final = "the quiet river turns under an old stone bridge and waits for the evening train".split()
+_WORDS: Final = "the quiet river turns under an old stone bridge and slowly waits for the evening train".split()
 _TEXT: Final = " ".join(_WORDS * 4)
 _HEAD: Final[dict[str, Any]] = {
     "id": "chatcmpl-benchbenchbenchbenchbenchbe",
