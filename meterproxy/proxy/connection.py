@@ -11,11 +11,12 @@ Rules:
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
 from meterproxy.proxy.upstream_answer import UpstreamAnswer
-from meterproxy.proxy.upstream_decoder import AnswerDecoder, Phase
+from meterproxy.proxy.upstream_decoder import CLOSED_BEFORE_ANSWER, AnswerDecoder, Phase
 from meterproxy.proxy.upstream_errors import (
     UpstreamBroken,
     UpstreamError,
@@ -25,7 +26,7 @@ from meterproxy.proxy.upstream_errors import (
 )
 from meterproxy.proxy.upstream_origin import Origin
 
-_HEAD, _ENDED, _BROKEN = Phase.HEAD, Phase.ENDED, Phase.BROKEN
+_ENDED, _BROKEN = Phase.ENDED, Phase.BROKEN
 _SLICE_BYTES = 262144
 
 
@@ -173,11 +174,13 @@ class Connection(asyncio.Protocol):
 
     def _begin_answer(self, decoder: AnswerDecoder) -> bool:
         """Hand the answer to whoever waits for its head; whether there is one by now."""
-        if decoder.phase is _HEAD:
-            return False
         waiter = self._waiter
-        if decoder.phase is _BROKEN or waiter is None or waiter.done():
-            self.close(UpstreamBroken(decoder.fault or "cancelled"))
+        if decoder.status == 0:
+            if decoder.phase is _BROKEN:
+                self.close(UpstreamBroken(decoder.fault))
+            return False
+        if waiter is None or waiter.done():
+            self.close(UpstreamBroken("cancelled"))
             return False
         assert self._transport is not None
         self._waiter = None
@@ -204,11 +207,25 @@ class Connection(asyncio.Protocol):
         if decoder is None:
             self.close(UpstreamBroken("closed_while_idle"))
             return
-        decoder.eof()
+        if self._is_end_authentic():
+            decoder.eof()
         if decoder.phase is _ENDED and self._answer is not None:
             self._end_answer(decoder, self._answer)
         else:
             self._close_cut(decoder)
+
+    def _is_end_authentic(self) -> bool:
+        """Whether the peer ended its side by its own word: over TLS, anybody on the way can end what lies below."""
+        assert self._transport is not None
+        session = self._transport.get_extra_info("ssl_object")
+        if session is None:
+            return True
+        try:
+            return not session.read(1)
+        except ssl.SSLZeroReturnError:
+            return True
+        except ssl.SSLError:
+            return False
 
     def connection_lost(self, _exc: Exception | None) -> None:
         if not self.closed:
@@ -219,8 +236,8 @@ class Connection(asyncio.Protocol):
         self._keeper.lost(self)
 
     def _close_cut(self, decoder: AnswerDecoder) -> None:
-        silent = decoder.silent
         decoder.cut()
+        silent = decoder.fault == CLOSED_BEFORE_ANSWER
         self.close((UpstreamSilent if silent else UpstreamBroken)(decoder.fault))
 
     def pause_writing(self) -> None:

@@ -81,7 +81,7 @@ def _excepts(entry: str, origin: Origin) -> bool:
     if entry == "*":
         return True
     name, colon, port = entry.rpartition(":")
-    if colon and port.isdigit() and ":" not in name.strip("[]"):
+    if colon and port.isdigit() and (":" not in name or name.endswith("]")):
         return int(port) == origin.port and _excepts(name, origin)
     name = entry.strip("[]").removeprefix("*").lstrip(".")
     if not name:
@@ -157,6 +157,8 @@ class Dialer:
             addresses = await self._resolve(target.host, target.port)
         except (socket.gaierror, UnicodeError) as error:
             raise self._unreachable("dns", str(error)) from error
+        if not addresses:
+            raise self._unreachable("dns", "the name has no address")
         try:
             return await aiohappyeyeballs.start_connection(
                 list(addresses), happy_eyeballs_delay=_EYEBALLS_DELAY_SECONDS, interleave=1

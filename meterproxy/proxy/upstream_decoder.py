@@ -17,8 +17,10 @@ from enum import Enum, auto
 import httptools
 
 HEAD_LIMIT_BYTES = 65536
+CLOSED_BEFORE_ANSWER = "closed_before_answer"
 _HEAD_END = b"\r\n\r\n"
 _TAIL_BYTES = 5
+_UNREADABLE = (httptools.HttpParserError, httptools.HttpParserUpgrade)  # neither is the other's kind
 
 
 class Phase(Enum):
@@ -47,6 +49,10 @@ class _Heard:
         self.on_body = self.pieces.append
         self.ended = False
 
+    def on_message_begin(self) -> None:
+        if self.ended:
+            raise ValueError("a second answer")  # stops the parser before that one's body mixes with ours
+
     def on_status(self, reason: bytes) -> None:
         self.reason += reason
 
@@ -59,6 +65,8 @@ class _Heard:
 
 class AnswerDecoder:
     """Decodes one response.
+
+    `status` is 0 until the whole head is known; what follows it may be broken all the same.
 
     Args:
         bodiless: the request was HEAD, so the answer has no body whatever its headers say.
@@ -105,11 +113,6 @@ class AnswerDecoder:
         self._parser = httptools.HttpResponseParser(self._heard)
         self._parser.set_dangerous_leniencies(lenient_chunked_length=True)
 
-    @property
-    def silent(self) -> bool:
-        """Whether no byte of an answer has come yet."""
-        return self.phase is _HEAD and not self._head_start and not self._heads_bytes
-
     def feed(self, data: bytes) -> bytes:
         """Take what arrived; the body's bytes among it. Look at `phase` afterwards."""
         if self.phase is _HEAD:
@@ -137,7 +140,7 @@ class AnswerDecoder:
         """The connection was lost: a fault unless the response had ended."""
         self.reusable = False
         if self.phase is _HEAD:
-            self._break("closed_before_answer" if self.silent else "truncated_head")
+            self._break("truncated_head" if self._head_start or self._heads_bytes else CLOSED_BEFORE_ANSWER)
         elif self.phase is not _ENDED:
             self._break("truncated_body")
 
@@ -170,7 +173,7 @@ class AnswerDecoder:
     def _parse_head(self, data: bytes) -> bool:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except _UNREADABLE:
             self._break("unexpected_upgrade" if self._parser.get_status_code() == 101 else "malformed_head")
             return False
         return True
@@ -189,7 +192,6 @@ class AnswerDecoder:
     def _begin(self, status: int) -> None:
         """Take the facts out of the final head and choose how its body ends."""
         heard = self._heard
-        self.status = status
         self.reason = heard.reason
         self.headers = heard.headers
         heard.headers = []  # trailers go there, and no further
@@ -206,6 +208,8 @@ class AnswerDecoder:
         else:
             self._remaining = self.content_length
             self.phase = _COUNTED if self._remaining else _ENDED
+        if self.phase is not _BROKEN:
+            self.status = status
 
     def _read_headers(self) -> list[bytes]:
         codings = []
@@ -245,7 +249,7 @@ class AnswerDecoder:
         heard = self._heard
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except _UNREADABLE:
             self.reusable = False
             if not heard.ended:
                 self._break("malformed_body")
