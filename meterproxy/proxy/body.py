@@ -198,6 +198,11 @@ def splice(body: bytes, edits: Iterable[Edit]) -> bytes:
     return b"".join(pieces)
 
 
+def without_surrogates(document: bytes) -> bytes:
+    r"""JSON of the same length, structure and faults without surrogates: every `\udxxx` is written as `\u0xxx`."""
+    return document.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")
+
+
 def _edit_start(edit: Edit) -> int:
     return edit.start
 
@@ -240,9 +245,9 @@ def _value_lengths(body: bytes, param: str | None) -> list[int]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         if b"\\ud" not in body and b"\\uD" not in body:
             _refuse(param)
-    # The decoder refuses lone surrogates. Writing every \udxxx as \u0xxx keeps all lengths and all faults.
+    # The decoder refuses lone surrogates.
     try:
-        return _decode_lengths(body.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0"))
+        return _decode_lengths(without_surrogates(body))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         _refuse(param)
 

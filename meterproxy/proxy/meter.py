@@ -1,0 +1,244 @@
+"""The meter: what an answer says it used, from a copy of its bytes.
+
+Rules
+-----
+- Nothing here raises: a provider's broken JSON makes usage None, and the caller counts.
+- Usage is taken from any event where it is an object at the top level; the last one wins.
+- Ordinary events are searched for a few marks and kept unread; JSON is read of those events only that have one.
+- Served model, service tier and id are those of the answer; text is made bookable where it is read.
+- An error's text is never output. An error in a stream is noted; the status was sent long before.
+"""
+
+import re
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import orjson
+
+from meterproxy.core.record import TOOLS_KEPT, bookable_text
+from meterproxy.core.usage import Usage
+from meterproxy.proxy.body import without_surrogates
+from meterproxy.proxy.sse import DoneFinder, EventSplitter, data_of, split_events
+from meterproxy.proxy.texts import Kept, KeptEvents, TextPool, tool_names
+from meterproxy.proxy.usage_shapes import SHAPES, Ceiling, take_usage
+
+RAW_USAGE_MAXIMUM: Final = 1024
+"""Bytes of a usage object that is kept as the provider wrote it; a longer one is not kept."""
+HEADS_READ: Final = 4
+"""Events at a stream's start that are read for model and id; Azure's first has neither."""
+TOOLS_READ: Final = 1024
+"""Tool calls of one stream that are looked at."""
+NO_CEILING: Final = Ceiling()
+
+_USAGE: Final = b'"usage"'
+_USAGE_OBJECT: Final = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
+_ERROR: Final = b'"error"'
+_TOOLS: Final = (b'"tool_calls"', b'"function_call"')
+_NAME: Final = b'"name"'
+_FINISHED: Final = (b'"finish_reason":"', b'"finish_reason": "')
+_EVENT: Final = b'data: {"'
+_UNSTORABLE: Final = re.compile(rb"\\u0000|\d[eE][+-]?\d{3}")
+_ABSENT: Final = (b"", b"null")
+
+
+class Reading(NamedTuple):
+    """What an answer says of itself; `usage` is None where it says nothing that can be.
+
+    `raw_usage` is the provider's own object, kept where `flags` say that it was impossible or not wholly understood.
+    `provider_id` is the id in the body, `failed` whether it is or ended in an error.
+    """
+
+    usage: Usage | None = None
+    raw_usage: bytes | None = None
+    served_model: str | None = None
+    service_tier: str | None = None
+    provider_id: str | None = None
+    tools: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    failed: bool = False
+
+
+class _Top(msgspec.Struct):
+    id: Any = None
+    model: Any = None
+    service_tier: Any = None
+    usage: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_TOP: Final = msgspec.json.Decoder(_Top)
+
+
+def read_answer(operation: str, body: bytes, ceiling: Ceiling = NO_CEILING) -> Reading:
+    """Read a plain answer (JSON); never raises."""
+    top = _top(body)
+    if top is None:
+        return Reading()
+    usage, raw_usage, flags = _usage(operation, bytes(top.usage), ceiling)
+    tools = _distinct(tool_names(body)) if _calls_tools(body) else ()
+    return Reading(
+        usage, raw_usage, _text(top.model), _text(top.service_tier), _text(top.id), tools, flags, _there(top.error)
+    )
+
+
+class StreamMeter:
+    """Reads a copy of one stream. `close` gives back the memory of what was kept for counting."""
+
+    __slots__ = (
+        "_done",
+        "_head",
+        "_heads_left",
+        "_kept",
+        "_operation",
+        "_raw_usage",
+        "_splitter",
+        "_tools",
+        "events",
+        "failed",
+        "finished",
+    )
+
+    def __init__(self, operation: str, pool: TextPool) -> None:
+        self._operation = operation
+        self._splitter = EventSplitter()
+        self._done = DoneFinder()
+        self._kept = KeptEvents(pool)
+        self._head: dict[str, str] = {}
+        self._heads_left = HEADS_READ
+        self._tools: list[str] = []
+        self._raw_usage = b""
+        self.events = 0
+        """Events with JSON so far: about the tokens that were delivered, where a provider sends one in each."""
+        self.finished = False
+        """Whether a sign of the answer's end was seen: a finish reason, or `[DONE]`."""
+        self.failed = False
+        """Whether an error event was seen."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the terminal event was seen."""
+        return self._done.found
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether a usage object was seen (it may still be an impossible one)."""
+        return bool(self._raw_usage)
+
+    def feed(self, chunk: bytes) -> int | None:
+        """Read a chunk as it came from the provider.
+
+        Returns where in it the terminal piece begins, which must not be forwarded before the ending is written; None
+        if it holds none.
+        """
+        terminal = self._done.feed(chunk)
+        events = self._splitter.feed(chunk)
+        if events:
+            self._read(events)
+        if terminal is not None:
+            self.finish()
+            self.finished = True
+        return terminal
+
+    def finish(self) -> None:
+        """Read what is left at the stream's end: an event without its empty line."""
+        rest = self._splitter.finish()
+        if rest:
+            self._read(rest)
+
+    def reading(self, ceiling: Ceiling = NO_CEILING) -> Reading:
+        """What the stream has said so far."""
+        usage, raw_usage, flags = _usage(self._operation, self._raw_usage, ceiling)
+        head = self._head.get
+        tools = _distinct(self._tools)
+        return Reading(usage, raw_usage, head("model"), head("service_tier"), head("id"), tools, flags, self.failed)
+
+    def kept(self) -> Kept:
+        """The events so far, for `texts.stream_texts`, and how many bytes of them found no room."""
+        return self._kept.kept()
+
+    def close(self) -> None:
+        """Give back the memory of what was kept."""
+        self._kept.close()
+
+    def _read(self, events: bytes) -> None:
+        self._kept.add(events)
+        self.events += events.count(_EVENT)
+        if self._heads_left or _matters(events):
+            for event in split_events(events):
+                self._read_data(data_of(event))
+        if not self.finished and (_FINISHED[0] in events or _FINISHED[1] in events):
+            self.finished = True
+
+    def _read_data(self, data: bytes) -> None:
+        top = _top(data) if data.startswith(b"{") else None
+        if top is None:
+            return
+        for name, value in (("id", top.id), ("model", top.model), ("service_tier", top.service_tier)):
+            if text := _text(value):
+                self._head[name] = text
+        self._heads_left = 0 if "model" in self._head else max(0, self._heads_left - 1)
+        self.failed = self.failed or _there(top.error)
+        usage = bytes(top.usage)
+        if usage.startswith(b"{"):
+            self._raw_usage = usage
+        if len(self._tools) < TOOLS_READ and _calls_tools(data):
+            self._tools += tool_names(data)
+
+
+def _matters(events: bytes) -> bool:
+    """Whether the bytes have a mark of something that must be read."""
+    return (
+        (_USAGE in events and _USAGE_OBJECT.search(events) is not None)
+        or _ERROR in events
+        or (_NAME in events and _calls_tools(events))
+    )
+
+
+def _calls_tools(document: bytes) -> bool:
+    return any(mark in document for mark in _TOOLS)
+
+
+def _top(document: bytes) -> _Top | None:
+    try:
+        return _TOP.decode(document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        whole = without_surrogates(document)
+        return None if whole == document else _top(whole)
+
+
+def _there(raw: msgspec.Raw) -> bool:
+    return bytes(raw) not in _ABSENT
+
+
+def _text(value: object) -> str | None:
+    return bookable_text(value) or None if isinstance(value, str) else None
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    """Tool names once each in their order, bookable, as many as a record keeps."""
+    texts = dict.fromkeys(text for name in names if (text := _text(name)) is not None)
+    return tuple(texts)[:TOOLS_KEPT]
+
+
+def _usage(operation: str, raw: bytes, ceiling: Ceiling) -> tuple[Usage | None, bytes | None, tuple[str, ...]]:
+    """Usage, the raw object where it says more than the usage, and flags that say why."""
+    shape = SHAPES.get(operation)
+    if raw in _ABSENT or shape is None:
+        return None, None, ()
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        document = None
+    usage, flags = take_usage(document, shape, ceiling)
+    return usage, _storable(raw) if flags else None, flags
+
+
+def _storable(raw: bytes) -> bytes | None:
+    """The raw object if PostgreSQL can keep it as `jsonb`: short, without NUL, Unicode, no number beyond its range."""
+    if len(raw) > RAW_USAGE_MAXIMUM or _UNSTORABLE.search(raw) is not None:
+        return None
+    try:
+        orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return raw
