@@ -56,6 +56,8 @@ class Settler:
         self._stored: set[UUID] = set()
         self._accounted_to = position
         self._full = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._added = self._removed = 0
         self.rejected = 0
         self.observe: Observer = lambda _endings, _seconds: None
 
@@ -76,8 +78,17 @@ class Settler:
     def add(self, settling: Settling) -> None:
         """Queue an ending."""
         self._queue.append(settling)
+        self._added += 1
         if len(self._queue) >= BATCH_ENDINGS:
             self._full.set()
+
+    async def catch_up(self) -> None:
+        """Wait until everything that is queued now is in PostgreSQL; needs `run` to be running."""
+        wanted = self._added
+        self._full.set()
+        while self._queue and self._removed < wanted:
+            self._progress.clear()
+            await self._progress.wait()
 
     async def run(self) -> None:
         """Settle for ever: every interval, or sooner when a batch is full."""
@@ -153,6 +164,8 @@ class Settler:
             confirmed = self._queue.popleft()
             assert confirmed is settling, "endings are settled in the order in which they were queued"
             self._account(settling)
+        self._removed += len(batch.endings)
+        self._progress.set()
         self._stored.update(batch.prices)
         self._position = batch.end
         self._journal.confirm(batch.end)
@@ -182,6 +195,8 @@ class Settler:
                 self._account(settling)
             else:
                 kept.append(settling)
+        self._removed += len(self._queue) - len(kept)
+        self._progress.set()
         self._queue = kept
         self._position = position
         self._journal.confirm(position)

@@ -75,6 +75,7 @@ class WorkerLedger:
         self.session = Session(sessions, self.clock, uuid4(), self.journal.journal_id, ttl_seconds)
         self.borrower = Borrower(sessions, self.session, self.book)
         self.recovered = 0
+        self.database_up = False
 
     # ── start and stop ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -162,6 +163,7 @@ class WorkerLedger:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 await self.look()
+                self.database_up = True
                 if missed:
                     self._on_change(None)
                     missed = False
@@ -170,6 +172,7 @@ class WorkerLedger:
                     reported = 0.0
                     await self.borrower.report()
             except StoreUnavailable:
+                self.database_up = False
                 missed = True
 
     async def look(self) -> None:
