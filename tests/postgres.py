@@ -19,7 +19,8 @@ from typing import Any
 
 import asyncpg
 
-from meterproxy.runtime.embedded import DATABASE, EmbeddedPostgres
+from meterproxy.runtime.cluster import DATABASE
+from meterproxy.runtime.embedded import EmbeddedPostgres
 
 BIN_DIR = "METERPROXY_TEST_PG_BINDIR"
 FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}

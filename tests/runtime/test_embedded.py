@@ -12,7 +12,8 @@ import pytest
 
 from meterproxy.errors import StartFailed
 from meterproxy.runtime import postmaster
-from meterproxy.runtime.embedded import EmbeddedPostgres, attach, packaged_binaries
+from meterproxy.runtime.cluster import packaged_binaries
+from meterproxy.runtime.embedded import EmbeddedPostgres, attach
 from meterproxy.runtime.unprivileged import RunAs, closed_directory
 from tests.postgres import bin_dir
 
