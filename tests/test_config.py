@@ -1,5 +1,6 @@
 """The configuration: where settings come from, what is refused, and what is never shown."""
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,13 @@ def test_secrets_are_not_shown(write: Any) -> None:
     config = Config.load(write(text), {})
     assert "hush" not in str(config.public()) + repr(config) + str(config)
     assert config.public()["providers"]["a"]["base_url"] == "http://a/v1"
+
+
+def test_travels_to_workers(write: Any) -> None:
+    """The supervisor hands the configuration over pickled, secrets and all."""
+    text = "admin_token: hush\nproviders: {a: {base_url: 'http://a/v1', headers: {X: y}}}\nmarkup: 1.2"
+    config = Config.load(write(text), {})
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_made_secrets_are_kept(tmp_path: Path) -> None:

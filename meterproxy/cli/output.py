@@ -42,7 +42,7 @@ def _with_amounts(members: dict[str, Any]) -> dict[str, Any]:
 
 def print_json(value: object) -> None:
     """Print one JSON value."""
-    sys.stdout.write(orjson.dumps(plain(value), option=orjson.OPT_INDENT_2).decode() + "\n")
+    print(orjson.dumps(plain(value), option=orjson.OPT_INDENT_2).decode(), flush=True)
 
 
 def print_record(row: object) -> None:

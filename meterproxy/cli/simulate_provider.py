@@ -1,11 +1,17 @@
 """`simulate-provider`: an OpenAI-shaped provider that costs nothing."""
 
 import asyncio
-import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
 
 import click
 
 from meterproxy.cli.invocation import Invocation, invoked, note
+
+if TYPE_CHECKING:
+    from meterproxy.config import Address
+    from meterproxy.simulator.settings import SimulatorSettings
 
 
 @click.command()
@@ -27,7 +33,6 @@ def command(
 ) -> None:
     """Run a simulated provider until it is told to stop."""
     from meterproxy.config.values import parse_address
-    from meterproxy.simulator.app import running
     from meterproxy.simulator.settings import SimulatorSettings
 
     try:
@@ -35,14 +40,28 @@ def command(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--listen") from error
     settings = SimulatorSettings(ttft_ms=ttft_ms, token_ms=token_ms, fail_rate=fail_rate, key=key, seed=seed)
+    asyncio.run(_serve(invocation, address, settings))
 
-    async def serve() -> None:
+
+async def _serve(invocation: Invocation, address: "Address", settings: "SimulatorSettings") -> None:
+    """Run until SIGTERM or SIGINT; as a child of `serve` also until that is gone."""
+    from meterproxy.runtime import parent
+    from meterproxy.simulator.app import running
+
+    alone = parent.PARENT_FD not in os.environ
+    parent.die_with_parent()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    parent.on_parent_gone(stop.set)
+    try:
         async with running(settings, address.host, address.port) as base_url:
+            parent.say_ready()
             if invocation.as_json:
                 invocation.show({"base_url": base_url})
-            else:
+            elif alone:
                 note(f"simulated provider on {base_url}")
-            await asyncio.Event().wait()
-
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+            await stop.wait()
+    except OSError as error:
+        parent.say_failed(f"the simulated provider cannot listen on {address}: {error.strerror}")
+        raise

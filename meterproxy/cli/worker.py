@@ -6,6 +6,6 @@ import click
 @click.command(hidden=True)
 def command() -> int:
     """Run one worker; started by `serve`."""
-    from meterproxy.worker import main
+    from meterproxy.service.worker import main
 
     return main()

@@ -117,3 +117,19 @@ def test_no_journal(command: Command, tmp_path: Path) -> None:
     """Where no worker ever ran, that is said."""
     done = command("journal", "inspect")
     assert (done.status, done.err) == (1, f"meterproxy: there is no journal in {tmp_path / 'data' / 'journals'}\n")
+
+
+def test_audit(on_database: Command) -> None:
+    """Every invariant is named, and a database that only saw grants keeps them all."""
+    made_account(on_database, "5.00")
+    done = on_database("audit", "--json")
+    assert done.status == 0
+    assert done.json
+    assert all(result["ok"] for result in done.json)
+
+
+def test_explain_of_nothing(on_database: Command) -> None:
+    """A request that was never settled is told in one line."""
+    request = uuid4()
+    done = on_database("explain", request)
+    assert (done.status, done.err) == (1, f"meterproxy: Nothing is settled under request id {request}.\n")
