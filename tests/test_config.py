@@ -66,6 +66,15 @@ def test_options_win_over_environment() -> None:
     assert str(config.listen) == "[::1]:0"
 
 
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    """Whether an address is this machine's own decides who needs the token for metrics."""
+    assert Address(host, 1).is_loopback is expected
+
+
 def test_environment_reaches_into_providers(write: Any) -> None:
     """A provider's key can stay out of the file, whatever the case of its name."""
     path = write("providers: {Groq: {base_url: 'https://api.groq.com/openai/v1'}}")
