@@ -280,6 +280,13 @@ def test_decimals_in_yaml_need_no_quotes(write: Any) -> None:
     assert config.models["m"].price == {"input": 1, "output": 2_000_000_000}
 
 
+@pytest.mark.parametrize("header", ['"x y": z', '"x": "a\\r\\nb: c"', '"": z'])
+def test_headers_are_headers(write: Any, header: str) -> None:
+    """What would break the wire is found when the configuration is read."""
+    (line,) = problems(write(f"providers: {{a: {{base_url: 'http://a/v1', headers: {{{header}}}}}}}"))
+    assert line.startswith("providers.a.headers: not a header")
+
+
 def test_variable_inside_a_single_value() -> None:
     """A variable below a setting that is not a level is told."""
     assert problems(None, {"METERPROXY_MARKUP": "1", "METERPROXY_MARKUP__X": "1"}) == [

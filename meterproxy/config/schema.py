@@ -10,6 +10,7 @@ Rules
 import base64
 import binascii
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -46,6 +47,7 @@ from meterproxy.core.usage import KINDS
 from meterproxy.errors import ConfigError
 
 MASTER_KEY_BYTES = 32
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def _check_master_key(value: SecretStr) -> SecretStr:
@@ -62,6 +64,15 @@ def _check_kinds(value: Mapping[str, int]) -> Mapping[str, int]:
     unknown = [kind for kind in value if kind not in KINDS]
     if unknown:
         raise ValueError(f"unknown kind {', '.join(unknown)}; kinds are {', '.join(KINDS)}")
+    return value
+
+
+def _check_headers(value: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+    bad = [
+        name for name, text in value.items() if not (_HEADER.fullmatch(name) and text.get_secret_value().isprintable())
+    ]
+    if bad:
+        raise ValueError(f"not a header: {', '.join(map(repr, bad))}")
     return value
 
 
@@ -100,7 +111,7 @@ class Provider(Section):
     api_key: Secret | None = None
     models: Words = ("*",)
     prices: Annotated[str, Field(min_length=1)] = "openai"
-    headers: Mapping[str, SecretStr] = {}
+    headers: Annotated[Mapping[str, SecretStr], AfterValidator(_check_headers)] = {}
     tls_ca_file: Path | None = None
     timeouts: Timeouts = Timeouts()
 
