@@ -5,8 +5,10 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from meterproxy.core.bound import ModelFacts
 from meterproxy.core.hold import HoldRequest as HoldRequest  # noqa: PLC0414  re-exported for the consumer
 from meterproxy.core.hold import Receipt as Receipt  # noqa: PLC0414
 from meterproxy.core.key import KeyEntry
@@ -108,4 +110,58 @@ class TokenCounter(Protocol):
 
         None where the helper's queue is full or it is away: the caller uses the bytes bound and says `estimated`.
         """
+        ...
+
+
+class Catalog(Protocol):
+    """Prices and facts of models."""
+
+    def price(self, prices_id: str, model: str, at_us: int, operation: str | None = None) -> Price | None:
+        """The price in force at a time, None where what the operation needs has none."""
+        ...
+
+    def facts(self, model: str, prices_id: str | None = None) -> ModelFacts:
+        """What is known of a model's size, with defaults where nothing is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How one exchange ended, for the metrics; times in microseconds.
+
+    `upstream_us` is what was spent waiting for the provider; `ending` and `receipt` are there where a hold was.
+    """
+
+    route: str
+    model: str
+    provider: str
+    status: int
+    stream: bool
+    total_us: int
+    upstream_us: int
+    ending: Ending | None
+    receipt: Receipt | None
+
+
+class Observer(Protocol):
+    """Metrics: told what happened, once each; must be cheap and never raise."""
+
+    def finished(self, finished: Finished) -> None:
+        """An exchange has been answered."""
+        ...
+
+    def refused(self, reason: str, route: str) -> None:
+        """A request was answered with an error of our own; `reason` is `ApiError.reason`."""
+        ...
+
+    def stream_opened(self) -> None:
+        """A stream has begun."""
+        ...
+
+    def stream_closed(self) -> None:
+        """A stream has ended, however it did."""
+        ...
+
+    def upstream_failed(self, provider: str, reason: str) -> None:
+        """A provider could not be reached, broke off, or refused our account."""
         ...

@@ -1,0 +1,47 @@
+"""Accept: what a request is, as far as its head and the members of its body that we read can tell.
+
+Rules
+-----
+- The body's bytes are kept as they came; only spans of members are known.
+- A request body with a content coding is refused: what it holds could not be bounded.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.body import Members, scan
+from meterproxy.proxy.endpoints import Endpoint
+
+
+class Asked(NamedTuple):
+    """A request that was read."""
+
+    endpoint: Endpoint
+    members: Members
+    model: str
+    stream: bool
+
+
+def check_readable(headers: Mapping[str, str]) -> None:
+    """Refuse what could not be read anyway, before its body comes.
+
+    Raises:
+        ApiError: ENCODING_UNSUPPORTED.
+    """
+    coding = headers.get("Content-Encoding")
+    if coding is not None and coding.strip().lower() != "identity":
+        raise ApiError(Case.ENCODING_UNSUPPORTED, "Request bodies with a Content-Encoding are not supported.")
+
+
+def read_asked(endpoint: Endpoint, body: bytes) -> Asked:
+    """Read the members that decide where a request goes.
+
+    Raises:
+        ApiError: MALFORMED.
+    """
+    members = scan(body, endpoint.members)
+    model = members.string("model")
+    if not model:
+        raise ApiError(Case.MALFORMED, "you must provide a model parameter", param="model")
+    return Asked(endpoint, members, model, endpoint.streams and members.boolean("stream"))

@@ -1,0 +1,94 @@
+"""Authenticate: from the secret that a client presents to the key it acts with.
+
+Rules
+-----
+- A secret is hashed before anything looks it up, and neither logged nor echoed.
+- Trouble with our own database is never a 401.
+- What a key may do is checked on every request: its expiry against the clock, its policy against what is asked.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from meterproxy.core.key import KEY_PREFIX, KeyEntry, digest_of
+from meterproxy.errors import ApiError, Case, StoreUnavailable
+from meterproxy.proxy.ports import Clock, Directory
+
+SECRET_LENGTH: Final = 256
+
+_MISSING: Final = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY)."
+)
+_INVALID: Final = "Incorrect API key provided."
+
+
+async def authenticate(headers: Mapping[str, str], directory: Directory, clock: Clock) -> KeyEntry:
+    """Find the live key that a request presents.
+
+    Raises:
+        ApiError: KEY_MISSING, KEY_INVALID (unknown, revoked, expired), UNAVAILABLE where PostgreSQL cannot be asked.
+    """
+    secret = _presented(headers)
+    if not secret:
+        raise ApiError(Case.KEY_MISSING, _MISSING)
+    if not secret.startswith(KEY_PREFIX) or len(secret) > SECRET_LENGTH or not secret.isascii():
+        raise ApiError(Case.KEY_INVALID, _INVALID)
+    digest = digest_of(secret.encode())
+    key = directory.known(digest)
+    if key is True:
+        key = await _find(directory, digest)
+    if not isinstance(key, KeyEntry) or (key.expires_us is not None and clock.now_us() >= key.expires_us):
+        raise ApiError(Case.KEY_INVALID, _INVALID)
+    return key
+
+
+def _presented(headers: Mapping[str, str]) -> str:
+    value = headers.get("Authorization")
+    if value is None:
+        return headers.get("x-api-key", "").strip()
+    scheme, _, secret = value.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
+
+
+async def _find(directory: Directory, digest: bytes) -> KeyEntry | bool:
+    try:
+        return await directory.find(digest) or False
+    except StoreUnavailable:
+        raise ApiError(Case.UNAVAILABLE, "The API key cannot be checked right now. Please try again.") from None
+
+
+def permit(key: KeyEntry, operation: str, peer: str) -> None:
+    """Check what a key may do before its request is read.
+
+    Raises:
+        ApiError: PERMISSION_DENIED for an operation or an address outside of the key's policy.
+    """
+    policy = key.policy
+    if policy.operations is not None and operation not in policy.operations:
+        raise ApiError(Case.PERMISSION_DENIED, f"This API key may not be used for the operation '{operation}'.")
+    if policy.networks is not None and not _within(peer, key):
+        raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")
+
+
+def _within(peer: str, key: KeyEntry) -> bool:
+    address = _address(peer)
+    return address is not None and any(address in network for network in key.policy.networks or ())
+
+
+@lru_cache(maxsize=4096)
+def _address(peer: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def may_use_model(key: KeyEntry, model: str) -> bool:
+    """Whether the key's policy names this model."""
+    globs = key.policy.models
+    return globs is None or any(fnmatchcase(model, glob) for glob in globs)

@@ -1,0 +1,224 @@
+"""Authorize: place a hold for the most that a request may cost, before anything is sent.
+
+Rules
+-----
+- The usual case is synchronous: a cheap bound, one `try_place`, no await.
+- What looks too dear by its bytes is counted by the tokenizer before it is refused, unless the rest could not even pay
+  for a much smaller request: an account in a retry loop must not keep the tokenizer busy.
+- A client that names no maximum may hold a share of the rest at most. If the model's own maximum would take more, the
+  member this model accepts is lowered to what can be paid, never below a useful minimum.
+- A hold is never shrunk: what is held always covers the bound of what is sent.
+"""
+
+import asyncio
+from dataclasses import replace
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from meterproxy.core.bound import Bound, RequestFacts, bound_of
+from meterproxy.core.hold import HoldRequest
+from meterproxy.core.key import KeyEntry
+from meterproxy.core.money import PPM, format_usd
+from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.accept import Asked
+from meterproxy.proxy.headers import Attribution
+from meterproxy.proxy.ports import Hold, Ledger, TokenCounter
+from meterproxy.proxy.request_facts import read_facts
+from meterproxy.proxy.request_texts import request_texts
+from meterproxy.proxy.route import Route
+from meterproxy.proxy.settings import ExchangeSettings
+
+USEFUL_TOKENS: Final = 256
+USEFUL_REASONING_TOKENS: Final = 2048
+"""The least that an answer of a model that thinks first is lowered to: less may end before its first visible word."""
+
+BYTES_PER_TOKEN_AT_MOST: Final = 16
+"""Text that tokenizes better than this is not counted in the hope of a smaller bound."""
+TOKENS_PER_TEXT: Final = 8
+"""What a chat template adds to each text at most."""
+INEXACT_FACTOR: Final = 2
+"""How far another model's tokenizer may be off."""
+
+_NO_CREDIT: Final = frozenset({Case.CREDIT_SPENT, Case.BUDGET_SPENT, Case.CREDIT_HELD})
+
+
+class Authorized(NamedTuple):
+    """A placed hold; `lowered_maximum` is what each answer was limited to where the client named nothing."""
+
+    hold: Hold
+    bound: Bound
+    lowered_maximum: int | None
+
+
+class Attempt:
+    """One request on its way to a hold."""
+
+    __slots__ = (
+        "asked",
+        "attribution",
+        "counted",
+        "key",
+        "model_facts",
+        "occurred_us",
+        "request_facts",
+        "request_id",
+        "route",
+    )
+
+    def __init__(
+        self, request_id: UUID, occurred_us: int, key: KeyEntry, asked: Asked, route: Route, attribution: Attribution
+    ) -> None:
+        self.request_id = request_id
+        self.occurred_us = occurred_us
+        self.key = key
+        self.asked = asked
+        self.route = route
+        self.attribution = attribution
+        self.model_facts = route.facts
+        self.request_facts = read_facts(asked.endpoint.operation, asked.members, route.model)
+        self.counted = False
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether the client named no maximum where it could have."""
+        return self.request_facts.own_maximum is None and self.asked.endpoint.maximum is not None
+
+    def bound(self, facts: RequestFacts | None = None) -> Bound:
+        """The bound as things stand, or with other facts of the request."""
+        return bound_of(self.asked.endpoint.operation, facts or self.request_facts, self.route.model, self.model_facts)
+
+    def hold_request(self, markup_ppm: int) -> HoldRequest:
+        bound = self.bound()
+        route = self.route
+        return HoldRequest(
+            self.request_id,
+            self.occurred_us,
+            self.key,
+            self.asked.endpoint.operation,
+            route.provider.name,
+            route.model,
+            route.price,
+            markup_ppm,
+            bound,
+            route.price.hold_nanos(bound, markup_ppm),
+            self.asked.stream,
+            self.attribution.conversation,
+            self.attribution.tags,
+        )
+
+
+class Authorizer:
+    """Places holds."""
+
+    def __init__(self, ledger: Ledger, counter: TokenCounter, settings: ExchangeSettings) -> None:
+        self._ledger = ledger
+        self._counter = counter
+        self._markup_ppm = settings.markup_ppm
+        self._max_share_ppm = settings.hold_max_share_ppm
+        self._count_seconds = settings.count_seconds
+
+    async def authorize(self, attempt: Attempt) -> Authorized:
+        """Place the hold of a request.
+
+        Raises:
+            ApiError: CREDIT_SPENT, CREDIT_HELD, BUDGET_SPENT, UNAVAILABLE, OVERLOADED from the ledger;
+                PERMISSION_DENIED where one request may not cost as much as this one could.
+        """
+        request = attempt.hold_request(self._markup_ppm)
+        lowered_maximum = None
+        ceiling = await self._ceiling(attempt)
+        if ceiling is not None and request.hold_nanos > ceiling:
+            request, lowered_maximum = await self._fit(attempt, ceiling)
+        try:
+            return Authorized(await self._place(request), request.bound, lowered_maximum)
+        except ApiError as refusal:
+            if refusal.case not in _NO_CREDIT or not await self._count(attempt):
+                raise
+        request = attempt.hold_request(self._markup_ppm)
+        return Authorized(await self._place(request), request.bound, lowered_maximum)
+
+    async def _place(self, request: HoldRequest) -> Hold:
+        return self._ledger.try_place(request) or await self._ledger.place(request)
+
+    async def _ceiling(self, attempt: Attempt) -> int | None:
+        """The most that this request may hold by rule, None where only the rest itself limits it."""
+        highest = attempt.key.policy.highest_request_nanos
+        if not attempt.unlimited:
+            return highest
+        rest = self._ledger.rest_nanos(attempt.key)
+        if rest is None:
+            rest = await self._ledger.fetch_rest_nanos(attempt.key)
+        share = max(rest, 0) * self._max_share_ppm // PPM
+        return share if highest is None else min(share, highest)
+
+    async def _fit(self, attempt: Attempt, ceiling: int) -> tuple[HoldRequest, int | None]:
+        """Bring a request below its ceiling: by counting its text, then by limiting its answers."""
+        await self._count(attempt)
+        request = attempt.hold_request(self._markup_ppm)
+        if request.hold_nanos <= ceiling:
+            return request, None
+        lowered_maximum = None
+        if attempt.unlimited:
+            lowered_maximum = self._affordable(attempt, ceiling)
+            attempt.request_facts = replace(attempt.request_facts, own_maximum=lowered_maximum)
+            request = attempt.hold_request(self._markup_ppm)
+        highest = attempt.key.policy.highest_request_nanos
+        if highest is not None and request.hold_nanos > highest:
+            raise ApiError(
+                Case.PERMISSION_DENIED,
+                f"This request may cost up to ${format_usd(request.hold_nanos)}, but one request of this API key may"
+                f" cost ${format_usd(highest)} at most.",
+            )
+        return request, lowered_maximum
+
+    def _affordable(self, attempt: Attempt, ceiling: int) -> int:
+        """Tokens of each answer that the ceiling pays for, at least the useful minimum, at most the model's own."""
+        highest = attempt.model_facts.max_output_tokens
+        useful = USEFUL_REASONING_TOKENS if attempt.model_facts.reasoning else USEFUL_TOKENS
+        without = self._nanos(attempt, replace(attempt.request_facts, own_maximum=0))
+        slope = self._nanos(attempt, replace(attempt.request_facts, own_maximum=highest)) - without
+        tokens = max(ceiling - without, 0) * highest // slope if slope else highest
+        return min(max(tokens, useful), highest)
+
+    def _nanos(self, attempt: Attempt, facts: RequestFacts) -> int:
+        """What would have to be held with other facts."""
+        return attempt.route.price.hold_nanos(attempt.bound(facts), self._markup_ppm)
+
+    async def _count(self, attempt: Attempt) -> bool:
+        """Have the text counted; whether the bound is smaller now."""
+        facts = attempt.request_facts
+        if attempt.counted or not self._worth_counting(attempt):
+            return False
+        attempt.counted = True
+        texts, known_tokens = request_texts(attempt.asked.endpoint.operation, attempt.asked.members)
+        counted = await counted_within(self._counter, attempt.route.model, texts, self._count_seconds)
+        if counted is None:
+            return False
+        tokens, exact = counted
+        tokens = (tokens if exact else tokens * INEXACT_FACTOR) + known_tokens + TOKENS_PER_TEXT * len(texts)
+        if tokens >= facts.text_bytes:
+            return False
+        attempt.request_facts = replace(facts, text_bytes=tokens)
+        return True
+
+    def _worth_counting(self, attempt: Attempt) -> bool:
+        """Whether the rest could pay for this request if its text were as short in tokens as a text can be."""
+        rest = self._ledger.rest_nanos(attempt.key)
+        if rest is None:
+            return True
+        facts = attempt.request_facts
+        useful = attempt.model_facts.max_output_tokens if facts.own_maximum is None else facts.own_maximum
+        text_bytes = facts.text_bytes // BYTES_PER_TOKEN_AT_MOST
+        fewest = replace(facts, text_bytes=text_bytes, own_maximum=min(useful, USEFUL_TOKENS))
+        return self._nanos(attempt, fewest) <= rest
+
+
+async def counted_within(
+    counter: TokenCounter, model: str, texts: list[str], seconds: float
+) -> tuple[int, bool] | None:
+    """Count texts, but do not wait longer than so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await counter.count(model, texts)
+    except TimeoutError:
+        return None

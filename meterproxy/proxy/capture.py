@@ -1,0 +1,103 @@
+"""Capture: the one ending of a hold.
+
+Rules
+-----
+- A hold is ended by `capture` or by `release`, whichever comes first, and never again.
+- Both are synchronous. `capture` returns before any terminal piece of the answer may be written.
+- Usage that the provider did not tell is counted, never zero.
+"""
+
+from dataclasses import dataclass
+
+from meterproxy.core.bound import Bound
+from meterproxy.core.hold import Receipt
+from meterproxy.core.record import Ending, bookable_text
+from meterproxy.core.usage import Outcome, Usage, UsageSource
+from meterproxy.errors import JournalFailed
+from meterproxy.proxy.meter import Reading
+from meterproxy.proxy.ports import Clock, Hold, Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an answer used, and whose word that is."""
+
+    usage: Usage
+    source: UsageSource
+    flags: tuple[str, ...] = ()
+
+
+class OpenHold:
+    """A placed hold until it ends, with what is learnt of its exchange on the way."""
+
+    __slots__ = ("_clock", "_hold", "_ledger", "bound", "ending", "first_byte_us", "provider_request_id", "receipt")
+
+    def __init__(self, hold: Hold, bound: Bound, ledger: Ledger, clock: Clock) -> None:
+        self._hold = hold
+        self._ledger = ledger
+        self._clock = clock
+        self.bound = bound
+        self.ending: Ending | None = None
+        self.receipt: Receipt | None = None
+        self.first_byte_us: int | None = None
+        self.provider_request_id: str | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.ending is None
+
+    def confirm(self) -> None:
+        """Ask, in the step that sends the first byte, whether this worker may still spend. Raises ApiError."""
+        self._ledger.confirm(self._hold)
+
+    def answered(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """The head of the provider's answer is here."""
+        self.first_byte_us = self._elapsed_us()
+        for name, value in headers:
+            if name.lower() == b"x-request-id":
+                self.provider_request_id = bookable_text(value.decode("latin-1"))
+
+    def progress(self, usage: Usage) -> None:
+        """Journal what a stream has delivered so far."""
+        if self.open:
+            self._ledger.progress(self._hold, usage)
+
+    def capture(self, outcome: Outcome, status: int, reading: Reading, measured: Measured) -> Receipt:
+        """End the hold with what was used.
+
+        Raises:
+            JournalFailed: the ending is in memory only; the client must hear of an error before the terminal piece.
+        """
+        assert self.ending is None, "a hold ends once"
+        self.ending = self._ending(outcome, status, reading, measured)
+        self.receipt = self._ledger.capture(self._hold, self.ending)
+        return self.receipt
+
+    def release(self, outcome: Outcome, status: int, consumed: Usage | None = None) -> None:
+        """End the hold with nothing charged; `consumed` is what the provider may charge us all the same."""
+        assert self.ending is None, "a hold ends once"
+        source = UsageSource.PROVIDER if consumed is None else UsageSource.ESTIMATED
+        self.ending = self._ending(outcome, status, Reading(), Measured(consumed or Usage(), source))
+        try:
+            self._ledger.release(self._hold, self.ending)
+        except JournalFailed:
+            return  # the ledger keeps the ending in memory, and no terminal piece depends on it
+
+    def _elapsed_us(self) -> int:
+        return max(self._clock.now_us() - self._hold.subject.occurred_us, 0)
+
+    def _ending(self, outcome: Outcome, status: int, reading: Reading, measured: Measured) -> Ending:
+        return Ending(
+            outcome,
+            status,
+            measured.source,
+            measured.usage,
+            reading.served_model,
+            reading.service_tier,
+            self.provider_request_id or reading.provider_id,
+            self._elapsed_us(),
+            self.first_byte_us,
+            reading.tools,
+            measured.flags,
+            reading.raw_usage,
+        )

@@ -1,0 +1,99 @@
+"""Counting: what an exchange used where its provider did not say, or said what cannot be.
+
+Rules
+-----
+- The model's own tokenizer makes the numbers `counted`; another tokenizer, missing text, or anything that is no text
+  makes them `estimated`.
+- Without the tokenizer the bytes stand in, which is more and never less; nothing is ever estimated above the bound.
+- An ending waits for the tokenizer for a bounded time.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from meterproxy.core.bound import Bound, RequestFacts
+from meterproxy.core.usage import Usage, UsageSource
+from meterproxy.proxy.accept import Asked
+from meterproxy.proxy.authorize import counted_within
+from meterproxy.proxy.capture import Measured
+from meterproxy.proxy.meter import Reading
+from meterproxy.proxy.ports import TokenCounter
+from meterproxy.proxy.request_texts import request_texts
+
+BYTES_PER_TOKEN: Final = 4
+"""A middling text; for what is told on the way, where a bound would mislead."""
+TEMPLATE_TOKENS_PER_TEXT: Final = 4
+TEMPLATE_TOKENS: Final = 3
+"""What OpenAI's chat template adds to each message and to each answer. Source: OpenAI's cookbook on counting tokens."""
+
+
+class AnswerTexts(NamedTuple):
+    """What an answer said; `unread_bytes` are those that could not be kept or read as text."""
+
+    texts: list[str]
+    unread_bytes: int = 0
+
+
+class Counting:
+    """Counts one exchange."""
+
+    __slots__ = ("_asked", "_bound", "_counter", "_facts", "_model", "_seconds")
+
+    def __init__(
+        self, asked: Asked, model: str, facts: RequestFacts, bound: Bound, counter: TokenCounter, seconds: float
+    ) -> None:
+        self._asked = asked
+        self._model = model
+        self._facts = facts
+        self._bound = bound
+        self._counter = counter
+        self._seconds = seconds
+
+    async def measure(self, reading: Reading, read_texts: Callable[[], AnswerTexts]) -> Measured:
+        """The usage that the provider told, or else what its request and answer come to."""
+        if reading.usage is not None:
+            return Measured(reading.usage, UsageSource.PROVIDER, reading.flags)
+        answer = read_texts()
+        input_tokens, exact_input = await self._input()
+        output_tokens, exact_output = await self._output(answer)
+        exact = exact_input and exact_output and not answer.unread_bytes
+        source = UsageSource.COUNTED if exact else UsageSource.ESTIMATED
+        return Measured(self._usage(input_tokens, output_tokens), source, reading.flags)
+
+    def estimate(self, output_tokens: int) -> Usage:
+        """What was used so far, without asking anybody: of the input a middling guess, of the output what is given."""
+        return self._usage(self._facts.text_bytes // BYTES_PER_TOKEN + self._beside_text(), output_tokens)
+
+    def _usage(self, input_tokens: int, output_tokens: int) -> Usage:
+        return Usage(
+            input=min(input_tokens, self._bound.input_tokens),
+            output=min(output_tokens, self._bound.output_tokens),
+            requests=1,
+        )
+
+    def _beside_text(self) -> int:
+        return self._bound.input_audio_tokens + self._bound.input_image_tokens
+
+    async def _input(self) -> tuple[int, bool]:
+        operation = self._asked.endpoint.operation
+        texts, known_tokens = request_texts(operation, self._asked.members)
+        counted = await self._count(texts)
+        beside = self._beside_text()
+        if counted is None:
+            return self._facts.text_bytes + beside, False
+        tokens, exact = counted
+        if operation == "chat":
+            tokens += TEMPLATE_TOKENS_PER_TEXT * len(texts) + TEMPLATE_TOKENS
+        return tokens + known_tokens + beside, exact and not beside and not self._facts.outside
+
+    async def _output(self, answer: AnswerTexts) -> tuple[int, bool]:
+        counted = await self._count(answer.texts)
+        if counted is None:
+            return sum(len(text.encode("utf-8", "replace")) for text in answer.texts) + answer.unread_bytes, False
+        tokens, exact = counted
+        return tokens + answer.unread_bytes // BYTES_PER_TOKEN, exact
+
+    async def _count(self, texts: list[str]) -> tuple[int, bool] | None:
+        if not any(texts):
+            return 0, True
+        return await counted_within(self._counter, self._model, texts, self._seconds / 2)

@@ -1,0 +1,196 @@
+"""Forward: send a request to its provider and judge what came back.
+
+Rules
+-----
+- The client's own bytes go on; only a lowered maximum and our wish for usage are spliced in.
+- Nothing is sent before `before_first_byte` has agreed, in the step that writes the first byte.
+- An error about the request passes; an error about our credential or account becomes a 503 without its words, and
+  the provider rests.
+- A provider that rejects `stream_options` is asked once more with the client's own bytes, and remembered if that helps.
+- What went wrong is told as `Failed`: what the client hears, and what the books must assume.
+"""
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from meterproxy.core.usage import Outcome
+from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.accept import Asked
+from meterproxy.proxy.client import Client
+from meterproxy.proxy.headers import to_provider
+from meterproxy.proxy.paths import provider_path
+from meterproxy.proxy.provider import Provider, account_refused
+from meterproxy.proxy.route import Route
+from meterproxy.proxy.upstream import (
+    UpstreamAnswer,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamTimeout,
+)
+
+ERROR_BYTES: Final = 1 << 20
+"""The longest error of a provider that is passed on."""
+
+_OURS: Final = frozenset({401, 402, 403})
+_OUR_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_QUOTA_STATUSES: Final = frozenset({400, 429})
+_OPTION_STATUSES: Final = frozenset({400, 422})
+
+
+class Failed(ApiError):
+    """A request that was not answered; `sent` says whether the provider may have worked, and billed, all the same."""
+
+    def __init__(self, case: Case, message: str, outcome: Outcome, *, sent: bool) -> None:
+        super().__init__(case, message)
+        self.outcome = outcome
+        self.sent = sent
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """A provider's answer: its head, and its body if it is an error's.
+
+    `usage_injected` says that the client's stream must be freed of the usage that only we asked for.
+    """
+
+    answer: UpstreamAnswer
+    error_body: bytes | None
+    usage_injected: bool
+
+
+class Forwarder:
+    """Sends one request."""
+
+    __slots__ = ("_account_id", "_asked", "_before_first_byte", "_client", "_ids", "_now_us", "_provider", "_route")
+
+    def __init__(
+        self,
+        client: Client,
+        asked: Asked,
+        ids: tuple[str, ...],
+        route: Route,
+        account_id: UUID,
+        now_us: int,
+        before_first_byte: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._asked = asked
+        self._ids = ids
+        self._route = route
+        self._provider: Provider = route.provider
+        self._account_id = account_id
+        self._now_us = now_us
+        self._before_first_byte = before_first_byte
+
+    async def forward(self, lowered_maximum: int | None) -> Forwarded:
+        """Send the request and read the head of its answer.
+
+        Raises:
+            Failed: no answer came, or the provider refused us.
+            ApiError: what `before_first_byte` raised.
+        """
+        edits = self._maximum_edit(lowered_maximum)
+        option = self._usage_option()
+        if option is None:
+            return await self._judge(await self._send(edits), usage_injected=False)
+        forwarded = await self._judge(await self._send({**edits, "stream_options": option}), usage_injected=True)
+        if not _rejects_option(forwarded):
+            return forwarded
+        again = await self._judge(await self._send(edits), usage_injected=False)
+        if again.error_body is None:
+            self._provider.takes_usage_option = False
+        return again
+
+    def _maximum_edit(self, lowered_maximum: int | None) -> dict[str, bytes]:
+        field = self._asked.endpoint.maximum_for(self._route.facts)
+        if lowered_maximum is None or field is None:
+            return {}
+        return {field: b"%d" % lowered_maximum}
+
+    def _usage_option(self) -> bytes | None:
+        """`stream_options` with `include_usage` as raw JSON; None where it is not wanted or the client asked itself."""
+        if not self._asked.stream or not self._provider.takes_usage_option:
+            return None
+        options = self._asked.members.members("stream_options", frozenset({"include_usage"}))
+        if options is None:
+            return b'{"include_usage":true}'
+        return None if options.raw("include_usage") == b"true" else options.rewrite({"include_usage": b"true"})
+
+    async def _send(self, edits: dict[str, bytes]) -> UpstreamAnswer:
+        members = self._asked.members
+        body = members.rewrite(edits) if edits else members.body
+        path = provider_path(self._asked.endpoint.upstream_template, self._ids)
+        headers = to_provider(
+            self._client.raw_headers, self._provider.own_headers, idempotency_key=self._idempotency_key()
+        )
+        try:
+            return await self._provider.upstream.send(
+                b"POST", path, headers, body, before_first_byte=self._before_first_byte
+            )
+        except UpstreamError as error:
+            raise failed(error) from None
+
+    def _idempotency_key(self) -> bytes | None:
+        """The client's key, made different for each account so that tenants cannot meet in one."""
+        key = self._client.headers.get("Idempotency-Key")
+        if key is None:
+            return None
+        return hmac.new(self._account_id.bytes, key.encode("utf-8", "surrogateescape"), "sha256").hexdigest().encode()
+
+    async def _judge(self, answer: UpstreamAnswer, *, usage_injected: bool) -> Forwarded:
+        if answer.status < 300:
+            return Forwarded(answer, None, usage_injected)
+        try:
+            body = await answer.read_all(ERROR_BYTES)
+        except UpstreamError as error:
+            raise failed(error) from None
+        if answer.status < 400:
+            raise Failed(
+                Case.UPSTREAM_UNREACHABLE, "The provider answered with a redirect.", Outcome.UNREACHABLE, sent=True
+            )
+        if self._refuses_us(answer.status, body):
+            self._rest(answer.status)
+            refusal = account_refused()
+            raise Failed(refusal.case, refusal.message, Outcome.PROVIDER_ERROR, sent=False)
+        return Forwarded(answer, body, usage_injected)
+
+    def _rest(self, status: int) -> None:
+        if status == 403:
+            self._provider.rest_for(self._account_id, self._route.model, self._now_us)
+        else:
+            self._provider.rest(self._now_us)
+
+    @staticmethod
+    def _refuses_us(status: int, body: bytes) -> bool:
+        return status in _OURS or (status in _QUOTA_STATUSES and not _OUR_QUOTA.isdisjoint(_names(body)))
+
+
+def failed(error: UpstreamError) -> Failed:
+    """What a client hears of a provider that did not answer, and what the books assume."""
+    if isinstance(error, UpstreamBusy):
+        return Failed(
+            Case.OVERLOADED, "Too many requests to the provider are running.", Outcome.UNREACHABLE, sent=error.sent
+        )
+    if isinstance(error, UpstreamTimeout) or (isinstance(error, UpstreamBroken) and error.reason == "between_bytes"):
+        return Failed(Case.UPSTREAM_TIMEOUT, "The provider did not answer in time.", Outcome.TIMED_OUT, sent=error.sent)
+    return Failed(Case.UPSTREAM_UNREACHABLE, "The provider could not be reached.", Outcome.UNREACHABLE, sent=error.sent)
+
+
+def _rejects_option(forwarded: Forwarded) -> bool:
+    body = forwarded.error_body
+    return body is not None and forwarded.answer.status in _OPTION_STATUSES and b"stream_options" in body
+
+
+def _names(body: bytes) -> set[str]:
+    """The code and type of an error, as far as it has OpenAI's shape."""
+    try:
+        error = orjson.loads(body)["error"]
+        return {name for name in (error.get("code"), error.get("type")) if isinstance(name, str)}
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return set()

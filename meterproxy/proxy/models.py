@@ -1,0 +1,148 @@
+"""Models: the list that a client sees, made of what the providers offer.
+
+Rules
+-----
+- A model is listed only by the provider that its requests would go to, only with a price, and only if the key may use
+  it. What is not listed does not exist.
+- A provider's list is fetched when it is asked for, at most once a minute, by one request at a time; while it cannot
+  be fetched the last one that could be stands.
+- A provider's own words about a model pass as they are.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+
+from meterproxy.core.key import KeyEntry
+from meterproxy.errors import ApiError
+from meterproxy.proxy.authenticate import may_use_model
+from meterproxy.proxy.forward import failed
+from meterproxy.proxy.headers import to_provider
+from meterproxy.proxy.provider import Provider, account_refused
+from meterproxy.proxy.route import Router, not_found
+from meterproxy.proxy.upstream import UpstreamError
+
+FRESH_US: Final = 60_000_000
+RETRY_US: Final = 5_000_000
+"""How long a failed fetch is not repeated while there is an older list."""
+LIST_BYTES: Final = 16 << 20
+
+Model = dict[str, Any]
+
+
+class ProviderModels:
+    """One provider's list, as last fetched."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self._models: dict[str, Model] | None = None
+        self._next_fetch_us = 0
+        self._fetching = asyncio.Lock()
+
+    async def read(self, now_us: int) -> dict[str, Model]:
+        """The models by id.
+
+        Raises:
+            ApiError: the list was never fetched and cannot be now.
+        """
+        if self._models is not None and now_us < self._next_fetch_us:
+            return self._models
+        async with self._fetching:
+            if self._models is None or now_us >= self._next_fetch_us:
+                await self._refresh(now_us)
+            assert self._models is not None
+            return self._models
+
+    async def _refresh(self, now_us: int) -> None:
+        try:
+            self._models = await self._fetch()
+        except ApiError:
+            self._next_fetch_us = now_us + RETRY_US
+            if self._models is None:
+                raise
+        else:
+            self._next_fetch_us = now_us + FRESH_US
+
+    async def _fetch(self) -> dict[str, Model]:
+        provider = self.provider
+        try:
+            answer = await provider.upstream.send(
+                b"GET", "/models", to_provider((), provider.own_headers), b"", before_first_byte=_always
+            )
+            body = await answer.read_all(LIST_BYTES)
+        except UpstreamError as error:
+            raise failed(error) from None
+        if answer.status != 200:
+            raise account_refused()
+        return dict(_listed(body))
+
+
+def _always() -> None:
+    """A list costs nothing, so nothing speaks against sending."""
+
+
+def _listed(body: bytes) -> Iterator[tuple[str, Model]]:
+    try:
+        data = orjson.loads(body)["data"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise account_refused() from None
+    for model in data if isinstance(data, list) else ():
+        if isinstance(model, dict) and isinstance(model.get("id"), str):
+            yield model["id"], model
+
+
+class Models:
+    """All providers' lists as one."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._lists = [ProviderModels(provider) for provider in router.providers]
+
+    async def listing(self, key: KeyEntry, now_us: int) -> bytes:
+        """The answer to `GET /v1/models`.
+
+        Raises:
+            ApiError: no provider's list can be had.
+        """
+        visible = [model for id_, model in await self._all(now_us) if self._visible(id_, key, now_us)]
+        return orjson.dumps({"object": "list", "data": visible})
+
+    async def one(self, model_id: str, key: KeyEntry, now_us: int) -> bytes:
+        """The answer to `GET /v1/models/{id}`.
+
+        Raises:
+            ApiError: MODEL_NOT_FOUND; or the provider's list cannot be had.
+        """
+        provider = self._router.provider_of(model_id)
+        if provider is not None and self._visible(model_id, key, now_us):
+            own = next(models for models in self._lists if models.provider is provider)
+            model = (await own.read(now_us)).get(model_id)
+            if model is not None:
+                return orjson.dumps(model)
+        raise not_found(model_id)
+
+    async def _all(self, now_us: int) -> list[tuple[str, Model]]:
+        """Every model with its provider's words, from the provider that serves it."""
+        found: list[tuple[str, Model]] = []
+        failures: list[ApiError] = []
+        answers = await asyncio.gather(*(models.read(now_us) for models in self._lists), return_exceptions=True)
+        for models, answer in zip(self._lists, answers, strict=True):
+            if isinstance(answer, ApiError):
+                failures.append(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found += [item for item in answer.items() if self._router.provider_of(item[0]) is models.provider]
+        if failures and len(failures) == len(self._lists):
+            raise failures[0]
+        return found
+
+    def _visible(self, model_id: str, key: KeyEntry, now_us: int) -> bool:
+        provider = self._router.provider_of(model_id)
+        return (
+            provider is not None
+            and may_use_model(key, model_id)
+            and self._router.price(provider, model_id, now_us) is not None
+        )

@@ -1,0 +1,81 @@
+"""Providers: what the proxy knows of each service it forwards to, and what it has learnt about it while running.
+
+Rules
+-----
+- A refusal of our account (credential, billing) rests the whole provider for a while. A 403 may as well be about what
+  one tenant sent (a forbidden model, a firewall), so it rests that model for that account only: no tenant must be able
+  to take a provider from all others.
+- A provider that has rejected `stream_options` is not sent it again by this worker.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Final
+from uuid import UUID
+
+from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.upstream import Upstream
+
+REST_US: Final = 30_000_000
+FORBIDDEN_REMEMBERED: Final = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Provider:
+    """One provider.
+
+    Args:
+        name: as configured.
+        upstream: the connections to it.
+        api_key: our credential there, if it wants one.
+        models: globs of the models that it serves.
+        prices: the catalog's id of who sets its prices.
+        headers: sent with every request, after the client's.
+    """
+
+    name: str
+    upstream: Upstream
+    api_key: str | None = None
+    models: tuple[str, ...] = ("*",)
+    prices: str = "openai"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    takes_usage_option: bool = True
+    _rests_until_us: int = 0
+    _forbidden_until_us: OrderedDict[tuple[UUID, str], int] = field(default_factory=OrderedDict)
+    own_headers: tuple[tuple[bytes, bytes], ...] = field(init=False)
+    """What we add to every request: the credential and the configured headers."""
+
+    def __post_init__(self) -> None:
+        credential = () if self.api_key is None else ((b"Authorization", b"Bearer " + self.api_key.encode()),)
+        self.own_headers = (*credential, *self.headers)
+
+    def serves(self, model: str) -> bool:
+        return any(fnmatchcase(model, glob) for glob in self.models)
+
+    def rest(self, now_us: int) -> None:
+        """Send nothing for a while."""
+        self._rests_until_us = now_us + REST_US
+
+    def rest_for(self, account_id: UUID, model: str, now_us: int) -> None:
+        """Send nothing of this model for this account for a while."""
+        self._forbidden_until_us[account_id, model] = now_us + REST_US
+        if len(self._forbidden_until_us) > FORBIDDEN_REMEMBERED:
+            self._forbidden_until_us.popitem(last=False)
+
+    def check_awake(self, account_id: UUID, model: str, now_us: int) -> None:
+        """Raises ApiError UPSTREAM_ACCOUNT while the provider rests, altogether or for this account and model."""
+        if now_us < self._rests_until_us:
+            raise account_refused()
+        if self._forbidden_until_us and now_us < self._forbidden_until_us.get((account_id, model), 0):
+            raise account_refused()
+
+
+def account_refused() -> ApiError:
+    """What a tenant hears when a provider refused us: none of the provider's words."""
+    return ApiError(Case.UPSTREAM_ACCOUNT, "The provider cannot serve this request right now.")
+
+
+def provider_of(model: str, providers: tuple[Provider, ...]) -> Provider | None:
+    """The first provider in the configuration's order that serves the model."""
+    return next((provider for provider in providers if provider.serves(model)), None)

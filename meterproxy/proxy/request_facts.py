@@ -1,0 +1,162 @@
+"""Request facts: what a request's body says about the size of its exchange.
+
+Rules
+-----
+- Which members matter is a row of `core.bound.OPERATION_BOUNDS`; the arithmetic is there too.
+- Only what is structure is judged. A text that merely looks like structure costs a closer look, never another bound.
+- Contents that cannot be understood count as input from elsewhere: the model's whole context.
+"""
+
+import binascii
+import re
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from meterproxy.core.bound import OPERATION_BOUNDS, RequestFacts, audio_tokens
+from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.body import Members
+
+CHOICES_MAXIMUM: Final = 128
+"""The most choices that one request may ask for. Source: OpenAI's API description, `n`."""
+READ_ALWAYS: Final = frozenset({"model", "stream", "stream_options", "service_tier", "prediction", "modalities"})
+AUDIO_HEAD: Final = 88
+
+_PLAIN_TYPES: Final = frozenset({"", "text", "refusal"})
+_OTHER_TYPE: Final = re.compile(rb'"type"[ \t\r\n]*+:[ \t\r\n]*+(?!"(?:text|refusal|function|custom)")')
+_MARKS: Final = (b'_url"', b'audio"', b'file"', b'image"')
+_ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
+_SEARCHING: Final = ("search-preview", "search-api")
+
+
+def members_read(operation: str) -> frozenset[str]:
+    """The members of an operation's body that facts and texts are read from."""
+    row = OPERATION_BOUNDS[operation]
+    contents = {"messages", "tools", "functions", "response_format"} if operation == "chat" else {"suffix"}
+    prompts = () if row.prompts is None else (row.prompts,)
+    return READ_ALWAYS.union(contents, row.maxima, row.choices, prompts, row.outside)
+
+
+def read_facts(operation: str, members: Members, model: str) -> RequestFacts:
+    """Read what the bound is computed from.
+
+    Raises:
+        ApiError: MALFORMED where a number is not one, or out of range.
+    """
+    row = OPERATION_BOUNDS[operation]
+    maxima = [value for name in row.maxima if (value := members.integer(name)) is not None]
+    contents = _contents(members.raw("messages") or b"")
+    modalities = members.raw("modalities") or b""
+    return RequestFacts(
+        text_bytes=len(members.body) - contents.foreign_bytes,
+        picture_details=contents.picture_details,
+        audio_tokens=contents.audio_tokens,
+        outside=contents.outside or any(not members.absent(name) for name in row.outside),
+        own_maximum=max(maxima, default=None),
+        choices=max((_choices(members, name) for name in row.choices), default=1),
+        prompts=1 if row.prompts is None else _prompts(members.raw(row.prompts) or b"", row.prompts),
+        prediction_bytes=members.size("prediction"),
+        audio_output=b'"audio"' in modalities,
+        image_output=b'"image"' in modalities,
+        web_search=not members.absent("web_search_options") or any(word in model for word in _SEARCHING),
+        service_tier=members.string("service_tier"),
+    )
+
+
+def _choices(members: Members, name: str) -> int:
+    value = members.integer(name)
+    if value is not None and value > CHOICES_MAXIMUM:
+        raise ApiError(Case.MALFORMED, f"'{name}' must be at most {CHOICES_MAXIMUM}.", param=name)
+    return max(value or 1, 1)
+
+
+def _prompts(raw: bytes, name: str) -> int:
+    """How many inputs a member holds: one text, one list of token ids, or a list of either."""
+    if not raw.startswith(b"["):
+        return 1
+    try:
+        items = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ApiError(Case.MALFORMED, f"'{name}' cannot be read.", param=name) from None
+    several = [item for item in items if bytes(item)[:1] in {b'"', b"["}]
+    return max(len(several), 1)
+
+
+class _Picture(msgspec.Struct):
+    url: msgspec.Raw = msgspec.Raw()
+    detail: Any = None
+
+
+class _Audio(msgspec.Struct):
+    data: msgspec.Raw = msgspec.Raw()
+    format: Any = None
+
+
+class _Part(msgspec.Struct):
+    type: Any = ""
+    image_url: _Picture | None = None
+    input_audio: _Audio | None = None
+    file: msgspec.Raw = msgspec.Raw()
+
+
+class _Message(msgspec.Struct):
+    content: str | list[_Part] | None = None
+    audio: msgspec.Raw = msgspec.Raw()
+
+
+_MESSAGES: Final = msgspec.json.Decoder(list[_Message])
+
+
+class _Contents(NamedTuple):
+    """What messages hold besides text; `foreign_bytes` are those of the body that are no text."""
+
+    foreign_bytes: int = 0
+    picture_details: tuple[str, ...] = ()
+    audio_tokens: int = 0
+    outside: bool = False
+
+
+def _contents(raw: bytes) -> _Contents:
+    if not _may_be_more_than_text(raw):
+        return _Contents()
+    try:
+        messages = _MESSAGES.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Contents(outside=True)
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    pictures = [part.image_url for part in parts if part.image_url is not None]
+    audio = [part.input_audio for part in parts if part.input_audio is not None]
+    return _Contents(
+        foreign_bytes=sum(len(picture.url) for picture in pictures) + sum(len(sound.data) for sound in audio),
+        picture_details=tuple("low" if picture.detail == "low" else "high" for picture in pictures),
+        audio_tokens=sum(map(_audio_tokens, audio)),
+        outside=any(map(_refers, parts)) or any(_present(message.audio) for message in messages),
+    )
+
+
+def _audio_tokens(sound: _Audio) -> int:
+    data = bytes(sound.data).strip(b'"')
+    try:
+        head = binascii.a2b_base64(data[:AUDIO_HEAD])
+    except binascii.Error:
+        head = b""
+    return audio_tokens(sound.format if isinstance(sound.format, str) else "", len(data) * 3 // 4, head)
+
+
+def _refers(part: _Part) -> bool:
+    """Whether a part may stand for input that is not in the body."""
+    if _present(part.file):
+        return True
+    return part.image_url is None and part.input_audio is None and part.type not in _PLAIN_TYPES
+
+
+def _present(raw: msgspec.Raw) -> bool:
+    return bytes(raw) not in {b"", b"null"}
+
+
+def _may_be_more_than_text(raw: bytes) -> bool:
+    return (
+        any(mark in raw for mark in _MARKS)
+        or _OTHER_TYPE.search(raw) is not None
+        or (b"\\u00" in raw and _ESCAPED_ASCII.search(raw) is not None)
+    )

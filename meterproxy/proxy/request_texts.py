@@ -1,0 +1,111 @@
+"""Request texts: what a tokenizer counts of a request, where its bytes are too rough a bound or the provider is silent.
+
+Rules
+-----
+- Each text stands for itself: tokens do not reach from one message into the next.
+- What is JSON to the model too (tools, schemas) is counted as it was written.
+- What cannot be read as texts is counted whole, as it stands in the body: more, never less.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from meterproxy.proxy.body import Members, without_surrogates
+
+_MODEL_READS: Final = ("tools", "functions", "response_format")
+
+
+class _Part(msgspec.Struct):
+    text: Any = None
+    refusal: Any = None
+
+
+class _Function(msgspec.Struct):
+    name: Any = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct):
+    function: _Function | None = None
+    custom: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | list[_Part] | None = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    name: Any = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+
+
+_MESSAGES: Final = msgspec.json.Decoder(list[_Message])
+
+
+def request_texts(operation: str, members: Members) -> tuple[list[str], int]:
+    """The texts of a request, and how many tokens it brings as ids."""
+    if operation == "chat":
+        return list(_chat_texts(members)), 0
+    texts: list[str] = []
+    known_tokens = 0
+    for name in ("prompt", "input", "suffix"):
+        raw = members.raw(name)
+        if raw is not None:
+            more, ids = _prompt_texts(raw)
+            texts += more
+            known_tokens += ids
+    return texts, known_tokens
+
+
+def _chat_texts(members: Members) -> Iterator[str]:
+    raw = members.raw("messages") or b"[]"
+    messages = _messages(raw)
+    if messages is None:
+        yield raw.decode("utf-8", "replace")
+    else:
+        for message in messages:
+            yield from filter(None, _message_texts(message))
+    for name in _MODEL_READS:
+        if not members.absent(name):
+            yield (members.raw(name) or b"").decode("utf-8", "replace")
+
+
+def _messages(raw: bytes) -> list[_Message] | None:
+    """The messages, lone surrogates in them or not; None where they are not as we know them."""
+    for readable in (raw, without_surrogates(raw)):
+        try:
+            return _MESSAGES.decode(readable)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+    return None
+
+
+def _message_texts(message: _Message) -> Iterator[str]:
+    if isinstance(message.content, list):
+        for part in message.content:
+            yield from _strings(part.text, part.refusal)
+    else:
+        yield from _strings(message.content)
+    yield from _strings(message.refusal, message.reasoning_content, message.name)
+    calls = [function for call in message.tool_calls or () for function in (call.function, call.custom)]
+    for function in (*calls, message.function_call):
+        if function is not None:
+            yield from _strings(function.name, function.arguments)
+
+
+def _strings(*values: object) -> Iterator[str]:
+    return (value for value in values if isinstance(value, str))
+
+
+def _prompt_texts(raw: bytes) -> tuple[list[str], int]:
+    """A text, texts, token ids, or lists of token ids."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return [raw.decode("utf-8", "replace")], 0
+    items = value if isinstance(value, list) else [value]
+    texts = [item for item in items if isinstance(item, str)]
+    return texts, sum(len(item) if isinstance(item, list) else 1 for item in items if not isinstance(item, str))
