@@ -4,7 +4,7 @@ Rules
 -----
 - Nothing here raises: a provider's broken JSON makes usage None, and the caller counts.
 - Usage is taken from any event where it is an object at the top level; the last one wins.
-- Ordinary events are searched for a few marks and kept unread; JSON is read of those events only that have one.
+- Ordinary events are recognised and kept unread; JSON is read of those events only that have a mark of something.
 - Served model, service tier and id are those of the answer; text is made bookable where it is read.
 - An error's text is never output. An error in a stream is noted; the status was sent long before.
 """
@@ -18,7 +18,8 @@ import orjson
 from meterproxy.core.record import TOOLS_KEPT, bookable_text
 from meterproxy.core.usage import Usage
 from meterproxy.proxy.body import without_surrogates
-from meterproxy.proxy.sse import DoneFinder, EventSplitter, data_of, split_events
+from meterproxy.proxy.ordinary import OrdinaryEvents
+from meterproxy.proxy.sse import DoneFinder, EventSplitter, StreamEditor, data_of, edit_event, split_events
 from meterproxy.proxy.texts import Kept, KeptEvents, TextPool, tool_names
 from meterproxy.proxy.usage_shapes import SHAPES, Ceiling, take_usage
 
@@ -36,7 +37,6 @@ _ERROR: Final = b'"error"'
 _TOOLS: Final = (b'"tool_calls"', b'"function_call"')
 _NAME: Final = b'"name"'
 _FINISHED: Final = (b'"finish_reason":"', b'"finish_reason": "')
-_EVENT: Final = b'data: {"'
 _UNSTORABLE: Final = re.compile(rb"\\u0000|\d[eE][+-]?\d{3}")
 _ABSENT: Final = (b"", b"null")
 
@@ -82,27 +82,40 @@ def read_answer(operation: str, body: bytes, ceiling: Ceiling = NO_CEILING) -> R
 
 
 class StreamMeter:
-    """Reads a copy of one stream. `close` gives back the memory of what was kept for counting."""
+    """Reads one stream and says what of it goes on. `close` gives back the memory of what was kept for counting.
+
+    Args:
+        operation: the glossary's name of what was asked.
+        pool: where events that may have to be counted are kept.
+        editing: whether we asked for usage and the client did not, so that it must not see it (see `sse`).
+    """
 
     __slots__ = (
         "_done",
+        "_editor",
         "_head",
         "_heads_left",
+        "_idle",
         "_kept",
         "_operation",
+        "_ordinary",
         "_raw_usage",
         "_splitter",
         "_tools",
         "events",
         "failed",
         "finished",
+        "terminal",
     )
 
-    def __init__(self, operation: str, pool: TextPool) -> None:
+    def __init__(self, operation: str, pool: TextPool, *, editing: bool = False) -> None:
         self._operation = operation
         self._splitter = EventSplitter()
         self._done = DoneFinder()
+        self._editor = StreamEditor() if editing else None
         self._kept = KeptEvents(pool)
+        self._ordinary = OrdinaryEvents(self._kept.add)
+        self._idle = True
         self._head: dict[str, str] = {}
         self._heads_left = HEADS_READ
         self._tools: list[str] = []
@@ -113,6 +126,8 @@ class StreamMeter:
         """Whether a sign of the answer's end was seen: a finish reason, or `[DONE]`."""
         self.failed = False
         """Whether an error event was seen."""
+        self.terminal = b""
+        """The terminal piece, once it came: it goes after what `feed` returned, when the ending is written."""
 
     @property
     def done(self) -> bool:
@@ -124,26 +139,45 @@ class StreamMeter:
         """Whether a usage object was seen (it may still be an impossible one)."""
         return bool(self._raw_usage)
 
-    def feed(self, chunk: bytes) -> int | None:
-        """Read a chunk as it came from the provider.
+    def feed(self, chunk: bytes) -> bytes:
+        """Read a chunk as it came from the provider; returns what may be forwarded now.
 
-        Returns where in it the terminal piece begins, which must not be forwarded before the ending is written; None
-        if it holds none.
+        Where the chunk holds the terminal event it is cut there, and `terminal` is what must wait for the ending.
         """
-        terminal = self._done.feed(chunk)
+        if self._idle:
+            end, count, forwarded = self._ordinary.pass_by(chunk)
+            self.events += count
+            if end == len(chunk):
+                return forwarded
+            if end:
+                return forwarded + self._feed(chunk[end:])
+        return self._feed(chunk)
+
+    def _feed(self, chunk: bytes) -> bytes:
+        cut = self._done.feed(chunk)
         events = self._splitter.feed(chunk)
         if events:
             self._read(events)
-        if terminal is not None:
-            self.finish()
+        if cut is None:
+            forwarded = self._edit(chunk)
+        else:
+            forwarded = self._edit(chunk[:cut])
+            self.terminal = self._edit(chunk[cut:])
             self.finished = True
-        return terminal
+        self._idle = (
+            self._splitter.held_bytes == 0 and self._done.at_line_start and (self._editor is None or self._editor.idle)
+        )
+        return forwarded
 
-    def finish(self) -> None:
-        """Read what is left at the stream's end: an event without its empty line."""
+    def finish(self) -> bytes:
+        """Read what is left at the stream's end, an event without its empty line; returns what was held back."""
         rest = self._splitter.finish()
         if rest:
             self._read(rest)
+        return b"" if self._editor is None else self._editor.finish()
+
+    def _edit(self, chunk: bytes) -> bytes:
+        return chunk if self._editor is None else self._editor.feed(chunk)
 
     def reading(self, ceiling: Ceiling = NO_CEILING) -> Reading:
         """What the stream has said so far."""
@@ -161,13 +195,22 @@ class StreamMeter:
         self._kept.close()
 
     def _read(self, events: bytes) -> None:
-        self._kept.add(events)
-        self.events += events.count(_EVENT)
-        if self._heads_left or _matters(events):
-            for event in split_events(events):
-                self._read_data(data_of(event))
-        if not self.finished and (_FINISHED[0] in events or _FINISHED[1] in events):
-            self.finished = True
+        """Look closely at whole events (the last may lack its end)."""
+        for event in split_events(events):
+            if self._ordinary.pass_by(event)[0]:
+                self.events += 1
+            else:
+                self._read_event(event)
+
+    def _read_event(self, event: bytes) -> None:
+        self._kept.add(None, event)
+        self.events += event.startswith(b"data:")
+        finished = any(mark in event for mark in _FINISHED)
+        self.finished = self.finished or finished
+        if self._heads_left or _matters(event):
+            self._read_data(data_of(event))
+        if not (finished or _matters(event)):
+            self._ordinary.learn(event, event if self._editor is None else edit_event(event))
 
     def _read_data(self, data: bytes) -> None:
         top = _top(data) if data.startswith(b"{") else None

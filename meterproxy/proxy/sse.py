@@ -123,6 +123,11 @@ class DoneFinder:
         """The unfinished line so far; None where it cannot become the terminal event any more."""
         self.found = False
 
+    @property
+    def at_line_start(self) -> bool:
+        """Whether no line is unfinished."""
+        return self._line == b""
+
     def feed(self, chunk: bytes) -> int | None:
         """Where in this chunk the terminal piece begins; None if it is not here, or was before.
 
@@ -160,6 +165,11 @@ class StreamEditor:
         self._swallow: bool | None = None
         """After an event that ended in `\\r`: whether the `\\n` that may follow goes as the event went."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held back or half passed, so that whole events could go by without being fed."""
+        return not (self._splitter.held_bytes or self._passing or self._swallow is not None)
+
     def feed(self, chunk: bytes) -> bytes:
         """What can be forwarded now."""
         if not chunk:
@@ -177,14 +187,14 @@ class StreamEditor:
     def finish(self) -> bytes:
         """What was held back, at the stream's end."""
         rest = self._splitter.finish()
-        return _edit_event(rest) if _USAGE in rest else rest
+        return edit_event(rest)
 
     def _edit_whole(self, chunk: bytes) -> bytes:
         events = self._splitter.feed(chunk)
         edited = self._edit(events) if _USAGE in events else events
         if events.endswith(b"\r") and self._splitter.held_bytes == 0:
             *_, last = split_events(events)
-            self._swallow = _USAGE in last and _edit_event(last) == _blank_lines(last)
+            self._swallow = _USAGE in last and edit_event(last) == _blank_lines(last)
         if self._splitter.held_bytes > HELD_MAXIMUM:
             rest = self._splitter.finish()
             self._passing = rest[-1:]
@@ -207,12 +217,14 @@ class StreamEditor:
     def _edit(self, events: bytes) -> bytes:
         first = _DATA_ONLY.match(events)
         if first is not None and first.end() == len(events):
-            return _edit_event(events)
-        return b"".join([_edit_event(event) if _USAGE in event else event for event in split_events(events)])
+            return edit_event(events)
+        return b"".join([edit_event(event) for event in split_events(events)])
 
 
-def _edit_event(event: bytes) -> bytes:
-    """One event without our usage; where it goes, the empty lines before it stay."""
+def edit_event(event: bytes) -> bytes:
+    """One event without the usage that we asked for; where it goes, the empty lines before it stay."""
+    if _USAGE not in event:
+        return event
     if _DATA_ONLY.fullmatch(event) is not None:
         null = _NULL_LAST.search(event)
         if null is not None:

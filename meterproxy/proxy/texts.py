@@ -6,8 +6,8 @@ Rules
   joined again, because tokens do not end where pieces end.
 - What cannot be read is left out, never raised; an error's text is no output.
 - A stream's events are kept as they came until it is known whether they are needed. What most events have in common is
-  kept once, so that a long stream takes a tenth of its bytes; all streams together take at most what their pool has.
-  What finds no room is counted in bytes, and the caller estimates.
+  kept once, so that a long stream takes little more than its text; all streams together take at most what their pool
+  has. What finds no room is counted in bytes (of events or of texts), and the caller estimates.
 """
 
 from collections.abc import Iterable
@@ -16,13 +16,17 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from meterproxy.proxy.body import without_surrogates
+from meterproxy.proxy.ordinary import Template
 from meterproxy.proxy.sse import data_of, split_events
 
 FRESH_BYTES: Final = 16384
-"""Bytes of a stream that are kept as they came, outside of the pool."""
+FRESH_PIECES: Final = 256
+"""What a stream keeps outside of the pool, in bytes and in pieces, before it is joined."""
+PIECE_OVERHEAD: Final = 128
+"""Bytes that a joined piece takes beyond its own."""
 
-_MARKS: Final = (b"\x00", b"\x01")
-_FRAME_MINIMUM: Final = 16
+_BETWEEN: Final = b"\0"
+"""Stands after each text; it occurs in no JSON."""
 
 
 class Kept(NamedTuple):
@@ -52,89 +56,66 @@ class TextPool:
         self.taken_bytes -= size
 
 
-class _Packed(NamedTuple):
-    """Events in which the marks stand for the bytes that most of them begin and end with."""
-
-    frame: tuple[bytes, bytes]
-    events: bytes
-
-
 class KeptEvents:
-    """The events of one stream so far; `close` gives its memory back."""
+    """The events of one stream so far, those that fit a template by their texts alone; `close` gives memory back."""
 
-    __slots__ = ("_fresh", "_fresh_bytes", "_packed", "_pool", "dropped_bytes")
+    __slots__ = ("_fresh", "_fresh_bytes", "_pool", "_settled", "_taken_bytes", "_template", "dropped_bytes")
 
     def __init__(self, pool: TextPool) -> None:
         self._pool = pool
+        self._settled: list[tuple[Template | None, bytes]] = []
+        self._template: Template | None = None
+        """What `_fresh` are: texts of this template, or events as they came."""
         self._fresh: list[bytes] = []
         self._fresh_bytes = 0
-        self._packed: list[_Packed] = []
+        self._taken_bytes = 0
         self.dropped_bytes = 0
 
-    def add(self, events: bytes) -> None:
-        """Keep whole events."""
-        self._fresh.append(events)
-        self._fresh_bytes += len(events)
-        if self._fresh_bytes > FRESH_BYTES:
-            self._pack()
+    def add(self, template: Template | None, kept: bytes) -> None:
+        """Keep the text of an event that fits a template, or (without one) whole events."""
+        if template is not self._template or len(self._fresh) >= FRESH_PIECES or self._fresh_bytes > FRESH_BYTES:
+            self._settle()
+            self._template = template
+        self._fresh.append(kept)
+        self._fresh_bytes += len(kept)
 
     def kept(self) -> Kept:
-        """All events that found room, as they came."""
-        return Kept(b"".join([*map(_unpacked, self._packed), *self._fresh]), self.dropped_bytes)
+        """All events that found room, without their padding."""
+        pieces = [*self._settled, (self._template, self._joined())]
+        return Kept(b"".join([_events(template, kept) for template, kept in pieces if kept]), self.dropped_bytes)
 
     def close(self) -> None:
         """Forget everything."""
-        self._pool.give_back(sum(len(packed.events) for packed in self._packed))
-        self._packed.clear()
-        self._fresh.clear()
-        self._fresh_bytes = 0
+        self._pool.give_back(self._taken_bytes)
+        self._taken_bytes = 0
+        self._settled.clear()
+        self._clear()
 
-    def _pack(self) -> None:
-        events = b"".join(self._fresh)
-        packed = _pack(events)
-        if self._pool.take(len(packed.events)):
-            self._packed.append(packed)
+    def _settle(self) -> None:
+        kept = self._joined()
+        if not kept:
+            return
+        if self._pool.take(len(kept) + PIECE_OVERHEAD):
+            self._taken_bytes += len(kept) + PIECE_OVERHEAD
+            self._settled.append((self._template, kept))
         else:
-            self.dropped_bytes += len(events)
+            self.dropped_bytes += len(kept)
+        self._clear()
+
+    def _joined(self) -> bytes:
+        if self._template is None:
+            return b"".join(self._fresh)
+        return b"".join([text + _BETWEEN for text in self._fresh])
+
+    def _clear(self) -> None:
         self._fresh.clear()
         self._fresh_bytes = 0
 
 
-def _pack(events: bytes) -> _Packed:
-    """Write marks for what two events from the middle have in common; the marks themselves occur in no JSON."""
-    frame = _frame(events)
-    packed = events.translate(None, b"".join(_MARKS))
-    for common, mark in zip(frame, _MARKS, strict=True):
-        packed = packed.replace(common, mark) if common else packed
-    return _Packed(frame, packed)
-
-
-def _unpacked(packed: _Packed) -> bytes:
-    events = packed.events
-    for common, mark in zip(packed.frame, _MARKS, strict=True):
-        events = events.replace(mark, common)
-    return events
-
-
-def _frame(events: bytes) -> tuple[bytes, bytes]:
-    start = events.find(b"\n\n", len(events) // 2)
-    middle = events.find(b"\n\n", start + 2)
-    end = events.find(b"\n\n", middle + 2)
-    if not 0 <= start < middle < end:
-        return b"", b""
-    first, second = events[start + 2 : middle], events[middle + 2 : end]
-    head = _alike(first, second)
-    tail = _alike(first[: head - 1 : -1], second[: head - 1 : -1]) if head else 0
-    return (
-        first[:head] if head >= _FRAME_MINIMUM else b"",
-        first[len(first) - tail :] if tail >= _FRAME_MINIMUM else b"",
-    )
-
-
-def _alike(first: bytes, second: bytes) -> int:
-    """How many bytes at their beginning are the same."""
-    pairs = zip(first, second, strict=False)
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+def _events(template: Template | None, kept: bytes) -> bytes:
+    if template is None:
+        return kept
+    return b"".join([template.event(text) for text in kept.split(_BETWEEN)[:-1]])
 
 
 class _Function(msgspec.Struct):
