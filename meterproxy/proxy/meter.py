@@ -204,7 +204,7 @@ class StreamMeter:
 
     def _read_event(self, event: bytes) -> None:
         self._kept.add(None, event)
-        self.events += event.startswith(b"data:")
+        self.events += event.lstrip(b"\r\n").startswith(b"data:")
         finished = any(mark in event for mark in _FINISHED)
         self.finished = self.finished or finished
         if self._heads_left or _matters(event):
