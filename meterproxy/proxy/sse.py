@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from meterproxy.errors import ApiError
-from meterproxy.proxy.body import scan
+from meterproxy.proxy.body import Members, scan
 
 HELD_MAXIMUM: Final = 1 << 20
 """Bytes of an unfinished event that an editor holds back; a longer event passes unedited."""
@@ -229,37 +229,27 @@ def edit_event(event: bytes) -> bytes:
         null = _NULL_LAST.search(event)
         if null is not None:
             return event[: null.start()] + event[null.end() :]
-    ends = [line.end() for line in _LINE.finditer(event) if _field(event, line)]
     data = data_of(event)
-    if len(ends) != 1:
-        return _blank_lines(event) if _only_usage(data) else event
-    cut = _null_usage(data)
-    if cut is None:
-        return _blank_lines(event) if _only_usage(data) else event
-    start = ends[0] - len(data)
-    return event[: start + cut[0]] + event[start + cut[1] :]
+    members = _members(data)
+    usage = None if members is None else members.raw("usage")
+    if members is None or usage is None:
+        return event
+    if usage.startswith(b"{"):
+        return _blank_lines(event) if _EMPTY_LIST.fullmatch(members.raw("choices") or b"") else event
+    ends = [line.end() for line in _LINE.finditer(event) if _field(event, line)]
+    if usage != b"null" or len(ends) != 1:
+        return event
+    start, span = ends[0] - len(data), members.spans["usage"]
+    return event[: start + span.cut_start] + event[start + span.cut_end :]
 
 
 def _blank_lines(event: bytes) -> bytes:
     return event[: len(event) - len(event.lstrip(b"\r\n"))]
 
 
-def _null_usage(data: bytes) -> tuple[int, int] | None:
-    """The span of a top-level `"usage": null` with one comma."""
+def _members(data: bytes) -> Members | None:
+    """The members that decide about an event; None where its data is no JSON object that can be read in one way."""
     try:
-        members = scan(data, _MEMBERS)
+        return scan(data, _MEMBERS)
     except ApiError:
         return None
-    if members.raw("usage") != b"null":
-        return None
-    return members.spans["usage"].cut_start, members.spans["usage"].cut_end
-
-
-def _only_usage(data: bytes) -> bool:
-    """Whether an event's data is there for usage only: no choices, and usage is an object."""
-    try:
-        members = scan(data, _MEMBERS)
-    except ApiError:
-        return False
-    choices, usage = members.raw("choices"), members.raw("usage")
-    return choices is not None and usage is not None and usage[:1] == b"{" and bool(_EMPTY_LIST.fullmatch(choices))
