@@ -15,6 +15,7 @@ from typing import Final
 
 from meterproxy.core.key import KEY_PREFIX, KeyEntry, digest_of
 from meterproxy.errors import ApiError, Case, StoreUnavailable
+from meterproxy.proxy.endpoints import Endpoint
 from meterproxy.proxy.ports import Clock, Directory
 
 SECRET_LENGTH: Final = 256
@@ -61,15 +62,15 @@ async def _find(directory: Directory, digest: bytes) -> KeyEntry | bool:
         raise ApiError(Case.UNAVAILABLE, "The API key cannot be checked right now. Please try again.") from None
 
 
-def permit(key: KeyEntry, operation: str, peer: str) -> None:
-    """Check what a key may do before its request is read.
+def permit(key: KeyEntry, endpoint: Endpoint, peer: str) -> None:
+    """Check what a key may do before its request is read; what is only looked up is no operation.
 
     Raises:
         ApiError: PERMISSION_DENIED for an operation or an address outside of the key's policy.
     """
     policy = key.policy
-    if policy.operations is not None and operation not in policy.operations:
-        raise ApiError(Case.PERMISSION_DENIED, f"This API key may not be used for the operation '{operation}'.")
+    if policy.operations is not None and endpoint.members and endpoint.operation not in policy.operations:
+        raise ApiError(Case.PERMISSION_DENIED, f"This API key may not be used for '{endpoint.operation}'.")
     if policy.networks is not None and not _within(peer, key):
         raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")
 

@@ -30,13 +30,24 @@ class Measured:
 class OpenHold:
     """A placed hold until it ends, with what is learnt of its exchange on the way."""
 
-    __slots__ = ("_clock", "_hold", "_ledger", "bound", "ending", "first_byte_us", "provider_request_id", "receipt")
+    __slots__ = (
+        "_clock",
+        "_hold",
+        "_ledger",
+        "bound",
+        "confirmed",
+        "ending",
+        "first_byte_us",
+        "provider_request_id",
+        "receipt",
+    )
 
     def __init__(self, hold: Hold, bound: Bound, ledger: Ledger, clock: Clock) -> None:
         self._hold = hold
         self._ledger = ledger
         self._clock = clock
         self.bound = bound
+        self.confirmed = False
         self.ending: Ending | None = None
         self.receipt: Receipt | None = None
         self.first_byte_us: int | None = None
@@ -49,6 +60,7 @@ class OpenHold:
     def confirm(self) -> None:
         """Ask, in the step that sends the first byte, whether this worker may still spend. Raises ApiError."""
         self._ledger.confirm(self._hold)
+        self.confirmed = True
 
     def answered(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The head of the provider's answer is here."""

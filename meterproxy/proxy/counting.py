@@ -49,6 +49,11 @@ class Counting:
         self._counter = counter
         self._seconds = seconds
 
+    @property
+    def limited(self) -> bool:
+        """Whether the request says itself how long its answers may be."""
+        return self._facts.own_maximum is not None
+
     async def measure(self, reading: Reading, read_texts: Callable[[], AnswerTexts]) -> Measured:
         """The usage that the provider told, or else what its request and answer come to."""
         if reading.usage is not None:
@@ -63,6 +68,12 @@ class Counting:
     def estimate(self, output_tokens: int) -> Usage:
         """What was used so far, without asking anybody: of the input a middling guess, of the output what is given."""
         return self._usage(self._facts.text_bytes // BYTES_PER_TOKEN + self._beside_text(), output_tokens)
+
+    def known(self, reading: Reading, output_tokens: int) -> Measured:
+        """The usage that the provider told, or else an estimate, at once."""
+        if reading.usage is not None:
+            return Measured(reading.usage, UsageSource.PROVIDER, reading.flags)
+        return Measured(self.estimate(output_tokens), UsageSource.ESTIMATED, reading.flags)
 
     def _usage(self, input_tokens: int, output_tokens: int) -> Usage:
         return Usage(

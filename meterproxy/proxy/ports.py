@@ -139,6 +139,7 @@ class Finished:
     stream: bool
     total_us: int
     upstream_us: int
+    first_byte_us: int | None
     ending: Ending | None
     receipt: Receipt | None
 

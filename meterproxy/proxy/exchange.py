@@ -1,0 +1,402 @@
+"""The exchange: one client request with its answer, from accept to capture. `Exchange.run` tells the story.
+
+Rules
+-----
+- The stages do not call each other; `run` calls them in order.
+- Whatever happens, `run` ends in `_resolve`, which is synchronous: a hold that is still open there is ended there.
+- An exchange never raises, but for a cancellation that is not its own: what goes wrong becomes an answer.
+- An exchange that is over its time, or that a shutdown cannot wait for, is ended by `cut_short`.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from meterproxy.core.identifier import uuid7
+from meterproxy.core.key import KeyEntry
+from meterproxy.core.usage import Outcome, Usage
+from meterproxy.errors import ApiError, Case, JournalFailed
+from meterproxy.proxy.accept import Asked, check_readable, read_asked
+from meterproxy.proxy.authenticate import authenticate, permit
+from meterproxy.proxy.authorize import Attempt, Authorizer
+from meterproxy.proxy.capture import OpenHold
+from meterproxy.proxy.client import JSON_TYPE, Client, Room
+from meterproxy.proxy.counting import Counting
+from meterproxy.proxy.decode import decoder_for
+from meterproxy.proxy.delivery import Delivery
+from meterproxy.proxy.endpoints import Endpoint, find_endpoint
+from meterproxy.proxy.forward import Failed, Forwarded, Forwarder
+from meterproxy.proxy.headers import attribution, to_client
+from meterproxy.proxy.models import Models
+from meterproxy.proxy.plain import relay_plain
+from meterproxy.proxy.ports import Catalog, Clock, Directory, Finished, Ledger, Observer, TokenCounter
+from meterproxy.proxy.provider import Provider
+from meterproxy.proxy.route import Route, Router
+from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.proxy.stream import Leavers, StreamRelay
+from meterproxy.proxy.texts import TextPool
+from meterproxy.proxy.usage_shapes import Ceiling
+
+TICK_SECONDS: Final = 1.0
+UNKNOWN_ROUTE: Final = "other"
+REQUEST_ID: Final = b"x-meterproxy-request-id"
+
+_EVENT_STREAM: Final = b"text/event-stream"
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the exchanges of one worker need of the rest of the house."""
+
+    clock: Clock
+    directory: Directory
+    ledger: Ledger
+    counter: TokenCounter
+    catalog: Catalog
+    observer: Observer
+
+
+class Exchanges:
+    """All exchanges of one worker: what they share, and the care for those that run too long."""
+
+    def __init__(
+        self, settings: ExchangeSettings, ports: Ports, providers: tuple[Provider, ...], room: Room | None = None
+    ) -> None:
+        self.settings = settings
+        self.ports = ports
+        self.router = Router(providers, ports.catalog, unpriced_free=settings.unpriced == "free")
+        self.models = Models(self.router)
+        self.authorizer = Authorizer(ports.ledger, ports.counter, settings)
+        self.room = room or Room(settings.bodies_bytes)
+        self.pool = TextPool()
+        self.leavers = Leavers(settings.leavers)
+        self.open: dict[UUID, Exchange] = {}
+        self._tick: asyncio.TimerHandle | None = None
+        self._none_open: asyncio.Event | None = None
+
+    async def run(self, client: Client) -> None:
+        """Answer one request."""
+        exchange = Exchange(self, client)
+        self.open[exchange.request_id] = exchange
+        if self._tick is None:
+            self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._look_after)
+        try:
+            await exchange.run()
+        finally:
+            del self.open[exchange.request_id]
+            if self._none_open is not None and not self.open:
+                self._none_open.set()
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for running exchanges; those still open after so many seconds are ended as broken."""
+        if not await self._all_ended(seconds):
+            self.cut_all_short(ApiError(Case.UNAVAILABLE, "The service is shutting down."))
+            if not await self._all_ended(self.settings.count_seconds + 1.0):
+                _log.error("exchanges did not end when they were told to", extra={"exchanges": len(self.open)})
+
+    async def close(self) -> None:
+        """Close all connections to providers."""
+        if self._tick is not None:
+            self._tick.cancel()
+        for provider in self.router.providers:
+            await provider.upstream.close()
+
+    def cut_all_short(self, error: ApiError) -> None:
+        """End every running exchange; each tells its client this error and books what was delivered."""
+        for exchange in list(self.open.values()):
+            exchange.cut_short(error)
+
+    async def _all_ended(self, seconds: float) -> bool:
+        if not self.open:
+            return True
+        self._none_open = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._none_open.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._none_open = None
+        return True
+
+    def _look_after(self) -> None:
+        """Once a second: end what is over its time, and journal the progress of streams."""
+        self._tick = None
+        now_us = self.ports.clock.now_us()
+        overdue_us = now_us - int(self.settings.max_seconds * 1_000_000)
+        for exchange in list(self._overdue(overdue_us)):
+            exchange.cut_short(ApiError(Case.UPSTREAM_TIMEOUT, "The request took longer than is allowed."))
+        for exchange in list(self.open.values()):
+            if exchange.relay is not None:
+                exchange.relay.tell_progress(now_us)
+        if self.open:
+            self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._look_after)
+
+    def _overdue(self, before_us: int) -> Iterator["Exchange"]:
+        """The exchanges accepted before a time; the oldest come first, so that this costs nothing as a rule."""
+        for exchange in self.open.values():
+            if exchange.started_us >= before_us:
+                return
+            yield exchange
+
+
+class Exchange:
+    """One client request with its answer."""
+
+    __slots__ = (
+        "_client",
+        "_counting",
+        "_cut_short_by",
+        "_forwarded_us",
+        "_hold",
+        "_house",
+        "_model",
+        "_provider",
+        "_route_name",
+        "_streaming",
+        "_task",
+        "_upstream_us",
+        "relay",
+        "request_id",
+        "started_us",
+    )
+
+    def __init__(self, house: Exchanges, client: Client) -> None:
+        self.started_us = house.ports.clock.now_us()
+        self.request_id = uuid7(self.started_us, os.urandom(10))
+        self.relay: StreamRelay | None = None
+        self._house = house
+        self._client = client
+        self._task: asyncio.Task[object] | None = None
+        self._hold: OpenHold | None = None
+        self._counting: Counting | None = None
+        self._cut_short_by: ApiError | None = None
+        self._route_name = UNKNOWN_ROUTE
+        self._model = ""
+        self._provider = ""
+        self._streaming = False
+        self._forwarded_us = 0
+        self._upstream_us = 0
+
+    async def run(self) -> None:
+        """Answer the request: accept → authenticate → route → authorize → forward → relay → capture."""
+        self._task = asyncio.current_task()
+        client, ports = self._client, self._house.ports
+        try:
+            endpoint, ids = find_endpoint(client.method, client.target)
+            self._route_name = endpoint.template
+            key = await authenticate(client.headers, ports.directory, ports.clock)
+            permit(key, endpoint, client.peer)
+            if endpoint.members:
+                asked = await self._accept(endpoint)
+                route = self._route(asked, key)
+                lowered_maximum = await self._authorize(asked, route, key)
+                forwarded = await self._forward(asked, ids, route, key, lowered_maximum)
+                await self._relay(asked, route, forwarded, lowered_maximum)
+            else:
+                await self._list_models(ids, key)
+        except ApiError as error:
+            self._refuse(error)
+        except asyncio.CancelledError:
+            if self._cut_short_by is None:
+                raise
+            await self._end_short(self._cut_short_by)
+        except Exception:  # noqa: BLE001  a bug must end as an answer too, and be seen
+            _log.exception("an exchange failed", extra={"request_id": str(self.request_id)})
+            self._refuse(ApiError(Case.INTERNAL, "The server had an error while processing your request."))
+        finally:
+            self._resolve()
+
+    # ── the stages ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _accept(self, endpoint: Endpoint) -> Asked:
+        check_readable(self._client.headers)
+        body = await self._client.read_body(self._house.settings.max_body_bytes, self._house.room)
+        return read_asked(endpoint, body)
+
+    def _route(self, asked: Asked, key: KeyEntry) -> Route:
+        route = self._house.router.route(asked.model, asked.endpoint.operation, key, self.started_us)
+        self._model, self._provider = route.model, route.provider.name
+        return route
+
+    async def _authorize(self, asked: Asked, route: Route, key: KeyEntry) -> int | None:
+        """Place the hold; the maximum to which each answer was lowered, if it was."""
+        ports, settings = self._house.ports, self._house.settings
+        attempt = Attempt(self.request_id, self.started_us, key, asked, route, attribution(self._client.headers))
+        hold, bound, lowered_maximum = await self._house.authorizer.authorize(attempt)
+        self._hold = OpenHold(hold, bound, ports.ledger, ports.clock)
+        self._counting = Counting(
+            asked, route.model, attempt.request_facts, bound, ports.counter, settings.count_seconds
+        )
+        return lowered_maximum
+
+    async def _forward(
+        self, asked: Asked, ids: tuple[str, ...], route: Route, key: KeyEntry, lowered_maximum: int | None
+    ) -> Forwarded:
+        hold = self._hold
+        assert hold is not None, "nothing is sent without a hold"
+        self._forwarded_us = self._house.ports.clock.now_us()
+        forwarder = Forwarder(
+            self._client, asked, ids, route, key.account_id, self._forwarded_us, before_first_byte=hold.confirm
+        )
+        forwarded = await forwarder.forward(lowered_maximum)
+        hold.answered(forwarded.answer.headers)
+        return forwarded
+
+    async def _relay(self, asked: Asked, route: Route, forwarded: Forwarded, lowered_maximum: int | None) -> None:
+        """Pass the answer on as what it is by its status and type; the ending is captured on the way."""
+        headers = self._own_headers(lowered_maximum) + to_client(forwarded.answer.headers)
+        if forwarded.error_body is not None:
+            self._pass_error(forwarded, headers)
+            return
+        delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
+        if forwarded.answer.content_type != _EVENT_STREAM:
+            await relay_plain(delivery)
+            self._received()
+            return
+        self.relay = StreamRelay(delivery, self._house.leavers, self._forwarded_us)
+        self._streaming = True
+        self._house.ports.observer.stream_opened()
+        await self.relay.run()
+        self._received()
+
+    # ── what the stages share ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _delivery(
+        self,
+        asked: Asked,
+        route: Route,
+        forwarded: Forwarded,
+        headers: list[tuple[bytes, bytes]],
+        lowered_maximum: int | None,
+    ) -> Delivery:
+        hold, counting = self._hold, self._counting
+        assert hold is not None
+        assert counting is not None
+        context = max(route.facts.context_tokens, hold.bound.input_tokens)
+        limited = lowered_maximum is not None or counting.limited
+        return Delivery(
+            client=self._client,
+            forwarded=forwarded,
+            headers=headers,
+            decoder=decoder_for(forwarded.answer.headers),
+            hold=hold,
+            counting=counting,
+            operation=asked.endpoint.operation,
+            ceiling=Ceiling(context, hold.bound.output_tokens if limited else max(context, hold.bound.output_tokens)),
+            hidden_output=route.facts.reasoning,
+            settings=self._house.settings,
+            pool=self._house.pool,
+        )
+
+    def _own_headers(self, lowered_maximum: int | None = None) -> list[tuple[bytes, bytes]]:
+        headers = [(REQUEST_ID, str(self.request_id).encode())]
+        if lowered_maximum is not None:
+            headers.append((b"x-meterproxy-max-tokens", b"%d" % lowered_maximum))
+        return headers
+
+    def _pass_error(self, forwarded: Forwarded, headers: list[tuple[bytes, bytes]]) -> None:
+        """The provider refused the request: its words pass, nothing is charged."""
+        hold, answer = self._hold, forwarded.answer
+        assert hold is not None
+        self._received()
+        hold.release(Outcome.PROVIDER_ERROR, answer.status)
+        self._client.answer(answer.status, headers, forwarded.error_body or b"")
+
+    def _received(self) -> None:
+        """All that the provider sends is here."""
+        self._upstream_us = self._house.ports.clock.now_us() - self._forwarded_us
+
+    async def _list_models(self, ids: tuple[str, ...], key: KeyEntry) -> None:
+        models = self._house.models
+        body = await (models.one(ids[0], key, self.started_us) if ids else models.listing(key, self.started_us))
+        self._client.answer(200, [JSON_TYPE, *self._own_headers()], body)
+
+    # ── when it does not go as planned ──────────────────────────────────────────────────────────────────────────────
+
+    def cut_short(self, error: ApiError) -> None:
+        """End this exchange at whatever it waits for; its client is told this error."""
+        if self._task is not None and self._cut_short_by is None:
+            self._cut_short_by = error
+            self._task.cancel()
+
+    async def _end_short(self, error: ApiError) -> None:
+        if self._task is not None:
+            self._task.uncancel()
+        self._client.closing = True
+        if self.relay is not None:
+            await self.relay.break_off(error)
+        else:
+            self._refuse(error)
+
+    def _refuse(self, error: ApiError) -> None:
+        """Give back what was held, then answer with an error of our own."""
+        client, house = self._client, self._house
+        if error.case is Case.CREDIT_SPENT:
+            error.status = house.settings.out_of_credit_status
+        house.ports.observer.refused(error.reason, self._route_name)
+        if isinstance(error, Failed):
+            house.ports.observer.upstream_failed(self._provider, error.reason)
+            self._received()
+        self._give_back(error)
+        if client.answered_status is None:
+            client.refuse(error, [*self._own_headers(), (b"x-request-id", str(self.request_id).encode())])
+        elif not client.ended:
+            client.abort()
+
+    def _give_back(self, error: ApiError) -> None:
+        hold = self._hold
+        if hold is None or not hold.open:
+            return
+        if self.relay is not None:
+            self._capture_delivered(self.relay)
+            return
+        outcome = error.outcome if isinstance(error, Failed) else Outcome.UNREACHABLE
+        sent = error.sent if isinstance(error, Failed) else hold.confirmed
+        hold.release(outcome, error.status, self._consumed() if sent else None)
+
+    def _consumed(self) -> Usage | None:
+        """What a provider may charge for a request that it did not answer."""
+        return None if self._counting is None else self._counting.estimate(0)
+
+    @staticmethod
+    def _capture_delivered(relay: StreamRelay) -> None:
+        try:
+            relay.resolve()
+        except JournalFailed:
+            return  # the ledger keeps the ending in memory, and the client's answer is cut off anyway
+
+    def _resolve(self) -> None:
+        """The end of every exchange: no hold stays open, nothing stays taken."""
+        hold, client, house = self._hold, self._client, self._house
+        if hold is not None and hold.open:
+            self._give_back(ApiError(Case.INTERNAL, "The exchange was abandoned."))
+            if not client.ended:
+                client.abort()
+        if self.relay is not None:
+            self.relay.close()
+        if self._streaming:
+            house.ports.observer.stream_closed()
+        house.room.give_back(client.body_bytes)
+        client.body_bytes = 0
+        house.ports.observer.finished(self._finished())
+
+    def _finished(self) -> Finished:
+        hold = self._hold
+        return Finished(
+            self._route_name,
+            self._model,
+            self._provider,
+            self._client.answered_status or 0,
+            self._streaming,
+            self._house.ports.clock.now_us() - self.started_us,
+            self._upstream_us,
+            None if hold is None else hold.first_byte_us,
+            None if hold is None else hold.ending,
+            None if hold is None else hold.receipt,
+        )

@@ -1,0 +1,132 @@
+"""Plain answers: read whole, captured, then written at once.
+
+Rules
+-----
+- The ending is written before the client gets the last byte. An answer too large to be read whole is passed on piece
+  by piece, one piece behind, and its usage is looked for in its tail.
+- A client that has left does not stop the call: the provider bills all of it.
+"""
+
+from typing import Final
+
+from meterproxy.core.hold import Receipt
+from meterproxy.core.money import format_usd
+from meterproxy.core.usage import Outcome
+from meterproxy.errors import JournalFailed
+from meterproxy.proxy.counting import AnswerTexts
+from meterproxy.proxy.delivery import Delivery, not_recorded
+from meterproxy.proxy.forward import failed
+from meterproxy.proxy.meter import Reading, read_answer
+from meterproxy.proxy.texts import answer_texts
+from meterproxy.proxy.upstream import UpstreamError
+
+TAIL_BYTES: Final = 65536
+"""How much of a large answer's end is looked through for its usage."""
+COST: Final = b"x-meterproxy-cost"
+BALANCE: Final = b"x-meterproxy-balance"
+
+_USAGE: Final = b'"usage"'
+
+
+async def relay_plain(delivery: Delivery) -> None:
+    """Pass on an answer that is no stream.
+
+    Raises:
+        Failed: the answer broke off before the client got any of it.
+        ApiError: the ending could not be written, and the client has got nothing.
+    """
+    answer = delivery.forwarded.answer
+    try:
+        body, whole = await answer.read_up_to(delivery.settings.buffered_bytes)
+    except UpstreamError as error:
+        raise failed(error) from None
+    if whole:
+        await _answer_whole(delivery, body)
+    else:
+        await _pass_large(delivery, body)
+
+
+async def _answer_whole(delivery: Delivery, body: bytes) -> None:
+    text = body if delivery.decoder is None else delivery.decoder.feed(body)
+    reading = read_answer(delivery.operation, text, delivery.ceiling)
+    if reading.failed and reading.usage is None:
+        delivery.hold.release(Outcome.PROVIDER_ERROR, delivery.status)
+        delivery.client.answer(delivery.status, delivery.headers, body)
+        return
+    measured = await delivery.counting.measure(reading, lambda: _texts(delivery, reading, text))
+    try:
+        receipt = delivery.hold.capture(delivery.outcome, delivery.status, reading, measured)
+    except JournalFailed:
+        raise not_recorded() from None
+    delivery.client.answer(delivery.status, [*delivery.headers, *charged(receipt)], body)
+
+
+def charged(receipt: Receipt) -> list[tuple[bytes, bytes]]:
+    """The headers that tell what an answer cost and what is left."""
+    headers = [(COST, format_usd(receipt.amount_nanos).encode())]
+    if receipt.available_nanos is not None:
+        headers.append((BALANCE, format_usd(receipt.available_nanos).encode()))
+    return headers
+
+
+def _texts(delivery: Delivery, reading: Reading, text: bytes) -> AnswerTexts:
+    """What the answer said; bytes that no one can read as an answer count as such."""
+    unread = 0 if delivery.decoder is None else delivery.decoder.unread_bytes
+    if reading.served_model is None and reading.provider_id is None:
+        unread += len(text)
+    return AnswerTexts(answer_texts(text), unread if delivery.hold.bound.output_tokens else 0)
+
+
+async def _pass_large(delivery: Delivery, held: bytes) -> None:
+    client, answer = delivery.client, delivery.forwarded.answer
+    client.begin(delivery.status, delivery.headers)
+    tail = _Tail(delivery)
+    tail.feed(held)
+    outcome = Outcome.STREAM_BROKEN
+    try:
+        while piece := await answer.read():
+            client.send(held)
+            if client.congested:
+                await client.drain()
+            held = piece
+            tail.feed(piece)
+        outcome = delivery.outcome
+    except UpstreamError:
+        pass  # what was delivered is booked below, and the client's connection is cut
+    reading = tail.reading()
+    measured = await delivery.counting.measure(reading, tail.texts)
+    try:
+        delivery.hold.capture(outcome, delivery.status, reading, measured)
+    except JournalFailed:
+        client.abort()
+        return
+    if outcome is Outcome.STREAM_BROKEN:
+        client.abort()
+    else:
+        client.end(held)
+
+
+class _Tail:
+    """The end of an answer too large to be kept."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._decoder = delivery.decoder
+        self._bytes = b""
+        self._seen_bytes = 0
+
+    def feed(self, piece: bytes) -> None:
+        text = piece if self._decoder is None else self._decoder.feed(piece)
+        self._seen_bytes += len(text)
+        self._bytes = (self._bytes + text[-TAIL_BYTES:])[-TAIL_BYTES:]
+
+    def reading(self) -> Reading:
+        """What the members from `usage` to the end say."""
+        start = self._bytes.rfind(_USAGE)
+        if start < 0:
+            return Reading()
+        return read_answer(self._delivery.operation, b"{" + self._bytes[start:], self._delivery.ceiling)
+
+    def texts(self) -> AnswerTexts:
+        unread = self._seen_bytes + (0 if self._decoder is None else self._decoder.unread_bytes)
+        return AnswerTexts([], unread if self._delivery.hold.bound.output_tokens else 0)

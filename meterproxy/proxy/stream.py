@@ -1,0 +1,232 @@
+"""Streams: every byte passes at once, a copy goes to the meter, and the ending is written before the last event.
+
+Rules
+-----
+- Bytes pass as they came, in one write a piece. Only a stream into which we asked usage is edited.
+- The piece that holds the terminal event is cut there: what is before it passes, the hold is captured, then it passes.
+- A client that left does not end a stream whose answer will be billed: it is read on, for a bounded time and number.
+  Aborting is right by itself only where no sign of the end was seen and nothing is produced unseen.
+- A stream that breaks ends with an error event; what was delivered is captured first. An error's text is no output.
+- What we write by ourselves (comments, errors) goes between events, never into one.
+"""
+
+import asyncio
+from typing import Final
+
+from meterproxy.core.usage import Outcome, Usage
+from meterproxy.errors import ApiError, Case, JournalFailed
+from meterproxy.proxy.counting import AnswerTexts
+from meterproxy.proxy.delivery import Delivery, not_recorded
+from meterproxy.proxy.meter import StreamMeter
+from meterproxy.proxy.texts import stream_texts
+from meterproxy.proxy.upstream import UpstreamError
+
+KEEPALIVE: Final = b": keepalive\n\n"
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class Leavers:
+    """How many streams are being read on for clients that left."""
+
+    __slots__ = ("count", "maximum")
+
+    def __init__(self, maximum: int) -> None:
+        self.count = 0
+        self.maximum = maximum
+
+
+class StreamRelay:
+    """One stream from a provider to a client."""
+
+    __slots__ = (
+        "_answer",
+        "_at_boundary",
+        "_client",
+        "_decoder",
+        "_delivery",
+        "_hold",
+        "_keepalive_seconds",
+        "_leavers",
+        "_meter",
+        "_told_events",
+        "_told_us",
+    )
+
+    def __init__(self, delivery: Delivery, leavers: Leavers, now_us: int) -> None:
+        self._delivery = delivery
+        self._client = delivery.client
+        self._answer = delivery.forwarded.answer
+        self._hold = delivery.hold
+        self._decoder = delivery.decoder
+        editing = delivery.forwarded.usage_injected and delivery.decoder is None
+        self._meter = StreamMeter(delivery.operation, delivery.pool, editing=editing)
+        self._keepalive_seconds = delivery.settings.keepalive_seconds
+        self._leavers = leavers
+        self._at_boundary = True
+        self._told_events = 0
+        self._told_us = now_us
+
+    async def run(self) -> None:
+        """Pass the stream on to its end, whatever that is."""
+        self._client.begin(self._delivery.status, self._delivery.headers)
+        try:
+            await self._copy()
+        except UpstreamError as error:
+            timed_out = error.reason == "between_bytes"
+            case = Case.UPSTREAM_TIMEOUT if timed_out else Case.UPSTREAM_UNREACHABLE
+            await self.break_off(ApiError(case, "The provider's answer broke off."))
+
+    async def _copy(self) -> None:
+        client, meter, hold = self._client, self._meter, self._hold
+        while piece := await self._next():
+            if client.gone:
+                await self._leave(piece)
+                return
+            forwarded, terminal = self._metered(piece)
+            if meter.done and hold.open:
+                self._send(forwarded)
+                if not await self._captured(self._delivery.outcome):
+                    return
+                forwarded = terminal
+            self._send(forwarded)
+            if client.congested:
+                await client.drain()
+        await self._end()
+
+    def _metered(self, piece: bytes) -> tuple[bytes, bytes]:
+        """What of a piece goes on at once, and what must wait for the ending if the terminal event is in it."""
+        meter = self._meter
+        if self._decoder is None:
+            return meter.feed(piece), meter.terminal
+        meter.feed(self._decoder.feed(piece))
+        return (b"", piece) if meter.done and self._hold.open else (piece, b"")
+
+    async def _next(self) -> bytes:
+        piece = self._answer.read_nowait()
+        if piece is not None:
+            return piece
+        if not self._keepalive_seconds:
+            return await self._answer.read()
+        while True:
+            try:
+                async with asyncio.timeout(self._keepalive_seconds):
+                    return await self._answer.read()
+            except TimeoutError:
+                if self._at_boundary and self._hold.open:
+                    self._client.send(KEEPALIVE)
+
+    def _send(self, piece: bytes) -> None:
+        if piece:
+            self._client.send(piece)
+            self._at_boundary = piece.endswith(_EVENT_ENDS)
+
+    async def _end(self) -> None:
+        """The provider has ended the stream properly."""
+        rest = self._meter.finish()
+        if not self._hold.open or await self._captured(self._natural_outcome()):
+            self._client.end(rest if self._decoder is None else b"")
+
+    def _natural_outcome(self) -> Outcome:
+        """What a stream is that ended without its terminal event."""
+        if self._meter.failed:
+            return Outcome.PROVIDER_ERROR
+        if not self._meter.finished and not self._meter.has_usage:
+            return Outcome.STREAM_BROKEN
+        return self._delivery.outcome
+
+    async def _captured(self, outcome: Outcome) -> bool:
+        """End the hold; False where the ending could not be written, of which the client has been told."""
+        try:
+            await self._capture(outcome)
+        except JournalFailed:
+            self._answer.abort()
+            self._say(not_recorded())
+            return False
+        return True
+
+    async def _capture(self, outcome: Outcome) -> None:
+        reading = self._meter.reading(self._delivery.ceiling)
+        measured = await self._delivery.counting.measure(reading, self._texts)
+        self._hold.capture(outcome, self._delivery.status, reading, measured)
+
+    def _texts(self) -> AnswerTexts:
+        kept = self._meter.kept()
+        unread = 0 if self._decoder is None else self._decoder.unread_bytes
+        return AnswerTexts(stream_texts(kept.events), kept.dropped_bytes + unread)
+
+    # When it does not go as planned.
+
+    async def break_off(self, error: ApiError) -> None:
+        """End the stream here: capture what was delivered, then tell the client."""
+        self._answer.abort()
+        if self._hold.open:
+            self._meter.finish()
+            if not await self._captured(Outcome.CLIENT_LEFT if self._client.gone else Outcome.STREAM_BROKEN):
+                return
+            self._say(error)
+        elif not self._client.ended:
+            self._client.end()
+
+    def _say(self, error: ApiError) -> None:
+        """Write an error event and the end; what an editor still held back is part of an event and is dropped."""
+        if not self._at_boundary:
+            self._client.send(b"\n\n")
+        self._client.end(b"data: " + error.body() + b"\n\n")
+
+    async def _leave(self, piece: bytes) -> None:
+        """The client has left: read on or abort, then capture."""
+        self._read(piece)
+        if self._hold.open and self._reads_on():
+            await self._read_on()
+        self._answer.abort()
+        self._client.end()
+        if self._hold.open:
+            self._meter.finish()
+            await self._captured(Outcome.CLIENT_LEFT)
+
+    def _reads_on(self) -> bool:
+        cancel = self._delivery.settings.on_disconnect == "cancel"
+        if cancel and not self._meter.finished and not self._delivery.hidden_output:
+            return False
+        return self._leavers.count < self._leavers.maximum
+
+    async def _read_on(self) -> None:
+        self._leavers.count += 1
+        try:
+            async with asyncio.timeout(self._delivery.settings.leaver_seconds):
+                while not self._meter.done and (piece := await self._answer.read()):
+                    self._read(piece)
+        except (TimeoutError, UpstreamError):
+            return
+        finally:
+            self._leavers.count -= 1
+
+    def _read(self, piece: bytes) -> None:
+        self._meter.feed(piece if self._decoder is None else self._decoder.feed(piece))
+
+    # What others ask.
+
+    def tell_progress(self, now_us: int) -> None:
+        """Journal what was delivered, if it is time and there is news."""
+        if self._meter.events == self._told_events or not self._hold.open:
+            return
+        if now_us - self._told_us >= self._delivery.settings.progress_seconds * 1_000_000:
+            self._told_us = now_us
+            self._told_events = self._meter.events
+            self._hold.progress(self.delivered())
+
+    def delivered(self) -> Usage:
+        """What the client has got so far, about; providers send a token in each event, more or less."""
+        return self._delivery.counting.estimate(self._meter.events)
+
+    def resolve(self) -> None:
+        """The last resort, synchronous: capture what was delivered by what is known without asking anybody."""
+        if self._hold.open:
+            reading = self._meter.reading(self._delivery.ceiling)
+            measured = self._delivery.counting.known(reading, self._meter.events)
+            self._hold.capture(Outcome.STREAM_BROKEN, self._delivery.status, reading, measured)
+
+    def close(self) -> None:
+        """Let go of the provider's connection and of the memory."""
+        self._answer.abort()
+        self._meter.close()

@@ -1,0 +1,233 @@
+"""Honest fakes of the ports: they keep the promises of their protocols, in memory, and remember what was asked."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from meterproxy.core.hold import HoldRequest, Receipt
+from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
+from meterproxy.core.price import Price
+from meterproxy.core.record import Ending, EndRecord, Subject, encode_payload
+from meterproxy.core.usage import Usage
+from meterproxy.core.vocabulary import vocabulary_of
+from meterproxy.errors import ApiError, Case, JournalFailed, StoreUnavailable
+from meterproxy.proxy.ports import Finished
+from meterproxy.simulator.vocabulary import count_tokens
+
+ACCOUNT = UUID(int=1)
+SECRET = "mp-" + "a" * 43
+
+
+class FakeClock:
+    """Unix time by the monotonic clock; `advance` moves it."""
+
+    def __init__(self) -> None:
+        self._offset_us = int(time.time() * 1e6) - time.monotonic_ns() // 1000
+
+    def now_us(self) -> int:
+        return time.monotonic_ns() // 1000 + self._offset_us
+
+    def advance(self, seconds: float) -> None:
+        self._offset_us += int(seconds * 1e6)
+
+
+def key_entry(number: int = 1, policy: KeyPolicy | None = None, expires_us: int | None = None) -> KeyEntry:
+    return KeyEntry(
+        key_id=UUID(int=100 + number),
+        account_id=ACCOUNT,
+        organization_id=UUID(int=2),
+        user_id=UUID(int=3),
+        credit_limit_id=UUID(int=4),
+        policy=policy or KeyPolicy(),
+        expires_us=expires_us,
+    )
+
+
+class FakeDirectory:
+    """Keys by secret; those in `cold` must be looked up first."""
+
+    def __init__(self, keys: dict[str, KeyEntry]) -> None:
+        self.keys = {digest_of(secret.encode()): key for secret, key in keys.items()}
+        self.cold = False
+        self.away = False
+        self.lookups = 0
+
+    def known(self, digest: bytes) -> KeyEntry | bool:
+        return True if self.cold else self.keys.get(digest, False)
+
+    async def find(self, digest: bytes) -> KeyEntry | None:
+        self.lookups += 1
+        if self.away:
+            raise StoreUnavailable
+        self.cold = False
+        return self.keys.get(digest)
+
+
+@dataclass(eq=False)
+class FakeHold:
+    subject: Subject
+    price: Price
+    request: HoldRequest
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was booked of one exchange."""
+
+    how: str
+    request_id: UUID
+    outcome: str
+    status: int
+    source: str
+    usage: Usage
+    amount_nanos: int
+    hold_nanos: int
+    ending: Ending
+
+
+@dataclass
+class FakeLedger:
+    """One account's credit in memory: holds come out of it, endings are rows. Ending a hold twice fails."""
+
+    balance_nanos: int = 5_000_000_000
+    cold: bool = False
+    trusted: bool = True
+    journal_works: bool = True
+    room: bool = True
+    open: dict[UUID, FakeHold] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    told: list[Usage] = field(default_factory=list)
+    placed: list[HoldRequest] = field(default_factory=list)
+
+    @property
+    def free_nanos(self) -> int:
+        return self.balance_nanos - sum(hold.request.hold_nanos for hold in self.open.values())
+
+    def try_place(self, request: HoldRequest) -> FakeHold | None:
+        if not self.trusted:
+            raise ApiError(Case.UNAVAILABLE, "no trust")
+        if not self.room:
+            raise ApiError(Case.OVERLOADED, "no room")
+        if self.cold:
+            return None
+        if request.hold_nanos > self.balance_nanos:
+            raise ApiError(Case.CREDIT_SPENT, "spent")
+        if request.hold_nanos > self.free_nanos:
+            return None
+        assert request.request_id not in self.open
+        hold = FakeHold(_subject(request), request.price, request)
+        self.open[request.request_id] = hold
+        self.placed.append(request)
+        return hold
+
+    async def place(self, request: HoldRequest) -> FakeHold:
+        self.cold = False
+        hold = self.try_place(request)
+        if hold is None:
+            raise ApiError(Case.CREDIT_HELD, "held")
+        return hold
+
+    def rest_nanos(self, key: KeyEntry) -> int | None:
+        return None if self.cold else self.free_nanos
+
+    async def fetch_rest_nanos(self, key: KeyEntry) -> int:
+        return self.free_nanos
+
+    def confirm(self, hold: FakeHold) -> None:
+        assert hold.subject.request_id in self.open
+        if not self.trusted:
+            raise ApiError(Case.UNAVAILABLE, "no trust")
+
+    def progress(self, hold: FakeHold, usage: Usage) -> None:
+        assert hold.subject.request_id in self.open
+        self.told.append(usage)
+
+    def capture(self, hold: FakeHold, ending: Ending) -> Receipt:
+        cost, amount = hold.price.amounts(ending.usage, ending.service_tier, hold.subject.markup_ppm)
+        self.balance_nanos -= amount
+        self._end("captured", hold, ending, amount)
+        return Receipt(cost, amount, self.free_nanos)
+
+    def release(self, hold: FakeHold, ending: Ending) -> None:
+        self._end("released", hold, ending, 0)
+
+    def _end(self, how: str, hold: FakeHold, ending: Ending, amount: int) -> None:
+        subject = hold.subject
+        del self.open[subject.request_id]
+        encode_payload(EndRecord(how, subject, ending, 0, amount, 0))
+        self.rows.append(
+            Row(
+                how,
+                subject.request_id,
+                str(ending.outcome),
+                ending.status,
+                str(ending.usage_source),
+                ending.usage,
+                amount,
+                subject.hold_nanos,
+                ending,
+            )
+        )
+        if not self.journal_works:
+            raise JournalFailed
+
+
+def _subject(request: HoldRequest) -> Subject:
+    return Subject(
+        request.request_id,
+        request.occurred_us,
+        request.key.account_id,
+        request.key.user_id,
+        request.key.key_id,
+        request.operation,
+        request.provider,
+        request.model,
+        request.price.id,
+        request.markup_ppm,
+        request.hold_nanos,
+        request.bound.input_tokens,
+        request.bound.output_tokens,
+        request.stream,
+        (),
+        request.conversation,
+        request.tags,
+    )
+
+
+class FakeCounter:
+    """Counts as the model's own tokenizer does; `away` is a helper that cannot be reached."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.asked: list[list[str]] = []
+
+    async def count(self, model: str, texts: Sequence[str]) -> tuple[int, bool] | None:
+        self.asked.append(list(texts))
+        if self.away:
+            return None
+        name, exact = vocabulary_of(model)
+        return sum(count_tokens(name, text) for text in texts), exact
+
+
+@dataclass
+class FakeObserver:
+    ended: list[Finished] = field(default_factory=list)
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    streams: int = 0
+
+    def finished(self, finished: Finished) -> None:
+        self.ended.append(finished)
+
+    def refused(self, reason: str, route: str) -> None:
+        self.refusals.append((reason, route))
+
+    def stream_opened(self) -> None:
+        self.streams += 1
+
+    def stream_closed(self) -> None:
+        self.streams -= 1
+
+    def upstream_failed(self, provider: str, reason: str) -> None:
+        self.failures.append((provider, reason))
