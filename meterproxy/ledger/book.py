@@ -102,13 +102,12 @@ class Book:
     def place(self, hold_id: UUID, draws: Draws) -> Short | None:
         """Hold an amount of every lease named, or of none."""
         assert hold_id not in self.holds, "a hold is placed once"
-        leases = self.leases
-        for key, amount in draws:
-            lease = leases.get(key)
+        for index, (key, amount) in enumerate(draws):
+            lease = self.leases.get(key)
             if lease is None or lease.free < amount:
-                return Short(key, amount - (lease.free if lease else 0))
-        for key, amount in draws:
-            lease = leases[key]
+                short = Short(key, amount - (lease.free if lease else 0))
+                self._undraw(draws[:index])
+                return short
             lease.free -= amount
             lease.held += amount
         self.holds[hold_id] = draws
@@ -134,10 +133,7 @@ class Book:
         draws = self.holds.pop(hold_id, None)
         if draws is None:
             return self._repeated(hold_id, None)
-        for key, held in draws:
-            lease = self.leases[key]
-            lease.held -= held
-            lease.free += held
+        self._undraw(draws)
         self._remember(hold_id, None)
         return End.ENDED
 
@@ -147,6 +143,12 @@ class Book:
         assert lease.unsettled >= amount, (key, amount, lease)
         lease.unsettled -= amount
         lease.consumed += amount
+
+    def _undraw(self, draws: Draws) -> None:
+        for key, held in draws:
+            lease = self.leases[key]
+            lease.held -= held
+            lease.free += held
 
     def _repeated(self, hold_id: UUID, ending: tuple[int, ...] | None) -> End:
         if hold_id not in self._endings:
