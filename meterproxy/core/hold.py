@@ -6,6 +6,7 @@ from uuid import UUID
 from meterproxy.core.bound import Bound
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.price import Price
+from meterproxy.core.record import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +35,13 @@ class Receipt:
     cost_nanos: int
     amount_nanos: int
     available_nanos: int | None
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """A hold that was placed; `receipt` is there once it was captured."""
+
+    subject: Subject
+    price: Price
+    placed_us: int
+    receipt: Receipt | None = None

@@ -10,13 +10,12 @@ Rules
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from meterproxy.core.hold import HoldRequest, Receipt
+from meterproxy.core.hold import Hold, HoldRequest, Receipt
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
 from meterproxy.core.money import MAX_NANOS
@@ -37,16 +36,6 @@ RETRY_SECONDS: Final = 0.25
 """How often a waiting request asks PostgreSQL again for what others may have given back."""
 
 
-@dataclass(slots=True, eq=False)
-class PlacedHold:
-    """A hold that was placed; `receipt` is there once it was captured."""
-
-    subject: Subject
-    price: Price
-    placed_us: int
-    receipt: Receipt | None = None
-
-
 class Holds:
     """Fulfils `proxy.ports.Ledger` for one worker session."""
 
@@ -60,12 +49,12 @@ class Holds:
         self._settler = settler
         self._wait_us = wait_ms * 1000
         self._prices_written: set[UUID] = set()
-        self.open: dict[UUID, PlacedHold] = {}
+        self.open: dict[UUID, Hold] = {}
         self.anomalies: Counter[str] = Counter()
 
     # ── place ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def try_place(self, request: HoldRequest) -> PlacedHold | None:
+    def try_place(self, request: HoldRequest) -> Hold | None:
         """See `proxy.ports.Ledger.try_place`."""
         self._check_trust()
         key = _credit_key(request.key)
@@ -75,12 +64,12 @@ class Holds:
                 raise _spent()
             return None
         self._borrower.touch(key)
-        hold = PlacedHold(self._subject(request), request.price, elapsed_us())
+        hold = Hold(self._subject(request), request.price, elapsed_us())
         self._write_place(hold)
         self.open[request.request_id] = hold
         return hold
 
-    async def place(self, request: HoldRequest) -> PlacedHold:
+    async def place(self, request: HoldRequest) -> Hold:
         """See `proxy.ports.Ledger.place`."""
         key = _credit_key(request.key)
         deadline_us = elapsed_us() + self._wait_us
@@ -111,7 +100,7 @@ class Holds:
         except StoreUnavailable as error:
             raise _unavailable() from error
 
-    def confirm(self, hold: PlacedHold) -> None:
+    def confirm(self, hold: Hold) -> None:
         """See `proxy.ports.Ledger.confirm`."""
         assert hold.subject.request_id in self.open, "only an open hold may be spent"
         self._check_trust()
@@ -133,7 +122,7 @@ class Holds:
             return False
         return True
 
-    def _write_place(self, hold: PlacedHold) -> None:
+    def _write_place(self, hold: Hold) -> None:
         request_id, price = hold.subject.request_id, hold.price
         try:
             self._write_price(price)
@@ -166,7 +155,7 @@ class Holds:
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def progress(self, hold: PlacedHold, usage: Usage) -> None:
+    def progress(self, hold: Hold, usage: Usage) -> None:
         """See `proxy.ports.Ledger.progress`."""
         try:
             self._journal.progress(ProgressRecord(hold.subject.request_id, usage))
@@ -175,7 +164,7 @@ class Holds:
 
     # ── end ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def capture(self, hold: PlacedHold, ending: Ending) -> Receipt:
+    def capture(self, hold: Hold, ending: Ending) -> Receipt:
         """See `proxy.ports.Ledger.capture`."""
         subject = hold.subject
         cost, amount, flags = priced(hold.price, ending.usage, ending.service_tier, subject.markup_ppm)
@@ -188,15 +177,18 @@ class Holds:
         self._write_end("captured", hold, _flagged(ending, flags), receipt, max(captured.overrun, default=0))
         return receipt
 
-    def release(self, hold: PlacedHold, ending: Ending) -> None:
-        """See `proxy.ports.Ledger.release`."""
+    def release(self, hold: Hold, ending: Ending) -> None:
+        """See `proxy.ports.Ledger.release`; usage in the ending is what the provider may charge us all the same."""
         end = self._book.release(hold.subject.request_id)
         if end is not End.ENDED:
             self._repeated(hold, end)
             return
-        self._write_end("released", hold, ending, Receipt(0, 0, None), 0)
+        cost = 0
+        if any(ending.usage):
+            cost, _, _ = priced(hold.price, ending.usage, ending.service_tier, hold.subject.markup_ppm)
+        self._write_end("released", hold, ending, Receipt(cost, 0, None), 0)
 
-    def _write_end(self, how: str, hold: PlacedHold, ending: Ending, receipt: Receipt, overrun_nanos: int) -> None:
+    def _write_end(self, how: str, hold: Hold, ending: Ending, receipt: Receipt, overrun_nanos: int) -> None:
         subject = hold.subject
         del self.open[subject.request_id]
         record = EndRecord(how, subject, fit(ending), receipt.cost_nanos, receipt.amount_nanos, overrun_nanos)
@@ -209,7 +201,7 @@ class Holds:
             for draw in subject.draws:
                 self._borrower.freed(LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us))
 
-    def _repeated(self, hold: PlacedHold, end: End) -> Receipt:
+    def _repeated(self, hold: Hold, end: End) -> Receipt:
         """A hold that has ended keeps its first ending; a second, different one is a bug that must be seen."""
         if end is not End.ALREADY:
             self.anomalies[end.value] += 1

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from meterproxy.core.bound import ModelFacts
-from meterproxy.core.hold import HoldRequest as HoldRequest  # noqa: PLC0414  re-exported for the consumer
+from meterproxy.core.hold import Hold as Hold  # noqa: PLC0414  re-exported for the consumer
+from meterproxy.core.hold import HoldRequest as HoldRequest  # noqa: PLC0414
 from meterproxy.core.hold import Receipt as Receipt  # noqa: PLC0414
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.price import Price
-from meterproxy.core.record import Ending, Subject
+from meterproxy.core.record import Ending
 from meterproxy.core.usage import Usage
 
 
@@ -39,13 +40,6 @@ class Directory(Protocol):
             StoreUnavailable: PostgreSQL cannot be asked; the client must get a 503, never a 401.
         """
         ...
-
-
-class Hold(Protocol):
-    """A placed hold: open until `Ledger.capture` or `Ledger.release` ends it, once."""
-
-    subject: Subject
-    price: Price
 
 
 class Ledger(Protocol):

@@ -1,7 +1,7 @@
 """The host: one supervisor per machine that owns what is one per machine, and runs the workers.
 
-Order of start: lock the data directory, bind the port, PostgreSQL (where no database is configured) with the helpers,
-the schema, the workers. The end is the reverse.
+Order of start: lock the data directory, bind the port, PostgreSQL (where no database is configured), the helpers, the
+schema, the workers. The end is the reverse.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class _Host:
             address.host, address.port, self._config.workers, patience_seconds=patience_seconds
         )
         supervisor = Supervisor(
-            [self._helpers(), [self._schema()], self._workers],
+            [[self._postgres] if self._postgres else [], self._helpers(), [self._schema()], self._workers],
             on_ready=self._say_hello,
             on_stopping=lambda: close_all(self._sockets),
         )
@@ -68,8 +68,6 @@ class _Host:
 
     def _helpers(self) -> Sequence[Part | ChildSpec]:
         parts: list[Part | ChildSpec] = [tokenizer_spec(self._run_dir / "tokenizer")]
-        if self._postgres:
-            parts.append(self._postgres)
         if self._simulated:
             parts.append(_simulator(self._simulator_port))
         return parts

@@ -6,39 +6,268 @@ settles its journal to the end and gives its leases back.
 """
 
 import asyncio
+import contextlib
 import logging
-import os
 import signal
 import socket
-import time
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import uvloop
 
-from meterproxy.catalog import Catalog
 from meterproxy.config import Config
 from meterproxy.control.operator import Machine, OperatorApi
 from meterproxy.core.lending import Change
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, StoreUnavailable
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
-from meterproxy.proxy.client import Client
+from meterproxy.proxy.client import Client, Room
+from meterproxy.proxy.exchange import Exchanges, Ports
 from meterproxy.proxy.server import Dispatch, HttpServer
+from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.runtime import logs
 from meterproxy.runtime.metrics import CONTENT_TYPE, Metrics
 from meterproxy.runtime.parent import die_with_parent, on_parent_gone, say_failed, say_ready
 from meterproxy.runtime.tasks import SideTasks
 from meterproxy.runtime.tokenizer import TokenizerClient
 from meterproxy.service import observe, providers
+from meterproxy.service.catalog import catalog_of
+from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import Handover, take_over
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.explain import explain
 from meterproxy.store.keys import Keys
-from meterproxy.store.migrate import SchemaError
 from meterproxy.store.pool import open_pool
-from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
-from meterproxy.store.upkeep import make_partitions, self_test
+from meterproxy.store.upkeep import lost_lease_nanos, make_partitions, self_test
+
+RETRY_SECONDS: Final = 1.0
+UPKEEP_SECONDS: Final = 3600.0
+LOST_SECONDS: Final = 15.0
+FRESH_SECONDS: Final = 1.0
+STOP_SECONDS: Final = 10.0
+BACKLOG: Final = 1024
+BODIES_BYTES: Final = 512 << 20
+"""Memory that the bodies of all running requests may take together."""
+MOST_SKEW_SECONDS: Final = 300.0
+
+_log: Final = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the worker that the supervisor asked for; answers the exit code."""
+    die_with_parent()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to everybody; the supervisor decides
+    handover = take_over()
+    logs.set_up(handover.config.log.level, handover.config.log.format)
+    try:
+        uvloop.run(Worker(handover).run())
+    except MeterproxyError as error:
+        say_failed(str(error))
+        _log.critical("the worker cannot run", extra={"error": str(error)})
+        return 1
+    return 0
+
+
+class Worker:
+    """The composition root of one worker process."""
+
+    def __init__(self, handover: Handover) -> None:
+        self._handover = handover
+        self._config: Config = handover.config
+        self._metrics = Metrics()
+        self._tasks = SideTasks()
+        self._stopping = asyncio.Event()
+        self._exchanges: Exchanges | None = None
+        self._room = Room(BODIES_BYTES)
+        self._counter = TokenizerClient(handover.run_dir / "tokenizer")
+        self._unfit: list[str] = ["the ledger has not been recovered yet"]
+
+    async def run(self) -> None:
+        """Serve until told to stop."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        on_parent_gone(self._stopping.set)
+        self._pool = await open_pool(self._handover.dsn, pooled=self._handover.pooled)
+        self._ledger = self._make_ledger()
+        server = HttpServer(Dispatch(self._exchange, self._operator().answer), room=self._room)
+        listening = socket.socket(fileno=self._handover.listening_fd)
+        acceptor = await loop.create_server(server, sock=listening, backlog=BACKLOG)
+        try:
+            if await self._come_up():
+                say_ready()
+                await self._stopping.wait()
+        finally:
+            acceptor.close()
+            await self._end(server)
+
+    # ── the way up ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _come_up(self) -> bool:
+        """Recover the ledger and begin to serve; False where the end came first."""
+        starting = asyncio.create_task(self._start())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            return False
+        starting.result()
+        return True
+
+    async def _start(self) -> None:
+        while True:
+            try:
+                await self._ledger.start()
+                problems = await self_test(self._pool)
+                break
+            except (StoreUnavailable, JournalFailed) as error:
+                self._unfit = [str(error)]
+                _log.warning("the worker waits", extra={"error": str(error)})
+                await asyncio.sleep(RETRY_SECONDS)
+        if self._ledger.recovered:
+            _log.warning("ended holds that a killed worker left open", extra={"holds": self._ledger.recovered})
+        self._unfit = problems + self._local_problems()
+        self._start_tasks()
+        self._ledger.settler.observe = self._metrics.settled
+        self._metrics.before_scrape.append(
+            observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
+        )
+        self._exchanges = self._make_exchanges()
+
+    def _local_problems(self) -> list[str]:
+        """The self-test of what is not the database's."""
+        problems = []
+        if is_volatile(self._config.data_dir):
+            problems.append(f"data_dir {self._config.data_dir} lies in memory, which a power cut empties")
+        if abs(self._ledger.clock.skew_us) > MOST_SKEW_SECONDS * 1e6:
+            problems.append("this machine's clock and the database's are minutes apart")
+        if self._ledger.holds.try_place(self_test_request(self._ledger.clock.now_us())) is not None:
+            problems.append("a key without credit was not refused")
+        return problems
+
+    def _start_tasks(self) -> None:
+        ledger = self._ledger
+        self._tasks.start("session", ledger.keep_session)
+        self._tasks.start("journal sync", ledger.keep_synced)
+        self._tasks.start("settle", ledger.keep_settled)
+        self._tasks.start("news", ledger.keep_informed)
+        self._tasks.start("journal sweep", ledger.keep_swept)
+        self._tasks.start("partitions", self._keep_partitions)
+        self._tasks.start("lost leases", self._keep_lost_counted)
+
+    async def _keep_partitions(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_SECONDS)
+            with contextlib.suppress(StoreUnavailable):
+                await make_partitions(self._pool)
+
+    async def _keep_lost_counted(self) -> None:
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                self._metrics.lost_lease_nanos.set(await lost_lease_nanos(self._pool, self._config.lease.ttl_seconds))
+            await asyncio.sleep(LOST_SECONDS)
+
+    def _make_ledger(self) -> WorkerLedger:
+        config = self._config
+        sessions = observe.CountedSessions(self._pool)
+        sessions.metrics = self._metrics
+        self._directory = KeyDirectory(self._pool)
+        return WorkerLedger(
+            sessions,
+            Settlement(self._pool),
+            config.data_dir / "journals" / f"slot-{self._handover.slot}",
+            host=socket.gethostname(),
+            slot=self._handover.slot,
+            ttl_seconds=config.lease.ttl_seconds,
+            wait_ms=config.hold.wait_ms,
+            settle_interval_ms=config.settle.interval_ms,
+            fsync_ms=config.journal.fsync_ms,
+            segment_bytes=config.journal.segment_bytes,
+            max_bytes=config.journal.max_bytes,
+            retain_seconds=config.journal.retain_hours * 3600,
+            open_hold=OpenHoldPolicy(config.recovery.open_hold),
+            on_change=self._changed,
+        )
+
+    def _changed(self, change: Change | None) -> None:
+        if change is None:
+            self._directory.forget_all()
+        elif change.kind == "key" and change.subject_id is not None:
+            self._directory.key_changed(change.subject_id)
+
+    def _make_exchanges(self) -> Exchanges:
+        config, ledger = self._config, self._ledger
+        settings = ExchangeSettings(
+            max_body_bytes=config.max_body_bytes,
+            markup_ppm=config.markup_ppm,
+            unpriced=config.unpriced,
+            out_of_credit_status=config.out_of_credit_status,
+            on_disconnect=config.on_disconnect,
+            hold_max_share_ppm=config.hold.max_share_ppm,
+            max_seconds=config.exchange.max_seconds,
+            keepalive_seconds=config.stream.keepalive_seconds,
+        )
+        ports = Ports(ledger.clock, self._directory, ledger.holds, self._counter, catalog_of(config), self._metrics)
+        return Exchanges(settings, ports, providers.build(config), self._room)
+
+    # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _exchange(self, client: Client) -> None:
+        if self._exchanges is None:
+            client.closing = True
+            client.refuse(ApiError(Case.UNAVAILABLE, f"The service is starting: {self._unfit[0]}."))
+            return
+        await self._exchanges.run(client)
+
+    def _operator(self) -> OperatorApi:
+        token = self._config.admin_token
+        assert token is not None, "the supervisor has made what was not set"
+        return OperatorApi(
+            Accounts(self._pool),
+            Keys(self._pool),
+            Machine(self._unready, self._exposition, self._settle_now, self._explain),
+            token.get_secret_value(),
+            open_metrics=self._config.listen.is_loopback,
+        )
+
+    def _unready(self) -> str | None:
+        if self._stopping.is_set():
+            return "the worker is shutting down"
+        if self._unfit:
+            return "; ".join(self._unfit)
+        return self._ledger.ready
+
+    def _exposition(self) -> tuple[bytes, str]:
+        return self._metrics.exposition(), CONTENT_TYPE
+
+    async def _settle_now(self) -> None:
+        """Settle what was captured before now, and report what is held; for at most a second."""
+        if self._exchanges is None:
+            return
+        with contextlib.suppress(TimeoutError, StoreUnavailable):
+            async with asyncio.timeout(FRESH_SECONDS):
+                await self._ledger.settler.catch_up()
+                await self._ledger.borrower.report()
+
+    async def _explain(self, request_id: UUID) -> dict[str, Any]:
+        return await explain(self._pool, request_id)
+
+    # ── the way down ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _end(self, server: HttpServer) -> None:
+        server.drain()
+        if self._exchanges is not None:
+            await self._exchanges.finish(self._config.drain_seconds)
+            await self._tasks.stop()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._ledger.stop()
+            except (StoreUnavailable, TimeoutError) as error:
+                _log.warning("the journal is left to the next start", extra={"error": str(error)})
+            await self._exchanges.close()
+        await self._counter.close()
+        await server.shutdown(1.0)
+        await self._pool.close()

@@ -5,6 +5,9 @@ from typing import Final
 import asyncpg
 
 from meterproxy.store.pool import transaction
+from meterproxy.store.sqlfiles import queries
+
+_UPKEEP: Final = queries("upkeep")
 
 MONTHS_AHEAD: Final = 3
 _LOCK: Final = 0x6D657465725F7570
@@ -13,9 +16,9 @@ _LOCK: Final = 0x6D657465725F7570
 async def make_partitions(pool: asyncpg.Pool) -> int:
     """Make the monthly partitions of the coming months; answers how many were new. Raises StoreUnavailable."""
     async with transaction(pool) as connection:
-        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
+        if not await connection.fetchval(_UPKEEP["try_lock"], _LOCK):
             return 0
-        return int(await connection.fetchval("SELECT make_usage_partitions(now(), $1)", MONTHS_AHEAD))
+        return int(await connection.fetchval(_UPKEEP["make_partitions"], MONTHS_AHEAD))
 
 
 async def self_test(pool: asyncpg.Pool) -> list[str]:
@@ -31,3 +34,9 @@ async def self_test(pool: asyncpg.Pool) -> list[str]:
     if version < 150000:
         problems.append("PostgreSQL 15 or newer is needed")
     return problems
+
+
+async def lost_lease_nanos(pool: asyncpg.Pool, ttl_seconds: float) -> int:
+    """What is lent out as money to sessions that have not been heard of for a ttl after their trust ran out."""
+    async with transaction(pool) as connection:
+        return int(await connection.fetchval(_UPKEEP["lost_lease_nanos"], ttl_seconds))
