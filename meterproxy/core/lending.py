@@ -7,7 +7,6 @@ from uuid import UUID
 
 from meterproxy.core.record import EndRecord
 
-
 UNWRITTEN = -1
 
 

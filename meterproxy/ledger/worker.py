@@ -113,7 +113,11 @@ class WorkerLedger:
         self.holds.segment_began()
 
     async def stop(self) -> None:
-        """Settle to the end, give everything back, close the session. Raises StoreUnavailable: a later start proves it."""
+        """Settle to the end, give everything back, close the session.
+
+        Raises:
+            StoreUnavailable: the journal is left to a later start, which proves it.
+        """
         try:
             await self.borrower.settle_down()
             while self.settler.queued:

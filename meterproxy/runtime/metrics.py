@@ -54,6 +54,7 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self._models: set[str] = set()
+        self._rejected = 0
         self._answers: dict[tuple[str, str, str, int], int] = {}
         self._times: list[tuple[str, int, int, int | None]] = []
 
@@ -140,6 +141,11 @@ class Metrics:
                 self.tokens.labels(kind).inc(count)
         self.amount_usd.inc(amount / NANOS_PER_USD)
         self.overrun_usd.inc(overrun / NANOS_PER_USD)
+
+    def rejected_to(self, total: int) -> None:
+        """So many records have been refused by PostgreSQL since the start."""
+        self.settle_rejected.inc(total - self._rejected)
+        self._rejected = total
 
     # ── asked by Prometheus ─────────────────────────────────────────────────────────────────────────────────────────
 

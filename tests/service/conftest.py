@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator
 
-import pytest
+import pytest_asyncio
 
 from tests import postgres
 from tests.service.running import Service, service
 
 
-@pytest.fixture(scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared() -> AsyncIterator[Service]:
     """A service that tests share: they make accounts of their own and leave it as it was."""
     with postgres.reachable_directory() as directory:
