@@ -143,6 +143,11 @@ class Client:
         transport = self._connection.transport
         return transport is None or transport.is_closing()
 
+    @property
+    def left(self) -> bool:
+        """Whether the client is gone as far as one can know without writing: few close half and wait for an answer."""
+        return self.gone or self._connection.half_closed
+
     async def read_body(self, limit_bytes: int, room: Room) -> bytes:
         """Read the whole body.
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Final
 
-from meterproxy.core.usage import Outcome
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.capture import OpenHold
 from meterproxy.proxy.client import Client
@@ -42,11 +41,6 @@ class Delivery:
     @property
     def status(self) -> int:
         return self.forwarded.answer.status
-
-    @property
-    def outcome(self) -> Outcome:
-        """How an answer ended that was read to its end."""
-        return Outcome.CLIENT_LEFT if self.client.gone else Outcome.COMPLETED
 
 
 def not_recorded() -> ApiError:

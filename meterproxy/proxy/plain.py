@@ -55,10 +55,14 @@ async def _answer_whole(delivery: Delivery, body: bytes) -> None:
         return
     measured = await delivery.counting.measure(reading, lambda: _texts(delivery, reading, text))
     try:
-        receipt = delivery.hold.capture(delivery.outcome, delivery.status, reading, measured)
+        receipt = delivery.hold.capture(_outcome(delivery), delivery.status, reading, measured)
     except JournalFailed:
         raise not_recorded() from None
     delivery.client.answer(delivery.status, [*delivery.headers, *charged(receipt)], body)
+
+
+def _outcome(delivery: Delivery) -> Outcome:
+    return Outcome.CLIENT_LEFT if delivery.client.left else Outcome.COMPLETED
 
 
 def charged(receipt: Receipt) -> list[tuple[bytes, bytes]]:
@@ -90,7 +94,7 @@ async def _pass_large(delivery: Delivery, held: bytes) -> None:
                 await client.drain()
             held = piece
             tail.feed(piece)
-        outcome = delivery.outcome
+        outcome = _outcome(delivery)
     except UpstreamError:
         pass  # what was delivered is booked below, and the client's connection is cut
     reading = tail.reading()

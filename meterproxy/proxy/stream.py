@@ -85,7 +85,7 @@ class StreamRelay:
             forwarded, terminal = self._metered(piece)
             if meter.done and hold.open:
                 self._send(forwarded)
-                if not await self._captured(self._delivery.outcome):
+                if not await self._captured(self._read_outcome()):
                     return
                 forwarded = terminal
             self._send(forwarded)
@@ -132,7 +132,11 @@ class StreamRelay:
             return Outcome.PROVIDER_ERROR
         if not self._meter.finished and not self._meter.has_usage:
             return Outcome.STREAM_BROKEN
-        return self._delivery.outcome
+        return self._read_outcome()
+
+    def _read_outcome(self) -> Outcome:
+        """How a stream ended that came to its proper end."""
+        return Outcome.CLIENT_LEFT if self._client.gone else Outcome.COMPLETED
 
     async def _captured(self, outcome: Outcome) -> bool:
         """End the hold; False where the ending could not be written, of which the client has been told."""
