@@ -12,7 +12,7 @@ from typing import Any
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.settings import ExchangeSettings
-from tests.proxy.house import PROMPT, House, request
+from tests.proxy.house import PROMPT, House, request, until
 from tests.proxy.raw import Answer, Raw
 
 INPUT = 13
@@ -66,7 +66,7 @@ class Ending:
     """What must be in the body that the client got."""
     never: bytes = b"what no answer holds"
     """What must not be in it."""
-    settings: ExchangeSettings = ExchangeSettings()
+    settings: ExchangeSettings | None = None
     first_byte_seconds: float = 20.0
     between_bytes_seconds: float = 20.0
     provider_url: str | None = None
@@ -112,8 +112,7 @@ async def leave_stream(house: House, case: Ending) -> Heard:
 async def leave_plain(house: House, case: Ending) -> Heard:
     async with house.client() as client:
         client.send(case.request)
-        while not house.ledger.open:
-            await asyncio.sleep(0.001)
+        await until(lambda: house.ledger.open)
         client.writer.transport.abort()
     await house.ended()
     return Heard(200, whole=False)
@@ -236,9 +235,9 @@ ENDINGS = [
     Ending("client leaves, cancelled", f"{TOKENS},slow=0.02", "captured", "client_left", 200, "counted", Usage(), play=leave_stream, body=STREAM, settings=ExchangeSettings(on_disconnect="cancel")),
     Ending("client leaves a plain call", f"{TOKENS},delay=0.1", "captured", "client_left", 200, "provider", WHOLE, play=leave_plain),
     # we end it
-    Ending("shutdown in a stream", f"{TOKENS},slow=0.5", "captured", "stream_broken", 200, "counted", Usage(), play=_during(_shut_down), body=STREAM, code="service_unavailable", never=b"[DONE]"),
+    Ending("shutdown in a stream", f"{TOKENS},slow=0.1", "captured", "stream_broken", 200, "counted", Usage(), play=_during(_shut_down), body=STREAM, code="service_unavailable", never=b"[DONE]"),
     Ending("shutdown while waiting", "hang", "released", "unreachable", 503, "estimated", SENT, play=_while_waiting(_shut_down), code="service_unavailable"),
-    Ending("out of time in a stream", f"{TOKENS},slow=0.5", "captured", "stream_broken", 200, "counted", Usage(), play=_during(_run_out_of_time), body=STREAM, code="upstream_timeout"),
+    Ending("out of time in a stream", f"{TOKENS},slow=0.1", "captured", "stream_broken", 200, "counted", Usage(), play=_during(_run_out_of_time), body=STREAM, code="upstream_timeout"),
     Ending("out of time while waiting", "hang", "released", "unreachable", 504, "estimated", SENT, play=_while_waiting(_run_out_of_time), code="upstream_timeout"),
     Ending("no trust at the first byte", TOKENS, "released", "unreachable", 503, "provider", NOTHING, play=without_trust, code="service_unavailable", calls=0),
     Ending("journal fails at a plain ending", TOKENS, "captured", "completed", 200, "provider", WHOLE, play=with_broken_journal, code="internal_error"),

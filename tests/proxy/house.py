@@ -1,9 +1,9 @@
 """A whole proxy in the test's own loop: real sockets on both sides, the simulated provider, honest fakes of the ports."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -35,7 +35,6 @@ class House:
     ledger: FakeLedger
     counter: FakeCounter
     observer: FakeObserver
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[raw.Raw]:
@@ -50,8 +49,7 @@ class House:
 
     async def ended(self) -> None:
         """Wait until no exchange is open."""
-        while self.exchanges.open:
-            await asyncio.sleep(0.001)
+        await until(lambda: not self.exchanges.open)
 
     async def calls(self) -> list[dict[str, Any]]:
         """What the provider has received."""
@@ -63,6 +61,12 @@ class House:
         connection.close()
         calls: list[dict[str, Any]] = orjson.loads(answer.body)["calls"]
         return calls
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Let the loop run until something holds that nobody signals; the test's own time limit bounds it."""
+    while not true():
+        await asyncio.sleep(0.001)
 
 
 def chat(simulate: str = "", **members: Any) -> dict[str, Any]:

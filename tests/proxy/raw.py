@@ -49,7 +49,7 @@ class Raw:
         return int(status), headers
 
     async def chunk(self) -> bytes:
-        size = int(await self.reader.readline(), 16)
+        size = int(await self.reader.readuntil(b"\n"), 16)
         data = await self.reader.readexactly(size)
         assert await self.reader.readexactly(2) == b"\r\n"
         return data
@@ -67,6 +67,13 @@ class Raw:
         elif status not in {204, 304}:
             body = await self.reader.read()
         return Answer(status, headers, body)
+
+    async def answer_body(self) -> bytes:
+        """The rest of a chunked answer whose head was read."""
+        body = b""
+        while chunk := await self.chunk():
+            body += chunk
+        return body
 
     async def ended(self) -> bool:
         """Whether the server closed the connection without another byte."""
