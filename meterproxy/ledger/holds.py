@@ -125,11 +125,10 @@ class Holds:
     def _write_place(self, hold: Hold) -> None:
         request_id, price = hold.subject.request_id, hold.price
         try:
+            self._journal.make_room()  # may begin a segment, which must be readable by itself
             self._write_price(price)
             self._journal.place(PlaceRecord(hold.subject))
-            self._write_price(price)  # again where placing began a new segment, which must be readable by itself
         except (JournalFull, JournalFailed) as error:
-            self._journal.forget(request_id)
             self._book.release(request_id)
             raise ApiError(Case.OVERLOADED, "The service cannot take requests right now.") from error
 
@@ -137,7 +136,7 @@ class Holds:
         if price.id not in self._prices_written:
             document = price.document()
             self._settler.know_price(price.id, document)
-            self._journal.append(PriceRecord(price.id, document))
+            self._journal.describe(PriceRecord(price.id, document))
             self._prices_written.add(price.id)
 
     def segment_began(self) -> None:

@@ -1,15 +1,18 @@
 """The journal: a worker's append-only file of holds and their endings.
 
 A journal is a directory owned by one worker slot. It holds preallocated segments named by the position of their first
-byte; positions are byte offsets over all segments and only grow. A record is framed by its length and CRC-32.
+byte; positions are byte offsets over all segments and only grow. A record is framed by its length and a CRC-32 that
+covers its position too: bytes that merely look like a record, inside another or left over from earlier, are none.
 
 Rules
 -----
 - One owner: the directory's `lock` file is locked for as long as the journal is open.
-- A hold is placed only if the room of its ending is there too, so an accepted exchange can always end.
-- A short write is undone at once. After a failed fsync the segment is finished and all that was not synced is written
-  again into the next one; `healthy` is False until an fsync succeeds.
+- A hold is placed only if the room of its ending is there too, so an accepted exchange can always end. Everything else
+  (prices, progress) only takes room that is promised to nobody.
+- A write that failed is undone at once. After a failed fsync the segment is finished and all that was not synced is
+  written again into the next one, so a record may be read back twice; `healthy` is False until an fsync succeeds.
 - A torn tail is cut. A damaged middle is copied to `quarantine/`, reported, and skipped.
+- Replay starts at the place record of the oldest hold whose ending PostgreSQL does not have.
 - A segment goes when PostgreSQL has confirmed all of it *and* it is older than `retain_seconds`: a failover may take
   confirmed rows away.
 """
@@ -23,7 +26,8 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +44,8 @@ HEADER: Final = struct.Struct("<8s16sqI")
 HEADER_BYTES: Final = 64
 FRAME: Final = struct.Struct("<II")
 MAX_RECORD_BYTES: Final = 64 * 1024
+TOGETHER_BYTES: Final = 2 * (FRAME.size + MAX_RECORD_BYTES)
+"""Room for a price and the first place record that names it, which belong into one segment."""
 SLACK_BYTES: Final = 4 * MAX_RECORD_BYTES
 """Room never promised to anybody: the ragged end of a segment, and what begins the next one."""
 ENDING_ROOM_BYTES: Final = 4096
@@ -82,19 +88,29 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """One group fsync: segments to cut to what they hold and close, the current file, and the records covered."""
+    """One group fsync: segments to cut to what they hold and close, the current file, and the records covered.
 
+    `in_doubt`: an earlier fsync of this file has failed, after which the kernel's word for it is worth nothing.
+    """
+
+    directory: Path
     finished: list[Segment]
     file: int
     records: int
+    in_doubt: bool
 
     def run(self) -> None:
         """Make it durable (in a thread). Raises OSError."""
-        for segment in self.finished:
-            os.ftruncate(segment.file, segment.used)
-            os.fsync(segment.file)
-            os.close(segment.file)
-        os.fdatasync(self.file)
+        try:
+            for segment in self.finished:
+                os.ftruncate(segment.file, segment.used)
+                os.fsync(segment.file)
+            if self.finished:
+                _sync_directory(self.directory)  # the current segment's name is not on disk before
+            os.fdatasync(self.file)
+        finally:
+            for segment in self.finished:
+                os.close(segment.file)
 
 
 class Journal:
@@ -123,9 +139,12 @@ class Journal:
         self._segment: Segment | None = None
         self._spare: Segment | None = None
         self._spare_lock = threading.Lock()
-        self._open: dict[UUID, tuple[int, int]] = {}
+        self._spare_failed = False
+        self._unsettled: dict[UUID, int] = {}
+        self._reservations: dict[UUID, int] = {}
         self._reserved = 0
         self._unsynced: list[bytes] = []
+        self._in_doubt = False
         self._finishing: list[Segment] = []
         self._confirmed = 0
         self._read_to = 0
@@ -147,17 +166,38 @@ class Journal:
         """Begin to write, behind everything on disk and not before `position` (what PostgreSQL has confirmed).
 
         A power cut may have taken records that PostgreSQL already has; positions must grow all the same.
+
+        Raises:
+            JournalFailed: the volume has no room for a segment, or cannot be synced.
         """
         if not self._read_to:
             for _ in self.read(sys.maxsize):
                 pass
         if self._segment:
+            self._read_to = max(self._read_to, self._segment.end)
             self.sync_now()
             os.close(self._segment.file)
+            self._segment = None
         self._confirmed = position
-        self._segment = self._make_segment(max(position, self._read_to))
+        try:
+            self._finish_files()
+            self._segment = self._make_segment(max(position, self._read_to))
+        except OSError as error:
+            raise JournalFailed(f"the journal cannot be begun: {error}") from error
         self.on_segment()
         self.prepare()
+
+    def _finish_files(self) -> None:
+        """Cut the last segment to what it holds and make durable what a killed process had only written."""
+        files = self._files()
+        if files:
+            _cut_tail(files[-1][1], self._read_to - files[-1][0], self.directory / "quarantine")
+        for _, path in files:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -172,8 +212,17 @@ class Journal:
 
     @property
     def open_from(self) -> int:
-        """Where the oldest open hold's place record begins; the end of the journal if none is open."""
-        return next(iter(self._open.values()))[0] if self._open else self.position
+        """Where the place record begins of the oldest hold whose ending PostgreSQL does not have; else the end."""
+        return next(iter(self._unsettled.values()), self.position)
+
+    def make_room(self) -> None:
+        """Begin the next segment where this one might not take a price and its place record together.
+
+        Raises:
+            JournalFailed: the volume refused.
+        """
+        if self._current.room < TOGETHER_BYTES and self._spare is not None:
+            self._roll()
 
     def place(self, record: PlaceRecord) -> int:
         """Write that a hold was placed, and keep the room of its ending.
@@ -182,17 +231,18 @@ class Journal:
             JournalFull: no room for it and its ending, or more unsettled than `max_bytes`.
             JournalFailed: the volume refused; nothing was written.
         """
-        frame = encode(record)
-        reserve = len(frame) + ENDING_ROOM_BYTES
-        room = self._current.room + (self._spare.room if self._spare else 0) - SLACK_BYTES
-        if room < self._reserved + len(frame) + reserve:
+        payload = encode(record)
+        reserve = FRAME.size + len(payload) + ENDING_ROOM_BYTES
+        if self._spare_room < FRAME.size + len(payload) + reserve:
             raise JournalFull("the journal's volume has no room left")
         if self.unsettled_bytes > self.max_bytes:
             raise JournalFull("the journal holds more unsettled records than it may")
-        start = self._write(frame)
-        self._open[record.subject.request_id] = (start, reserve)
+        end = self._write(payload)
+        request_id = record.subject.request_id
+        self._unsettled[request_id] = end - FRAME.size - len(payload)
+        self._reservations[request_id] = reserve
         self._reserved += reserve
-        return start + len(frame)
+        return end
 
     def end(self, record: EndRecord) -> int:
         """Write how a hold ended; its room was kept when it was placed.
@@ -200,42 +250,57 @@ class Journal:
         Raises:
             JournalFailed: the volume refused; the caller keeps the record in memory.
         """
-        _, reserve = self._open.pop(record.subject.request_id, (0, 0))
-        self._reserved -= reserve
+        self._reserved -= self._reservations.pop(record.subject.request_id, 0)
         return self.append(record)
 
-    def forget(self, request_id: UUID) -> None:
-        """Drop the reservation of a hold whose ending could not be written."""
-        _, reserve = self._open.pop(request_id, (0, 0))
-        self._reserved -= reserve
+    def describe(self, record: Record) -> None:
+        """Write what following records refer to, where there is room that is promised to nobody.
+
+        Raises:
+            JournalFull: there is none.
+            JournalFailed: the volume refused; nothing was written.
+        """
+        payload = encode(record)
+        if self._spare_room < FRAME.size + len(payload):
+            raise JournalFull("the journal's volume has no room left")
+        self._write(payload)
 
     def progress(self, record: ProgressRecord) -> None:
         """Write a stream's progress where there is room to spare; losing one is harmless."""
-        if self._spare is not None:
-            self.append(record)
+        with suppress(JournalFull):
+            self.describe(record)
 
     def append(self, record: Record) -> int:
         """Write any record; answers the position behind it. Raises JournalFailed."""
-        frame = encode(record)
-        return self._write(frame) + len(frame)
+        return self._write(encode(record))
 
-    def _write(self, frame: bytes) -> int:
+    def _write(self, payload: bytes) -> int:
+        size = FRAME.size + len(payload)
         segment = self._current
-        if segment.room < len(frame):
+        if segment.room < size:
             segment = self._roll()
+        frame = _frame(payload, segment.end)
         try:
             written = os.pwrite(segment.file, frame, segment.used)
         except OSError as error:
-            self.healthy = False
+            self._undo(segment, size)
             raise JournalFailed(f"the journal cannot be written: {error}") from error
-        if written != len(frame):
-            self.healthy = False
-            os.pwrite(segment.file, bytes(written), segment.used)
+        if written != size:
+            self._undo(segment, size)
             raise JournalFailed("the journal's volume took only a part of a record")
-        start = segment.end
-        segment.used += len(frame)
-        self._unsynced.append(frame)
-        return start
+        segment.used += size
+        self._unsynced.append(payload)
+        return segment.end
+
+    def _undo(self, segment: Segment, size: int) -> None:
+        self.healthy = False
+        with suppress(OSError):
+            os.pwrite(segment.file, bytes(size), segment.used)
+
+    @property
+    def _spare_room(self) -> int:
+        """Room that is promised to nobody."""
+        return self._current.room + (self._spare.room if self._spare else 0) - SLACK_BYTES - self._reserved
 
     @property
     def _current(self) -> Segment:
@@ -247,23 +312,29 @@ class Journal:
     def prepare(self) -> None:
         """Make the next segment's file ahead of need, so that rolling is quick. Safe to call from a thread."""
         with self._spare_lock:
-            if self._spare is None:
-                try:
-                    self._spare = self._make_segment(None)
-                except OSError as error:
+            if self._spare is not None or self._segment is None:
+                return
+            try:
+                self._spare = self._make_segment(None)
+                self._spare_failed = False
+            except OSError as error:
+                if not self._spare_failed:
                     _log.error("the journal cannot make its next segment", extra={"error": str(error)})
+                self._spare_failed = True
 
     def _roll(self) -> Segment:
-        finished = self._current
-        spare, self._spare = self._spare, None
+        finished, spare = self._current, self._spare
         if spare is None:
             raise JournalFailed("the journal has no further segment: its volume is full")
-        spare.base = finished.end
-        os.pwrite(spare.file, _header(self.journal_id, spare.base), 0)
-        path = self.directory / f"{spare.base:020d}.journal"
-        spare.path.rename(path)
-        spare.path = path
-        self._segment = spare
+        path = self.directory / f"{finished.end:020d}.journal"
+        try:
+            os.pwrite(spare.file, _header(self.journal_id, finished.end), 0)
+            spare.path.rename(path)
+        except OSError as error:
+            self.healthy = False
+            raise JournalFailed(f"the journal cannot begin its next segment: {error}") from error
+        spare.base, spare.path = finished.end, path
+        self._segment, self._spare = spare, None
         self._finishing.append(finished)
         self.on_segment()
         return spare
@@ -289,39 +360,58 @@ class Journal:
 
     @property
     def dirty(self) -> bool:
-        """Whether anything waits for an fsync, or the next segment for being made."""
-        return bool(self._unsynced or self._finishing or self._spare is None)
+        """Whether anything waits for an fsync, or the next segment for being made, or a failure for being over."""
+        return bool(self._unsynced or self._finishing or self._spare is None or not self.healthy)
 
     def begin_sync(self) -> "Sync":
         """What a thread is to make durable now; see `finish_sync`."""
+        if self._in_doubt:
+            self._write_again()
         finished, self._finishing = self._finishing, []
-        return Sync(finished, self._current.file, len(self._unsynced))
+        return Sync(self.directory, finished, self._current.file, len(self._unsynced), self._in_doubt)
 
     def finish_sync(self, sync: "Sync", error: OSError | None) -> None:
         """Take note of how it went; after a failure everything not yet synced is written again elsewhere."""
-        if error is None:
+        if error is not None:
+            _log.error("the journal cannot be synced", extra={"error": str(error)})
+            self.healthy = False
+            self._in_doubt = True
+            self._write_again()
+        elif not sync.in_doubt:
             del self._unsynced[: sync.records]
             self.healthy = True
-            return
-        _log.error("the journal cannot be synced", extra={"error": str(error)})
-        self.healthy = False
-        frames, self._unsynced = self._unsynced, []
+
+    def _write_again(self) -> None:
+        payloads, self._unsynced = self._unsynced, []
         try:
             self._roll()
-            for frame in frames:
-                self._write(frame)
-        except JournalFailed:
-            self._unsynced = frames
+            for payload in payloads:
+                self._write(payload)
+        except JournalFailed as error:
+            _log.error("the journal cannot be written again", extra={"error": str(error)})
+            self._unsynced = payloads
+        else:
+            self._in_doubt = False
 
     def sync_now(self) -> None:
-        """Sync in this thread; used at start, at the end, and by tests."""
+        """Sync in this thread; used at start, at the end, and by tests. Raises JournalFailed."""
         sync = self.begin_sync()
-        sync.run()
+        try:
+            sync.run()
+        except OSError as error:
+            self.finish_sync(sync, error)
+            raise JournalFailed(f"the journal cannot be synced: {error}") from error
         self.finish_sync(sync, None)
 
-    def confirm(self, position: int) -> None:
-        """PostgreSQL has everything before `position`."""
+    def confirm(self, position: int, settled: Iterable[UUID] = ()) -> None:
+        """PostgreSQL has everything before `position`, the endings of these requests among it."""
         self._confirmed = max(self._confirmed, position)
+        for request_id in settled:
+            self._unsettled.pop(request_id, None)
+
+    def rewind(self, position: int) -> None:
+        """PostgreSQL has lost what it had confirmed behind `position`."""
+        self._confirmed = min(self._confirmed, position)
 
     def sweep(self, open_from: int) -> int:
         """Delete segments that end before `open_from`, are confirmed, and are old enough; answers how many."""
@@ -336,15 +426,21 @@ class Journal:
         return gone
 
     def close(self) -> None:
-        """Sync, close the files, and let go of the lock."""
-        if self._segment:
-            self.sync_now()
-        for segment in filter(None, (self._segment, self._spare)):
-            os.close(segment.file)
-        if self._spare:
-            self._spare.path.unlink(missing_ok=True)
-        self._segment = self._spare = None
-        os.close(self._lock)
+        """Sync as far as that is possible, close the files, and let go of the lock."""
+        try:
+            if self._segment:
+                self.sync_now()
+        except JournalFailed as error:
+            _log.error("the journal was closed without its last records being synced", extra={"error": str(error)})
+        finally:
+            segments = [*self._finishing, self._segment, self._spare]
+            for segment in filter(None, segments):
+                os.close(segment.file)
+            if self._spare:
+                self._spare.path.unlink(missing_ok=True)
+            self._segment = self._spare = None
+            self._finishing = []
+            os.close(self._lock)
 
 
 def read_unowned(directory: Path) -> Iterator[tuple[Path, list[Entry]]]:
@@ -358,15 +454,23 @@ def read_unowned(directory: Path) -> Iterator[tuple[Path, list[Entry]]]:
 
 
 def encode(record: Record) -> bytes:
-    """A record in its frame: length, CRC-32 over length and payload, payload."""
-    payload = encode_payload(record)
+    """A record as the journal takes it. Raises JournalFailed where no journal could."""
+    try:
+        payload = encode_payload(record)
+    except (UnicodeError, OverflowError, TypeError, ValueError) as error:
+        raise JournalFailed(f"a record cannot be encoded: {error}") from error
     if len(payload) > MAX_RECORD_BYTES:
         raise JournalFailed(f"a record of {len(payload)} bytes is larger than the journal takes")
-    return FRAME.pack(len(payload), _checksum(payload)) + payload
+    return payload
 
 
-def _checksum(payload: bytes) -> int:
-    return zlib.crc32(payload, len(payload))
+def _frame(payload: bytes, position: int) -> bytes:
+    """A record in its frame: length, CRC-32 over position, length and payload, payload."""
+    return FRAME.pack(len(payload), _checksum(payload, position)) + payload
+
+
+def _checksum(payload: bytes, position: int) -> int:
+    return zlib.crc32(payload, (position ^ len(payload) << 15) & 0xFFFFFFFF)
 
 
 def _header(journal_id: UUID, base: int) -> bytes:
@@ -380,9 +484,9 @@ def _read_segment(path: Path, base: int, journal_id: UUID, quarantine: Path | No
         _report_damage(path, 0, HEADER_BYTES, quarantine)
     offset = HEADER_BYTES
     while offset < len(data):
-        frame = _frame_at(data, offset)
+        frame = _frame_at(data, offset, base)
         if frame is None:
-            found = _next_frame(data, offset)
+            found = _next_frame(data, offset, base)
             if found is None:
                 return
             _report_damage(path, offset, found, quarantine)
@@ -393,7 +497,7 @@ def _read_segment(path: Path, base: int, journal_id: UUID, quarantine: Path | No
         offset = end
 
 
-def _frame_at(data: bytes, offset: int) -> tuple[int, Record] | None:
+def _frame_at(data: bytes, offset: int, base: int) -> tuple[int, Record] | None:
     if len(data) - offset < FRAME.size:
         return None
     length, checksum = FRAME.unpack_from(data, offset)
@@ -401,7 +505,7 @@ def _frame_at(data: bytes, offset: int) -> tuple[int, Record] | None:
     if not 0 < length <= min(MAX_RECORD_BYTES, len(data) - start):
         return None
     payload = data[start : start + length]
-    if _checksum(payload) != checksum:
+    if _checksum(payload, base + offset) != checksum:
         return None
     try:
         return start + length, decode_payload(payload)
@@ -409,20 +513,38 @@ def _frame_at(data: bytes, offset: int) -> tuple[int, Record] | None:
         return None
 
 
-def _next_frame(data: bytes, offset: int) -> int | None:
+def _next_frame(data: bytes, offset: int, base: int) -> int | None:
     """Where the next whole record begins; None if only zeros or a torn tail follow."""
     used = len(data.rstrip(b"\0"))
-    return next((at for at in range(offset + 1, used) if _frame_at(data, at) is not None), None)
+    return next((at for at in range(offset + 1, used) if _frame_at(data, at, base) is not None), None)
 
 
 def _report_damage(path: Path, start: int, end: int, quarantine: Path | None) -> None:
     if quarantine is None:
         return
-    quarantine.mkdir(exist_ok=True, mode=0o700)
-    copy = quarantine / f"{path.name}.{start}"
-    if not copy.exists():
-        copy.write_bytes(path.read_bytes())
+    copy = _quarantined(quarantine / f"{path.name}.{start}", path.read_bytes)
     _log.error("the journal is damaged", extra={"segment": path.name, "start": start, "end": end, "copy": str(copy)})
+
+
+def _cut_tail(path: Path, used: int, quarantine: Path) -> None:
+    """Cut a segment behind its last whole record; what is torn there is kept aside."""
+    with path.open("r+b") as file:
+        file.seek(used)
+        tail = file.read().rstrip(b"\0")
+        if tail:
+            copy = _quarantined(quarantine / f"{path.name}.tail", lambda: tail)
+            _log.warning("the journal's tail was torn", extra={"segment": path.name, "at": used, "copy": str(copy)})
+        file.truncate(used)
+
+
+def _quarantined(copy: Path, content: Callable[[], bytes]) -> Path | None:
+    """Keep damaged bytes for a person, unless the volume is too full even for that."""
+    with suppress(OSError):
+        copy.parent.mkdir(exist_ok=True, mode=0o700)
+        if not copy.exists():
+            copy.write_bytes(content())
+        return copy
+    return None
 
 
 def _lock(path: Path) -> int:
@@ -441,7 +563,10 @@ def _journal_id(directory: Path) -> UUID:
     path = directory / "id"
     if not path.exists():
         temporary = directory / "id.new"
-        temporary.write_text(str(uuid4()))
+        with temporary.open("w") as file:
+            file.write(str(uuid4()))
+            file.flush()
+            os.fsync(file.fileno())
         temporary.rename(path)
         _sync_directory(directory)
     return UUID(path.read_text().strip())

@@ -5,6 +5,7 @@ Rules
 - Endings behind what PostgreSQL has confirmed are settled. If PostgreSQL has a row for an id already, that row wins.
 - Holds without an ending are ended as `recovered`, by policy, and that ending is written to the journal before it is
   settled: a kill during recovery changes nothing.
+- A record that was written again after a failed fsync counts once: the first ending is the ending.
 - When all of it is settled, the sessions that wrote this journal are `proved`: what they had leased returns at once.
 """
 
@@ -45,13 +46,15 @@ class Replay:
 def replay(journal: Journal, position: int, open_from: int) -> Replay:
     """Read a journal from where its oldest open hold was placed."""
     found = Replay()
+    ended: set[UUID] = set()
     for entry in journal.read(open_from):
         match entry.record:
-            case PlaceRecord(subject):
+            case PlaceRecord(subject) if subject.request_id not in ended:
                 found.open[subject.request_id] = subject
             case ProgressRecord(request_id, usage) if request_id in found.open:
                 found.progress[request_id] = usage
-            case EndRecord() as record:
+            case EndRecord() as record if record.subject.request_id not in ended:
+                ended.add(record.subject.request_id)
                 found.open.pop(record.subject.request_id, None)
                 found.progress.pop(record.subject.request_id, None)
                 if entry.end > position:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
-from meterproxy.core.lending import UNWRITTEN, Batch, LeaseKey, Settling
+from meterproxy.core.lending import Batch, LeaseKey, Settling
 from meterproxy.core.record import EndRecord, PriceRecord
 from meterproxy.errors import ProgressMoved, StoreUnavailable, Unbookable
 from meterproxy.ledger.book import Book
@@ -54,10 +54,9 @@ class Settler:
         self._queue: deque[Settling] = deque()
         self._documents: dict[UUID, bytes] = {}
         self._stored: set[UUID] = set()
-        self._accounted_to = position
+        self._unaccounted: set[UUID] = set()
         self._full = asyncio.Event()
         self._progress = asyncio.Event()
-        self._added = self._removed = 0
         self.rejected = 0
         self.observe: Observer = lambda _endings, _seconds: None
 
@@ -78,15 +77,15 @@ class Settler:
     def add(self, settling: Settling) -> None:
         """Queue an ending."""
         self._queue.append(settling)
-        self._added += 1
+        self._unaccounted.add(settling.record.subject.request_id)
         if len(self._queue) >= BATCH_ENDINGS:
             self._full.set()
 
     async def catch_up(self) -> None:
         """Wait until everything that is queued now is in PostgreSQL; needs `run` to be running."""
-        wanted = self._added
+        wanted = set(self._unaccounted)
         self._full.set()
-        while self._queue and self._removed < wanted:
+        while not wanted.isdisjoint(self._unaccounted):
             self._progress.clear()
             await self._progress.wait()
 
@@ -124,6 +123,7 @@ class Settler:
         except Unbookable as error:
             await self._divide(batch, error)
         else:
+            self._stored.update(batch.prices)
             self._confirmed(batch, time.perf_counter() - begun)
 
     async def _divide(self, batch: Batch, error: Unbookable) -> None:
@@ -163,24 +163,22 @@ class Settler:
         for settling in batch.endings:
             confirmed = self._queue.popleft()
             assert confirmed is settling, "endings are settled in the order in which they were queued"
-            self._account(settling)
-        self._removed += len(batch.endings)
-        self._progress.set()
-        self._stored.update(batch.prices)
-        self._position = batch.end
-        self._journal.confirm(batch.end)
+        self._account(batch.endings, batch.end)
         self.observe(batch.endings, seconds)
 
-    def _account(self, settling: Settling) -> None:
-        """Tell the book that PostgreSQL has counted what a lease had captured, once per ending."""
-        if settling.written and settling.position <= self._accounted_to:
-            return
-        subject = settling.record.subject
-        for draw in subject.draws:
-            if draw.session_id == self._session_id:
-                key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
-                self._book.settled(key, min(settling.record.amount_nanos, draw.amount))
-        self._accounted_to = max(self._accounted_to, settling.position)
+    def _account(self, endings: Sequence[Settling], position: int) -> None:
+        """Tell the book that PostgreSQL has counted what leases had captured, once per ending, and the journal."""
+        for settling in endings:
+            subject = settling.record.subject
+            if subject.request_id in self._unaccounted:
+                self._unaccounted.remove(subject.request_id)
+                for draw in subject.draws:
+                    if draw.session_id == self._session_id:
+                        key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
+                        self._book.settled(key, min(settling.record.amount_nanos, draw.amount))
+        self._position = position
+        self._journal.confirm(position, [settling.record.subject.request_id for settling in endings])
+        self._progress.set()
 
     def _follow(self, moved: ProgressMoved) -> None:
         if moved.position > self._position:
@@ -189,27 +187,24 @@ class Settler:
             self._rewind(moved)
 
     def _skip(self, position: int) -> None:
-        kept: deque[Settling] = deque()
-        for settling in self._queue:
-            if settling.written and settling.position <= position:
-                self._account(settling)
-            else:
-                kept.append(settling)
-        self._removed += len(self._queue) - len(kept)
-        self._progress.set()
-        self._queue = kept
-        self._position = position
-        self._journal.confirm(position)
+        booked = [settling for settling in self._queue if settling.written and settling.position <= position]
+        self._queue = deque(
+            settling for settling in self._queue if not (settling.written and settling.position <= position)
+        )
+        self._account(booked, position)
 
     def _rewind(self, moved: ProgressMoved) -> None:
+        """Queue what the journal has behind `moved`, each ending once; what it has not, only this memory has."""
         _log.warning("PostgreSQL lost confirmed rows; they are sent again", extra={"from": moved.position})
-        again: deque[Settling] = deque()
+        again: dict[UUID, Settling] = {}
         for entry in self._journal.read(moved.open_from):
             if isinstance(entry.record, PriceRecord):
                 self.know_price(entry.record.price_id, entry.record.document)
             elif isinstance(entry.record, EndRecord) and entry.end > moved.position:
-                again.append(Settling(entry.end, entry.record))
-        again.extend(settling for settling in self._queue if settling.position == UNWRITTEN)
-        self._queue = again
+                again.setdefault(entry.record.subject.request_id, Settling(entry.end, entry.record))
+        for settling in self._queue:
+            again.setdefault(settling.record.subject.request_id, settling)
+        self._queue = deque(again.values())
         self._stored.clear()
         self._position = moved.position
+        self._journal.rewind(moved.position)

@@ -91,7 +91,8 @@ class WorkerLedger:
         for price_id, document in found.prices.items():
             self.settler.know_price(price_id, document)
         recovered = end_open_holds(self.journal, found, self._open_hold)
-        self.recovered = len(recovered)
+        self.journal.sync_now()
+        self.recovered += len(recovered)
         for settling in (*found.endings, *recovered):
             self.settler.add(settling)
         while self.settler.queued:
