@@ -112,15 +112,16 @@ def pieces(text: str, limit: int = PIECE_CHARACTERS) -> Iterator[str]:
     """
     start = 0
     while len(text) - start > limit:
-        cut = _boundary(text, start + limit)
+        cut = _boundary(text, start, start + limit)
         yield text[start:cut]
         start = cut
     yield text[start:]
 
 
-def _boundary(text: str, end: int) -> int:
+def _boundary(text: str, start: int, end: int) -> int:
+    """Where the piece that begins at `start` ends: at a space near `end`, always behind `start`."""
     space = end + 1
-    while (space := text.rfind(" ", end - min(_SEARCHED, end - 1), space)) > 0:
+    while (space := text.rfind(" ", max(start + 1, end - _SEARCHED), space)) > 0:
         if not text[space - 1].isspace():
             return space
     return end

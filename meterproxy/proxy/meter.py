@@ -25,6 +25,8 @@ from meterproxy.proxy.usage_shapes import SHAPES, Ceiling, take_usage
 
 RAW_USAGE_MAXIMUM: Final = 1024
 """Bytes of a usage object that is kept as the provider wrote it; a longer one is not kept."""
+CLOSE_LOOKS: Final = 4
+"""Events of one chunk that are looked into one by one, in the hope that the rest is alike and passes by."""
 HEADS_READ: Final = 4
 """Events at a stream's start that are read for model and id; Azure's first has neither."""
 TOOLS_READ: Final = 1024
@@ -144,14 +146,24 @@ class StreamMeter:
 
         Where the chunk holds the terminal event it is cut there, and `terminal` is what must wait for the ending.
         """
-        if self._idle:
-            end, count, forwarded = self._ordinary.pass_by(chunk)
-            self.events += count
-            if end == len(chunk):
+        forwarded = b""
+        for _ in range(CLOSE_LOOKS):
+            if self._idle:
+                end, count, passed = self._ordinary.pass_by(chunk)
+                self.events += count
+                if end == len(chunk):
+                    return forwarded + passed if forwarded else passed
+                forwarded += passed
+                chunk = chunk[end:]
+            end = chunk.find(b"\n\n") + 2
+            if end < 2 or end == len(chunk) or self.done:
+                break
+            forwarded += self._feed(chunk[:end])
+            chunk = chunk[end:]
+            if self.terminal:
+                self.terminal += self._feed(chunk)
                 return forwarded
-            if end:
-                return forwarded + self._feed(chunk[end:])
-        return self._feed(chunk)
+        return forwarded + self._feed(chunk) if forwarded else self._feed(chunk)
 
     def _feed(self, chunk: bytes) -> bytes:
         cut = self._done.feed(chunk)

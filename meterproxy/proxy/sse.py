@@ -28,8 +28,6 @@ _LINE: Final = re.compile(rb"[^\r\n]+")
 _DATA: Final = re.compile(rb"(?:\xef\xbb\xbf)?data(?:: ?|\Z)")
 
 _DONE_MARK: Final = b"[DONE]"
-_DONE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))data: ?\[DONE\]")
-_DONE_BELOW: Final = re.compile(rb"(?<=[\r\n])data: ?\[DONE\]")
 _DONE_BYTES: Final = len(b"data: [DONE]")
 
 _USAGE: Final = b'"usage"'
@@ -95,11 +93,22 @@ class EventSplitter:
 def split_events(block: bytes) -> Iterator[bytes]:
     """Cut whole events apart, each with its empty line; the last may lack it."""
     position = 0
-    for end in _END.finditer(block):
-        yield block[position : end.end()]
-        position = end.end()
+    for end in _event_ends(block):
+        yield block[position:end]
+        position = end
     if position < len(block):
         yield block[position:]
+
+
+def _event_ends(block: bytes) -> Iterator[int]:
+    """Where events end. Nearly all streams end their lines in line feeds only, which a plain search finds."""
+    if b"\r" in block:
+        yield from (end.end() for end in _END.finditer(block))
+        return
+    end = block.find(b"\n\n")
+    while end >= 0:
+        yield end + 2
+        end = block.find(b"\n\n", end + 2)
 
 
 def data_of(event: bytes) -> bytes:
@@ -137,11 +146,13 @@ class DoneFinder:
             return None
         line = self._line
         text = line + chunk if line else chunk
-        if _DONE_MARK in text:
-            match = (_DONE_BELOW if line is None else _DONE).search(text)
-            if match is not None:
+        mark = text.find(_DONE_MARK)
+        while mark >= 0:
+            start = _line_of_done(text, mark)
+            if start > 0 or (start == 0 and line is not None):
                 self.found = True
-                return max(0, match.start() - (len(text) - len(chunk)))
+                return max(0, start - (len(text) - len(chunk)))
+            mark = text.find(_DONE_MARK, mark + 1)
         self._line = b"" if text.endswith((b"\n", b"\r")) else self._unfinished(text)
         return None
 
@@ -151,6 +162,14 @@ class DoneFinder:
         if start:
             return tail[start:]
         return text if self._line is not None and len(text) < _DONE_BYTES else None
+
+
+def _line_of_done(text: bytes, mark: int) -> int:
+    """Where the line `data: [DONE]` begins whose mark is there; -1 where the mark stands in another line."""
+    start = mark - (6 if text[mark - 1 : mark] == b" " else 5)
+    if start < 0 or not text.startswith(b"data:", start):
+        return -1
+    return start if start == 0 or text[start - 1] in b"\r\n" else -1
 
 
 class StreamEditor:
