@@ -127,7 +127,7 @@ def _records(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
 
 def _said(entry: "Entry") -> dict[str, object]:
     """The members that a table shows, and the record itself for JSON."""
-    from meterproxy.ledger.record import EndRecord, PlaceRecord, ProgressRecord
+    from meterproxy.core.record import EndRecord, PlaceRecord, ProgressRecord
 
     record = entry.record
     if isinstance(record, PlaceRecord):
@@ -145,8 +145,8 @@ def _said(entry: "Entry") -> dict[str, object]:
 
 
 def _open_holds(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
+    from meterproxy.core.record import EndRecord, PlaceRecord, Subject
     from meterproxy.ledger.journal import read_unowned
-    from meterproxy.ledger.record import EndRecord, PlaceRecord, Subject
 
     for journal in journals:
         placed: dict[UUID, Subject] = {}

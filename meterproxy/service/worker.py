@@ -18,7 +18,7 @@ import uvloop
 from meterproxy.config import Config
 from meterproxy.control.operator import Machine, OperatorApi
 from meterproxy.core.lending import Change
-from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, StoreUnavailable
+from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.client import Client, Room
@@ -150,13 +150,21 @@ class Worker:
 
     def _start_tasks(self) -> None:
         ledger = self._ledger
-        self._tasks.start("session", ledger.keep_session)
+        self._tasks.start("session", self._keep_session)
         self._tasks.start("journal sync", ledger.keep_synced)
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("partitions", self._keep_partitions)
         self._tasks.start("lost leases", self._keep_lost_counted)
+
+    async def _keep_session(self) -> None:
+        """A session that somebody else has ended cannot be mended: end, and let the successor open its own."""
+        try:
+            await self._ledger.keep_session()
+        except SessionOver as error:
+            _log.error("the worker ends", extra={"error": str(error)})
+            self._stopping.set()
 
     async def _keep_partitions(self) -> None:
         while True:

@@ -6,7 +6,8 @@
 CREATE FUNCTION lend(
     p_session_id uuid, p_borrow_id uuid, p_account_id uuid, p_limit_id uuid, p_window_start timestamptz,
     p_need bigint, p_want bigint
-) RETURNS TABLE (granted bigint, total_granted bigint, rest bigint, outstanding bigint) LANGUAGE plpgsql AS $$
+) RETURNS TABLE (granted bigint, total_granted bigint, consumed bigint, rest bigint, outstanding bigint)
+LANGUAGE plpgsql AS $$
 DECLARE
     room bigint;
     amount bigint := 0;
@@ -37,10 +38,14 @@ BEGIN
             VALUES (p_account_id, p_limit_id, p_window_start, p_session_id, amount, p_borrow_id, amount)
             ON CONFLICT ON CONSTRAINT leases_pkey DO UPDATE SET
                 granted = l.granted + amount, last_borrow_id = p_borrow_id, last_granted = amount, changed_at = now();
+        DELETE FROM reclaims r
+            WHERE r.account_id = p_account_id AND r.limit_id = p_limit_id AND r.window_start = p_window_start
+              AND r.session_id = p_session_id;
         room := room - amount;
     END IF;
     RETURN QUERY SELECT amount,
         COALESCE(SUM(l.granted) FILTER (WHERE l.session_id = p_session_id), 0)::bigint,
+        COALESCE(SUM(l.consumed) FILTER (WHERE l.session_id = p_session_id), 0)::bigint,
         room,
         COALESCE(SUM(l.granted - l.consumed - l.returned), 0)::bigint
         FROM leases l
@@ -48,27 +53,27 @@ BEGIN
 END $$;
 
 -- Give back what a session does not use: `p_returned` is its cumulative total, so a repeated report changes nothing.
+-- Never more than the lease has here: after a failover the worker may remember more than PostgreSQL does.
 CREATE FUNCTION give_back(
     p_session_id uuid, p_account_id uuid, p_limit_id uuid, p_window_start timestamptz, p_returned bigint
 ) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    before bigint;
     amount bigint;
 BEGIN
     PERFORM FROM limit_windows w
         WHERE w.account_id = p_account_id AND w.limit_id = p_limit_id AND w.window_start = p_window_start FOR UPDATE;
-    SELECT l.returned INTO before FROM leases l
+    SELECT LEAST(p_returned, l.granted - l.consumed) - l.returned INTO amount FROM leases l
         WHERE l.account_id = p_account_id AND l.limit_id = p_limit_id AND l.window_start = p_window_start
           AND l.session_id = p_session_id FOR UPDATE;
-    amount := GREATEST(p_returned - before, 0);
+    amount := GREATEST(COALESCE(amount, 0), 0);
     IF amount > 0 THEN
-        UPDATE leases l SET returned = p_returned, changed_at = now()
+        UPDATE leases l SET returned = l.returned + amount, changed_at = now()
             WHERE l.account_id = p_account_id AND l.limit_id = p_limit_id AND l.window_start = p_window_start
               AND l.session_id = p_session_id;
         UPDATE limit_windows w SET drawn = w.drawn - amount
             WHERE w.account_id = p_account_id AND w.limit_id = p_limit_id AND w.window_start = p_window_start;
     END IF;
-    RETURN COALESCE(amount, 0);
+    RETURN amount;
 END $$;
 
 -- End a session whose journal is settled to its end: whatever its leases still hold returns to the limits.
@@ -130,9 +135,14 @@ BEGIN
         first_day := date_trunc('month', p_from AT TIME ZONE 'UTC') + make_interval(months => step);
         name := 'usage_events_' || to_char(first_day, 'YYYY_MM');
         IF to_regclass(name) IS NULL THEN
-            EXECUTE format('CREATE TABLE %I PARTITION OF usage_events FOR VALUES FROM (%L) TO (%L)', name,
-                first_day AT TIME ZONE 'UTC', (first_day + interval '1 month') AT TIME ZONE 'UTC');
-            made := made + 1;
+            BEGIN
+                EXECUTE format('CREATE TABLE %I PARTITION OF usage_events FOR VALUES FROM (%L) TO (%L)', name,
+                    first_day AT TIME ZONE 'UTC', (first_day + interval '1 month') AT TIME ZONE 'UTC');
+                made := made + 1;
+            EXCEPTION WHEN check_violation THEN
+                -- Rows of that month are in the default partition already, where they are found just as well.
+                RAISE WARNING 'the default partition holds rows of %, which stay there', name;
+            END;
         END IF;
     END LOOP;
     RETURN made;

@@ -8,7 +8,7 @@ import pytest
 
 from meterproxy.core.usage import Usage
 from meterproxy.ledger.journal import Journal
-from meterproxy.ledger.record import Ending, EndRecord, PlaceRecord, Subject
+from meterproxy.core.record import Ending, EndRecord, PlaceRecord, Subject
 from tests.cli.conftest import Command
 
 

@@ -1,3 +1,0 @@
-"""Temporary alias."""
-
-from meterproxy.core.record import *  # noqa: F403
