@@ -29,6 +29,7 @@ from meterproxy.service.schema import Schema
 _log: Final = logging.getLogger(__name__)
 
 SIMULATED: Final = "simulated"
+WORKER: Final = (sys.executable, "-m", "meterproxy", "_worker")
 SPARE_STOP_SECONDS: Final = 15.0
 """What a worker has beyond `drain_seconds` to settle and give back its leases."""
 PATIENCE_SECONDS: Final = 10.0
@@ -90,7 +91,7 @@ class _Host:
         descriptor = hand_over(handover)
         return ChildSpec(
             name=f"worker {slot}",
-            command=(sys.executable, "-m", "meterproxy", "_worker"),
+            command=WORKER,
             environment={WORKER_FD: str(descriptor)},
             pass_fds=(listening.fileno(), descriptor),
             ready_seconds=WORKER_READY_SECONDS,

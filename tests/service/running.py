@@ -7,25 +7,34 @@ Rules
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 
+from meterproxy.runtime import postmaster
+from meterproxy.runtime.cluster import home_of
+from meterproxy.runtime.embedded import _dsn
 from meterproxy.simulator.app import running as simulator
 from meterproxy.simulator.settings import SimulatorSettings
+from meterproxy.store.audit import audit
+from meterproxy.store.pool import open_pool
 from tests.environment import scrubbed
 
 ADMIN_TOKEN = "test-admin-token"
 DEADLINE_SECONDS = 60
+POLL_SECONDS = 0.02
+MORTAL = "tests.service.mortal"
 
 
 @dataclass
@@ -36,6 +45,7 @@ class Service:
     port: int
     environment: Mapping[str, str]
     provider: str = ""
+    program: str = "meterproxy"
     process: subprocess.Popen[bytes] | None = None
     output: list[str] = field(default_factory=list)
 
@@ -51,7 +61,7 @@ class Service:
         """Run `serve`, and wait until it is ready."""
         self.log = (self.data_dir.parent / "serve.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "meterproxy", "serve"],
+            [sys.executable, "-m", self.program, "serve"],
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
             stdout=self.log,
@@ -72,7 +82,28 @@ class Service:
                             return
                 except aiohttp.ClientError:
                     pass
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def kill(self) -> None:
+        """End the supervisor by force; what it leaves behind is left."""
+        process, self.process = self.process, None
+        assert process is not None
+        process.kill()
+        await asyncio.to_thread(process.wait, DEADLINE_SECONDS)
+        self.log.close()
+
+    async def kill_everything(self) -> None:
+        """What a power cut does to the processes, though not to the disk."""
+        pids = [pid for pids in self.children().values() for pid in pids]
+        assert self.process is not None
+        for pid in [self.process.pid, *pids]:
+            kill(pid)
+        await self.kill()
+
+    async def replaced(self, pid: int) -> None:
+        """Wait until this worker is dead and a successor serves."""
+        await until(lambda: not alive(pid), "the worker's death")
+        await self.ready()
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """End it in order (or with another signal) and answer its exit code."""
@@ -126,6 +157,41 @@ class Service:
         account = await self.admin("GET", f"/admin/accounts/{account_id}?fresh=1", status=200)
         return int(account["balance_nanos"])
 
+    def dsn(self) -> str:
+        """The URL of its database."""
+        configured = self.environment.get("METERPROXY_DATABASE_DIRECT_URL")
+        configured = configured or self.environment.get("METERPROXY_DATABASE_URL")
+        if configured is not None:
+            return configured
+        home = home_of(self.data_dir)
+        server = postmaster.running((home / "data").resolve())
+        assert server is not None, "its PostgreSQL does not run"
+        return _dsn(home, server.socket_dir)
+
+    async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Ask its database."""
+        connection = await asyncpg.connect(self.dsn())
+        try:
+            return await connection.fetch(query, *arguments)
+        finally:
+            await connection.close()
+
+    async def provider_calls(self) -> int:
+        """How many requests for an answer the provider has got."""
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{self.provider.removesuffix('/v1')}/_simulator/calls") as answer:
+                counts = (await answer.json())["count"]
+        return sum(count for path, count in counts.items() if "/models" not in path)
+
+    async def invariants(self) -> None:
+        """As `audit`, in this process."""
+        pool = await open_pool(self.dsn(), size=1)
+        try:
+            wrong = [result for result in await audit(pool) if not result.ok]
+        finally:
+            await pool.close()
+        assert not wrong, wrong
+
     async def audit(self) -> None:
         """Fail where an invariant does."""
         done = await asyncio.to_thread(self.command, "audit")
@@ -145,26 +211,59 @@ class Service:
 
 @asynccontextmanager
 async def service(
-    directory: Path, settings: SimulatorSettings | None = None, environment: Mapping[str, str] | None = None
+    directory: Path,
+    settings: SimulatorSettings | None = None,
+    environment: Mapping[str, str] | None = None,
+    program: str = "meterproxy",
 ) -> AsyncIterator[Service]:
     """A service with a simulated provider of its own, started; ended in order afterwards."""
-    async with simulator(settings or SimulatorSettings()) as provider:
-        variables = {
-            **scrubbed(os.environ),
-            "METERPROXY_DATA_DIR": str(directory / "data"),
-            "METERPROXY_ADMIN_TOKEN": ADMIN_TOKEN,
+    async with simulator(settings or SimulatorSettings()) as provider, hosted(directory) as made:
+        made.provider = provider
+        made.program = program
+        made.environment = {
+            **made.environment,
             "OPENAI_API_KEY": "sk-provider",
             "OPENAI_BASE_URL": provider,
             **(environment or {}),
         }
-        port = free_port()
-        variables["METERPROXY_LISTEN"] = f"127.0.0.1:{port}"
-        made = Service(directory / "data", port, variables, provider)
-        try:
-            await made.start()
-            yield made
-        finally:
-            await made.stop()
+        await made.start()
+        yield made
+
+
+@asynccontextmanager
+async def hosted(directory: Path) -> AsyncIterator[Service]:
+    """A service without a provider, not started yet; nothing of it is left afterwards."""
+    port = free_port()
+    variables = {
+        **scrubbed(os.environ),
+        "METERPROXY_DATA_DIR": str(directory / "data"),
+        "METERPROXY_ADMIN_TOKEN": ADMIN_TOKEN,
+        "METERPROXY_LISTEN": f"127.0.0.1:{port}",
+    }
+    made = Service(directory / "data", port, variables)
+    try:
+        yield made
+    finally:
+        await made.stop()
+        left = postmaster.running((home_of(made.data_dir) / "data").resolve())
+        if left is not None:
+            kill(left.pid)
+
+
+async def until(true: Callable[[], bool], what: str) -> None:
+    """Wait for a condition."""
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not true():
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        raise AssertionError(f"{what} did not come about") from None
+
+
+def kill(pid: int) -> None:
+    """End a process by force, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def free_port() -> int:

@@ -1,0 +1,131 @@
+"""A meterproxy whose worker dies by `kill -9` at a named point, once for each time that a test arms the point.
+
+`python -m tests.service.mortal serve` is `meterproxy serve` with such workers, which it starts again at once. The
+program itself knows nothing of this: the points are wrapped around its own functions from outside.
+
+Rules
+-----
+- A point is armed by a file of its name in the directory `METERPROXY_TEST_DEATHS`; dying removes it.
+- The process dies inside the wrapped call's own step: nothing else of the worker runs in between.
+"""
+
+import functools
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DEATHS = "METERPROXY_TEST_DEATHS"
+
+Condition = Callable[..., bool]
+
+
+class Points:
+    """Dies at armed points."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.recovering = False
+
+    def reach(self, point: str) -> None:
+        try:
+            (self._directory / point).unlink()
+        except FileNotFoundError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(self, owner: Any, name: str, point: str, when: Condition = lambda *_args, **_named: True) -> None:
+        self._wrap(owner, name, point, when, first=True)
+
+    def after(self, owner: Any, name: str, point: str, when: Condition = lambda *_args, **_named: True) -> None:
+        self._wrap(owner, name, point, when, first=False)
+
+    def _wrap(self, owner: Any, name: str, point: str, when: Condition, *, first: bool) -> None:
+        original = getattr(owner, name)
+
+        def reached(*args: Any, **named: Any) -> None:
+            if when(*args, **named):
+                self.reach(point)
+
+        @functools.wraps(original)
+        def plain(*args: Any, **named: Any) -> Any:
+            if first:
+                reached(*args, **named)
+            result = original(*args, **named)
+            if not first:
+                reached(*args, **named)
+            return result
+
+        @functools.wraps(original)
+        async def awaited(*args: Any, **named: Any) -> Any:
+            if first:
+                reached(*args, **named)
+            result = await original(*args, **named)
+            if not first:
+                reached(*args, **named)
+            return result
+
+        setattr(owner, name, awaited if inspect.iscoroutinefunction(original) else plain)
+
+
+def set_points(points: Points) -> None:
+    """Wrap every named point."""
+    from meterproxy.ledger import worker as ledger
+    from meterproxy.ledger.journal import Journal
+    from meterproxy.proxy.capture import OpenHold
+    from meterproxy.proxy.client import Client
+    from meterproxy.store import settle
+    from meterproxy.store.sessions import Sessions
+
+    points.after(Journal, "place", "hold_placed")
+    points.after(OpenHold, "answered", "first_byte_received")
+    points.after(Client, "send", "first_byte_forwarded")
+    points.before(Journal, "end", "before_ending")
+    points.after(Journal, "end", "after_ending")
+    points.before(Client, "send", "before_terminal_event", lambda _, piece: b"[DONE]" in piece)
+    points.after(Client, "send", "terminal_event", lambda _, piece: b"[DONE]" in piece)
+    points.after(Client, "answer", "last_byte", lambda _, status, *_rest: status == 200)
+    points.after(settle, "_book", "before_commit", lambda _, batch: bool(batch.endings))
+    points.after(settle.Settlement, "book", "after_commit", lambda _, batch: bool(batch.endings))
+
+    def recovering(*_args: Any, **_named: Any) -> bool:
+        return points.recovering
+
+    begin = ledger.replay
+
+    def replay(*args: Any) -> Any:
+        points.recovering = True
+        return begin(*args)
+
+    ledger.replay = replay
+    points.after(ledger, "replay", "recovery_replayed")
+    points.before(Journal, "append", "recovery_before_ending", recovering)
+    points.after(Journal, "append", "recovery_after_ending", recovering)
+    points.after(settle, "_book", "recovery_before_commit", recovering)
+    points.after(settle.Settlement, "book", "recovery_after_commit", recovering)
+    points.before(Sessions, "end_session", "recovery_before_proof", recovering)
+    points.after(Sessions, "end_session", "recovery_after_proof", recovering)
+
+
+def serve() -> int:
+    from meterproxy.cli.root import run
+    from meterproxy.runtime import supervisor
+    from meterproxy.service import host
+
+    supervisor.STABLE_SECONDS = 0.0
+    host.WORKER = (sys.executable, "-m", "tests.service.mortal", "_worker")
+    return run(["serve"])
+
+
+def work() -> int:
+    from meterproxy.service import worker
+
+    set_points(Points(Path(os.environ[DEATHS])))
+    return worker.main()
+
+
+if __name__ == "__main__":
+    sys.exit({"serve": serve, "_worker": work}[sys.argv[1]]())

@@ -1,0 +1,55 @@
+"""`kill -9` thirty times at random under load: of the worker, of the supervisor, of everything at once."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.service.load import Load, check_books, check_closed, customer
+from tests.service.running import MORTAL, Service, kill, service, until
+
+SEED = 7
+CLIENTS = 12
+KILLS = ["worker"] * 24 + ["supervisor"] * 4 + ["everything"] * 2
+
+
+@pytest.mark.timeout(170)
+async def test_thirty_kills_at_random_lose_nothing_and_book_nothing_twice(reachable_dir: Path) -> None:
+    """Whatever dies whenever: every answer received whole is in the books once, and no lease stays with the dead."""
+    chance = random.Random(SEED)
+    kills = chance.sample(KILLS, len(KILLS))
+    (reachable_dir / "deaths").mkdir()
+    environment = {"METERPROXY_TEST_DEATHS": str(reachable_dir / "deaths")}
+    async with service(reachable_dir, environment=environment, program=MORTAL) as running:
+        customers = [await customer(running) for _ in range(4)]
+        async with Load(running, customers, SEED).running(CLIENTS) as load:
+            for target in kills:
+                await until(load.more(chance.randint(1, 60)), "answers")
+                await _struck(running, target)
+            await until(load.more(1), "answers after the last kill")
+        endings = await check_books(running, customers, load.whole)
+        assert endings["captured"] >= len(load.whole) >= len(KILLS)
+        assert endings["recovered"] >= 1
+        assert not load.refused, load.refused[:3]
+        await running.audit()
+        await _ended_in_order(running)
+
+
+async def _struck(running: Service, target: str) -> None:
+    if target == "worker":
+        worker = running.worker()
+        kill(worker)
+        await running.replaced(worker)
+    elif target == "supervisor":
+        await running.kill()
+        await running.start()
+    else:
+        await running.kill_everything()
+        await running.start()
+
+
+async def _ended_in_order(running: Service) -> None:
+    """What is left lent after an orderly end is nothing."""
+    assert await running.stop() == 0
+    await running.start()
+    await check_closed(running)
