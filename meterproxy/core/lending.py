@@ -21,20 +21,23 @@ class LeaseKey(NamedTuple):
 class Lent(NamedTuple):
     """PostgreSQL's answer to a borrow.
 
-    `granted` is what this borrow added; `rest` is left in the pool; `outstanding` is lent to anybody and not consumed.
+    `granted` is what this borrow added, `consumed` what was settled of this lease in all; `rest` is left in the pool;
+    `outstanding` is lent to anybody and not consumed.
     """
 
     granted: int
     total_granted: int
+    consumed: int
     rest: int
     outstanding: int
 
 
 class Rest(NamedTuple):
-    """What is left of a limit window, and what of it is lent out and not consumed."""
+    """What is left of a limit window, what of it is lent out and not consumed, and what was consumed by the asker."""
 
     rest: int
     outstanding: int
+    consumed: int
 
 
 class Change(NamedTuple):

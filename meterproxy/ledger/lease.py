@@ -45,9 +45,11 @@ class View:
 
     rest: int = 0
     outstanding: int = 0
+    consumed: int = 0
     denied_until_us: int = 0
     last_borrow_us: int = 0
     doublings: int = FIRST_DOUBLINGS
+    unit: int = 0
     want: int = 0
     repeat: tuple[UUID, int, int] | None = None
     used_us: int = 0
@@ -70,21 +72,31 @@ class Borrower:
     # ── asked synchronously, on the way of a request ────────────────────────────────────────────────────────────────
 
     def touch(self, key: LeaseKey) -> None:
-        """A hold was placed from this lease; borrow ahead where it runs low."""
+        """A hold was placed from this lease; where it is in steady use and runs low, borrow ahead.
+
+        Ahead goes no further than a usual hold needs, so that the last of an account is not taken for nobody.
+        """
         view = self._views.get(key)
         if view is None:
             return
-        view.used_us = elapsed_us()
-        if self._book.leases[key].free < view.want // 4 and view.rest > 0 and key not in self._under_way:
-            self._begin(key, max(view.want // 2, 1))
+        before, view.used_us = view.used_us, elapsed_us()
+        steady = view.used_us - before < QUICK_SECONDS * 1e6
+        low = self._book.leases[key].free < view.want // 4
+        if steady and low and view.rest >= view.unit > 0 and key not in self._under_way:
+            self._begin(key, view.unit)
 
     def potential(self, key: LeaseKey) -> int | None:
-        """What could be held if every hold ended, as last heard; None if never heard."""
+        """What could be held if every hold ended, as last heard; None if never heard.
+
+        What was captured here and PostgreSQL had not booked when it answered is not coming back; telling the two apart
+        by what is unsettled *now* would count it twice while a settle's answer is on its way.
+        """
         view = self._views.get(key)
         lease = self._book.leases.get(key)
         if view is None:
             return None
-        return view.rest + view.outstanding - (lease.unsettled if lease else 0)
+        captured = lease.consumed + lease.unsettled if lease else 0
+        return view.rest + view.outstanding - max(captured - view.consumed, 0)
 
     def denied(self, key: LeaseKey, amount: int) -> bool:
         """Whether it is known, freshly, that `amount` would not fit even if every hold ended."""
@@ -107,7 +119,7 @@ class Borrower:
 
     async def fetch_rest(self, key: LeaseKey) -> int:
         """As `rest`, asked of PostgreSQL now. Raises StoreUnavailable."""
-        self._note_rest(key, await self._store.read_rest(key))
+        self._note_rest(key, await self._store.read_rest(self._session.session_id, key))
         return self._views[key].rest + self._book.free(key)
 
     async def borrow(self, key: LeaseKey, amount: int) -> Verdict:
@@ -167,7 +179,7 @@ class Borrower:
         news = lent.total_granted - (lease.granted if lease else 0)
         if news > 0:
             self._book.grant(key, news)
-        self._note_rest(key, Rest(lent.rest, lent.outstanding))
+        self._note_rest(key, Rest(lent.rest, lent.outstanding, lent.consumed))
         if news > 0:
             view.denied_until_us = 0
             return Verdict.GRANTED
@@ -181,18 +193,23 @@ class Borrower:
             view.doublings = min(view.doublings + 1, MOST_DOUBLINGS)
         elif since > IDLE_SECONDS:
             view.doublings = max(view.doublings - 1, FIRST_DOUBLINGS)
-        waiting = max(self._waiting.get(key, 0), missing)
-        view.want = min(max(waiting, missing << view.doublings), 2**60)
+        waiting = self._waiting.get(key, 0)
+        view.unit = missing if waiting else view.unit
+        view.want = min(max(waiting, missing, view.unit << view.doublings), 2**60)
         return missing, view.want
 
     def _note_rest(self, key: LeaseKey, rest: Rest) -> None:
         view = self._views.setdefault(key, View())
-        view.rest, view.outstanding = rest.rest, rest.outstanding
+        view.rest, view.outstanding, view.consumed = rest
 
     # ── done in the background ──────────────────────────────────────────────────────────────────────────────────────
 
-    def heard(self, news: News) -> None:
-        """Take note of changed limits and of others who wait for what is free here."""
+    async def heard(self, news: News) -> None:
+        """Take note of changed limits, and give back at once what is free here and others wait for.
+
+        Raises:
+            StoreUnavailable: what was not told is told with the next report.
+        """
         for change in news.changes:
             if change.kind == "limit":
                 for key, view in self._views.items():
@@ -202,6 +219,7 @@ class Borrower:
         for key in news.reclaims:
             if self._book.give_back(key):
                 self._unreported.add(key)
+        await self._report_returned()
 
     async def report(self) -> None:
         """Give back idle leases and tell what is held. Raises StoreUnavailable; what was not told is told next time."""
@@ -221,12 +239,10 @@ class Borrower:
                 self._views[key].reported = amount
 
     async def _report_returned(self) -> None:
-        keys = set(self._unreported)
-        if keys:
-            await self._store.give_back(
-                self._session.session_id, {key: self._book.leases[key].returned for key in keys}
-            )
-            self._unreported -= keys
+        returned = {key: self._book.leases[key].returned for key in self._unreported}
+        if returned:
+            await self._store.give_back(self._session.session_id, returned)
+            self._unreported -= {key for key, total in returned.items() if self._book.leases[key].returned == total}
 
     async def settle_down(self) -> None:
         """Wait for borrows under way, so that nothing is lent after the session ends."""

@@ -183,10 +183,10 @@ class WorkerLedger:
     async def look(self) -> None:
         """One look at the news. Raises StoreUnavailable."""
         news = await self._sessions.poll(self.session.session_id, self._version)
-        self.borrower.heard(news)
         for change in news.changes:
             self._version = max(self._version, change.version)
             self._on_change(change)
+        await self.borrower.heard(news)
 
     async def keep_swept(self) -> None:
         """Delete segments that nobody can need any more."""

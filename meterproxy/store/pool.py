@@ -21,12 +21,11 @@ _TRANSIENT: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _AWAY: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.QueryCanceledError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InvalidAuthorizationSpecificationError,
     ConnectionError,
@@ -61,10 +60,15 @@ async def open_pool(dsn: str, *, pooled: bool = False, size: int = 8) -> asyncpg
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn "PostgreSQL is away" in all its forms into StoreUnavailable."""
+    """Turn "PostgreSQL is away" in all its forms into StoreUnavailable.
+
+    The driver's own complaint about an argument is an InterfaceError too, but no outage: it would come again for ever.
+    """
     try:
         yield
     except _AWAY as error:
+        if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+            raise
         raise StoreUnavailable(f"PostgreSQL is not available: {type(error).__name__}: {error}") from error
 
 
@@ -80,10 +84,15 @@ async def transaction(
 
 
 async def retried(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Run a transaction again where PostgreSQL chose it as the victim of a conflict (40001, 40P01)."""
-    for _ in range(RETRIES):
+    """Run a transaction again where PostgreSQL chose it as the victim of a conflict (40001, 40P01).
+
+    Raises:
+        StoreUnavailable: it was chosen every time; nothing is wrong with what was asked.
+    """
+    for retry in range(RETRIES):
         try:
             return await attempt()
-        except _TRANSIENT:
-            await asyncio.sleep(0)
-    return await attempt()
+        except _TRANSIENT as error:
+            victim = error
+            await asyncio.sleep(0.01 * retry)
+    raise StoreUnavailable(f"PostgreSQL has too many conflicts: {victim}") from victim

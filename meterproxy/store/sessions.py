@@ -23,9 +23,11 @@ class Sessions:
         self._pool = pool
 
     async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:
-        """Begin a session; answers the database's clock in microseconds."""
+        """Begin a session, harmlessly repeated; answers the database's clock in microseconds. Raises SessionOver."""
         async with transaction(self._pool) as connection:
             now = await connection.fetchval(_SQL["open_session"], session_id, journal_id, host, slot, ttl_seconds)
+        if now is None:
+            raise SessionOver(f"worker session {session_id} is over")
         return to_us(now)
 
     async def renew_session(self, session_id: UUID, ttl_seconds: float) -> int:
@@ -66,11 +68,11 @@ class Sessions:
                 raise SessionOver(str(error)) from error
             raise
 
-    async def read_rest(self, key: LeaseKey) -> Rest:
+    async def read_rest(self, session_id: UUID, key: LeaseKey) -> Rest:
         """What is left of a limit window right now."""
         async with transaction(self._pool) as connection:
-            row = await connection.fetchrow(_SQL["read_rest"], *_columns(key))
-        return Rest(*row) if row else Rest(0, 0)
+            row = await connection.fetchrow(_SQL["read_rest"], *_columns(key), session_id)
+        return Rest(*row) if row else Rest(0, 0, 0)
 
     async def give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None:
         """Report cumulative totals of what was returned."""
@@ -85,15 +87,18 @@ class Sessions:
     async def report_held(self, session_id: UUID, held: Mapping[LeaseKey, int]) -> None:
         """Tell what is held, for people who read balances."""
         keys = sorted(held)
-        async with transaction(self._pool) as connection:
-            await connection.execute(
-                _SQL["report_held"],
-                session_id,
-                [key.account_id for key in keys],
-                [key.limit_id for key in keys],
-                [to_datetime(key.window_start_us) for key in keys],
-                [held[key] for key in keys],
-            )
+        columns = (
+            [key.account_id for key in keys],
+            [key.limit_id for key in keys],
+            [to_datetime(key.window_start_us) for key in keys],
+            [held[key] for key in keys],
+        )
+
+        async def attempt() -> None:
+            async with transaction(self._pool) as connection:
+                await connection.execute(_SQL["report_held"], session_id, *columns)
+
+        await retried(attempt)
 
     async def ask_reclaim(self, session_id: UUID, key: LeaseKey, wanted: int) -> None:
         """Ask whoever holds free leases of this window to give them back."""

@@ -82,12 +82,23 @@ class Settlement:
     async def reject(self, batch: Batch, error: str) -> None:
         """Book the one record of `batch` with as much as PostgreSQL takes, and keep it whole for a person.
 
-        First as a row with minimal columns; where even that has no place (its partition is missing), its money alone.
+        First as a row with minimal columns, if need be without the price it names; where even that has no place (its
+        partition is missing), its money alone; and where not even that can be booked, the record is kept.
         """
-        try:
-            await retried(lambda: self._book_minimal(batch, error))
-        except _UNBOOKABLE:
-            await retried(lambda: self._book_money(batch, error))
+        bare = dataclasses.replace(batch, prices={})
+        attempts = (
+            lambda: self._book_minimal(batch, error),
+            lambda: self._book_minimal(bare, error),
+            lambda: self._book_money(bare, error),
+        )
+        for attempt in attempts:
+            try:
+                await retried(attempt)
+            except (Unbookable, *_UNBOOKABLE) as failed:
+                error = f"{error}; then {type(failed).__name__}: {failed}"
+            else:
+                return
+        await retried(lambda: self._keep(bare, error))
 
     async def _book_minimal(self, batch: Batch, error: str) -> None:
         (settling,) = batch.endings
@@ -102,6 +113,8 @@ class Settlement:
         subject = record.subject
         async with transaction(self._pool) as connection:
             await _advance(connection, batch)
+            for draw in subject.draws:
+                await connection.execute(_SQL["lock_session"], draw.session_id)
             await connection.execute(_SQL["lock_account"], subject.account_id)
             new = await connection.fetchval(_SQL["add_rejected"], *_rejected(batch, record, settling, error))
             if new is None:
@@ -112,13 +125,21 @@ class Settlement:
                     await connection.execute(
                         _SQL["charge_rejected"], subject.account_id, subject.request_id, amount, kind
                     )
-            for draw in subject.draws:
+            for draw in subject.draws if record.amount_nanos else ():
+                window = (subject.account_id, draw.limit_id, to_datetime(draw.window_start_us))
                 consumed = min(record.amount_nanos, draw.amount)
-                overrun = record.amount_nanos - consumed
+                await connection.execute(_SQL["lock_window"], *window)
+                await connection.execute(_SQL["lock_lease"], *window, draw.session_id)
                 await connection.execute(
-                    _SQL["draw_rejected"], subject.account_id, draw.limit_id, to_datetime(draw.window_start_us),
-                    draw.session_id, consumed, overrun,
-                )  # fmt: skip
+                    _SQL["draw_rejected"], *window, draw.session_id, consumed, record.amount_nanos - consumed
+                )
+
+    async def _keep(self, batch: Batch, error: str) -> None:
+        (settling,) = batch.endings
+        async with transaction(self._pool) as connection:
+            await _advance(connection, batch)
+            record = minimal_record(settling.record)
+            await connection.execute(_SQL["keep_rejected"], *_rejected(batch, record, settling, error))
 
 
 async def _book(connection: Connection, batch: Batch) -> int:
@@ -127,8 +148,9 @@ async def _book(connection: Connection, batch: Batch) -> int:
         return 0
     batch_id = uuid.uuid4()
     await _add_prices(connection, batch)
-    rows = [usage_row(batch_id, batch.journal_id, settling) for settling in batch.endings]
-    draws = [draw for settling in batch.endings for draw in draw_rows(batch_id, settling.record)]
+    once = {settling.record.subject.request_id: settling for settling in reversed(batch.endings)}.values()
+    rows = [usage_row(batch_id, batch.journal_id, settling) for settling in once]
+    draws = [draw for settling in once for draw in draw_rows(batch_id, settling.record)]
     await connection.copy_records_to_table("usage_staging", records=rows, columns=COLUMNS)
     await connection.copy_records_to_table("draw_staging", records=draws, columns=DRAW_COLUMNS)
     await connection.fetch(_SQL["lock_sessions"], batch_id)
@@ -146,7 +168,7 @@ async def _book(connection: Connection, batch: Batch) -> int:
 
 async def _advance(connection: Connection, batch: Batch) -> None:
     done = await connection.execute(_SQL["advance_progress"], batch.journal_id, batch.start, batch.end, batch.open_from)
-    if done == "UPDATE 0":
+    if done == "INSERT 0 0":
         row = await connection.fetchrow(_SQL["read_progress"], batch.journal_id)
         raise ProgressMoved(row["position"] if row else 0, row["open_from"] if row else 0)
 
@@ -212,13 +234,18 @@ def minimal_record(record: EndRecord) -> EndRecord:
             subject,
             conversation=None,
             tags=(),
+            operation=bookable_text(subject.operation),
             model=bookable_text(subject.model),
             provider=bookable_text(subject.provider),
+            markup_ppm=_clamped(subject.markup_ppm, MAX_COUNT),
+            hold_nanos=_clamped(subject.hold_nanos, MAX_NANOS // 2),
+            bound_input_tokens=_clamped(subject.bound_input_tokens, MAX_COUNT),
+            bound_output_tokens=_clamped(subject.bound_output_tokens, MAX_COUNT),
         ),
         Ending(
-            ending.outcome,
-            ending.status,
-            ending.usage_source,
+            bookable_text(ending.outcome),
+            _clamped(ending.status, 999),
+            bookable_text(ending.usage_source),
             Usage(*(_clamped(count, MAX_COUNT) for count in ending.usage)),
             latency_us=_clamped(ending.latency_us, MAX_COUNT),
             flags=("settled_with_minimal_columns",),
@@ -242,5 +269,13 @@ def _rejected(batch: Batch, record: EndRecord, settling: Settling, error: str) -
     subject = record.subject
     return (
         subject.request_id, subject.account_id, record.amount_nanos, record.overrun_nanos, batch.journal_id,
-        settling.position, bookable_text(error, 2000), encode_payload(settling.record),
+        settling.position, bookable_text(error, 2000), _kept(settling.record, record),
     )  # fmt: skip
+
+
+def _kept(whole: EndRecord, minimal: EndRecord) -> bytes:
+    """The record for a person: the whole of it, unless it can be written nowhere."""
+    try:
+        return encode_payload(whole)
+    except (UnicodeError, OverflowError, TypeError, ValueError):
+        return encode_payload(minimal)

@@ -1,8 +1,10 @@
 -- Worker sessions and what is lent to them.
 
 -- name: open_session
-INSERT INTO worker_sessions (id, journal_id, host, slot, expires_at)
-VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5)) RETURNING clock_timestamp() AS now
+-- May be repeated where its answer got lost. No row: the session was ended by somebody else.
+INSERT INTO worker_sessions AS s (id, journal_id, host, slot, expires_at)
+VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
+ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at WHERE s.state = 'live' RETURNING clock_timestamp() AS now
 
 -- name: renew_session
 -- No row: the session was ended by somebody else, and its worker must not spend any more.
@@ -17,11 +19,12 @@ SELECT id FROM worker_sessions WHERE journal_id = $1 AND id <> $2 AND state IN (
 SELECT end_session($1, $2)
 
 -- name: lend
-SELECT granted, total_granted, rest, outstanding FROM lend($1, $2, $3, $4, $5, $6, $7)
+SELECT granted, total_granted, consumed, rest, outstanding FROM lend($1, $2, $3, $4, $5, $6, $7)
 
 -- name: read_rest
--- What is left of a limit, and what is lent out and not yet consumed.
-SELECT w.cap - w.drawn AS rest, COALESCE(sum(l.granted - l.consumed - l.returned), 0)::bigint AS outstanding
+-- What is left of a limit, what is lent out and not yet consumed, and what of the session's own is consumed.
+SELECT w.cap - w.drawn AS rest, COALESCE(sum(l.granted - l.consumed - l.returned), 0)::bigint AS outstanding,
+    COALESCE(sum(l.consumed) FILTER (WHERE l.session_id = $4), 0)::bigint AS consumed
 FROM limit_windows w LEFT JOIN leases l USING (account_id, limit_id, window_start)
 WHERE w.account_id = $1 AND w.limit_id = $2 AND w.window_start = $3
 GROUP BY w.cap, w.drawn
@@ -30,10 +33,11 @@ GROUP BY w.cap, w.drawn
 SELECT give_back($1, $2, $3, $4, $5)
 
 -- name: report_held
--- For reading only: balances show what is held.
+-- For reading only: balances show what is held. A session that has ended holds nothing, however late it reports.
 UPDATE leases l SET held = r.held, changed_at = now()
 FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[]) AS r (account_id, limit_id, window_start, held)
 WHERE (l.account_id, l.limit_id, l.window_start) = (r.account_id, r.limit_id, r.window_start) AND l.session_id = $1
+  AND EXISTS (SELECT FROM worker_sessions s WHERE s.id = $1 AND s.state = 'live')
 
 -- name: ask_reclaim
 INSERT INTO reclaims (account_id, limit_id, window_start, session_id, wanted) VALUES ($1, $2, $3, $4, $5)

@@ -8,9 +8,12 @@ INSERT INTO journal_progress (journal_id) VALUES ($1) ON CONFLICT DO NOTHING
 SELECT position, open_from FROM journal_progress WHERE journal_id = $1
 
 -- name: advance_progress
--- Compare and set: only the settler that knows where the journal stands may move it on.
-UPDATE journal_progress SET position = $3, open_from = $4, changed_at = now()
-WHERE journal_id = $1 AND position = $2
+-- Compare and set: only the settler that knows where the journal stands may move it on. A journal that is not known (any
+-- more, after a failover) stands at nothing.
+INSERT INTO journal_progress AS p (journal_id, position, open_from)
+SELECT $1, $3, $4 WHERE $2::bigint = 0 OR EXISTS (SELECT FROM journal_progress WHERE journal_id = $1)
+ON CONFLICT (journal_id) DO UPDATE SET position = excluded.position, open_from = excluded.open_from, changed_at = now()
+WHERE p.position = $2
 
 -- name: add_prices
 -- Prices go in first: the rows name them.
@@ -171,6 +174,20 @@ SELECT $1, $2, $3, $4, $5, $6, $7, $8
 WHERE NOT EXISTS (SELECT FROM usage_events WHERE id = $1)
 ON CONFLICT DO NOTHING
 RETURNING request_id
+
+-- name: keep_rejected
+-- The last resort: the record alone, with nothing booked. The invariants name it until a person has seen to it.
+INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record)
+VALUES ($1, $2, $3, $4, $5, $6, 'NOT BOOKED: ' || $7, $8) ON CONFLICT DO NOTHING
+
+-- name: lock_session
+SELECT id FROM worker_sessions WHERE id = $1 FOR KEY SHARE
+
+-- name: lock_window
+SELECT limit_id FROM limit_windows WHERE account_id = $1 AND limit_id = $2 AND window_start = $3 FOR UPDATE
+
+-- name: lock_lease
+SELECT session_id FROM leases WHERE account_id = $1 AND limit_id = $2 AND window_start = $3 AND session_id = $4 FOR UPDATE
 
 -- name: charge_rejected
 -- One ledger entry of a rejected record, chained like any other.
