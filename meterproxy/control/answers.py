@@ -77,8 +77,9 @@ def new_key(new: NewKey) -> dict[str, Any]:
 
 
 def page(rows: list[dict[str, Any]], limit: int, cursor: str) -> dict[str, Any]:
-    """One page of a list; `cursor` names the member by which the next page goes on."""
-    return {"data": rows, "next_cursor": str(rows[-1][cursor]) if len(rows) == limit else None}
+    """One page of a list that was asked for one row more; `cursor` names the member by which the next page goes on."""
+    more = len(rows) > limit
+    return {"data": rows[:limit], "next_cursor": str(rows[limit - 1][cursor]) if more else None}
 
 
 def _text(value: Any) -> str:

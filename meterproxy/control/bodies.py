@@ -1,16 +1,26 @@
 """Bodies: what the operator's API accepts, validated; a fault is a 400 that names the member."""
 
-from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, Literal, TypeVar
+from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
 
-from meterproxy.core.key import KeyPolicy
+from meterproxy.core.key import OPERATIONS, KeyPolicy
 from meterproxy.core.money import parse_usd
 from meterproxy.errors import ApiError, Case
+
+EXCERPT: Final = 200
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -24,15 +34,41 @@ def _nanos(value: Any) -> Any:
 def _storable(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain NUL")
-    text.encode()
     return text
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-Name = Annotated[Text, Field(min_length=1, max_length=200)]
-Description = Annotated[Text, Field(max_length=2000)]
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    if not isinstance(value, str):
+        raise ValueError('must be a network such as "10.0.0.0/8"')  # noqa: TRY004  pydantic wants ValueError
+    return ip_network(value)
+
+
+def _instant(value: Any) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError('must be an instant such as "2030-01-31T00:00:00Z"')  # noqa: TRY004  pydantic wants ValueError
+    instant = datetime.fromisoformat(value)
+    if instant.tzinfo is None:
+        raise ValueError("must have a time zone")
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is not in the years 1 to 9999") from error
+
+
+def _operation(text: str) -> str:
+    if text not in OPERATIONS:
+        raise ValueError(f"must be one of {', '.join(OPERATIONS)}")
+    return text
+
+
+Text = AfterValidator(_storable)
+Name = Annotated[str, Field(min_length=1, max_length=200), Text]
+Description = Annotated[str, Field(max_length=2000), Text]
 Amount = Annotated[int, BeforeValidator(_nanos)]
-Words = Annotated[tuple[Annotated[Text, Field(min_length=1, max_length=200)], ...], Field(max_length=100)]
+Operation = Annotated[str, AfterValidator(_operation)]
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
+Instant = Annotated[datetime, PlainValidator(_instant)]
+AtMost100 = Field(max_length=100)
 
 
 class Body(BaseModel):
@@ -49,7 +85,7 @@ class NewCredit(Body):
     amount: Amount
     kind: Literal["grant", "purchase", "refund", "adjustment"]
     description: Description = ""
-    idempotency_key: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    idempotency_key: Name | None = None
 
 
 class NewKeyBody(Body):
@@ -57,11 +93,11 @@ class NewKeyBody(Body):
     name: Name
     user_id: UUID | None = None
     description: Description = ""
-    models: Words | None = None
-    operations: Words | None = None
-    networks: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=100)] | None = None
+    models: Annotated[tuple[Name, ...], AtMost100] | None = None
+    operations: Annotated[tuple[Operation, ...], AtMost100] | None = None
+    networks: Annotated[tuple[Network, ...], AtMost100] | None = None
     highest_request: Annotated[Amount, Field(gt=0)] | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Instant | None = None
 
     @property
     def policy(self) -> KeyPolicy:
@@ -83,6 +119,11 @@ def read(kind: type[T], body: bytes) -> T:
         return kind.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in problem["loc"]) or None
-        text = problem["msg"].removeprefix("Value error, ")
+        param = _shown(".".join(str(part) for part in problem["loc"])) or None
+        text = _shown(problem["msg"].removeprefix("Value error, "))
         raise ApiError(Case.MALFORMED, f"{param or 'The body'}: {text}", param=param) from error
+
+
+def _shown(text: str) -> str:
+    """A text that may repeat what a client wrote, as it may stand in an error."""
+    return "".join(letter for letter in text[:EXCERPT] if letter.isprintable())

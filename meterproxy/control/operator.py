@@ -96,7 +96,7 @@ class OperatorApi:
             self._check_token(request)
         endpoint = methods.get(method)
         if endpoint is None:
-            allowed = ", ".join(sorted(methods))
+            allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
             raise ApiError(Case.METHOD_NOT_ALLOWED, f"This path takes {allowed}.", headers={"Allow": allowed})
         try:
             return await endpoint(self, Call(match.ids, request.query, await request.read()))
@@ -107,7 +107,7 @@ class OperatorApi:
         return methods in _ALWAYS_OPEN or (self._open_metrics and methods is _METRICS)
 
     def _check_token_below_admin(self, request: web.BaseRequest) -> None:
-        if request.raw_path.startswith("/admin"):
+        if request.raw_path.partition("?")[0].startswith("/admin/"):
             self._check_token(request)
 
     def _check_token(self, request: web.BaseRequest) -> None:
@@ -142,7 +142,7 @@ async def _create_account(api: OperatorApi, call: Call) -> web.Response:
 
 
 async def _list_accounts(api: OperatorApi, call: Call) -> web.Response:
-    rows = await api.accounts.list(call.id_in_query("cursor"), call.limit())
+    rows = await api.accounts.list(call.id_in_query("cursor"), call.limit() + 1)
     return json_answer(answers.page([answers.account(row) for row in rows], call.limit(), "id"))
 
 
@@ -160,7 +160,7 @@ async def _credit(api: OperatorApi, call: Call) -> web.Response:
 
 async def _transactions(api: OperatorApi, call: Call) -> web.Response:
     before = call.number("cursor", None, 2**62)
-    rows = await api.accounts.entries(call.id(), before, call.limit())
+    rows = await api.accounts.entries(call.id(), before, call.limit() + 1)
     return json_answer(answers.page([answers.entry(row) for row in rows], call.limit(), "entry_no"))
 
 
@@ -178,7 +178,7 @@ async def _create_key(api: OperatorApi, call: Call) -> web.Response:
 
 
 async def _list_keys(api: OperatorApi, call: Call) -> web.Response:
-    rows = await api.keys.list(call.id_in_query("account_id"), call.id_in_query("cursor"), call.limit())
+    rows = await api.keys.list(call.id_in_query("account_id"), call.id_in_query("cursor"), call.limit() + 1)
     return json_answer(answers.page([answers.key(row) for row in rows], call.limit(), "id"))
 
 

@@ -7,6 +7,12 @@ from uuid import UUID
 
 KEY_PREFIX = "mp-"
 
+OPERATIONS = (
+    "chat completion embedding response message image video speech transcription translation moderation batch realtime"
+    " file vector_store fine_tuning logged"
+).split()
+"""What can be asked, by the names that policies and rows use; not all of it is served yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:

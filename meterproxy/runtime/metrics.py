@@ -100,7 +100,8 @@ class Metrics:
 
     def finished(self, finished: FinishedExchange) -> None:
         """An exchange has been answered: counted now, its times when there are enough or somebody scrapes."""
-        labels = (finished.route, finished.model, finished.provider, finished.status)
+        model = self._model(finished.model) if finished.model else ""
+        labels = (finished.route, model, finished.provider, finished.status)
         self._answers[labels] = self._answers.get(labels, 0) + 1
         self._times.append((finished.route, finished.total_us, finished.upstream_us, finished.first_byte_us))
         if len(self._times) >= TIMES_AT_ONCE:
@@ -158,8 +159,7 @@ class Metrics:
     def _count_answers(self) -> None:
         answers, self._answers = self._answers, {}
         for (route, model, provider, status), count in answers.items():
-            named = self._model(model) if model else ""
-            self.requests.labels(route, named, provider, _status_class(status)).inc(count)
+            self.requests.labels(route, model, provider, _status_class(status)).inc(count)
 
     def _count_times(self) -> None:
         for route, total_us, upstream_us, first_byte_us in self._times:
