@@ -9,6 +9,7 @@ Rules
 
 import binascii
 import re
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -24,7 +25,6 @@ AUDIO_HEAD: Final = 88
 
 _PLAIN_TYPES: Final = frozenset({"", "text", "refusal"})
 _OTHER_TYPE: Final = re.compile(rb'"type"[ \t\r\n]*+:[ \t\r\n]*+(?!"(?:text|refusal|function|custom)")')
-_MARKS: Final = (b'_url"', b'audio"', b'file"', b'image"')
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 _SEARCHING: Final = ("search-preview", "search-api")
 
@@ -44,23 +44,31 @@ def read_facts(operation: str, members: Members, model: str) -> RequestFacts:
         ApiError: MALFORMED where a number is not one, or out of range.
     """
     row = OPERATION_BOUNDS[operation]
-    maxima = [value for name in row.maxima if (value := members.integer(name)) is not None]
-    contents = _contents(members.raw("messages") or b"")
-    modalities = members.raw("modalities") or b""
+    there = members.spans
+    maxima = [value for name in row.maxima if name in there and (value := members.integer(name)) is not None]
+    choices = [_choices(members, name) for name in row.choices if name in there]
+    contents = _contents(members.raw("messages") or b"") if "messages" in there else _TEXT_ONLY
+    modalities = members.raw("modalities") or b"" if "modalities" in there else b""
     return RequestFacts(
         text_bytes=len(members.body) - contents.foreign_bytes,
         picture_details=contents.picture_details,
         audio_tokens=contents.audio_tokens,
-        outside=contents.outside or any(not members.absent(name) for name in row.outside),
-        own_maximum=max(maxima, default=None),
-        choices=max((_choices(members, name) for name in row.choices), default=1),
-        prompts=1 if row.prompts is None else _prompts(members.raw(row.prompts) or b"", row.prompts),
+        outside=contents.outside or any(name in there and not members.absent(name) for name in row.outside),
+        own_maximum=max(maxima) if maxima else None,
+        choices=max(choices) if choices else 1,
+        prompts=_prompts(members, row.prompts),
         prediction_bytes=members.size("prediction"),
         audio_output=b'"audio"' in modalities,
         image_output=b'"image"' in modalities,
-        web_search=not members.absent("web_search_options") or any(word in model for word in _SEARCHING),
-        service_tier=members.string("service_tier"),
+        web_search=("web_search_options" in there and not members.absent("web_search_options")) or _searches(model),
+        service_tier=members.string("service_tier") if "service_tier" in there else None,
     )
+
+
+@lru_cache(maxsize=1024)
+def _searches(model: str) -> bool:
+    """Whether the model searches the web without being asked."""
+    return any(word in model for word in _SEARCHING)
 
 
 def _choices(members: Members, name: str) -> int:
@@ -70,9 +78,10 @@ def _choices(members: Members, name: str) -> int:
     return max(value or 1, 1)
 
 
-def _prompts(raw: bytes, name: str) -> int:
+def _prompts(members: Members, name: str | None) -> int:
     """How many inputs a member holds: one text, one list of token ids, or a list of either."""
-    if not raw.startswith(b"["):
+    raw = None if name is None else members.raw(name)
+    if raw is None or not raw.startswith(b"["):
         return 1
     try:
         items = msgspec.json.decode(raw, type=list[msgspec.Raw])
@@ -116,9 +125,12 @@ class _Contents(NamedTuple):
     outside: bool = False
 
 
+_TEXT_ONLY: Final = _Contents()
+
+
 def _contents(raw: bytes) -> _Contents:
     if not _may_be_more_than_text(raw):
-        return _Contents()
+        return _TEXT_ONLY
     try:
         messages = _MESSAGES.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -156,7 +168,10 @@ def _present(raw: msgspec.Raw) -> bool:
 
 def _may_be_more_than_text(raw: bytes) -> bool:
     return (
-        any(mark in raw for mark in _MARKS)
-        or _OTHER_TYPE.search(raw) is not None
+        b'_url"' in raw
+        or b'audio"' in raw
+        or b'file"' in raw
+        or b'image"' in raw
+        or (b'"type"' in raw and _OTHER_TYPE.search(raw) is not None)
         or (b"\\u00" in raw and _ESCAPED_ASCII.search(raw) is not None)
     )
