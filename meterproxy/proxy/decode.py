@@ -21,41 +21,41 @@ _RAW_DEFLATE: Final = -zlib.MAX_WBITS
 class Decoder:
     """One answer's content coding undone, piece by piece; never raises."""
 
-    __slots__ = ("_inflate", "_left_bytes", "unread_bytes")
+    __slots__ = ("_inflate", "_left_bytes", "_may_be_raw", "unread_bytes")
 
     def __init__(self, coding: bytes) -> None:
         self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB) if coding in {b"gzip", b"x-gzip", b"deflate"} else None
         self._left_bytes = TOTAL_BYTES
+        self._may_be_raw = coding == b"deflate"
+        """Some servers send `deflate` without zlib's frame; the very first piece tells."""
         self.unread_bytes = 0
         """Compressed bytes that could not be read."""
 
     def feed(self, piece: bytes) -> bytes:
         """What the piece decodes to, empty where it cannot be read."""
-        if self._inflate is None:
+        text = self._inflated(piece)
+        if text is None and self._may_be_raw:
+            self._inflate = zlib.decompressobj(_RAW_DEFLATE)
+            text = self._inflated(piece)
+        self._may_be_raw = False
+        if text is None:
+            self._inflate = None
             self.unread_bytes += len(piece)
             return b""
-        try:
-            text = self._inflate.decompress(piece, PIECE_BYTES)
-        except zlib.error:
-            return self._start_raw(piece)
-        self._left_bytes -= len(text)
-        if self._inflate.unconsumed_tail or self._left_bytes < 0:
-            self._inflate = None
         return text
 
-    def _start_raw(self, piece: bytes) -> bytes:
-        """Some servers send `deflate` without zlib's frame; only the very first piece can tell."""
-        first, self._inflate = self._left_bytes == TOTAL_BYTES, None
+    def _inflated(self, piece: bytes) -> bytes | None:
+        """The piece decoded, None where it cannot be; gives up for good beyond the cap."""
+        inflate = self._inflate
+        if inflate is None:
+            return None
         try:
-            raw = zlib.decompressobj(_RAW_DEFLATE)
-            text = raw.decompress(piece, PIECE_BYTES) if first else b""
+            text = inflate.decompress(piece, PIECE_BYTES)
         except zlib.error:
-            text = b""
-        if text:
-            self._inflate = raw
-            self._left_bytes -= len(text)
-        else:
-            self.unread_bytes += len(piece)
+            return None
+        self._left_bytes -= len(text)
+        if inflate.unconsumed_tail or self._left_bytes < 0:
+            self._inflate = None
         return text
 
 

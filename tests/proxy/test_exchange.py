@@ -209,6 +209,37 @@ class TestAnswers:
             assert headers["accept-encoding"] == "identity"
             assert len(headers["idempotency-key"]) == 64
 
+    @pytest.mark.parametrize(("model", "field"), [("gpt-4o", "max_tokens"), ("gpt-5", "max_completion_tokens")])
+    async def test_lowered_maximum(self, model: str, field: str) -> None:
+        """A client that names no maximum is told, and so is the provider, what the rest pays for."""
+        async with built(ledger=FakeLedger(balance_nanos=1_000_000_000)) as house:
+            body = {"model": model, "messages": [{"role": "user", "content": "hi"}], field: None}
+            answer = await house.ask(body=body)
+            told = int(answer.headers["x-meterproxy-max-tokens"])
+            [call] = await house.calls()
+            assert orjson.loads(call["body"])[field] == told
+            assert house.ledger.rows[0].hold_nanos <= 250_000_000
+            assert house.ledger.rows[0].ending.outcome == "completed"
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_unknown_coding_passes(self, stream: bool) -> None:
+        """An answer in a coding that nobody here can read passes as it is and is estimated."""
+        async with built() as house:
+            answer = await house.ask(body=chat("tokens=20,header=Content-Encoding:br", stream=stream))
+            assert answer.headers["content-encoding"] == "br"
+            assert b"choices" in answer.body
+            [row] = house.ledger.rows
+            assert row.source == "estimated"
+            assert 20 <= row.usage.output <= 50
+
+    async def test_http_1_0_stream(self) -> None:
+        """A client of HTTP/1.0 gets its stream without chunks, ended by the connection."""
+        async with built() as house, house.client() as client:
+            client.send(request(CHAT, chat(stream=True)).replace(b"HTTP/1.1", b"HTTP/1.0"))
+            answer = await client.answer()
+            assert answer.body.endswith(b"data: [DONE]\n\n")
+            assert await client.ended()
+
     async def test_large_answer_passes_piece_by_piece(self) -> None:
         """An answer too large to be read whole is passed on, and its usage found in its tail."""
         async with built(ExchangeSettings(buffered_bytes=10_000)) as house:
