@@ -356,8 +356,11 @@ class Exchange:
         if self.relay is not None:
             self._capture_delivered(self.relay)
             return
-        outcome = error.outcome if isinstance(error, Failed) else Outcome.UNREACHABLE
-        sent = error.sent if isinstance(error, Failed) else hold.confirmed
+        outcome, sent = Outcome.UNREACHABLE, hold.confirmed
+        if isinstance(error, Failed):
+            outcome, sent = error.outcome, error.sent
+        elif error.case is Case.UPSTREAM_TIMEOUT:
+            outcome = Outcome.TIMED_OUT
         hold.release(outcome, error.status, self._consumed() if sent else None)
 
     def _consumed(self) -> Usage | None:

@@ -238,7 +238,7 @@ ENDINGS = [
     Ending("shutdown in a stream", f"{TOKENS},slow=0.1", "captured", "stream_broken", 200, "counted", Usage(), play=_during(_shut_down), body=STREAM, code="service_unavailable", never=b"[DONE]"),
     Ending("shutdown while waiting", "hang", "released", "unreachable", 503, "estimated", SENT, play=_while_waiting(_shut_down), code="service_unavailable"),
     Ending("out of time in a stream", f"{TOKENS},slow=0.1", "captured", "stream_broken", 200, "counted", Usage(), play=_during(_run_out_of_time), body=STREAM, code="upstream_timeout"),
-    Ending("out of time while waiting", "hang", "released", "unreachable", 504, "estimated", SENT, play=_while_waiting(_run_out_of_time), code="upstream_timeout"),
+    Ending("out of time while waiting", "hang", "released", "timed_out", 504, "estimated", SENT, play=_while_waiting(_run_out_of_time), code="upstream_timeout"),
     Ending("no trust at the first byte", TOKENS, "released", "unreachable", 503, "provider", NOTHING, play=without_trust, code="service_unavailable", calls=0),
     Ending("journal fails at a plain ending", TOKENS, "captured", "completed", 200, "provider", WHOLE, play=with_broken_journal, code="internal_error"),
     Ending("journal fails in a stream", f"{TOKENS},slow=0.01", "captured", "completed", 200, "provider", WHOLE, play=_during(_break_journal), body=STREAM, code="internal_error", never=b"[DONE]"),
