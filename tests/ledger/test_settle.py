@@ -214,9 +214,10 @@ async def test_a_failover_that_forgot_the_journal_altogether(pool: asyncpg.Pool,
     await capture(ledger, key, 3)
     await asyncio.wait_for(ledger.settler.drain(), 20)
     assert await balance(pool, key.account_id) == CREDIT - 6000
+    assert await wrong(pool) == set()
+    await ledger.stop()
     assert await pool.fetchval("SELECT drawn FROM limit_windows") == 6000
     assert await wrong(pool) == set()
-    ledger.journal.close()
 
 
 # ── records that no database wants ──────────────────────────────────────────────────────────────────────────────────

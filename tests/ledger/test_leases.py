@@ -1,0 +1,440 @@
+"""Leases under several borrowers: never above the cap, no answer needed twice, nothing lost, nobody told wrong."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from meterproxy.core.key import KeyEntry
+from meterproxy.core.lending import LeaseKey, Lent
+from meterproxy.errors import ApiError, Case, SessionOver, StoreUnavailable
+from meterproxy.ledger import lease as module
+from meterproxy.ledger import session as session_module
+from meterproxy.ledger.clock import elapsed_us
+from meterproxy.ledger.worker import WorkerLedger
+from meterproxy.store.accounts import Accounts
+from meterproxy.store.audit import audit
+from meterproxy.store.sessions import Sessions
+from tests.ledger.bank import REFUSED, balance, completed, customer, hold_request, ledger_of, pool_of
+from tests.ledger.bank_faults import Faulty
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
+    async with pool_of(database) as pool:
+        yield pool
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """This machine's steady clock, to be moved by hand: microseconds ahead of the real one."""
+    ahead = [0]
+    for place in (module, session_module):
+        monkeypatch.setattr(place, "elapsed_us", lambda: elapsed_us() + ahead[0])
+    return ahead
+
+
+def faulty(ledger: WorkerLedger) -> Faulty:
+    """Put faults between this worker and PostgreSQL."""
+    store = Faulty(ledger._sessions)
+    ledger._sessions = ledger.borrower._store = ledger.session._store = store  # type: ignore[assignment]
+    return store
+
+
+def key_of(key: KeyEntry) -> LeaseKey:
+    return LeaseKey(key.account_id, key.credit_limit_id, 0)
+
+
+async def wrong(pool: asyncpg.Pool) -> set[str]:
+    return {result.name for result in await audit(pool) if not result.ok}
+
+
+async def informed(*ledgers: WorkerLedger) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(ledger.keep_informed()) for ledger in ledgers]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+responsive = contextlib.asynccontextmanager(informed)
+
+
+class Watched(Sessions):
+    """PostgreSQL's lending, with the cap looked at in the same instant that something was lent."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        super().__init__(pool)
+        self.above: list[Any] = []
+        self._watch = pool
+
+    async def lend(self, *arguments: Any) -> Lent:
+        lent = await super().lend(*arguments)
+        if lent.granted and lent.rest < 0:
+            self.above.append(lent)
+        return lent
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+async def test_no_number_of_workers_lends_above_the_cap(pool: asyncpg.Pool, tmp_path: Path, workers: int) -> None:
+    """Concurrent requests, grants and adjustments: what was lent always fitted, what was spent is what was booked."""
+    chance = random.Random(workers)
+    key = await customer(pool, 3_000_000)
+    ledgers = [ledger_of(pool, tmp_path / str(number), wait_ms=50) for number in range(workers)]
+    watched = Watched(pool)
+    captured = 0
+    for ledger in ledgers:
+        ledger._sessions = ledger.borrower._store = watched
+        await ledger.start()
+
+    async def customer_of(ledger: WorkerLedger) -> None:
+        nonlocal captured
+        for _ in range(12):
+            with contextlib.suppress(ApiError):
+                hold = await ledger.holds.place(hold_request(ledger, key, chance.randrange(1, 200_000)))
+                await asyncio.sleep(0)
+                if chance.random() < 0.3:
+                    ledger.holds.release(hold, REFUSED)
+                else:
+                    tokens = chance.randrange(250)
+                    ledger.holds.capture(hold, completed(tokens))
+                    captured += tokens * 1000
+
+    async def operator() -> None:
+        accounts = Accounts(pool, "test")
+        for amount in (500_000, -4_000_000, 1_000_000, -100, 2_000_000):
+            await accounts.credit(key.account_id, amount, "adjustment")
+
+    async with responsive(*ledgers):
+        await asyncio.gather(operator(), *(customer_of(ledger) for ledger in ledgers for _ in range(3)))
+        await asyncio.gather(*(ledger.settler.drain() for ledger in ledgers))
+    assert watched.above == []
+    for ledger in ledgers:
+        for lease in ledger.book.leases.values():
+            lease.check()
+        await ledger.stop()
+    window = await pool.fetchrow("SELECT drawn, cap FROM limit_windows")
+    assert window["drawn"] == captured > 0
+    assert await balance(pool, key.account_id) == window["cap"] - captured
+    assert await wrong(pool) == set()
+
+
+async def test_a_cap_below_what_was_drawn_only_stops_lending(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """The remainder may be negative: nobody is asked for what he holds, and nobody gets more."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    hold = await ledger.holds.place(hold_request(ledger, key, 600_000))
+    await Accounts(pool, "test").credit(key.account_id, -900_000, "adjustment")
+    with pytest.raises(ApiError) as refused:
+        await ledger.holds.place(hold_request(ledger, key, 500_000))
+    assert refused.value.case is Case.CREDIT_SPENT
+    ledger.holds.capture(hold, completed(600))
+    await ledger.stop()
+    assert await balance(pool, key.account_id) == -500_000
+    assert await wrong(pool) == set()
+
+
+@pytest.mark.parametrize(("need", "want", "granted"), [
+    (10, 10, 10), (10, 1000, 250), (10, 100, 100), (300, 10**18, 300), (1000, 10**18, 1000), (1001, 10**18, 0),
+    (2**62, 2**62, 0), (0, 100, 0), (1, 2**63 - 1, 250),
+])  # fmt: skip
+async def test_what_is_lent_is_what_is_needed_and_at_most_a_quarter_more(
+    pool: asyncpg.Pool, tmp_path: Path, need: int, want: int, granted: int
+) -> None:
+    """Of a rest of 1 000: at least the need, or nothing; beyond the need at most a quarter of the rest."""
+    key = await customer(pool, 1000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    lent = await Sessions(pool).lend(ledger.session.session_id, key.key_id, key_of(key), need, want)
+    assert (lent.granted, lent.total_granted, lent.rest, lent.outstanding) == (
+        granted, granted, 1000 - granted, granted,
+    )  # fmt: skip
+    await ledger.stop()
+    assert await wrong(pool) == set()
+
+
+async def test_a_lost_answer_to_a_borrow_is_made_up_for(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """The borrow is repeated under its own id: lent once, and known here in full."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    store = faulty(ledger)
+    store.lost.add("lend")
+    with pytest.raises(ApiError) as refused:
+        await ledger.holds.place(hold_request(ledger, key, 100_000))
+    assert refused.value.case is Case.UNAVAILABLE
+    lent = await pool.fetchval("SELECT granted FROM leases")
+    hold = await ledger.holds.place(hold_request(ledger, key, 100_000))
+    assert await pool.fetchval("SELECT granted FROM leases") == lent == ledger.book.leases[key_of(key)].granted
+    ledger.holds.release(hold, REFUSED)
+    await ledger.stop()
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") == 0
+
+
+async def test_a_lost_answer_to_a_return_returns_once(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Returns are cumulative: told again, they change nothing."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    store = faulty(ledger)
+    hold = await ledger.holds.place(hold_request(ledger, key, 400_000))
+    ledger.holds.release(hold, REFUSED)
+    ledger.book.give_back(key_of(key), keep=100_000)
+    ledger.borrower._unreported.add(key_of(key))
+    store.lost.add("give_back")
+    with pytest.raises(StoreUnavailable):
+        await ledger.borrower.report()
+    await ledger.borrower.report()
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") == 100_000
+    await ledger.stop()
+    assert await wrong(pool) == set()
+
+
+async def test_a_return_during_a_report_is_told_with_the_next(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """What is given back while an earlier total is on its way is not forgotten."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    hold = await ledger.holds.place(hold_request(ledger, key, 400_000))
+    ledger.holds.release(hold, REFUSED)
+    ledger.book.give_back(key_of(key), keep=100_000)
+    ledger.borrower._unreported.add(key_of(key))
+    reporting = asyncio.create_task(ledger.borrower.report())
+    await asyncio.sleep(0)
+    ledger.book.give_back(key_of(key))
+    ledger.borrower._unreported.add(key_of(key))
+    await reporting
+    await ledger.borrower.report()
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") == 0
+    await ledger.stop()
+
+
+async def test_an_empty_account_in_a_retry_loop_does_not_reach_postgresql(
+    pool: asyncpg.Pool, tmp_path: Path, now: list[int]
+) -> None:
+    """At most one look a second, however many requests; new credit is noticed at once."""
+    key = await customer(pool, 1000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    store = faulty(ledger)
+    for second in range(3):
+        now[0] = second * 1_000_001
+        for _ in range(300):
+            with pytest.raises(ApiError) as refused:
+                await ledger.holds.place(hold_request(ledger, key, 5000))
+            assert refused.value.case is Case.CREDIT_SPENT
+        assert store.calls.total() <= second + 2
+    await Accounts(pool, "test").credit(key.account_id, 4000, "grant")
+    await ledger.look()
+    ledger.holds.release(await ledger.holds.place(hold_request(ledger, key, 5000)), REFUSED)
+    await ledger.stop()
+
+
+async def test_what_responsive_workers_do_not_use_is_lent_within_a_second(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """All of the credit lies free in other workers' leases; a hold of all of it is placed, not refused."""
+    key = await customer(pool, 1_200_000)
+    ledgers = [ledger_of(pool, tmp_path / name, wait_ms=1000) for name in "123"]
+    for ledger in ledgers:
+        await ledger.start()
+    asking, *others = ledgers
+    for other in others:
+        hold = await other.holds.place(hold_request(other, key, 600_000))
+        other.holds.release(hold, REFUSED)
+    assert await pool.fetchval("SELECT cap - drawn FROM limit_windows") == 0
+    async with responsive(*others):
+        hold = await asking.holds.place(hold_request(asking, key, 1_200_000))
+    assert await pool.fetchval("SELECT count(*) FROM reclaims") == 0
+    asking.holds.release(hold, REFUSED)
+    for ledger in ledgers:
+        await ledger.stop()
+    assert await wrong(pool) == set()
+
+
+async def test_held_is_not_spent(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """What other requests merely hold makes a request wait; what was captured, also elsewhere, is gone."""
+    key = await customer(pool, 1_000_000)
+    one, two = ledger_of(pool, tmp_path / "1"), ledger_of(pool, tmp_path / "2")
+    await one.start()
+    await two.start()
+    hold = await one.holds.place(hold_request(one, key, 900_000))
+    for ledger in (one, two):
+        with pytest.raises(ApiError) as refused:
+            await ledger.holds.place(hold_request(ledger, key, 1_000_000))
+        assert refused.value.case is Case.CREDIT_HELD
+    one.holds.capture(hold, completed(500))
+    with pytest.raises(ApiError) as refused:
+        await one.holds.place(hold_request(one, key, 500_001))
+    assert refused.value.case is Case.CREDIT_SPENT
+    await one.settler.drain()
+    with pytest.raises(ApiError) as refused:
+        await two.holds.place(hold_request(two, key, 500_001))
+    assert refused.value.case is Case.CREDIT_SPENT
+    await one.stop()
+    await two.stop()
+
+
+async def test_credit_is_not_called_spent_while_a_settle_is_on_its_way(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """PostgreSQL has booked a capture, its answer is not here yet: that money is not subtracted twice."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    store = Faulty(ledger.settler._store)
+    ledger.settler._store = store  # type: ignore[assignment]
+    hold = await ledger.holds.place(hold_request(ledger, key, 400_000))
+    held = await ledger.holds.place(hold_request(ledger, key, 600_000))
+    ledger.holds.capture(hold, completed(400))
+    store.lost.add("book")
+    with pytest.raises(StoreUnavailable):
+        await ledger.settler.settle_batch()
+    with pytest.raises(ApiError) as refused:
+        await ledger.holds.place(hold_request(ledger, key, 600_000))
+    assert refused.value.case is Case.CREDIT_HELD
+    ledger.holds.release(held, REFUSED)
+    await ledger.stop()
+
+
+async def test_waiters_that_give_up_leave_the_others_alone(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Of many requests waiting for one borrow some are cancelled; the borrow goes on, the rest are placed."""
+    key, other = await customer(pool, 1_000_000), await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    requests = [hold_request(ledger, key if number % 2 else other, 50_000) for number in range(12)]
+    waiting = [asyncio.create_task(ledger.holds.place(request)) for request in requests]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for task in waiting[:6]:
+        task.cancel()
+    await asyncio.wait(waiting)
+    placed = [task.result() for task in waiting[6:]]
+    assert len(placed) == 6
+    assert ledger.borrower._waiting == {}
+    assert ledger.book.leases[key_of(key)].held == ledger.book.leases[key_of(other)].held == 150_000
+    for hold in placed:
+        ledger.holds.release(hold, REFUSED)
+    await ledger.stop()
+    assert await wrong(pool) == set()
+
+
+async def test_a_hold_that_ends_wakes_whoever_waits_for_it(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """A place under way goes on with what a release has freed."""
+    key = await customer(pool, 100_000)
+    ledger = ledger_of(pool, tmp_path, wait_ms=30_000)
+    await ledger.start()
+    hold = await ledger.holds.place(hold_request(ledger, key, 100_000))
+    waiting = asyncio.create_task(ledger.holds.place(hold_request(ledger, key, 100_000)))
+    while key_of(key) not in ledger.borrower._changed:
+        await asyncio.sleep(0)
+    ledger.holds.release(hold, REFUSED)
+    ledger.holds.release(await asyncio.wait_for(waiting, 10), REFUSED)
+    await ledger.stop()
+
+
+async def test_a_session_that_somebody_ended_spends_no_more(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """After the next renewal or borrow nothing is placed or sent; what was captured is still booked, as late."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    hold = await ledger.holds.place(hold_request(ledger, key, 100_000))
+    await Sessions(pool).end_session(ledger.session.session_id, "proved")
+    with pytest.raises(ApiError) as refused:
+        await ledger.holds.place(hold_request(ledger, key, 900_000))
+    assert refused.value.case is Case.UNAVAILABLE
+    with pytest.raises(SessionOver):
+        await ledger.session.renew()
+    for attempt in (lambda: ledger.holds.confirm(hold), lambda: ledger.holds.try_place(hold_request(ledger, key, 1))):
+        with pytest.raises(ApiError) as refused:
+            attempt()
+        assert refused.value.case is Case.UNAVAILABLE
+    assert ledger.ready is not None
+    ledger.holds.capture(hold, completed(60))
+    await ledger.borrower.report()
+    await ledger.settler.drain()
+    assert await balance(pool, key.account_id) == 940_000
+    assert await pool.fetchval("SELECT late FROM limit_windows") == 60_000
+    assert (await Accounts(pool).read(key.account_id)).held_nanos == 0
+    await ledger.stop()
+    assert await wrong(pool) == set()
+
+
+async def test_trust_runs_out_while_postgresql_is_away(pool: asyncpg.Pool, tmp_path: Path, now: list[int]) -> None:
+    """Within its ttl a worker goes on; behind it nothing is placed and nothing is sent, until a renewal succeeds."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path, ttl_seconds=30)
+    await ledger.start()
+    store = faulty(ledger)
+    hold = await ledger.holds.place(hold_request(ledger, key, 100_000))
+    store.away = True
+    now[0] = 29_000_000
+    ledger.holds.confirm(hold)
+    with pytest.raises(StoreUnavailable):
+        await ledger.session.renew()
+    now[0] = 30_000_001
+    assert ledger.ready is not None
+    for attempt in (lambda: ledger.holds.confirm(hold), lambda: ledger.holds.try_place(hold_request(ledger, key, 1))):
+        with pytest.raises(ApiError) as refused:
+            attempt()
+        assert refused.value.case is Case.UNAVAILABLE
+    ledger.holds.capture(hold, completed(1))
+    store.away = False
+    await ledger.session.renew()
+    assert ledger.ready is None
+    await ledger.stop()
+    assert await balance(pool, key.account_id) == 999_000
+
+
+async def test_what_is_held_is_told(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Balances show holds as last reported, and nothing of a worker that has gone."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    hold = await ledger.holds.place(hold_request(ledger, key, 100_000))
+    await ledger.borrower.report()
+    account = await Accounts(pool).read(key.account_id)
+    assert (account.held_nanos, account.available_nanos) == (100_000, 900_000)
+    ledger.holds.release(hold, REFUSED)
+    await ledger.stop()
+    await Sessions(pool).report_held(ledger.session.session_id, {key_of(key): 5})
+    assert (await Accounts(pool).read(key.account_id)).held_nanos == 0
+
+
+async def test_idle_leases_go_back(pool: asyncpg.Pool, tmp_path: Path, now: list[int]) -> None:
+    """A lease that nobody has used for ten seconds returns with the next report."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    ledger.holds.release(await ledger.holds.place(hold_request(ledger, key, 100_000)), REFUSED)
+    await ledger.borrower.report()
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") > 0
+    now[0] = 10_500_000
+    await ledger.borrower.report()
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") == 0
+    await ledger.stop()
+
+
+async def test_borrowing_ahead_is_for_steady_use_and_leaves_the_last_to_others(
+    pool: asyncpg.Pool, tmp_path: Path
+) -> None:
+    """One hold borrows nothing ahead; many in a row reach PostgreSQL a few times only."""
+    key, busy = await customer(pool, 1_000_000), await customer(pool, 10**12)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    store = faulty(ledger)
+    hold = await ledger.holds.place(hold_request(ledger, key, 400_000))
+    await ledger.borrower.settle_down()
+    assert await pool.fetchval("SELECT drawn FROM limit_windows WHERE account_id = $1", key.account_id) == 400_000
+    ledger.holds.release(hold, REFUSED)
+    store.calls.clear()
+    for _ in range(500):
+        ledger.holds.release(await ledger.holds.place(hold_request(ledger, busy, 1_000_000)), REFUSED)
+    for _ in range(500):
+        ledger.holds.capture(await ledger.holds.place(hold_request(ledger, busy, 1_000_000)), completed(1000))
+    assert store.calls["lend"] <= 20
+    await ledger.stop()
