@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from meterproxy.catalog.catalog import Catalog
+from meterproxy.core.key import KeyEntry
 from meterproxy.proxy.exchange import Exchanges, Ports
 from meterproxy.proxy.provider import Provider
 from meterproxy.proxy.settings import ExchangeSettings
@@ -91,12 +92,14 @@ async def built(
     settings: ExchangeSettings | None = None,
     *,
     simulator: SimulatorSettings | None = None,
-    ledger: FakeLedger | None = None,
+    ledger: Any = None,
+    key: KeyEntry | None = None,
+    clock: Any = None,
     first_byte_seconds: float = 20.0,
     between_bytes_seconds: float = 20.0,
     provider_url: str | None = None,
 ) -> AsyncIterator[House]:
-    """Build and run the house."""
+    """Build and run the house; `ledger`, `key` and `clock` replace the fakes by what a test has of its own."""
     async with running(simulator or SimulatorSettings()) as url:
         origin = Origin.from_base_url(
             provider_url or url,
@@ -104,7 +107,11 @@ async def built(
             between_bytes_seconds=between_bytes_seconds,
         )
         provider = Provider("openai", Upstream(origin, environ={}), api_key="sk-upstream")
-        clock, directory, books = FakeClock(), FakeDirectory({SECRET: key_entry()}), ledger or FakeLedger()
+        clock, directory, books = (
+            clock or FakeClock(),
+            FakeDirectory({SECRET: key or key_entry()}),
+            ledger or FakeLedger(),
+        )
         counter, observer = FakeCounter(), FakeObserver()
         ports = Ports(clock, directory, books, counter, CATALOG, observer)
         exchanges = Exchanges(settings or ExchangeSettings(), ports, (provider,))
