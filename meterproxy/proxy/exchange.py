@@ -264,6 +264,8 @@ class Exchange:
         self._house.ports.observer.stream_opened()
         await self.relay.run()
         self._received()
+        if delivery.hold.ending is not None and delivery.hold.ending.outcome == Outcome.STREAM_BROKEN:
+            self._house.ports.observer.upstream_failed(self._provider, "stream_broken")
 
     # ── what the stages share ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -305,6 +307,8 @@ class Exchange:
         hold, answer = self._hold, forwarded.answer
         assert hold is not None
         self._received()
+        if answer.status >= 500:
+            self._house.ports.observer.upstream_failed(self._provider, "server_error")
         hold.release(Outcome.PROVIDER_ERROR, answer.status)
         self._client.answer(answer.status, headers, forwarded.error_body or b"")
 
