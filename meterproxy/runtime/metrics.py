@@ -10,7 +10,7 @@ Rules
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from meterproxy import __version__
@@ -21,6 +21,8 @@ from meterproxy.core.usage import INPUT_KINDS, OUTPUT_KINDS
 MODELS_NAMED: Final = 30
 OTHER: Final = "other"
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+RELEASED: Final = "released"
+"""How a hold ended whose exchange used nothing, so that there is no source to count."""
 TIMES_AT_ONCE: Final = 512
 """Times are counted this many at once, which takes about a millisecond."""
 
@@ -52,6 +54,7 @@ class Metrics:
     """The metrics of one worker; fulfils `proxy.ports.Observer`."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, which nobody asks for
         registry = self.registry = CollectorRegistry()
         self._models: set[str] = set()
         self._rejected = 0
@@ -131,7 +134,8 @@ class Metrics:
         amount = overrun = 0
         for _, record in endings:
             ending = record.ending
-            sources[ending.usage_source] = sources.get(ending.usage_source, 0) + 1
+            if record.how != RELEASED:
+                sources[ending.usage_source] = sources.get(ending.usage_source, 0) + 1
             amount += record.amount_nanos
             overrun += record.overrun_nanos
             tokens = [total + count for total, count in zip(tokens, ending.usage, strict=False)]
