@@ -114,7 +114,8 @@ def check_version(cluster: Path, bin_dir: Path) -> None:
 def make_socket_dir(home: Path, user: RunAs | None, earlier: Path | None) -> Path:
     """The directory of the socket; a short one below the temporary directory if the path would not fit.
 
-    A server that is started again gets the directory of its `earlier` life, which clients know.
+    A server that is started again gets the directory of its `earlier` life, which clients know. It is called when no
+    server runs: a lock left in there names a dead process, or a stranger who got its number.
     """
     socket_dir = home / "socket"
     if earlier is not None:
@@ -124,6 +125,7 @@ def make_socket_dir(home: Path, user: RunAs | None, earlier: Path | None) -> Pat
         socket_dir = Path(tempfile.mkdtemp(prefix=_SHORT_PREFIX, dir="/tmp"))  # private, and only /tmp is surely short
     else:
         socket_dir.mkdir(mode=0o700, exist_ok=True)
+    _socket_path(socket_dir).unlink(missing_ok=True)
     if user:
         os.chown(socket_dir, user.uid, user.gid)
     return socket_dir

@@ -92,11 +92,12 @@ async def test_killed_server_recovers(own_postgres: EmbeddedPostgres) -> None:
 
 
 async def test_stranger_with_the_same_number_lives(own_postgres: EmbeddedPostgres, reachable_dir: Path) -> None:
-    """A left pid file that by now names another process neither harms that process nor hinders the start."""
+    """A left pid or lock file that by now names another process neither harms that process nor hinders the start."""
     await own_postgres.stop()
     stranger = subprocess.Popen(["sleep", "1000"])
     try:
         (reachable_dir / "postgres/data/postmaster.pid").write_text(f"{stranger.pid}\n/elsewhere\n1\n5432\n\n\n")
+        (reachable_dir / "postgres/socket/.s.PGSQL.5432.lock").write_text(f"{stranger.pid}\n/elsewhere\n1\n5432\n\n\n")
         assert postmaster.running(reachable_dir / "postgres/data") is None
         await own_postgres.start()
         assert stranger.poll() is None
