@@ -37,6 +37,11 @@ class Refused(NamedTuple):
     status: int
     headers: dict[str, str]
 
+    @property
+    def says_try_again(self) -> bool:
+        """Whether this is how a service answers that is about to be there again."""
+        return self.status == 503 and "retry-after" in self.headers
+
 
 def amount_of(usage: dict[str, Any]) -> int:
     return INPUT_NANOS * int(usage["prompt_tokens"]) + OUTPUT_NANOS * int(usage["completion_tokens"])
@@ -48,7 +53,13 @@ async def customer(service: Service, dollars: int = 5) -> Customer:
 
 
 async def ask(
-    session: aiohttp.ClientSession, service: Service, who: Customer, *, stream: bool, simulate: str = "", tokens: int = 12
+    session: aiohttp.ClientSession,
+    service: Service,
+    who: Customer,
+    *,
+    stream: bool,
+    simulate: str = "",
+    tokens: int = 12,
 ) -> Whole | Refused:
     """One request; raises aiohttp.ClientError where the answer breaks off."""
     body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Say it."}], "max_tokens": tokens}

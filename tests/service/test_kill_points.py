@@ -62,7 +62,11 @@ async def mortal() -> AsyncIterator[Service]:
             await running.audit()
 
 
-@pytest.mark.parametrize("death", DEATHS_AND_ENDINGS, ids=lambda death: "-".join([death.point, *death.again]) + ("-stream" if death.stream else ""))
+@pytest.mark.parametrize(
+    "death",
+    DEATHS_AND_ENDINGS,
+    ids=lambda death: "-".join([death.point, *death.again]) + ("-stream" if death.stream else ""),
+)
 async def test_a_worker_that_dies_loses_nothing_and_books_nothing_twice(mortal: Service, death: Death) -> None:
     """One answer before, the fatal request, one answer after."""
     who = await customer(mortal)
