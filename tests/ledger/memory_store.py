@@ -1,0 +1,187 @@
+"""PostgreSQL as the ledger sees it, in a few dozen lines of memory: an honest fake of what `sql/` does.
+
+Every method is one transaction: it either happens altogether or raises before anything has changed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from meterproxy.core.lending import Batch, Change, LeaseKey, Lent, News, Rest
+from meterproxy.core.record import Draw, EndRecord, Subject
+from meterproxy.errors import ProgressMoved, SessionOver, Unbookable
+
+
+@dataclass
+class Window:
+    cap: int = 0
+    drawn: int = 0
+    overrun: int = 0
+    late: int = 0
+
+
+@dataclass
+class LeaseRow:
+    granted: int = 0
+    consumed: int = 0
+    returned: int = 0
+    held: int = 0
+    last: tuple[UUID | None, int] = (None, 0)
+
+    @property
+    def outstanding(self) -> int:
+        return self.granted - self.consumed - self.returned
+
+
+@dataclass
+class SessionRow:
+    journal_id: UUID
+    state: str = "live"
+
+
+@dataclass
+class MemoryStore:
+    """Fulfils `SessionStore` and `SettleStore`; `credit` is what an operator does."""
+
+    windows: dict[LeaseKey, Window] = field(default_factory=dict)
+    leases: dict[tuple[LeaseKey, UUID], LeaseRow] = field(default_factory=dict)
+    sessions: dict[UUID, SessionRow] = field(default_factory=dict)
+    reclaims: set[tuple[LeaseKey, UUID]] = field(default_factory=set)
+    journals: dict[UUID, tuple[int, int]] = field(default_factory=dict)
+    balances: dict[UUID, int] = field(default_factory=dict)
+    rows: dict[UUID, EndRecord] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    now_us: int = 1_700_000_000_000_000
+
+    def credit(self, key: LeaseKey, amount: int) -> None:
+        self.balances[key.account_id] = self.balances.get(key.account_id, 0) + amount
+        self.windows.setdefault(key, Window()).cap += amount
+        self.changes.append(Change(len(self.changes) + 1, "limit", key.limit_id))
+
+    # ── sessions ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _live(self, session_id: UUID) -> None:
+        if session_id not in self.sessions or self.sessions[session_id].state != "live":
+            raise SessionOver(str(session_id))
+
+    async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:
+        self.sessions.setdefault(session_id, SessionRow(journal_id))
+        self._live(session_id)
+        return self.now_us
+
+    async def renew_session(self, session_id: UUID, ttl_seconds: float) -> int:
+        self._live(session_id)
+        return self.now_us
+
+    async def earlier_sessions(self, journal_id: UUID, session_id: UUID) -> list[UUID]:
+        return [
+            other
+            for other, row in self.sessions.items()
+            if row.journal_id == journal_id and other != session_id and row.state in {"live", "lost"}
+        ]
+
+    async def end_session(self, session_id: UUID, state: str) -> int:
+        session = self.sessions.get(session_id)
+        if session is None or session.state not in {"live", "lost"}:
+            return 0
+        session.state = state
+        self.reclaims = {reclaim for reclaim in self.reclaims if reclaim[1] != session_id}
+        total = 0
+        for (key, owner), lease in self.leases.items():
+            if owner == session_id:
+                total += lease.outstanding
+                self.windows[key].drawn -= lease.outstanding
+                lease.returned = lease.granted - lease.consumed
+                lease.held = 0
+        return total
+
+    # ── lending ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def lend(self, session_id: UUID, borrow_id: UUID, key: LeaseKey, need: int, want: int) -> Lent:
+        self._live(session_id)
+        window = self.windows[key]
+        lease = self.leases.get((key, session_id))
+        room = window.cap - window.drawn
+        amount = 0
+        if lease is not None and lease.last[0] == borrow_id:
+            amount = lease.last[1]
+        elif 0 < need <= room:
+            amount = max(need, min(want, room // 4))
+            window.drawn += amount
+            lease = self.leases.setdefault((key, session_id), LeaseRow())
+            lease.granted += amount
+            lease.last = (borrow_id, amount)
+            self.reclaims.discard((key, session_id))
+            assert window.drawn <= window.cap, "nothing is lent above the cap"
+        rest = await self.read_rest(session_id, key)
+        return Lent(amount, lease.granted if lease else 0, rest.consumed, rest.rest, rest.outstanding)
+
+    async def read_rest(self, session_id: UUID, key: LeaseKey) -> Rest:
+        window = self.windows[key]
+        outstanding = sum(lease.outstanding for (lent, _), lease in self.leases.items() if lent == key)
+        own = self.leases.get((key, session_id))
+        return Rest(window.cap - window.drawn, outstanding, own.consumed if own else 0)
+
+    async def give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None:
+        for key, total in returned.items():
+            lease = self.leases.get((key, session_id))
+            if lease is not None:
+                amount = max(min(total, lease.granted - lease.consumed) - lease.returned, 0)
+                lease.returned += amount
+                self.windows[key].drawn -= amount
+
+    async def report_held(self, session_id: UUID, held: Mapping[LeaseKey, int]) -> None:
+        for key, amount in held.items():
+            if (key, session_id) in self.leases and self.sessions[session_id].state == "live":
+                self.leases[key, session_id].held = amount
+
+    async def ask_reclaim(self, session_id: UUID, key: LeaseKey, wanted: int) -> None:
+        self.reclaims.add((key, session_id))
+
+    async def end_reclaim(self, session_id: UUID, key: LeaseKey) -> None:
+        self.reclaims.discard((key, session_id))
+
+    async def poll(self, session_id: UUID, version: int) -> News:
+        wanted = {key for key, asker in self.reclaims if asker != session_id and (key, session_id) in self.leases}
+        return News(tuple(change for change in self.changes if change.version > version), tuple(sorted(wanted)))
+
+    async def change_version(self) -> int:
+        return len(self.changes)
+
+    # ── settling ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def progress(self, journal_id: UUID) -> tuple[int, int]:
+        return self.journals.setdefault(journal_id, (0, 0))
+
+    async def book(self, batch: Batch) -> int:
+        position, open_from = self.journals.get(batch.journal_id, (0, 0))
+        if position != batch.start:
+            raise ProgressMoved(position, open_from)
+        if any(settling.record.subject.account_id not in self.balances for settling in batch.endings):
+            raise Unbookable("an account of the batch does not exist")
+        self.journals[batch.journal_id] = (batch.end, batch.open_from)
+        before = len(self.rows)
+        for settling in batch.endings:
+            if settling.record.subject.request_id not in self.rows:
+                self.rows[settling.record.subject.request_id] = settling.record
+                self._charge(settling.record)
+        return len(self.rows) - before
+
+    async def reject(self, batch: Batch, error: str) -> None:
+        raise AssertionError(f"nothing here is ever rejected: {error}")
+
+    def _charge(self, record: EndRecord) -> None:
+        self.balances[record.subject.account_id] -= record.amount_nanos
+        for draw in record.subject.draws:
+            self._draw(record.subject, draw, record.amount_nanos)
+
+    def _draw(self, subject: Subject, draw: Draw, amount: int) -> None:
+        key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
+        lease, window = self.leases.get((key, draw.session_id)), self.windows[key]
+        consumed = min(amount, draw.amount)
+        within = min(consumed, lease.outstanding) if lease else 0
+        if lease:
+            lease.consumed += within
+        window.overrun += amount - consumed
+        window.late += consumed - within
+        window.drawn += amount - within

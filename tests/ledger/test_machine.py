@@ -1,0 +1,229 @@
+"""Whole ledgers of two workers under every fault at once, against an auditor; and the fake against PostgreSQL."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from meterproxy.core.key import KeyEntry, KeyPolicy
+from meterproxy.core.lending import LeaseKey
+from meterproxy.ledger import lease as lease_module
+from meterproxy.store.accounts import Accounts
+from meterproxy.store.audit import audit
+from meterproxy.store.sessions import Sessions
+from meterproxy.store.settle import Settlement
+from tests.ledger.bank import customer, pool_of
+from tests.ledger.memory_store import MemoryStore
+from tests.ledger.world import Operation, World, tidy
+
+CALLS = ["lend", "give_back", "report_held", "book", "poll", "end_session", "open_session", "ask_reclaim", "progress"]
+
+workers = st.integers(0, 1)
+accounts = st.integers(0, 1)
+places = st.tuples(st.just("place"), workers, accounts, st.integers(1, 300))
+captures = st.tuples(st.just("capture"), workers, st.integers(0, 9), st.integers(0, 120))
+backgrounds = st.tuples(st.just("background"), workers, st.sampled_from(["settle", "report", "look", "sync"]))
+work = st.one_of(
+    places,
+    places,
+    captures,
+    st.tuples(st.just("release"), workers, st.integers(0, 9)),
+    st.tuples(st.just("progress"), workers, st.integers(0, 400)),
+    backgrounds,
+    backgrounds,
+    st.tuples(st.just("credit"), accounts, st.integers(-100_000, 300_000).filter(bool)),
+)
+faults = st.one_of(
+    st.tuples(st.just("lose"), workers, st.sampled_from(CALLS)),
+    st.tuples(st.just("away"), workers, st.just(False)),
+    st.tuples(st.just("away"), workers, st.booleans()),
+    st.tuples(st.just("kill"), workers),
+    st.tuples(st.just("stop"), workers),
+    st.tuples(st.just("start"), workers),
+)
+operations: st.SearchStrategy[Operation] = st.one_of(work, work, work, faults)
+"""What happens, in about the measure in which it happens; a fault now and then."""
+
+
+def stranger(number: int) -> KeyEntry:
+    return KeyEntry(
+        UUID(int=number), UUID(int=number + 10), UUID(int=3), UUID(int=4), UUID(int=number + 20), KeyPolicy()
+    )
+
+
+def memory_world() -> tuple[MemoryStore, World]:
+    store = MemoryStore()
+
+    async def credit(key: KeyEntry, amount: int) -> None:
+        store.credit(LeaseKey(key.account_id, key.credit_limit_id, 0), amount)
+
+    keys = [stranger(1), stranger(2)]
+    for key in keys:
+        store.credit(LeaseKey(key.account_id, key.credit_limit_id, 0), 0)
+    return store, World(store, keys, credit)
+
+
+def check(store: MemoryStore, world: World) -> None:
+    """The invariants of the books as the auditor sees them."""
+    for request_id, record in store.rows.items():
+        assert record.amount_nanos == world.expected[request_id]
+    for account, key in enumerate(world.keys):
+        booked = sum(r.amount_nanos for r in store.rows.values() if r.subject.account_id == key.account_id)
+        assert store.balances[key.account_id] == world.cap[account] - booked
+        window = store.windows[world.key(account)]
+        leases = [lease for (lent, _), lease in store.leases.items() if lent == world.key(account)]
+        assert window.drawn == sum(lease.granted - lease.returned for lease in leases) + window.overrun + window.late
+        assert booked == sum(lease.consumed for lease in leases) + window.overrun + window.late
+        assert all(min(lease.outstanding, lease.consumed, lease.returned) >= 0 for lease in leases)
+
+
+def check_end(store: MemoryStore, world: World) -> None:
+    check(store, world)
+    assert store.rows.keys() == world.expected.keys(), "everything that was placed is booked exactly once"
+    assert all(lease.outstanding == 0 for lease in store.leases.values())
+    assert {session.state for session in store.sessions.values()} <= {"closed", "proved"}
+    spent = sum(world.expected.values())
+    assert sum(window.drawn for window in store.windows.values()) == spent
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Two workers, two accounts, lost answers, a database that is away, kills and restarts, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.store, self.world = memory_world()
+
+    @initialize()
+    def begin(self) -> None:
+        for operation in (("credit", 0, 500_000), ("credit", 1, 90_000), ("start", 0), ("start", 1)):
+            self.run(operation)
+
+    @rule(some=st.lists(work, min_size=1, max_size=8))
+    def operate(self, some: list[Operation]) -> None:
+        for operation in some:
+            self.run(operation)
+
+    @rule(fault=faults)
+    def fail(self, fault: Operation) -> None:
+        self.run(fault)
+
+    @rule(worker=workers, account=accounts, call=st.sampled_from(["lend", "ask_reclaim"]))
+    def borrow_without_answer(self, worker: int, account: int, call: str) -> None:
+        self.run(("lose", worker, call))
+        self.run(("place", worker, account, 200))
+        self.run(("place", worker, account, 200))
+
+    @rule(worker=workers, call=st.sampled_from(["book", "give_back", "report_held", "poll"]))
+    def tell_without_answer(self, worker: int, call: str) -> None:
+        self.run(("lose", worker, call))
+        for what in ("settle", "look", "report"):
+            self.run(("background", worker, what))
+
+    @rule(worker=workers, call=st.none() | st.sampled_from(CALLS))
+    def crash_and_come_back(self, worker: int, call: str | None) -> None:
+        self.run(("kill", worker))
+        if call:
+            self.run(("lose", worker, call))
+        self.run(("start", worker))
+        self.run(("start", worker))
+
+    def run(self, operation: Operation) -> None:
+        answer = self.runner.run(self.world.do(operation))
+        check(self.store, self.world)
+        if (operation[0], operation[2:], answer) == ("background", ("report",), "done"):
+            self.what_was_reported_is_known(operation[1])
+
+    def what_was_reported_is_known(self, worker: int) -> None:
+        ledger = self.world.places[worker].ledger
+        assert ledger is not None
+        for key, lease in ledger.book.leases.items():
+            row = self.store.leases[key, ledger.session.session_id]
+            assert (row.returned, row.held) == (lease.returned, lease.held)
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        if self.store.windows:
+            check(self.store, self.world)
+
+    def teardown(self) -> None:
+        try:
+            if self.store.windows:
+                self.runner.run(self.world.finish())
+                check_end(self.store, self.world)
+        finally:
+            self.runner.close()
+            tidy(self.world.root)
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = settings(
+    max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+# ── the fake and PostgreSQL ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Both:
+    """PostgreSQL's two ports in one object, as the world wants them."""
+
+    def __init__(self, *ports: Any) -> None:
+        self._ports = ports
+
+    def __getattr__(self, name: str) -> Any:
+        return next(getattr(port, name) for port in self._ports if hasattr(port, name))
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Borrowing depends on how time passes; here it does not."""
+    monkeypatch.setattr(lease_module, "elapsed_us", lambda: 10**12)
+
+
+@pytest.mark.usefixtures("still")
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(script=st.lists(operations, min_size=5, max_size=30))
+def test_the_fake_does_what_postgresql_does(database: str, script: list[Operation]) -> None:
+    """The same operations give the same answers, leases, balances and draws on both, and PostgreSQL audits clean."""
+    asyncio.run(compare(database, script))
+
+
+async def compare(database: str, script: list[Operation]) -> None:
+    store, fake = memory_world()
+    async with pool_of(database) as pool:
+        keys = [await customer(pool, 0), await customer(pool, 0)]
+
+        async def credit(key: KeyEntry, amount: int) -> None:
+            await Accounts(pool, "test").credit(key.account_id, amount, "adjustment")
+
+        real = World(Both(Sessions(pool), Settlement(pool)), keys, credit)
+        begin: list[Operation] = [("credit", 0, 500_000), ("credit", 1, 90_000), ("start", 0), ("start", 1)]
+        try:
+            for operation in [*begin, *script]:
+                assert await fake.do(operation) == await real.do(operation), operation
+                assert fake.books() == real.books(), operation
+            await fake.finish()
+            await real.finish()
+            for account, key in enumerate(keys):
+                window = await pool.fetchrow("SELECT * FROM limit_windows WHERE account_id = $1", key.account_id)
+                mine = store.windows[fake.key(account)]
+                assert window is not None
+                assert (window["cap"], window["drawn"], window["overrun"], window["late"]) == (
+                    mine.cap, mine.drawn, mine.overrun, mine.late,
+                )  # fmt: skip
+                balance = await pool.fetchval("SELECT balance_nanos FROM accounts WHERE id = $1", key.account_id)
+                assert balance == store.balances[fake.keys[account].account_id]
+            assert [result for result in await audit(pool) if not result.ok] == []
+            check_end(store, fake)
+        finally:
+            tidy(fake.root)
+            tidy(real.root)

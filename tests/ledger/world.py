@@ -1,0 +1,234 @@
+"""A small world of workers and accounts, moved by operations that are data, and watched by an auditor of its own.
+
+An operation is a tuple whose first word names a method of `World`; the same list may be run on any store.
+"""
+
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from meterproxy.core.key import KeyEntry
+from meterproxy.core.lending import LeaseKey
+from meterproxy.core.usage import Usage
+from meterproxy.errors import ApiError, StoreUnavailable
+from meterproxy.ledger.holds import Hold
+from meterproxy.ledger.journal import SLACK_BYTES
+from meterproxy.ledger.worker import WorkerLedger
+from tests.ledger.bank import NANOS_PER_TOKEN, REFUSED, completed, hold_request
+from tests.ledger.bank_faults import Faulty
+from tests.ledger.test_journal import kill
+
+Operation = tuple[Any, ...]
+Credit = Callable[[KeyEntry, int], Awaitable[None]]
+
+
+class Place:
+    """Where a worker lives: its ledger, if it is up, and the holds it has open."""
+
+    def __init__(self, directory: Path, store: Any) -> None:
+        self.directory = directory
+        self.store = Faulty(store)
+        self.ledger: WorkerLedger | None = None
+        self.up = False
+        self.open: list[Hold] = []
+
+
+class World:
+    """Workers over one store; `expected` is what the auditor says each request must come to."""
+
+    def __init__(self, store: Any, keys: Sequence[KeyEntry], credit: Credit, workers: int = 2) -> None:
+        root = Path(tempfile.mkdtemp(prefix="mp-world-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self.root = root
+        self.keys = keys
+        self.places = [Place(root / str(number), store) for number in range(workers)]
+        self.expected: dict[UUID, int] = {}
+        self.within: dict[UUID, int] = {}
+        self.account_of: dict[UUID, int] = {}
+        self.highest_cap = [0] * len(keys)
+        self.cap = [0] * len(keys)
+        self._credit = credit
+
+    def key(self, account: int) -> LeaseKey:
+        return LeaseKey(self.keys[account].account_id, self.keys[account].credit_limit_id, 0)
+
+    async def do(self, operation: Operation) -> str:
+        """Run one operation; answers what came of it in a word."""
+        name, *arguments = operation
+        answer: str = await getattr(self, name)(*arguments)
+        for place in self.places:
+            if place.ledger and place.up:
+                await place.ledger.borrower.settle_down()
+                for lease in place.ledger.book.leases.values():
+                    lease.check()
+        self.check_holds()
+        return answer
+
+    def check_holds(self) -> None:
+        """What is held and what was charged within holds never passes the highest cap that ever was."""
+        for account, highest in enumerate(self.highest_cap):
+            used = sum(amount for request, amount in self.within.items() if self.account_of[request] == account)
+            assert used <= highest
+
+    # ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def credit(self, account: int, amount: int) -> str:
+        await self._credit(self.keys[account], amount)
+        self.cap[account] += amount
+        self.highest_cap[account] = max(self.highest_cap[account], self.cap[account])
+        return "credited"
+
+    async def start(self, worker: int) -> str:
+        place = self.places[worker]
+        if place.up:
+            return "up"
+        if place.ledger is None:
+            place.ledger = WorkerLedger(
+                place.store, place.store, place.directory, wait_ms=0, ttl_seconds=1e6, segment_bytes=2 * SLACK_BYTES
+            )
+        try:
+            await place.ledger.start()
+        except StoreUnavailable:
+            return "away"
+        place.up = True
+        return "up"
+
+    async def place(self, worker: int, account: int, tokens: int) -> str:
+        place = self.places[worker]
+        await self.start(worker)
+        if not place.up or place.ledger is None:
+            return "down"
+        request = hold_request(place.ledger, self.keys[account], tokens * NANOS_PER_TOKEN)
+        try:
+            hold = await place.ledger.holds.place(request)
+        except ApiError as error:
+            return error.reason
+        place.open.append(hold)
+        self.account_of[request.request_id] = account
+        self.expected[request.request_id] = self.within[request.request_id] = request.hold_nanos
+        return "placed"
+
+    def _one(self, worker: int, which: int) -> tuple[Place, Hold] | None:
+        place = self.places[worker]
+        if not place.open or not place.up:
+            return None
+        return place, place.open.pop(which % len(place.open))
+
+    async def capture(self, worker: int, which: int, share: int) -> str:
+        one = self._one(worker, which)
+        if one is None:
+            return "none"
+        place, hold = one
+        tokens = hold.subject.hold_nanos // NANOS_PER_TOKEN * share // 100
+        assert place.ledger is not None
+        receipt = place.ledger.holds.capture(hold, completed(tokens))
+        self.expected[hold.subject.request_id] = receipt.amount_nanos
+        self.within[hold.subject.request_id] = min(tokens * NANOS_PER_TOKEN, hold.subject.hold_nanos)
+        assert receipt.amount_nanos == tokens * NANOS_PER_TOKEN
+        return "captured"
+
+    async def release(self, worker: int, which: int) -> str:
+        one = self._one(worker, which)
+        if one is None:
+            return "none"
+        place, hold = one
+        assert place.ledger is not None
+        place.ledger.holds.release(hold, REFUSED)
+        self.expected[hold.subject.request_id] = self.within[hold.subject.request_id] = 0
+        return "released"
+
+    async def progress(self, worker: int, tokens: int) -> str:
+        place = self.places[worker]
+        if not place.up or not place.open or place.ledger is None:
+            return "none"
+        hold = place.open[-1]
+        place.ledger.holds.progress(hold, Usage(output=tokens))
+        self.expected[hold.subject.request_id] = min(tokens * NANOS_PER_TOKEN, hold.subject.hold_nanos)
+        return "noted"
+
+    async def background(self, worker: int, what: str) -> str:
+        """One turn of a side task: settle, report, look or sync."""
+        place = self.places[worker]
+        if not place.up or place.ledger is None:
+            return "down"
+        ledger = place.ledger
+        try:
+            match what:
+                case "settle":
+                    while ledger.settler.queued:
+                        await ledger.settler.settle_batch()
+                    assert all(lease.unsettled == 0 for lease in ledger.book.leases.values())
+                case "report":
+                    await ledger.borrower.report()
+                case "look":
+                    await ledger.look()
+                case "sync":
+                    ledger.journal.sync_now()
+                    ledger.journal.prepare()
+        except StoreUnavailable:
+            return "away"
+        return "done"
+
+    async def lose(self, worker: int, call: str) -> str:
+        """The next answer to this call gets lost."""
+        self.places[worker].store.lost.add(call)
+        return "will be lost"
+
+    async def away(self, worker: int, away: bool) -> str:
+        self.places[worker].store.away = away
+        return "away" if away else "back"
+
+    async def kill(self, worker: int) -> str:
+        """End the process; its open holds are left to whoever starts next."""
+        place = self.places[worker]
+        if place.ledger is None:
+            return "down"
+        await place.ledger.borrower.settle_down()
+        kill(place.ledger.journal)
+        for hold in place.open:
+            self.within[hold.subject.request_id] = self.expected[hold.subject.request_id]
+        place.ledger, place.up, place.open = None, False, []
+        return "killed"
+
+    async def stop(self, worker: int) -> str:
+        """An orderly end: what is open is captured as broken first."""
+        place = self.places[worker]
+        if not place.up or place.ledger is None:
+            return "down"
+        while place.open:
+            await self.capture(worker, 0, 50)
+        try:
+            await place.ledger.stop()
+            assert all(lease.unsettled == lease.held == 0 for lease in place.ledger.book.leases.values())
+        except StoreUnavailable:
+            return "away"
+        finally:
+            place.ledger, place.up = None, False
+        return "stopped"
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def finish(self) -> None:
+        """All faults are over; every worker comes up once more and ends in order."""
+        for worker, place in enumerate(self.places):
+            place.store.away = False
+            place.store.lost.clear()
+            await self.start(worker)
+            await self.stop(worker)
+
+    def books(self) -> list[tuple[int, ...]]:
+        """What the workers believe, to be compared between two worlds."""
+        return [
+            (number, account, lease.granted, lease.consumed, lease.returned, lease.free, lease.held, lease.unsettled)
+            for number, place in enumerate(self.places)
+            if place.ledger is not None
+            for account in range(len(self.keys))
+            if (lease := place.ledger.book.leases.get(self.key(account)))
+        ]
+
+
+def tidy(root: Path) -> None:
+    for path in sorted(root.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    root.rmdir()
