@@ -175,6 +175,8 @@ class Accounts:
 def _check_credit(amount_nanos: int, kind: str) -> None:
     if kind not in CREDIT_KINDS:
         raise ApiError(Case.MALFORMED, f"kind must be one of {', '.join(CREDIT_KINDS)}.", param="kind")
+    if abs(amount_nanos) > 2 * MOST_CREDITS_NANOS:
+        raise ApiError(Case.MALFORMED, "The amount is larger than any account holds.", param="amount")
     if amount_nanos == 0 or (amount_nanos < 0 and kind != "adjustment"):
         raise ApiError(Case.MALFORMED, f"The amount of a {kind} must be above zero.", param="amount")
 

@@ -49,6 +49,7 @@ class KeyDirectory:
             _cut(self._unknown, UNKNOWN_KEPT)
         elif generation == self._generation:
             self._keys[digest] = entry
+            self._keys.move_to_end(digest)
             _cut(self._keys, KEYS_KEPT)
         return entry
 
