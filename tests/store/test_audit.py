@@ -1,0 +1,82 @@
+"""Audit: clean where the books are right, also under traffic, and each invariant is named when it is broken."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from meterproxy.core.key import KeyEntry
+from meterproxy.store.accounts import Accounts
+from meterproxy.store.audit import INVARIANTS, audit
+from meterproxy.store.sessions import Sessions
+from tests.ledger.bank import completed, customer, hold_request, ledger_of, pool_of
+
+BREAKS = {
+    "balance_is_the_sum_of_its_entries": "UPDATE accounts SET balance_nanos = balance_nanos - 1",
+    "credits_are_the_sum_of_what_people_booked": "UPDATE accounts SET credits_nanos = credits_nanos + 1",
+    "entry_numbers_have_no_gaps": "UPDATE accounts SET last_entry_no = last_entry_no + 1",
+    "balance_after_chains":
+        "UPDATE ledger_entries SET balance_after_nanos = balance_after_nanos + 1 WHERE entry_no = 2",
+    "each_charged_row_has_its_entries": "DELETE FROM ledger_entries WHERE entry_no = 2",
+    "each_charge_has_its_row": "DELETE FROM usage_events WHERE amount_nanos = 7000",
+    "drawn_is_what_was_lent_and_not_returned": "UPDATE limit_windows SET drawn = drawn + 1",
+    "credit_used_is_what_leases_consumed": "UPDATE limit_windows SET late = late + 1",
+    "credit_cap_is_credits_and_overdraft": "UPDATE limit_windows SET cap = cap + 1",
+    "ended_sessions_hold_nothing": "UPDATE leases SET granted = granted + 1",
+    "hours_are_the_sum_of_their_rows": "UPDATE usage_by_hour SET output_tokens = output_tokens + 1",
+    "days_are_the_sum_of_their_rows": "UPDATE usage_by_day SET amount_nanos = amount_nanos - 1",
+    "latencies_count_every_row": "DELETE FROM latency_by_hour",
+    "no_record_waits_for_a_person":
+        "INSERT INTO settle_rejected VALUES (gen_random_uuid(), gen_random_uuid(), 1, 0, gen_random_uuid(), 0, 'x', '')",
+}  # fmt: skip
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
+    async with pool_of(database) as pool:
+        yield pool
+
+
+async def spend(pool: asyncpg.Pool, key: KeyEntry, directory: Path, *tokens: int) -> None:
+    ledger = ledger_of(pool, directory)
+    await ledger.start()
+    for count in tokens:
+        hold = await ledger.holds.place(hold_request(ledger, key, 50_000))
+        ledger.holds.capture(hold, completed(count))
+        await ledger.settler.settle_batch()
+    await ledger.stop()
+
+
+def test_every_invariant_is_broken_once() -> None:
+    """Nobody adds an invariant without showing that it can fail."""
+    assert set(INVARIANTS) == set(BREAKS)
+
+
+@pytest.mark.parametrize("name", BREAKS)
+async def test_a_broken_invariant_is_named(pool: asyncpg.Pool, tmp_path: Path, name: str) -> None:
+    """Clean before; afterwards this one fails, and says where."""
+    await spend(pool, await customer(pool, 10_000_000), tmp_path, 7, 60)
+    assert [result for result in await audit(pool) if not result.ok] == []
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute(BREAKS[name])
+    results = {result.name: result for result in await audit(pool)}
+    assert not results[name].ok
+    assert results[name].detail
+
+
+async def test_it_is_right_under_traffic(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Whatever is going on at the moment, one snapshot of the books adds up."""
+    key = await customer(pool, 10_000_000)
+    traffic = asyncio.gather(
+        *(spend(pool, key, tmp_path / str(number), *range(1, 60, 3)) for number in range(2)),
+        *(Accounts(pool, "test").credit(key.account_id, amount, "grant") for amount in range(1, 10)),
+    )
+    audits = 0
+    while not traffic.done() or not audits:
+        assert [result for result in await audit(pool) if not result.ok] == []
+        audits += 1
+    await traffic
+    assert await Sessions(pool).change_version() >= 9

@@ -1,0 +1,95 @@
+"""The directory: bounded, forgetful of strangers, and never older than a change it has heard of."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from meterproxy.core.key import digest_of
+from meterproxy.store import directory as module
+from meterproxy.store.accounts import Accounts
+from meterproxy.store.directory import KeyDirectory
+from meterproxy.store.keys import Keys, NewKey
+from tests.ledger.bank import pool_of
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
+    async with pool_of(database) as pool:
+        yield pool
+
+
+async def keys_of(pool: asyncpg.Pool, count: int) -> list[NewKey]:
+    account = await Accounts(pool, "test").create("Acme")
+    return [await Keys(pool, "test").create(account.id, str(number)) for number in range(count)]
+
+
+def digest(key: NewKey) -> bytes:
+    return digest_of(key.secret.encode())
+
+
+async def test_a_key_is_asked_for_once(pool: asyncpg.Pool) -> None:
+    """Memory answers from then on, until it changes."""
+    (key,) = await keys_of(pool, 1)
+    directory = KeyDirectory(pool)
+    assert directory.known(digest(key)) is True
+    entry = await directory.find(digest(key))
+    assert directory.known(digest(key)) is entry
+    await Keys(pool, "test").revoke(key.row.id)
+    directory.key_changed(key.row.id)
+    assert directory.known(digest(key)) is True
+    assert await directory.find(digest(key)) is None
+    assert directory.known(digest(key)) is False
+
+
+async def test_a_stranger_is_remembered_for_a_moment_only(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of wrong keys does not reach PostgreSQL; a key that was made a second ago works."""
+    directory = KeyDirectory(pool)
+    assert await directory.find(b"x") is None
+    assert directory.known(b"x") is False
+    monkeypatch.setattr(module, "UNKNOWN_SECONDS", -1.0)
+    assert await directory.find(b"y") is None
+    assert directory.known(b"y") is True
+
+
+async def test_memory_is_bounded(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of keys and of strangers only so many are kept; the longest unasked go first."""
+    monkeypatch.setattr(module, "KEYS_KEPT", 2)
+    monkeypatch.setattr(module, "UNKNOWN_KEPT", 2)
+    first, second, third = await keys_of(pool, 3)
+    directory = KeyDirectory(pool)
+    for key in (first, second, first, third):
+        await directory.find(digest(key))
+    assert directory.known(digest(second)) is True
+    assert directory.known(digest(first)) is not True
+    assert directory.known(digest(third)) is not True
+    for stranger in (b"1", b"2", b"1", b"3"):
+        await directory.find(stranger)
+    assert [directory.known(stranger) for stranger in (b"1", b"2", b"3")] == [False, True, False]
+
+
+@pytest.mark.parametrize("all_of_it", [False, True])
+async def test_an_answer_older_than_a_change_is_not_kept(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch, all_of_it: bool
+) -> None:
+    """The change arrives while the look-up is under way: its answer may be from before."""
+    (key,) = await keys_of(pool, 1)
+    directory = KeyDirectory(pool)
+    answered, look_up = asyncio.Event(), module.find_key
+
+    async def slow(*arguments: object) -> object:
+        answer = await look_up(*arguments)  # type: ignore[arg-type]
+        await answered.wait()
+        return answer
+
+    monkeypatch.setattr(module, "find_key", slow)
+    finding = asyncio.create_task(directory.find(digest(key)))
+    await asyncio.sleep(0)
+    if all_of_it:
+        directory.forget_all()
+    else:
+        directory.key_changed(key.row.id)
+    answered.set()
+    assert await finding is not None
+    assert directory.known(digest(key)) is True

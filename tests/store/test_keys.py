@@ -1,0 +1,111 @@
+"""Keys: the secret is shown once, the policy comes back as it went in, an end is an end."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from meterproxy.core.key import KeyPolicy, digest_of
+from meterproxy.errors import ApiError, Case
+from meterproxy.store.accounts import AccountRow, Accounts
+from meterproxy.store.instants import to_us
+from meterproxy.store.keys import Keys, NewKey, find_key
+from tests.ledger.bank import pool_of
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
+    async with pool_of(database) as pool:
+        yield pool
+
+
+@pytest.fixture
+def keys(pool: asyncpg.Pool) -> Keys:
+    return Keys(pool, "test")
+
+
+@pytest.fixture
+async def account(pool: asyncpg.Pool) -> AccountRow:
+    return await Accounts(pool, "test").create("Acme")
+
+
+async def lives(pool: asyncpg.Pool, key: NewKey) -> bool:
+    return await find_key(pool, digest_of(key.secret.encode())) is not None
+
+
+@pytest.mark.parametrize("policy", [
+    KeyPolicy(),
+    KeyPolicy(models=(), operations=(), networks=()),
+    KeyPolicy(("gpt-*", "o?"), ("chat",), (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"), ip_network("1.2.3.4/32")), 5),
+])  # fmt: skip
+async def test_a_policy_comes_back_as_it_went_in(
+    pool: asyncpg.Pool, keys: Keys, account: AccountRow, policy: KeyPolicy
+) -> None:
+    """ "Nothing" and "anything" are told apart; networks stay networks; rotation keeps it."""
+    until = datetime.now(UTC) + timedelta(hours=1)
+    key = await keys.create(account.id, "k", policy=policy, expires_at=until)
+    for secret in (key.secret, (await keys.rotate(key.row.id)).secret):
+        entry = await find_key(pool, digest_of(secret.encode()))
+        if entry is not None:
+            assert (entry.policy, entry.expires_us, entry.account_id) == (policy, to_us(until), account.id)
+    assert entry is not None
+
+
+async def test_a_secret_is_nowhere_in_the_database(pool: asyncpg.Pool, keys: Keys, account: AccountRow) -> None:
+    """Only its hash and its first characters."""
+    key = await keys.create(account.id, "k")
+    row = await pool.fetchrow("SELECT keys::text AS text FROM keys")
+    assert key.secret not in row["text"]
+    assert key.row.prefix == key.secret[:11]
+
+
+async def test_rotation_leaves_the_old_secret_its_grace_and_no_more(
+    pool: asyncpg.Pool, keys: Keys, account: AccountRow
+) -> None:
+    """Without grace the old one is dead at once; a grace never prolongs a life."""
+    key = await keys.create(account.id, "k")
+    second = await keys.rotate(key.row.id, grace_seconds=3600)
+    assert await lives(pool, key)
+    assert await lives(pool, second)
+    third = await keys.rotate(second.row.id)
+    assert not await lives(pool, second)
+    assert await lives(pool, third)
+    soon = datetime.now(UTC) + timedelta(seconds=60)
+    short = await keys.create(account.id, "k", expires_at=soon)
+    await keys.rotate(short.row.id, grace_seconds=3600)
+    assert await pool.fetchval("SELECT expires_at FROM keys WHERE id = $1", short.row.id) == soon
+
+
+async def test_a_revoked_key_is_dead_and_stays_dead(pool: asyncpg.Pool, keys: Keys, account: AccountRow) -> None:
+    """Revoking twice keeps the first instant; a revoked key has no successor; the fleet hears of it."""
+    key = await keys.create(account.id, "k")
+    before = await pool.fetchval("SELECT version FROM change_counter")
+    first = await keys.revoke(key.row.id)
+    assert not await lives(pool, key)
+    assert (await keys.revoke(key.row.id)).revoked_at == first.revoked_at
+    assert (
+        await pool.fetchval("SELECT count(*) FROM changes WHERE version > $1 AND subject_id = $2", before, key.row.id)
+        == 2
+    )
+    with pytest.raises(ApiError) as refused:
+        await keys.rotate(key.row.id)
+    assert refused.value.case is Case.NOT_FOUND
+
+
+async def test_a_key_belongs_to_a_user_of_its_account(pool: asyncpg.Pool, keys: Keys, account: AccountRow) -> None:
+    """Neither strangers nor users of other organizations get one."""
+    accounts = Accounts(pool, "test")
+    other = await accounts.create("Other")
+    stranger = await accounts.create_user(other.id, "Eve")
+    for account_id, user_id in ((account.id, stranger.id), (account.id, uuid4()), (uuid4(), None)):
+        with pytest.raises(ApiError) as refused:
+            await keys.create(account_id, "k", user_id=user_id)
+        assert refused.value.case is Case.NOT_FOUND
+    with pytest.raises(ApiError):
+        await keys.revoke(uuid4())
+    made = [(await keys.create(account.id, str(number))).row.id for number in range(3)]
+    assert [row.id for row in await keys.list(account.id, limit=2)] == made[:2]
+    assert [row.id for row in await keys.list(account.id, after=made[1])] == made[2:]
