@@ -17,18 +17,19 @@ Rules
 - What cannot be bounded is refused by the caller, never guessed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
+
+import msgspec
 
 TEMPLATE_TOKENS: Final = 1024
 """Tokens that a chat template may add by itself: special tokens, a default system prompt, the preamble about tools.
 The longest known is Anthropic's for tools, below 700 tokens."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The highest counts an exchange can come to.
 
     `input_tokens` and `output_tokens` are totals over all kinds of their direction; `input_audio_tokens` and
@@ -68,8 +69,7 @@ class ModelFacts:
     certain_output: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestFacts:
+class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request says about its own size.
 
     `text_bytes` is the length of the body without base64. `picture_details` has the wanted detail of each picture.
@@ -79,7 +79,7 @@ class RequestFacts:
     """
 
     text_bytes: int
-    picture_details: Sequence[str] = ()
+    picture_details: tuple[str, ...] = ()
     audio_tokens: int = 0
     outside: bool = False
     own_maximum: int | None = None

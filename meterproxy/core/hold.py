@@ -1,7 +1,8 @@
 """Holds: what is asked of the ledger for one exchange, and what it answers."""
 
-from dataclasses import dataclass
 from uuid import UUID
+
+import msgspec
 
 from meterproxy.core.bound import Bound
 from meterproxy.core.key import KeyEntry
@@ -9,8 +10,7 @@ from meterproxy.core.price import Price
 from meterproxy.core.record import Subject
 
 
-@dataclass(frozen=True, slots=True)
-class HoldRequest:
+class HoldRequest(msgspec.Struct, frozen=True):
     """What `authorize` asks the ledger to hold for one exchange."""
 
     request_id: UUID
@@ -28,8 +28,7 @@ class HoldRequest:
     tags: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What a capture came to, for the answer's headers; `available_nanos` is the account's rest as known here."""
 
     cost_nanos: int
@@ -37,8 +36,7 @@ class Receipt:
     available_nanos: int | None
 
 
-@dataclass(slots=True, eq=False)
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """A hold that was placed; `receipt` is there once it was captured."""
 
     subject: Subject

@@ -11,9 +11,10 @@ Rules
 """
 
 import asyncio
-from dataclasses import replace
 from typing import Final, NamedTuple
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from meterproxy.core.bound import Bound, RequestFacts, bound_of
 from meterproxy.core.hold import HoldRequest

@@ -7,7 +7,7 @@ Rules
 - Usage that the provider did not tell is counted, never zero.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from meterproxy.core.bound import Bound
 from meterproxy.core.hold import Receipt
@@ -18,8 +18,7 @@ from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.ports import Clock, Hold, Ledger
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True, gc=False):
     """What an answer used, and whose word that is."""
 
     usage: Usage

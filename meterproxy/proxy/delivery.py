@@ -1,7 +1,8 @@
 """Delivery: what both ways of passing an answer on, whole and as a stream, work with."""
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.capture import OpenHold
@@ -16,8 +17,7 @@ from meterproxy.proxy.usage_shapes import Ceiling
 JOURNAL_FAILED: Final = "The answer could not be recorded, so it cannot be delivered."
 
 
-@dataclass(slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, eq=False):
     """One provider's answer on its way to the client.
 
     Args:

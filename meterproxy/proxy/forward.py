@@ -12,10 +12,10 @@ Rules
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+import msgspec
 import orjson
 
 from meterproxy.core.usage import Outcome
@@ -52,8 +52,7 @@ class Failed(ApiError):
         self.sent = sent
 
 
-@dataclass(frozen=True, slots=True)
-class Forwarded:
+class Forwarded(msgspec.Struct, frozen=True):
     """A provider's answer: its head, and its body if it is an error's.
 
     `usage_injected` says that the client's stream must be freed of the usage that only we asked for.

@@ -5,8 +5,9 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.hold import Hold as Hold  # noqa: PLC0414  re-exported for the consumer
@@ -119,8 +120,7 @@ class Catalog(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """How one exchange ended, for the metrics; times in microseconds.
 
     `upstream_us` is what was spent waiting for the provider; `ending` and `receipt` are there where a hold was.
