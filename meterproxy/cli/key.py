@@ -1,5 +1,6 @@
 """`key`: the secrets that clients present."""
 
+from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -8,6 +9,7 @@ import click
 
 from meterproxy.cli.arguments import account_option, actor, after_option, amount_option, limit_option, name_option
 from meterproxy.cli.invocation import Invocation, invoked, note
+from meterproxy.core.key import OPERATIONS
 
 if TYPE_CHECKING:
     from meterproxy.store.keys import NewKey
@@ -23,9 +25,18 @@ def command() -> None:
 @name_option("What the key is for.")
 @click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Its owner (absent: the service user).")
 @click.option("--model", "models", multiple=True, metavar="GLOB", help="A model it may use (repeat; absent: all).")
-@click.option("--operation", "operations", multiple=True, help="An operation it may use (repeat; absent: all).")
+@click.option(
+    "--operation",
+    "operations",
+    multiple=True,
+    type=click.Choice(OPERATIONS),
+    metavar="NAME",
+    help="An operation it may use (repeat; absent: all).",
+)
 @click.option("--network", "networks", multiple=True, metavar="CIDR", help="Where it may come from (repeat).")
 @amount_option("--highest-request", "highest_request_nanos", required=False, help="The dearest request it may make.")
+@click.option("--expires-at", metavar="INSTANT", help="When it ends, such as 2030-01-31T00:00:00Z (absent: never).")
+@click.option("--description", default="", help="More about what it is for.")
 @invoked
 def create(
     invocation: Invocation,
@@ -36,14 +47,21 @@ def create(
     operations: tuple[str, ...],
     networks: tuple[str, ...],
     highest_request_nanos: int | None,
+    expires_at: str | None,
+    description: str,
 ) -> None:
     """Make a key; its secret is shown this once."""
     from meterproxy.core.key import KeyPolicy
     from meterproxy.store.keys import Keys
 
+    if highest_request_nanos is not None and highest_request_nanos <= 0:
+        raise click.BadParameter("must be above zero", param_hint="--highest-request")
     policy = KeyPolicy(models or None, operations or None, _networks(networks), highest_request_nanos)
+    until = _instant(expires_at)
     created = invocation.with_session(
-        lambda session: Keys(session.pool, actor()).create(account_id, name, user_id=user_id, policy=policy)
+        lambda session: Keys(session.pool, actor()).create(
+            account_id, name, user_id=user_id, description=description, policy=policy, expires_at=until
+        )
     )
     _show_secret(invocation, created)
 
@@ -107,3 +125,17 @@ def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...] |
         return tuple(ip_network(text) for text in texts) or None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--network") from error
+
+
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is None:
+            raise ValueError("it needs a time zone")  # noqa: TRY301  told like what fromisoformat tells
+        return instant.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(
+            f"not an instant such as 2030-01-31T00:00:00Z: {error}", param_hint="--expires-at"
+        ) from error

@@ -54,7 +54,7 @@ def _print_members(members: Mapping[str, Any], indent: str) -> None:
     shown = {name: value for name, value in members.items() if not name.endswith(_NANOS)}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             print(f"{indent}{name}")
             _print_members(value, f"{indent}  ")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
@@ -68,7 +68,7 @@ def _print_members(members: Mapping[str, Any], indent: str) -> None:
 
 def cell(value: object) -> str:
     """One value as text for people."""
-    if value is None:
+    if value is None or value == {}:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
