@@ -2,7 +2,8 @@
 
 It answers at once: health truthfully, everything else with 503 until its ledger has recovered and PostgreSQL trusts it.
 On SIGTERM it stops accepting, lets running exchanges finish within `drain_seconds`, captures what is left as broken,
-settles its journal to the end and gives its leases back.
+settles its journal to the end and gives its leases back. A second SIGTERM ends the wait for exchanges; so does, after a
+moment, the death of the supervisor, whose successor wants this worker's journal.
 """
 
 import asyncio
@@ -10,7 +11,8 @@ import contextlib
 import logging
 import signal
 import socket
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import uvloop
@@ -19,6 +21,7 @@ from meterproxy.config import Config
 from meterproxy.control.operator import Machine, OperatorApi
 from meterproxy.core.lending import Change
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
+from meterproxy.ledger.journal import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.client import Client, Room
@@ -42,11 +45,16 @@ from meterproxy.store.pool import open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.upkeep import lost_lease_nanos, make_partitions, self_test
 
+T = TypeVar("T")
+
 RETRY_SECONDS: Final = 1.0
 UPKEEP_SECONDS: Final = 3600.0
 LOST_SECONDS: Final = 15.0
 FRESH_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 10.0
+ORPHAN_SECONDS: Final = 3.0
+"""How long exchanges may go on after the supervisor was killed."""
+LOCKED_SECONDS: Final = 0.1
 BACKLOG: Final = 1024
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""
@@ -64,8 +72,8 @@ def main() -> int:
     logs.set_up(handover.config.log.level, handover.config.log.format)
     try:
         uvloop.run(Worker(handover).run())
-    except MeterproxyError as error:
-        say_failed(str(error))
+    except (MeterproxyError, OSError) as error:
+        say_failed(f"a worker cannot run: {error}")
         _log.critical("the worker cannot run", extra={"error": str(error)})
         return 1
     return 0
@@ -88,10 +96,9 @@ class Worker:
     async def run(self) -> None:
         """Serve until told to stop."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
-        on_parent_gone(self._stopping.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        on_parent_gone(self._orphaned)
         self._pool = await open_pool(self._handover.dsn, pooled=self._handover.pooled)
-        self._ledger = self._make_ledger()
         server = HttpServer(Dispatch(self._exchange, self._operator().answer), room=self._room)
         listening = socket.socket(fileno=self._handover.listening_fd)
         acceptor = await loop.create_server(server, sock=listening, backlog=BACKLOG)
@@ -118,17 +125,11 @@ class Worker:
         return True
 
     async def _start(self) -> None:
-        while True:
-            try:
-                await self._ledger.start()
-                problems = await self_test(self._pool)
-                break
-            except (StoreUnavailable, JournalFailed) as error:
-                self._unfit = [str(error)]
-                _log.warning("the worker waits", extra={"error": str(error)})
-                await asyncio.sleep(RETRY_SECONDS)
+        self._ledger = await self._own_ledger()
+        await self._until_available(self._ledger.start)
         if self._ledger.recovered:
             _log.warning("ended holds that a killed worker left open", extra={"holds": self._ledger.recovered})
+        problems = await self._until_available(lambda: self_test(self._pool))
         self._unfit = problems + self._local_problems()
         self._start_tasks()
         self._ledger.settler.observe = self._metrics.settled
@@ -136,6 +137,29 @@ class Worker:
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
         )
         self._exchanges = self._make_exchanges()
+
+    async def _own_ledger(self) -> WorkerLedger:
+        """The ledger, once nobody else owns its journal: a worker of a killed supervisor may take a moment to end."""
+        told = False
+        while True:
+            try:
+                return self._make_ledger()
+            except JournalLocked as error:
+                self._unfit = [str(error)]
+                if not told:
+                    _log.warning("the worker waits", extra={"error": str(error)})
+                    told = True
+                await asyncio.sleep(LOCKED_SECONDS)
+
+    async def _until_available(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what needs PostgreSQL and the journal's volume, again and again until they are there."""
+        while True:
+            try:
+                return await work()
+            except (StoreUnavailable, JournalFailed) as error:
+                self._unfit = [str(error)]
+                _log.warning("the worker waits", extra={"error": str(error)})
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _local_problems(self) -> list[str]:
         """The self-test of what is not the database's."""
@@ -262,6 +286,20 @@ class Worker:
 
     async def _explain(self, request_id: UUID) -> dict[str, Any]:
         return await explain(self._pool, request_id)
+
+    def _stop(self) -> None:
+        """Begin the end; told again, hasten it."""
+        if self._stopping.is_set():
+            self._cut_short()
+        self._stopping.set()
+
+    def _orphaned(self) -> None:
+        self._stopping.set()
+        asyncio.get_running_loop().call_later(ORPHAN_SECONDS, self._cut_short)
+
+    def _cut_short(self) -> None:
+        if self._exchanges is not None:
+            self._exchanges.cut_all_short(ApiError(Case.UNAVAILABLE, "The service is shutting down."))
 
     # ── the way down ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,7 +1,7 @@
-"""A meterproxy whose worker dies by `kill -9` at a named point, once for each time that a test arms the point.
+"""A meterproxy that dies by `kill -9` at a named point, once for each time that a test arms the point.
 
-`python -m tests.service.mortal serve` is `meterproxy serve` with such workers, which it starts again at once. The
-program itself knows nothing of this: the points are wrapped around its own functions from outside.
+`python -m tests.service.mortal serve` is `meterproxy serve` with workers that die so, which it starts again at once; it
+dies itself while it makes the demo. The program knows nothing of this: points are wrapped around its own functions.
 
 Rules
 -----
@@ -114,7 +114,13 @@ def serve() -> int:
     from meterproxy.cli.root import run
     from meterproxy.runtime import supervisor
     from meterproxy.service import host
+    from meterproxy.store.accounts import Accounts
+    from meterproxy.store.keys import Keys
 
+    points = Points(Path(os.environ[DEATHS]))
+    points.after(Accounts, "create", "demo_account_made")
+    points.after(Accounts, "credit", "demo_credited")
+    points.after(Keys, "create", "demo_key_made")
     supervisor.STABLE_SECONDS = 0.0
     host.WORKER = (sys.executable, "-m", "tests.service.mortal", "_worker")
     return run(["serve"])

@@ -59,15 +59,15 @@ class Service:
 
     async def start(self, *, wait: bool = True) -> None:
         """Run `serve`, and wait until it is ready."""
-        self.log = (self.data_dir.parent / "serve.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", self.program, "serve"],
-            env=dict(self.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
+        with (self.data_dir.parent / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self.program, "serve"],
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         if wait:
             await self.ready()
 
@@ -90,13 +90,10 @@ class Service:
         assert process is not None
         process.kill()
         await asyncio.to_thread(process.wait, DEADLINE_SECONDS)
-        self.log.close()
 
     async def kill_everything(self) -> None:
         """What a power cut does to the processes, though not to the disk."""
-        pids = [pid for pids in self.children().values() for pid in pids]
-        assert self.process is not None
-        for pid in [self.process.pid, *pids]:
+        for pid in self.processes():
             kill(pid)
         await self.kill()
 
@@ -115,7 +112,6 @@ class Service:
             return await asyncio.to_thread(process.wait, DEADLINE_SECONDS)
         finally:
             process.kill()
-            self.log.close()
 
     def log_text(self) -> str:
         return (self.data_dir.parent / "serve.log").read_text(errors="replace")[-6000:]
@@ -128,6 +124,11 @@ class Service:
             for kind in ("_worker", "postgres", "tokenizer_process")
             if (pids := _below(self.process.pid, kind))
         }
+
+    def processes(self) -> list[int]:
+        """Every process of this service."""
+        assert self.process is not None
+        return [self.process.pid, *_below(self.process.pid, "")]
 
     def worker(self) -> int:
         return self.children()["_worker"][0]

@@ -1,6 +1,5 @@
 """`kill -9` of the worker at every named point of an exchange's life: nothing received is missing, nothing booked twice."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
