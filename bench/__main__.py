@@ -18,7 +18,7 @@ from bench import measures
 from bench.certificates import make_certificates
 from bench.measures import Row, Settings
 from bench.processes import pin, raise_file_limit
-from bench.tables import differences, ratios, table
+from bench.tables import differences, fill, has_marks, ratios, table
 from bench.targets import TARGETS, Absent, Bench, Target, provider
 
 _YARDSTICK: Final = "passthrough"
@@ -39,8 +39,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="one round of one second")
     parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="also put them between the marks of this README")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and data in this new directory")
     options = parser.parse_args()
+    if options.readme is not None and not has_marks(options.readme):
+        parser.error(f"--readme: {options.readme} has no marks to put figures between")
     if options.quick:
         options.seconds, options.rounds = 1.0, 1
     for name, known in (("targets", TARGETS), ("parts", PARTS)):
@@ -60,6 +63,7 @@ class Run:
         self.settings = Settings(options.seconds, options.connections, load_cpu)
         self.rounds = int(options.rounds)
         self._markdown = bool(options.markdown)
+        self.shown: list[str] = []
 
     def medians(self, measure: Measure) -> Rows:
         """Measure all targets in turn, as many rounds as asked for."""
@@ -78,6 +82,7 @@ class Run:
     def show(self, title: str, rows: Rows) -> None:
         if rows:
             print(table(title, rows, markdown=self._markdown), flush=True)
+            self.shown.append(table(title, rows, markdown=True).replace(f"### {title}", f"**{title}**\n"))
 
 
 def _plain(run: Run) -> None:
@@ -148,20 +153,22 @@ def main() -> int:
                 targets.append(stack.enter_context(TARGETS[name](bench)))
             except Absent as reason:
                 print(f"without {name}: {reason}", flush=True)
-        _say_where(proxy_cpu, load_cpu, options)
+        print(_where(proxy_cpu, load_cpu, options), flush=True)
         run = Run(options, targets, load_cpu)
         for part in options.parts:
             PARTS[part](run)
+        if options.readme is not None:
+            fill(options.readme, [_where(proxy_cpu, load_cpu, options) + ".", *run.shown])
     return 0
 
 
-def _say_where(proxy_cpu: int | None, load_cpu: int | None, options: argparse.Namespace) -> None:
+def _where(proxy_cpu: int | None, load_cpu: int | None, options: argparse.Namespace) -> str:
     pinned = (
         "one core for everything"
         if proxy_cpu is None
         else f"proxy on core {proxy_cpu}; provider, load and PostgreSQL on core {load_cpu}"
     )
-    print(
+    return (
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores; "
         f"{pinned}; "
         f"{options.connections} connections, median of {options.rounds} × {options.seconds:g} s"

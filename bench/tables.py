@@ -1,8 +1,27 @@
-"""Tables: rows of figures as text for a terminal or as Markdown."""
+"""Tables: rows of figures as text for a terminal or as Markdown, there also between the marks of a README."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
 
 from bench.measures import Row
+
+_BEGIN: Final = "<!-- bench:begin -->\n"
+_END: Final = "<!-- bench:end -->"
+
+
+def has_marks(readme: Path) -> bool:
+    """Whether a file has the two marks that figures go between, each once and in order."""
+    text = readme.read_text() if readme.is_file() else ""
+    return text.count(_BEGIN) == text.count(_END) == 1 and text.index(_BEGIN) < text.index(_END)
+
+
+def fill(readme: Path, parts: Sequence[str]) -> None:
+    """Replace what is between the marks."""
+    before, _, rest = readme.read_text().partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    shown = "\n\n".join(part.strip() for part in parts)
+    readme.write_text(f"{before}{_BEGIN}{shown}\n{_END}{after}")
 
 
 def table(title: str, rows: Mapping[str, Row], *, markdown: bool) -> str:
