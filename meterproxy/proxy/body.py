@@ -1,7 +1,8 @@
 """The top-level scanner: finds the members of a JSON body that we read, without building the rest of it.
 
-msgspec validates the document and gives every top-level value as a raw view; one regular expression walks the keys
-between those values, so that each member is known by its byte span and changed by splicing bytes.
+msgspec validates the document and gives every top-level value as a raw view. A body in the SDKs' spelling is read by
+that alone; for any other, and for each that is changed, one regular expression walks the keys between those values, so
+that each member is known by its byte span and changed by splicing bytes.
 
 Rules
 -----
@@ -19,7 +20,6 @@ Rules
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Never
 
 import msgspec
@@ -32,6 +32,8 @@ MEMBERS_MAXIMUM: Final = 1000
 TEXT_MAXIMUM: Final = 1024
 """Bytes of a string member that we read (a model's name, a service tier)."""
 INTEGER_MAXIMUM: Final = 2**31
+COMPACT_BYTES: Final = 1 << 16
+"""Longer bodies are walked at once: what a walk costs more is nothing to them, and hostile ones are bounded there."""
 
 _KEY: Final = re.compile(rb'[ \t\n\r]*+[{,][ \t\n\r]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*+:[ \t\n\r]*+')
 _INTEGER: Final = re.compile(rb"\d{1,10}")
@@ -84,34 +86,64 @@ class _NameCounter:
 
 
 _OBJECT: Final = dict[_Name, msgspec.Raw]
+_COMPACT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-@dataclass(frozen=True, slots=True)
+class Spans(NamedTuple):
+    """Where the members that we read are, and where the next one would be appended."""
+
+    of: Mapping[str, Member]
+    tail: int
+    """After the last value, or after the opening brace."""
+    empty: bool
+
+
 class Members:
     """The top-level members of one JSON object that we read, with typed readers; null reads as absent."""
 
-    body: bytes
-    spans: Mapping[str, Member]
-    tail: int
-    """Where the next member would be appended: after the last value, or after the opening brace."""
-    empty: bool
+    __slots__ = ("_param", "_spans", "_values", "_wanted", "body")
+
+    def __init__(
+        self, body: bytes, values: Mapping[str, msgspec.Raw | bytes], wanted: frozenset[str], param: str | None
+    ) -> None:
+        self.body = body
+        self._values = values
+        self._wanted = wanted
+        self._param = param
+        self._spans: Spans | None = None
+        """None: not looked for yet, because the body accounts for its every byte and so ends in its closing brace."""
+
+    @property
+    def spans(self) -> Mapping[str, Member]:
+        """Where the members are; found when first asked for."""
+        return self._found().of
+
+    def _found(self) -> Spans:
+        if self._spans is None:
+            self._spans = _walk(self.body, self._wanted, self._param)
+        return self._spans
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def none_of(self, names: frozenset[str]) -> bool:
+        """Whether all of these members are missing."""
+        return names.isdisjoint(self._values)
 
     def raw(self, name: str) -> bytes | None:
         """The value's bytes as they are in the body, None where the member is absent; `null` is `b"null"`."""
-        span = self.spans.get(name)
-        return None if span is None else self.body[span.start : span.end]
+        value = self._values.get(name)
+        return None if value is None else bytes(value)
 
     def absent(self, name: str) -> bool:
         """Whether the member is missing or null."""
-        span = self.spans.get(name)
-        return span is None or (
-            span.end - span.start == len(_ABSENT) and self.body.startswith(_ABSENT, span.start, span.end)
-        )
+        value = self._values.get(name)
+        return value is None or (len(value) == len(_ABSENT) and bytes(value) == _ABSENT)
 
     def size(self, name: str) -> int:
         """Bytes of the member's value, 0 where it is absent."""
-        span = self.spans.get(name)
-        return 0 if span is None else span.end - span.start
+        value = self._values.get(name)
+        return 0 if value is None else len(value)
 
     def integer(self, name: str, maximum: int = INTEGER_MAXIMUM) -> int | None:
         """The value as an integer in 0…maximum, written as digits only.
@@ -119,12 +151,13 @@ class Members:
         Raises:
             Malformed: a fraction, an exponent, a sign, another type, or out of range.
         """
-        if self.absent(name):
+        raw = self.raw(name)
+        if raw is None or raw == _ABSENT:
             return None
-        raw = self.raw(name) or b""
-        if _INTEGER.fullmatch(raw) is None or int(raw) > maximum:
+        value = int(raw) if _INTEGER.fullmatch(raw) is not None else -1
+        if not 0 <= value <= maximum:
             raise Malformed(f"'{name}' must be an integer between 0 and {maximum}.", param=name)
-        return int(raw)
+        return value
 
     def string(self, name: str) -> str | None:
         """The value as text without lone surrogates, at most `TEXT_MAXIMUM` bytes as written.
@@ -132,9 +165,9 @@ class Members:
         Raises:
             Malformed: another type, too long, or not Unicode.
         """
-        if self.absent(name):
+        raw = self.raw(name)
+        if raw is None or raw == _ABSENT:
             return None
-        raw = self.raw(name) or b""
         if not raw.startswith(b'"'):
             raise Malformed(f"'{name}' must be a string.", param=name)
         if len(raw) > TEXT_MAXIMUM:
@@ -169,12 +202,14 @@ class Members:
 
         All other bytes stay as they are. A name that was not in `wanted` is taken for absent, so scan for it first.
         """
-        edits = [
-            Edit(self.spans[name][0], self.spans[name][1], raw) for name, raw in values.items() if name in self.spans
-        ]
-        added = b",".join(b'"%b":%b' % (name.encode(), raw) for name, raw in values.items() if name not in self.spans)
+        if self._spans is None and values.keys().isdisjoint(self._values):
+            added = b"".join([b',"%b":%b' % (name.encode(), raw) for name, raw in values.items()])
+            return b"%b%b}" % (self.body[:-1], added)
+        spans, tail, empty = self._found()
+        edits = [Edit(spans[name][0], spans[name][1], raw) for name, raw in values.items() if name in spans]
+        added = b",".join(b'"%b":%b' % (name.encode(), raw) for name, raw in values.items() if name not in spans)
         if added:
-            edits.append(Edit(self.tail, self.tail, added if self.empty else b"," + added))
+            edits.append(Edit(tail, tail, added if empty else b"," + added))
         return splice(self.body, edits)
 
 
@@ -208,6 +243,37 @@ def _edit_start(edit: Edit) -> int:
 
 
 def _scan(body: bytes, wanted: frozenset[str], param: str | None) -> Members:
+    values = _compact(body, wanted) if len(body) <= COMPACT_BYTES else None
+    if values is not None:
+        return Members(body, values, wanted, param)
+    spans = _walk(body, wanted, param)
+    members = Members(body, {name: body[span.start : span.end] for name, span in spans.of.items()}, wanted, param)
+    members._spans = spans  # noqa: SLF001 - found already
+    return members
+
+
+def _compact(body: bytes, wanted: frozenset[str]) -> dict[str, msgspec.Raw] | None:
+    """The wanted values of a body that accounts for its every byte, as the SDKs write it; None where a walk must tell.
+
+    Without spaces the lengths of names and values with their punctuation come to the body's own. A name that was
+    repeated, or written with escapes, would leave bytes over; a name with capitals is not looked at any closer here.
+    """
+    try:
+        values = _COMPACT.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    accounted = 1 + 4 * len(values)  # two braces; for each member two quotes, a colon, and a comma but for the last
+    found = {}
+    for name, value in values.items():
+        accounted += len(name) + len(value)
+        if name in wanted:
+            found[name] = value
+        elif name != name.casefold():
+            return None
+    return found if accounted == len(body) and 0 < len(values) <= MEMBERS_MAXIMUM else None
+
+
+def _walk(body: bytes, wanted: frozenset[str], param: str | None) -> Spans:
     """Walk the keys between the values whose lengths the decoder found."""
     spans: dict[str, Member] = {}
     position = 0
@@ -235,7 +301,7 @@ def _scan(body: bytes, wanted: frozenset[str], param: str | None) -> Members:
     if pending is not None:
         name, key_start, start, end = pending
         spans[name] = Member(start, end, key_start, end)
-    return Members(body, spans, position or body.index(b"{") + 1, not lengths)
+    return Spans(spans, position or body.index(b"{") + 1, not lengths)
 
 
 def _value_lengths(body: bytes, param: str | None) -> list[int]:

@@ -37,6 +37,14 @@ def members_read(operation: str) -> frozenset[str]:
     return READ_ALWAYS.union(contents, row.maxima, row.choices, prompts, row.outside)
 
 
+_UNUSUAL: Final = {
+    operation: frozenset({"modalities", "prediction", "service_tier", "web_search_options", *row.choices, *row.outside})
+    | (frozenset() if row.prompts is None else {row.prompts})
+    for operation, row in OPERATION_BOUNDS.items()
+}
+"""The members that say more about an exchange's size than its text and its maximum, by operation."""
+
+
 def read_facts(operation: str, members: Members, model: str) -> RequestFacts:
     """Read what the bound is computed from.
 
@@ -44,25 +52,35 @@ def read_facts(operation: str, members: Members, model: str) -> RequestFacts:
         ApiError: MALFORMED where a number is not one, or out of range.
     """
     row = OPERATION_BOUNDS[operation]
-    there = members.spans
-    maxima = [value for name in row.maxima if name in there and (value := members.integer(name)) is not None]
-    choices = [_choices(members, name) for name in row.choices if name in there]
-    contents = _contents(members.raw("messages") or b"") if "messages" in there else _TEXT_ONLY
-    modalities = members.raw("modalities") or b"" if "modalities" in there else b""
+    contents = _contents(members.raw("messages") or b"")
+    text_bytes, own_maximum = len(members.body) - contents.foreign_bytes, _own_maximum(members, row.maxima)
+    if contents is _TEXT_ONLY and members.none_of(_UNUSUAL[operation]):
+        return RequestFacts(text_bytes=text_bytes, own_maximum=own_maximum, web_search=_searches(model))
+    modalities = members.raw("modalities") or b""
     return RequestFacts(
-        text_bytes=len(members.body) - contents.foreign_bytes,
+        text_bytes=text_bytes,
         picture_details=contents.picture_details,
         audio_tokens=contents.audio_tokens,
-        outside=contents.outside or any(name in there and not members.absent(name) for name in row.outside),
-        own_maximum=max(maxima) if maxima else None,
-        choices=max(choices) if choices else 1,
+        outside=contents.outside or not all(map(members.absent, row.outside)),
+        own_maximum=own_maximum,
+        choices=max([_choices(members, name) for name in row.choices], default=1),
         prompts=_prompts(members, row.prompts),
         prediction_bytes=members.size("prediction"),
         audio_output=b'"audio"' in modalities,
         image_output=b'"image"' in modalities,
-        web_search=("web_search_options" in there and not members.absent("web_search_options")) or _searches(model),
-        service_tier=members.string("service_tier") if "service_tier" in there else None,
+        web_search=not members.absent("web_search_options") or _searches(model),
+        service_tier=members.string("service_tier"),
     )
+
+
+def _own_maximum(members: Members, names: tuple[str, ...]) -> int | None:
+    """The highest of the members that limit an answer's tokens."""
+    highest = None
+    for name in names:
+        value = members.integer(name)
+        if value is not None and (highest is None or value > highest):
+            highest = value
+    return highest
 
 
 @lru_cache(maxsize=1024)
