@@ -53,7 +53,7 @@ class View:
     want: int = 0
     repeat: tuple[UUID, int, int] | None = None
     used_us: int = 0
-    reported: int = 0
+    reported: int | None = 0
 
 
 class Borrower:
@@ -68,6 +68,7 @@ class Borrower:
         self._waiting: dict[LeaseKey, int] = {}
         self._unreported: set[LeaseKey] = set()
         self._changed: dict[LeaseKey, asyncio.Event] = {}
+        self._reporting = asyncio.Lock()
 
     # ── asked synchronously, on the way of a request ────────────────────────────────────────────────────────────────
 
@@ -228,12 +229,18 @@ class Borrower:
             if view.used_us < idle_before and view.last_borrow_us < idle_before and self._book.give_back(key):
                 self._unreported.add(key)
         await self._report_returned()
+        async with self._reporting:
+            await self._report_held()
+
+    async def _report_held(self) -> None:
         held = {
             key: lease.held
             for key, lease in self._book.leases.items()
             if key in self._views and lease.held != self._views[key].reported
         }
         if held:
+            for key in held:
+                self._views[key].reported = None  # until the answer is here nobody knows what PostgreSQL shows
             await self._store.report_held(self._session.session_id, held)
             for key, amount in held.items():
                 self._views[key].reported = amount

@@ -405,6 +405,22 @@ async def test_what_is_held_is_told(pool: asyncpg.Pool, tmp_path: Path) -> None:
     assert (await Accounts(pool).read(key.account_id)).held_nanos == 0
 
 
+async def test_a_lost_answer_to_what_is_held_shows_no_hold_for_ever(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """PostgreSQL heard of a hold, the worker never heard that it did; the hold's end is told all the same."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    store = faulty(ledger)
+    hold = await ledger.holds.place(hold_request(ledger, key, 100_000))
+    store.lost.add("report_held")
+    with pytest.raises(StoreUnavailable):
+        await ledger.borrower.report()
+    ledger.holds.release(hold, REFUSED)
+    await ledger.borrower.report()
+    assert (await Accounts(pool).read(key.account_id)).held_nanos == 0
+    await ledger.stop()
+
+
 async def test_idle_leases_go_back(pool: asyncpg.Pool, tmp_path: Path, now: list[int]) -> None:
     """A lease that nobody has used for ten seconds returns with the next report."""
     key = await customer(pool, 1_000_000)
