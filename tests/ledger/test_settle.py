@@ -87,6 +87,7 @@ async def test_a_batch_replayed_any_number_of_times_changes_nothing(pool: asyncp
     batches, _ = last_batches(ledger)
     await capture(ledger, key, 1, 20, 600, 0)
     await ledger.settler.drain()
+    await ledger.borrower.settle_down()
     (batch,) = batches
     before = await books(pool)
     settlement = Settlement(pool)
