@@ -148,6 +148,8 @@ def fit(ending: Ending) -> Ending:
 
 def bookable_text(text: str, length: int = TEXT_LENGTH) -> str:
     """Make any text storable: without NUL or lone surrogates, cut to `length` characters."""
+    if len(text) <= length and text.isascii() and "\0" not in text:
+        return text
     return text[: length * 2].replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:length]
 
 

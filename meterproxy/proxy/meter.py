@@ -21,7 +21,7 @@ from meterproxy.proxy.body import without_surrogates
 from meterproxy.proxy.ordinary import OrdinaryEvents
 from meterproxy.proxy.sse import DoneFinder, EventSplitter, StreamEditor, data_of, edit_event, split_events
 from meterproxy.proxy.texts import Kept, KeptEvents, TextPool, tool_names
-from meterproxy.proxy.usage_shapes import SHAPES, Ceiling, take_usage
+from meterproxy.proxy.usage_shapes import CHAT, SHAPES, Ceiling, take_usage, take_usual_usage
 
 RAW_USAGE_MAXIMUM: Final = 1024
 """Bytes of a usage object that is kept as the provider wrote it; a longer one is not kept."""
@@ -36,9 +36,7 @@ NO_CEILING: Final = Ceiling()
 _USAGE: Final = b'"usage"'
 _USAGE_OBJECT: Final = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
 _ERROR: Final = b'"error"'
-_TOOLS: Final = (b'"tool_calls"', b'"function_call"')
 _NAME: Final = b'"name"'
-_FINISHED: Final = (b'"finish_reason":"', b'"finish_reason": "')
 _UNSTORABLE: Final = re.compile(rb"\\u0000|\d[eE][+-]?\d{3}")
 _ABSENT: Final = (b"", b"null")
 
@@ -217,7 +215,7 @@ class StreamMeter:
     def _read_event(self, event: bytes) -> None:
         self._kept.add(None, event)
         self.events += event.lstrip(b"\r\n").startswith(b"data:")
-        finished = any(mark in event for mark in _FINISHED)
+        finished = b'"finish_reason":"' in event or b'"finish_reason": "' in event
         self.finished = self.finished or finished
         if self._heads_left or _matters(event):
             self._read_data(data_of(event))
@@ -250,7 +248,7 @@ def _matters(events: bytes) -> bool:
 
 
 def _calls_tools(document: bytes) -> bool:
-    return any(mark in document for mark in _TOOLS)
+    return b'"tool_calls"' in document or b'"function_call"' in document
 
 
 def _top(document: bytes) -> _Top | None:
@@ -280,6 +278,8 @@ def _usage(operation: str, raw: bytes, ceiling: Ceiling) -> tuple[Usage | None, 
     shape = SHAPES.get(operation)
     if raw in _ABSENT or shape is None:
         return None, None, ()
+    if shape is CHAT and (usual := take_usual_usage(raw, ceiling)) is not None:
+        return usual, None, ()
     try:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meterproxy.core.usage import MAX_COUNT, Usage
-from meterproxy.proxy.usage_shapes import IMPOSSIBLE, INCOMPLETE, SHAPES, Ceiling, take_usage
+from meterproxy.proxy.usage_shapes import (
+    CHAT,
+    IMPOSSIBLE,
+    INCOMPLETE,
+    SHAPES,
+    Ceiling,
+    Taken,
+    take_usage,
+    take_usual_usage,
+)
 
 # operation | reported | kinds (all others 0)
 POSSIBLE = """
@@ -111,3 +120,37 @@ def test_kinds_add_up_to_the_wholes(prompt, completion, total, prompt_details, c
         assert all(type(count) is int and 0 <= count <= MAX_COUNT for count in usage)
         assert usage.input_tokens == prompt
         assert usage.output_tokens in {completion, (total or 0) - prompt}
+
+
+counts = st.sampled_from([0, 0, 1, 5, 60, 72, 136, 2**53, 2**53 + 1, -1, 5.0, None, True, "5"])
+detail_names = st.sampled_from(
+    "cached_tokens text_tokens audio_tokens image_tokens cache_write_tokens reasoning_tokens accepted_prediction_tokens"
+    " rejected_prediction_tokens other_tokens".split()
+)
+details = st.none() | st.dictionaries(detail_names, counts, max_size=3)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {"prompt_tokens": counts, "completion_tokens": counts, "total_tokens": counts},
+        optional={"prompt_tokens_details": details, "completion_tokens_details": details},
+    ),
+    st.sampled_from([Ceiling(), Ceiling(100, 100), Ceiling(1000, 64)]),
+)
+def test_reading_by_types_agrees_with_reading_closely(document, ceiling):
+    """What is read as a usual answer is what a close look would have read, without flags."""
+    usual = take_usual_usage(json.dumps(document).encode(), ceiling)
+    if usual is not None:
+        assert take_usage(document, CHAT, ceiling) == Taken(usual, ())
+
+
+def test_usual_answers_are_read_by_types():
+    """OpenAI's own usage object needs no close look."""
+    raw = (
+        b'{"prompt_tokens":72,"completion_tokens":64,"total_tokens":136,'
+        b'"prompt_tokens_details":{"cached_tokens":8,"audio_tokens":0},'
+        b'"completion_tokens_details":{"reasoning_tokens":4,"audio_tokens":0,'
+        b'"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}'
+    )
+    assert take_usual_usage(raw, Ceiling()) == Usage(input=64, cache_read=8, output=60, reasoning=4, requests=1)
