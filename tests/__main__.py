@@ -18,14 +18,18 @@ _OLDEST = 15
 _NOTHING_COLLECTED = 5
 
 
+def named() -> list[Path]:
+    """The PostgreSQL servers that this run was told to use, too."""
+    return [Path(part) for part in os.environ.get(BIN_DIR, "").split(os.pathsep) if part]
+
+
 def others() -> dict[str, Path]:
-    """PostgreSQL servers of the system that we support, by version."""
-    named = [Path(part) for part in os.environ.get(BIN_DIR, "").split(os.pathsep) if part]
+    """PostgreSQL servers that were named or are the system's, and that we support, by version."""
     found: dict[str, Path] = {}
-    for directory in [*named, *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]:
+    for directory in [*named(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]:
         try:
             major, version = binary_version(directory)
-        except OSError:
+        except (OSError, subprocess.SubprocessError):
             continue
         if major >= _OLDEST:
             found.setdefault(version, directory)
@@ -47,12 +51,15 @@ def tell(line: str) -> None:
 
 def main(arguments: list[str]) -> int:
     scrub()
-    results = {"everything on the wheel's PostgreSQL": run(arguments, None)}
+    chosen = " ".join(arguments) or "everything"
+    results = {f"{chosen} on the wheel's PostgreSQL": run(arguments, None)}
     found = others()
     for version, directory in found.items():
         tell(f"\nagain on PostgreSQL {version} ({directory}): what touches the database")
         code = run([*arguments, "-m", "database"], directory)
-        results[f"database tests on PostgreSQL {version}"] = 0 if code == _NOTHING_COLLECTED else code
+        if code != _NOTHING_COLLECTED:
+            results[f"database tests on PostgreSQL {version}"] = code
+    results |= {f"PostgreSQL in {directory}": 1 for directory in named() if directory not in found.values()}
     words = [f"{what}: {'passed' if code == 0 else f'failed ({code})'}" for what, code in results.items()]
     if not found:
         words.append(f"not run: any other PostgreSQL (none of version {_OLDEST} or newer found)")
