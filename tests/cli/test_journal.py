@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
+from meterproxy.core.record import Ending, EndRecord, PlaceRecord, Subject
 from meterproxy.core.usage import Usage
 from meterproxy.ledger.journal import Journal
-from meterproxy.core.record import Ending, EndRecord, PlaceRecord, Subject
 from tests.cli.conftest import Command
 
 
