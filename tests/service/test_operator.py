@@ -527,3 +527,27 @@ async def test_bodies_are_limited(call: Caller) -> None:
     assert (await call("POST", "/admin/accounts", raw=full)).error["param"] == "name"
     over = await call("POST", "/admin/accounts", raw=full + b" ")
     assert (over.status, over.error["code"]) == (413, "request_too_large")
+
+
+async def test_a_body_of_the_data_plane_is_refused_by_its_declared_length(shared: Service) -> None:
+    """A length above `max_body_bytes` is a 413 before a byte of the body is waited for."""
+    _, key = await shared.customer()
+    reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: {(64 << 20) + 1}\r\n\r\n"
+    writer.write(head.encode())
+    async with asyncio.timeout(REVOCATION_SECONDS):
+        answered = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readuntil(b"}}")
+    writer.close()
+    assert answered.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"request_too_large"' in body
+
+
+async def test_head_and_options_of_the_data_plane(call: Caller, shared: Service) -> None:
+    """HEAD is GET without its body; OPTIONS, of which no web page has need yet, says what a path takes."""
+    _, key = await shared.customer()
+    got, head = [await call(method, "/v1/models", token=key) for method in ("GET", "HEAD")]
+    assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(got.body)))
+    options = await call("OPTIONS", CHAT, token=None)
+    assert (options.status, options.headers["Allow"]) == (405, "POST")
+    assert options.error["code"] == "method_not_supported"
