@@ -11,18 +11,25 @@ Rules
 """
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID, uuid4
 
 from meterproxy.core.lending import LeaseKey, News, Rest
+from meterproxy.errors import StoreUnavailable
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.ports import SessionStore
 from meterproxy.ledger.session import Session
+from meterproxy.runtime.tasks import at_most
 
+T = TypeVar("T")
+
+ANSWER_SECONDS: Final = 5.0
+"""How long a request waits for PostgreSQL at most, however that is stuck."""
 DENIAL_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 10.0
 QUICK_SECONDS: Final = 2.0
@@ -120,7 +127,7 @@ class Borrower:
 
     async def fetch_rest(self, key: LeaseKey) -> int:
         """As `rest`, asked of PostgreSQL now. Raises StoreUnavailable."""
-        self._note_rest(key, await self._store.read_rest(self._session.session_id, key))
+        self._note_rest(key, await _answered(self._store.read_rest(self._session.session_id, key)))
         return self._views[key].rest + self._book.free(key)
 
     async def borrow(self, key: LeaseKey, amount: int) -> Verdict:
@@ -135,8 +142,7 @@ class Borrower:
             return Verdict.GRANTED
         self._waiting[key] = self._waiting.get(key, 0) + missing
         try:
-            task = self._under_way.get(key) or self._begin(key, missing)
-            verdict = await asyncio.shield(task)
+            verdict = await _answered(self._under_way.get(key) or self._begin(key, missing))
         finally:
             self._waiting[key] -= missing
             if not self._waiting[key]:
@@ -156,7 +162,7 @@ class Borrower:
         """Ask other workers for what they do not use. Raises StoreUnavailable."""
         lease = self._book.leases.get(key)
         if self._views[key].outstanding > (lease.outstanding if lease else 0):
-            await self._store.ask_reclaim(self._session.session_id, key, amount)
+            await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))
 
     def _begin(self, key: LeaseKey, missing: int) -> "asyncio.Task[Verdict]":
         task = asyncio.ensure_future(self._lend(key, missing))
@@ -254,3 +260,11 @@ class Borrower:
     async def settle_down(self) -> None:
         """Wait for borrows under way, so that nothing is lent after the session ends."""
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+
+async def _answered(asked: Awaitable[T]) -> T:
+    """What PostgreSQL says, within the time that a request may wait for it; a borrow goes on by itself beyond that."""
+    try:
+        return await at_most(ANSWER_SECONDS, asked)
+    except TimeoutError:
+        raise StoreUnavailable("PostgreSQL does not answer") from None

@@ -10,7 +10,9 @@ Rules
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -60,3 +62,22 @@ class SideTasks:
                 return
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(delay_seconds * 2, LONGEST_DELAY_SECONDS)
+
+
+async def at_most(seconds: float, work: Awaitable[T]) -> T:
+    """Wait for work so long and no longer: what is not done by then is left to end by itself, however late that is.
+
+    Raises:
+        TimeoutError: it was not done in time; what comes of it is nobody's concern.
+    """
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_heard)
+    done, _ = await asyncio.wait((task,), timeout=seconds)
+    if not done:
+        raise TimeoutError
+    return task.result()
+
+
+def _heard(task: "asyncio.Future[T]") -> None:
+    if not task.cancelled():
+        task.exception()

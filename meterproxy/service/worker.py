@@ -55,6 +55,7 @@ STOP_SECONDS: Final = 10.0
 ORPHAN_SECONDS: Final = 3.0
 """How long exchanges may go on after the supervisor was killed."""
 LOCKED_SECONDS: Final = 0.1
+CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""
@@ -316,4 +317,5 @@ class Worker:
             await self._exchanges.close()
         await self._counter.close()
         await server.shutdown(1.0)
-        await self._pool.close()
+        with contextlib.suppress(TimeoutError):  # cut short, closing becomes cutting connections
+            await asyncio.wait_for(self._pool.close(), CLOSE_SECONDS)

@@ -4,6 +4,7 @@ Rules
 -----
 - Bounded: at most `KEYS_KEPT` keys (the least recently found go first) and `UNKNOWN_KEPT` digests of strangers.
 - A stranger is remembered for `UNKNOWN_SECONDS` only, so that a key made a moment ago works.
+- Who waits for a key waits for `FIND_SECONDS` at most, however PostgreSQL is stuck.
 - An answer that was asked for before a change arrived is not kept: it may be older than the change.
 """
 
@@ -15,11 +16,14 @@ from uuid import UUID
 import asyncpg
 
 from meterproxy.core.key import KeyEntry
+from meterproxy.errors import StoreUnavailable
+from meterproxy.runtime.tasks import at_most
 from meterproxy.store.keys import find_key
 
 KEYS_KEPT: Final = 200_000
 UNKNOWN_KEPT: Final = 10_000
 UNKNOWN_SECONDS: Final = 1.0
+FIND_SECONDS: Final = 5.0
 
 
 class KeyDirectory:
@@ -42,7 +46,10 @@ class KeyDirectory:
     async def find(self, digest: bytes) -> KeyEntry | None:
         """Look the key up in PostgreSQL and remember the answer. Raises StoreUnavailable."""
         generation = self._generation
-        entry = await find_key(self._pool, digest)
+        try:
+            entry = await at_most(FIND_SECONDS, find_key(self._pool, digest))
+        except TimeoutError:
+            raise StoreUnavailable("PostgreSQL does not answer") from None
         if entry is None:
             self._unknown[digest] = time.monotonic() + UNKNOWN_SECONDS
             self._unknown.move_to_end(digest)

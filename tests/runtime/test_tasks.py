@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from meterproxy.runtime.tasks import SideTasks
+from meterproxy.runtime.tasks import SideTasks, at_most
 
 
 async def test_failing_task_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -77,3 +77,29 @@ async def test_stopping_twice_and_failing_last() -> None:
     async with asyncio.timeout(20):
         await tasks.stop()
         await tasks.stop()
+
+
+async def test_waiting_ends_in_time_and_the_work_goes_on() -> None:
+    """What is late ends by itself; what it comes to, even an error, is nobody's concern."""
+    go_on, done = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await go_on.wait()
+        done.set()
+        raise ValueError
+
+    with pytest.raises(TimeoutError):
+        await at_most(0.0, work())
+    go_on.set()
+    await done.wait()
+
+
+async def test_work_that_is_in_time_answers_as_it_would_by_itself() -> None:
+    """Its result and its errors arrive."""
+
+    async def work(divisor: int) -> int:
+        return 6 // divisor
+
+    assert await at_most(60.0, work(2)) == 3
+    with pytest.raises(ZeroDivisionError):
+        await at_most(60.0, work(0))
