@@ -23,6 +23,7 @@ Rules
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from operator import ge, mul
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
@@ -125,6 +126,7 @@ class _Ceiling(NamedTuple):
     output_audio: int
     output_image: int
     others: tuple[int, ...]
+    prices_others: bool
 
 
 def _scaled(rates: Rates) -> tuple[int, ...]:
@@ -135,6 +137,7 @@ def _ceiling(tier: RateTier, highest_input_tokens: int | None) -> _Ceiling:
     rates = Rates(*_scaled(tier.rates))
     text = max(rates.input, rates.cache_read, rates.cache_write)
     output = max(rates.output, rates.reasoning)
+    others = rates[len(INPUT_KINDS) + len(OUTPUT_KINDS) :]
     return _Ceiling(
         tier.above_input_tokens,
         highest_input_tokens,
@@ -145,7 +148,8 @@ def _ceiling(tier: RateTier, highest_input_tokens: int | None) -> _Ceiling:
         output=output,
         output_audio=max(output, rates.output_audio),
         output_image=max(output, rates.output_image),
-        others=rates[len(INPUT_KINDS) + len(OUTPUT_KINDS) :],
+        others=others,
+        prices_others=any(others),
     )
 
 
@@ -162,6 +166,7 @@ class RateCard:
     _thresholds: tuple[tuple[int, tuple[int, ...]], ...] = field(init=False, repr=False, compare=False)
     _ceilings: tuple[_Ceiling, ...] = field(init=False, repr=False, compare=False)
     _watched: tuple[tuple[int, str], ...] = field(init=False, repr=False, compare=False)
+    _watching: tuple[bool, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         above = [tier.above_input_tokens for tier in self.tiers]
@@ -175,6 +180,7 @@ class RateCard:
         object.__setattr__(self, "_thresholds", thresholds)
         object.__setattr__(self, "_ceilings", ceilings)
         object.__setattr__(self, "_watched", watched)
+        object.__setattr__(self, "_watching", tuple(kind in self.unpriced for kind in KINDS))
 
     @classmethod
     def written(cls, tiers: Sequence[tuple[int, Mapping[str, int]]]) -> Self:
@@ -221,12 +227,11 @@ class RateCard:
 
         The dearest tier need not be the last one: a cliff may lead down.
         """
-        others = bound.others
-        return max(
-            _tier_highest(ceiling, bound, others)
-            for ceiling in self._ceilings
-            if ceiling.above_input_tokens < bound.input_tokens
-        )
+        ceilings = self._ceilings
+        if len(ceilings) == 1:
+            return _tier_highest(ceilings[0], bound)
+        reached = [ceiling for ceiling in ceilings if ceiling.above_input_tokens < bound.input_tokens]
+        return max([_tier_highest(ceiling, bound) for ceiling in reached])
 
     def never_below(self, other: "RateCard") -> bool:
         """Whether every bound is at least as dear on this card as on the other: same cliffs, no lower rate."""
@@ -239,10 +244,12 @@ class RateCard:
         )
 
     def flags(self, usage: Usage) -> tuple[str, ...]:
+        if not any(compress(usage, self._watching)):
+            return ()
         return tuple(flag for index, flag in self._watched if usage[index])
 
 
-def _tier_highest(ceiling: _Ceiling, bound: Bound, others: tuple[int, ...]) -> int:
+def _tier_highest(ceiling: _Ceiling, bound: Bound) -> int:
     input_tokens = bound.input_tokens
     if ceiling.highest_input_tokens is not None and ceiling.highest_input_tokens < input_tokens:
         input_tokens = ceiling.highest_input_tokens
@@ -257,8 +264,8 @@ def _tier_highest(ceiling: _Ceiling, bound: Bound, others: tuple[int, ...]) -> i
         output = ceiling.output_audio
     if bound.output_image and ceiling.output_image > output:
         output = ceiling.output_image
-    rest: int = sum(map(mul, others, ceiling.others))
-    return total + bound.output_tokens * output + rest
+    total += bound.output_tokens * output
+    return total + sum(map(mul, bound.others, ceiling.others)) if ceiling.prices_others else total
 
 
 def _priced_parent(kind: str, named: frozenset[str]) -> str | None:
@@ -323,7 +330,7 @@ class Price:
 
     def hold_nanos(self, bound: Bound, markup_ppm: int) -> int:
         """The highest amount that any usage within the bound can come to, on any card the bound allows."""
-        numerator = max(card.highest_numerator(bound) for card in self._reachable(bound.variants))
+        numerator = max([card.highest_numerator(bound) for card in self._reachable(bound.variants)])
         return div_ceil(numerator * markup_ppm, DENOMINATOR * PPM)
 
     def _reachable(self, variants: tuple[str, ...] | None) -> Sequence[RateCard]:

@@ -65,7 +65,7 @@ class OpenHold:
         """The head of the provider's answer is here."""
         self.first_byte_us = self._elapsed_us()
         for name, value in headers:
-            if name.lower() == b"x-request-id":
+            if len(name) == 12 and name.lower() == b"x-request-id":
                 self.provider_request_id = bookable_text(value.decode("latin-1"))
 
     def progress(self, usage: Usage) -> None:

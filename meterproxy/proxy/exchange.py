@@ -157,6 +157,7 @@ class Exchange:
         "_house",
         "_model",
         "_provider",
+        "_request_id_text",
         "_route_name",
         "_streaming",
         "_task",
@@ -169,6 +170,7 @@ class Exchange:
     def __init__(self, house: Exchanges, client: Client) -> None:
         self.started_us = house.ports.clock.now_us()
         self.request_id = uuid7(self.started_us, os.urandom(10))
+        self._request_id_text = str(self.request_id).encode()
         self.relay: StreamRelay | None = None
         self._house = house
         self._client = client
@@ -297,7 +299,7 @@ class Exchange:
         )
 
     def _own_headers(self, lowered_maximum: int | None = None) -> list[tuple[bytes, bytes]]:
-        headers = [(REQUEST_ID, str(self.request_id).encode())]
+        headers = [(REQUEST_ID, self._request_id_text)]
         if lowered_maximum is not None:
             headers.append((b"x-meterproxy-max-tokens", b"%d" % lowered_maximum))
         return headers
@@ -349,7 +351,7 @@ class Exchange:
             self._received()
         self._give_back(error)
         if client.answered_status is None:
-            client.refuse(error, [*self._own_headers(), (b"x-request-id", str(self.request_id).encode())])
+            client.refuse(error, [*self._own_headers(), (b"x-request-id", self._request_id_text)])
         elif not client.ended:
             client.abort()
 

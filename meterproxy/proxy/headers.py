@@ -10,7 +10,8 @@ Rules
 - `x-meterproxy-*` is ours in both directions.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from meterproxy.errors import ApiError, Case
@@ -19,6 +20,7 @@ Header = tuple[bytes, bytes]
 
 CONVERSATION: Final = "X-Meterproxy-Conversation"
 TAGS: Final = "X-Meterproxy-Tags"
+NAMES_REMEMBERED: Final = 1024
 CONVERSATION_BYTES: Final = 128
 TAGS_MAXIMUM: Final = 10
 TAG_BYTES: Final = 128
@@ -51,7 +53,7 @@ class Attribution(NamedTuple):
 
 
 def to_provider(
-    raw: Iterable[Header], own: Iterable[Header], *, idempotency_key: bytes | None = None, keep_encoding: bool = False
+    raw: Sequence[Header], own: Iterable[Header], *, idempotency_key: bytes | None = None, keep_encoding: bool = False
 ) -> list[Header]:
     """The headers of a request to the provider.
 
@@ -61,38 +63,43 @@ def to_provider(
         idempotency_key: what goes on in place of the client's `Idempotency-Key`, already keyed by account.
         keep_encoding: pass the client's `Accept-Encoding` (contents that we do not read) instead of `identity`.
     """
-    raw, kept = list(raw), list(own)
-    dropped = _dropped(raw, _TO_PROVIDER_DROPPED) | {name.lower() for name, _ in kept}
-    for header in raw:
-        name = header[0].lower()
-        if (name not in dropped and not name.startswith(_TO_PROVIDER_PREFIXES)) or (
-            keep_encoding and name == b"accept-encoding"
-        ):
-            kept.append(header)
-    if not keep_encoding:
+    kept = list(own)
+    replaced = {name.lower() for name, _ in kept}
+    passed = _without_named_by_connection(raw, [header for header in raw if _may_go_up(header[0])])
+    kept += [header for header in passed if header[0].lower() not in replaced]
+    if keep_encoding:
+        kept += [header for header in raw if header[0].lower() == b"accept-encoding"]
+    else:
         kept.append((b"Accept-Encoding", b"identity"))
     if idempotency_key is not None:
         kept.append((b"Idempotency-Key", idempotency_key))
     return kept
 
 
-def to_client(raw: Iterable[Header]) -> list[Header]:
+def to_client(raw: Sequence[Header]) -> list[Header]:
     """The headers of a provider's answer that its client gets; framing is the answer's writer's."""
-    raw = list(raw)
-    dropped = _dropped(raw, _TO_CLIENT_DROPPED)
-    return [
-        header
-        for header in raw
-        if (name := header[0].lower()) not in dropped and not name.startswith(_TO_CLIENT_PREFIXES)
-    ]
+    return _without_named_by_connection(raw, [header for header in raw if _may_go_down(header[0])])
 
 
-def _dropped(raw: Iterable[Header], always: frozenset[bytes]) -> frozenset[bytes]:
-    """The names to drop: the fixed ones and those that `Connection` lists."""
+@lru_cache(maxsize=NAMES_REMEMBERED)
+def _may_go_up(name: bytes) -> bool:
+    name = name.lower()
+    return name not in _TO_PROVIDER_DROPPED and not name.startswith(_TO_PROVIDER_PREFIXES)
+
+
+@lru_cache(maxsize=NAMES_REMEMBERED)
+def _may_go_down(name: bytes) -> bool:
+    name = name.lower()
+    return name not in _TO_CLIENT_DROPPED and not name.startswith(_TO_CLIENT_PREFIXES)
+
+
+def _without_named_by_connection(raw: Sequence[Header], kept: list[Header]) -> list[Header]:
+    """What is kept without the headers that a `Connection` among the raw ones lists."""
     for name, value in raw:
         if len(name) == len(b"connection") and name.lower() == b"connection":
-            always = always.union(token.strip() for token in value.lower().split(b","))
-    return always
+            listed = {token.strip() for token in value.lower().split(b",")}
+            kept = [header for header in kept if header[0].lower() not in listed]
+    return kept
 
 
 def attribution(headers: Mapping[str, str]) -> Attribution:

@@ -83,6 +83,8 @@ def provider_path(template: str, ids: Iterable[str]) -> str:
         ValueError: more or fewer ids than the template has places.
     """
     remaining = list(ids)
+    if not remaining and "{" not in template:
+        return template
     filled = [
         quote(remaining.pop(0), safe="") if _TEMPLATE_ID.fullmatch(part) and remaining else part
         for part in template.split("/")

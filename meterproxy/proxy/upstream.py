@@ -13,6 +13,7 @@ Rules:
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from meterproxy.proxy.connection import Connection
 from meterproxy.proxy.connection_pool import ConnectionPool, Stats
@@ -115,7 +116,7 @@ class Upstream:
 
     def _head(self, method: bytes, path: str, headers: Sequence[tuple[bytes, bytes]], body_bytes: int) -> bytes:
         lines = [method + b" " + self._prefix + path.encode("ascii") + self._line_end]
-        lines += [name + b": " + value + b"\r\n" for name, value in headers if name.lower() not in _OURS]
+        lines += [b"%b: %b\r\n" % header for header in headers if not _is_ours(header[0])]
         if body_bytes or method in _WITH_BODY:
             lines.append(b"Content-Length: %d\r\n" % body_bytes)
         ends = len(lines) + 1  # the first line of all holds two
@@ -138,6 +139,11 @@ class Upstream:
     async def close(self) -> None:
         """Close every connection at once, also those in use; later requests raise UpstreamUnreachable."""
         await self._pool.close()
+
+
+@lru_cache(maxsize=1024)
+def _is_ours(name: bytes) -> bool:
+    return name.lower() in _OURS
 
 
 def _permit(connection: Connection, before_first_byte: Callable[[], None]) -> None:

@@ -102,7 +102,7 @@ class UpstreamAnswer:
 
     async def read_up_to(self, limit: int) -> tuple[bytes, bool]:
         """Read to the end or until more than `limit` bytes are here; what was read, and whether that is all of it."""
-        pieces = []
+        pieces: list[bytes] = []
         size = 0
         while size <= limit:
             piece = self.read_nowait()
