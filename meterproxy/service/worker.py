@@ -132,6 +132,8 @@ class Worker:
             _log.warning("ended holds that a killed worker left open", extra={"holds": self._ledger.recovered})
         problems = await self._until_available(lambda: self_test(self._pool))
         self._unfit = problems + self._local_problems()
+        for problem in self._unfit:
+            _log.error("the worker is not ready: %s", problem)
         self._start_tasks()
         self._ledger.settler.observe = self._metrics.settled
         self._metrics.before_scrape.append(

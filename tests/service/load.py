@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from meterproxy.core.money import NANOS_PER_USD, format_usd
 from tests.service.running import POLL_SECONDS, Service
 
 MODEL = "gpt-4o-mini"
@@ -35,6 +36,7 @@ class Refused(NamedTuple):
     """An answer that is no success."""
 
     status: int
+    code: str | None
     headers: dict[str, str]
 
     @property
@@ -47,9 +49,9 @@ def amount_of(usage: dict[str, Any]) -> int:
     return INPUT_NANOS * int(usage["prompt_tokens"]) + OUTPUT_NANOS * int(usage["completion_tokens"])
 
 
-async def customer(service: Service, dollars: int = 5) -> Customer:
-    account_id, secret = await service.customer(f"{dollars}.00")
-    return Customer(account_id, secret, dollars * 10**9)
+async def customer(service: Service, credit_nanos: int = 5 * NANOS_PER_USD) -> Customer:
+    account_id, secret = await service.customer(format_usd(credit_nanos))
+    return Customer(account_id, secret, credit_nanos)
 
 
 async def ask(
@@ -70,8 +72,8 @@ async def ask(
     headers = {"Authorization": f"Bearer {who.secret}"}
     async with session.post(f"{service.base_url}/chat/completions", json=body, headers=headers) as answer:
         if answer.status != 200:
-            await answer.read()
-            return Refused(answer.status, {name.lower(): value for name, value in answer.headers.items()})
+            code = (await answer.json())["error"]["code"]
+            return Refused(answer.status, code, {name.lower(): value for name, value in answer.headers.items()})
         usage = await _streamed(answer) if stream else (await answer.json())["usage"]
         return Whole(who.account_id, answer.headers[REQUEST_ID], amount_of(usage))
 
@@ -135,6 +137,11 @@ class Load:
             else:
                 self.refused.append(answer)
                 await asyncio.sleep(POLL_SECONDS)
+
+    @property
+    def spent(self) -> bool:
+        """Whether somebody was told that his credit is gone."""
+        return any(refused.code == "insufficient_quota" for refused in self.refused)
 
     def more(self, answers: int) -> "Progress":
         """True once so many more answers have come whole."""

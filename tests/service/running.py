@@ -32,7 +32,7 @@ from meterproxy.store.pool import open_pool
 from tests.environment import scrubbed
 
 ADMIN_TOKEN = "test-admin-token"
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 30
 POLL_SECONDS = 0.02
 MORTAL = "tests.service.mortal"
 
@@ -72,7 +72,9 @@ class Service:
             await self.ready()
 
     async def ready(self) -> None:
-        async with asyncio.timeout(DEADLINE_SECONDS), aiohttp.ClientSession() as session:
+        said = "nothing listens"
+        deadline = asyncio.get_running_loop().time() + DEADLINE_SECONDS
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while True:
                 assert self.process is not None
                 assert self.process.poll() is None, self.log_text()
@@ -80,8 +82,10 @@ class Service:
                     async with session.get(f"{self.origin}/readyz") as answer:
                         if answer.status == 200:
                             return
-                except aiohttp.ClientError:
-                    pass
+                        said = await answer.text()
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    said = repr(error)
+                assert asyncio.get_running_loop().time() < deadline, f"never ready: {said}\n{self.log_text()}"
                 await asyncio.sleep(POLL_SECONDS)
 
     async def kill(self) -> None:

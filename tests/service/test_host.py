@@ -23,7 +23,7 @@ DEMO_DEATHS = ["demo_account_made", "demo_credited", "demo_key_made"]
 
 
 async def test_what_a_start_prints_works_when_pasted_and_a_second_start_finds_everything(
-    reachable_dir: Path, record_property: Callable[[str, object], None]
+    reachable_dir: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """Without a provider's key the answers are simulated; Ctrl-C in between leaves no process; money and key stay."""
     async with hosted(reachable_dir) as host:
@@ -31,7 +31,7 @@ async def test_what_a_start_prints_works_when_pasted_and_a_second_start_finds_ev
         for start in ("first", "second"):
             began = time.monotonic()
             await host.start()
-            record_property(f"{start}_start_seconds", round(time.monotonic() - began, 2))
+            record_testsuite_property(f"{start}_start_seconds", round(time.monotonic() - began, 2))
             answer = await asyncio.to_thread(_pasted, host)
             assert answer["choices"][0]["message"]["content"]
             (demo,) = (await host.admin("GET", "/admin/accounts", status=200))["data"]
