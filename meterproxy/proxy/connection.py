@@ -103,7 +103,8 @@ class Connection(asyncio.Protocol):
             UpstreamSilent, UpstreamBroken, UpstreamTimeout: as their names say.
         """
         self._decoder = AnswerDecoder(bodiless=bodiless)
-        self._waiter = waiter = self._loop.create_future()
+        waiter: asyncio.Future[UpstreamAnswer] = self._loop.create_future()
+        self._waiter = waiter
         self.quiet_since = self._clock()
         self._write(head, body)
         try:
