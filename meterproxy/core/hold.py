@@ -26,6 +26,8 @@ class HoldRequest(msgspec.Struct, frozen=True):
     stream: bool
     conversation: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
+    input_estimate: int | None = None
+    """About how many tokens go in: what is charged should this worker die before it knows better."""
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):

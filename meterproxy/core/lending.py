@@ -49,10 +49,11 @@ class Change(NamedTuple):
 
 
 class News(NamedTuple):
-    """What a worker must hear of: changes, and leases that others wait for."""
+    """What a worker must hear of: changes, leases that others wait for, and where the change counter stands."""
 
     changes: tuple[Change, ...]
     reclaims: tuple[LeaseKey, ...]
+    version: int | None = None
 
 
 class Settling(NamedTuple):

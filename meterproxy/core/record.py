@@ -72,9 +72,10 @@ class Subject(msgspec.Struct, array_like=True, frozen=True):
 
 
 class PlaceRecord(msgspec.Struct, array_like=True, tag="place", frozen=True):
-    """A hold was placed: the exchange may now be sent to the provider."""
+    """A hold was placed: the exchange may now be sent to the provider. `input_estimate` is in tokens."""
 
     subject: Subject
+    input_estimate: int | None = None
 
 
 class ProgressRecord(msgspec.Struct, array_like=True, tag="progress", frozen=True):

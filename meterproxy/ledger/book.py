@@ -103,7 +103,7 @@ class Book:
         """Hold an amount of every lease named, or of none."""
         assert hold_id not in self.holds, "a hold is placed once"
         for index, (key, amount) in enumerate(draws):
-            lease = self.leases.get(key)
+            lease = self.leases.get(key) or (self.leases.setdefault(key, Lease()) if amount == 0 else None)
             if lease is None or lease.free < amount:
                 short = Short(key, amount - (lease.free if lease else 0))
                 self._undraw(draws[:index])

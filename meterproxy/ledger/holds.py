@@ -20,7 +20,17 @@ from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.price import Amounts, Price
-from meterproxy.core.record import Draw, Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord, Subject, fit
+from meterproxy.core.record import (
+    Draw,
+    Ending,
+    EndRecord,
+    PlaceRecord,
+    PriceRecord,
+    ProgressRecord,
+    Subject,
+    bookable_text,
+    fit,
+)
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, Case, JournalFailed, JournalFull, SessionOver, StoreUnavailable
 from meterproxy.ledger.book import Book, End
@@ -65,7 +75,7 @@ class Holds:
             return None
         self._borrower.touch(key)
         hold = Hold(self._subject(request), request.price, elapsed_us())
-        self._write_place(hold)
+        self._write_place(hold, request.input_estimate)
         self.open[request.request_id] = hold
         return hold
 
@@ -122,12 +132,12 @@ class Holds:
             return False
         return True
 
-    def _write_place(self, hold: Hold) -> None:
+    def _write_place(self, hold: Hold, input_estimate: int | None) -> None:
         request_id, price = hold.subject.request_id, hold.price
         try:
             self._journal.make_room()  # may begin a segment, which must be readable by itself
             self._write_price(price)
-            self._journal.place(PlaceRecord(hold.subject))
+            self._journal.place(PlaceRecord(hold.subject, input_estimate))
         except (JournalFull, JournalFailed) as error:
             self._book.release(request_id)
             raise ApiError(Case.OVERLOADED, "The service cannot take requests right now.") from error
@@ -148,7 +158,7 @@ class Holds:
         draw = Draw(key.credit_limit_id, 0, self._session.session_id, request.hold_nanos)
         return Subject(
             request.request_id, request.occurred_us, key.account_id, key.user_id, key.key_id, request.operation,
-            request.provider, request.model, request.price.id, request.markup_ppm, request.hold_nanos,
+            request.provider, bookable_text(request.model), request.price.id, request.markup_ppm, request.hold_nanos,
             bound.input_tokens, bound.output_tokens, request.stream, (draw,), request.conversation, request.tags,
         )  # fmt: skip
 

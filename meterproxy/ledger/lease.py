@@ -11,7 +11,7 @@ Rules
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -36,6 +36,8 @@ QUICK_SECONDS: Final = 2.0
 """A borrow sooner than this after the last one doubles what is asked for; one later than IDLE_SECONDS halves it."""
 MOST_DOUBLINGS: Final = 14
 FIRST_DOUBLINGS: Final = 4
+MOST_BORROWED: Final = 2**62
+"""No limit has this much, so that whoever needs it is told that it is spent."""
 
 
 class Verdict(Enum):
@@ -177,9 +179,15 @@ class Borrower:
 
     async def _lend(self, key: LeaseKey, missing: int) -> Verdict:
         view = self._views.setdefault(key, View())
-        need, want = self._size(key, view, missing)
+        need, want = self._size(key, view, min(missing, MOST_BORROWED))
         borrow_id, need, want = view.repeat = view.repeat or (uuid4(), need, want)
-        lent = await self._store.lend(self._session.session_id, borrow_id, key, need, want)
+        try:
+            lent = await self._store.lend(self._session.session_id, borrow_id, key, need, want)
+        except StoreUnavailable:
+            raise  # it may have been lent all the same, so the next borrow is this one again
+        except BaseException:
+            view.repeat = None
+            raise
         view.repeat = None
         view.last_borrow_us = elapsed_us()
         lease = self._book.leases.get(key)
@@ -202,7 +210,7 @@ class Borrower:
             view.doublings = max(view.doublings - 1, FIRST_DOUBLINGS)
         waiting = self._waiting.get(key, 0)
         view.unit = missing if waiting else view.unit
-        view.want = min(max(waiting, missing, view.unit << view.doublings), 2**60)
+        view.want = min(max(waiting, missing, view.unit << view.doublings), MOST_BORROWED)
         return missing, view.want
 
     def _note_rest(self, key: LeaseKey, rest: Rest) -> None:
@@ -223,6 +231,7 @@ class Borrower:
                     if key.limit_id == change.subject_id:
                         view.denied_until_us = 0
                         self.freed(key)
+        await self._make_up(news.reclaims)
         for key in news.reclaims:
             if self._book.give_back(key):
                 self._unreported.add(key)
@@ -230,6 +239,7 @@ class Borrower:
 
     async def report(self) -> None:
         """Give back idle leases and tell what is held. Raises StoreUnavailable; what was not told is told next time."""
+        await self._make_up(self._views)
         idle_before = elapsed_us() - int(IDLE_SECONDS * 1e6)
         for key, view in self._views.items():
             if view.used_us < idle_before and view.last_borrow_us < idle_before and self._book.give_back(key):
@@ -237,6 +247,13 @@ class Borrower:
         await self._report_returned()
         async with self._reporting:
             await self._report_held()
+
+    async def _make_up(self, keys: Iterable[LeaseKey]) -> None:
+        """Hear what became of borrows whose answers got lost: what was lent unheard is out of everybody's reach."""
+        for key in list(keys):
+            view = self._views.get(key)
+            if view is not None and view.repeat is not None and key not in self._under_way:
+                await _answered(self._begin(key, view.repeat[1]))
 
     async def _report_held(self) -> None:
         held = {

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from meterproxy.core.lending import Settling
 from meterproxy.core.price import Price
-from meterproxy.core.record import Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord, Subject
+from meterproxy.core.record import Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.ledger.holds import priced
 from meterproxy.ledger.journal import Journal
@@ -38,7 +38,7 @@ class Replay:
     """What a journal says beyond what PostgreSQL has: endings to settle, and holds that never ended."""
 
     endings: list[Settling] = field(default_factory=list)
-    open: dict[UUID, Subject] = field(default_factory=dict)
+    open: dict[UUID, PlaceRecord] = field(default_factory=dict)
     progress: dict[UUID, Usage] = field(default_factory=dict)
     prices: dict[UUID, bytes] = field(default_factory=dict)
 
@@ -49,8 +49,8 @@ def replay(journal: Journal, position: int, open_from: int) -> Replay:
     ended: set[UUID] = set()
     for entry in journal.read(open_from):
         match entry.record:
-            case PlaceRecord(subject) if subject.request_id not in ended:
-                found.open[subject.request_id] = subject
+            case PlaceRecord(subject) as record if subject.request_id not in ended:
+                found.open[subject.request_id] = record
             case ProgressRecord(request_id, usage) if request_id in found.open:
                 found.progress[request_id] = usage
             case EndRecord() as record if record.subject.request_id not in ended:
@@ -69,24 +69,29 @@ def replay(journal: Journal, position: int, open_from: int) -> Replay:
 def end_open_holds(journal: Journal, found: Replay, policy: OpenHoldPolicy) -> list[Settling]:
     """Write a `recovered` ending for each open hold; answers them with their positions."""
     recovered = []
-    for request_id, subject in found.open.items():
-        document = found.prices.get(subject.price_id)
+    named = {place.subject.price_id for place in found.open.values()} & found.prices.keys()
+    for price_id in named:
+        journal.append(PriceRecord(price_id, found.prices[price_id]))  # this segment must be readable by itself
+    for request_id, place in found.open.items():
+        document = found.prices.get(place.subject.price_id)
         price = Price.from_document(document) if document else None
-        record = recovered_end(subject, price, found.progress.get(request_id), policy)
+        record = recovered_end(place, price, found.progress.get(request_id), policy)
         recovered.append(Settling(journal.append(record), record))
     return recovered
 
 
-def recovered_end(subject: Subject, price: Price | None, progress: Usage | None, policy: OpenHoldPolicy) -> EndRecord:
+def recovered_end(place: PlaceRecord, price: Price | None, progress: Usage | None, policy: OpenHoldPolicy) -> EndRecord:
     """How a hold ends whose worker died; never above the hold.
 
     `charge_delivered`: the input and what the last progress record says was delivered. A hold whose price is not in the
     journal was never sent and costs nothing.
     """
+    subject = place.subject
     usage = Usage()
     cost = amount = 0
     if policy is not OpenHoldPolicy.RELEASE and price is not None:
-        usage = progress or Usage(input=subject.bound_input_tokens)
+        estimate = place.input_estimate
+        usage = progress or Usage(input=subject.bound_input_tokens if estimate is None else estimate, requests=1)
         cost, amount, _ = priced(price, usage, None, subject.markup_ppm)
         if policy is OpenHoldPolicy.CHARGE_HOLD:
             amount = subject.hold_nanos

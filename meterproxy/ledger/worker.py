@@ -123,7 +123,10 @@ class WorkerLedger:
             await self.borrower.settle_down()
             while self.settler.queued:
                 await self.settler.settle_batch()
-            await self._sessions.end_session(self.session.session_id, "closed")
+            if self.book.holds:
+                _log.error("holds are left open; the next start recovers them", extra={"holds": len(self.book.holds)})
+            else:
+                await self._sessions.end_session(self.session.session_id, "closed")
         finally:
             self.journal.close()
 
@@ -183,6 +186,10 @@ class WorkerLedger:
     async def look(self) -> None:
         """One look at the news. Raises StoreUnavailable."""
         news = await self._sessions.poll(self.session.session_id, self._version)
+        if news.version is not None and news.version < self._version:
+            _log.warning("PostgreSQL has lost changes", extra={"known": self._version, "stands": news.version})
+            self._version = news.version
+            self._on_change(None)
         for change in news.changes:
             self._version = max(self._version, change.version)
             self._on_change(change)

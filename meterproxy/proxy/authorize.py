@@ -33,6 +33,8 @@ USEFUL_TOKENS: Final = 256
 USEFUL_REASONING_TOKENS: Final = 2048
 """The least that an answer of a model that thinks first is lowered to: less may end before its first visible word."""
 
+BYTES_PER_TOKEN: Final = 4
+"""A middling text; for what is told on the way."""
 BYTES_PER_TOKEN_AT_MOST: Final = 16
 """Text that tokenizes better than this is not counted in the hope of a smaller bound."""
 TOKENS_PER_TEXT: Final = 8
@@ -105,7 +107,13 @@ class Attempt:
             self.asked.stream,
             self.attribution.conversation,
             self.attribution.tags,
+            min(estimated_input(self.request_facts, bound), bound.input_tokens),
         )
+
+
+def estimated_input(facts: RequestFacts, bound: Bound) -> int:
+    """About how many tokens a request has, where nobody has counted them; a bound would mislead by a factor."""
+    return facts.text_bytes // BYTES_PER_TOKEN + bound.input_audio_tokens + bound.input_image_tokens
 
 
 class Authorizer:

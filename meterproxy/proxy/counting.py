@@ -4,7 +4,8 @@ Rules
 -----
 - The model's own tokenizer makes the numbers `counted`; another tokenizer, missing text, or anything that is no text
   makes them `estimated`.
-- Without the tokenizer the bytes stand in, which is more and never less; nothing is ever estimated above the bound.
+- Without the tokenizer the bytes stand in, which is more and never less; nothing is ever *estimated* above the bound.
+  What the tokenizer counts in an answer that was delivered is booked as it is, above the bound as an overrun.
 - An ending waits for the tokenizer for a bounded time.
 """
 
@@ -14,14 +15,12 @@ from typing import Final, NamedTuple
 from meterproxy.core.bound import Bound, RequestFacts
 from meterproxy.core.usage import Usage, UsageSource
 from meterproxy.proxy.accept import Asked
-from meterproxy.proxy.authorize import counted_within
+from meterproxy.proxy.authorize import BYTES_PER_TOKEN, counted_within, estimated_input
 from meterproxy.proxy.capture import Measured
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.ports import TokenCounter
 from meterproxy.proxy.request_texts import request_texts
 
-BYTES_PER_TOKEN: Final = 4
-"""A middling text; for what is told on the way, where a bound would mislead."""
 TEMPLATE_TOKENS_PER_TEXT: Final = 4
 TEMPLATE_TOKENS: Final = 3
 """What OpenAI's chat template adds to each message and to each answer. Source: OpenAI's cookbook on counting tokens."""
@@ -63,11 +62,12 @@ class Counting:
         output_tokens, exact_output = await self._output(answer)
         exact = exact_input and exact_output and not answer.unread_bytes
         source = UsageSource.COUNTED if exact else UsageSource.ESTIMATED
-        return Measured(self._usage(input_tokens, output_tokens), source, reading.flags)
+        usage = Usage(input=min(input_tokens, self._bound.input_tokens), output=output_tokens, requests=1)
+        return Measured(usage, source, reading.flags)
 
     def estimate(self, output_tokens: int) -> Usage:
         """What was used so far, without asking anybody: of the input a middling guess, of the output what is given."""
-        return self._usage(self._facts.text_bytes // BYTES_PER_TOKEN + self._beside_text(), output_tokens)
+        return self._usage(estimated_input(self._facts, self._bound), output_tokens)
 
     def known(self, reading: Reading, output_tokens: int) -> Measured:
         """The usage that the provider told, or else an estimate, at once."""
@@ -100,9 +100,11 @@ class Counting:
     async def _output(self, answer: AnswerTexts) -> tuple[int, bool]:
         counted = await self._count(answer.texts)
         if counted is None:
-            return sum(len(text.encode("utf-8", "replace")) for text in answer.texts) + answer.unread_bytes, False
+            text_bytes = sum(len(text.encode("utf-8", "replace")) for text in answer.texts)
+            return min(text_bytes + answer.unread_bytes, self._bound.output_tokens), False
         tokens, exact = counted
-        return tokens + answer.unread_bytes // BYTES_PER_TOKEN, exact
+        unread_tokens = min(answer.unread_bytes // BYTES_PER_TOKEN, max(self._bound.output_tokens - tokens, 0))
+        return tokens + unread_tokens, exact
 
     async def _count(self, texts: list[str]) -> tuple[int, bool] | None:
         if not any(texts):

@@ -9,6 +9,7 @@ Rules
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -18,12 +19,12 @@ from uuid import UUID
 
 from meterproxy.core.identifier import uuid7
 from meterproxy.core.key import KeyEntry
-from meterproxy.core.usage import Outcome, Usage
+from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, JournalFailed
 from meterproxy.proxy.accept import Asked, check_readable, read_asked
 from meterproxy.proxy.authenticate import authenticate, permit
 from meterproxy.proxy.authorize import Attempt, Authorizer
-from meterproxy.proxy.capture import OpenHold
+from meterproxy.proxy.capture import Measured, OpenHold
 from meterproxy.proxy.client import JSON_TYPE, Client, Room
 from meterproxy.proxy.counting import Counting
 from meterproxy.proxy.decode import decoder_for
@@ -31,8 +32,9 @@ from meterproxy.proxy.delivery import Delivery
 from meterproxy.proxy.endpoints import Endpoint, find_endpoint
 from meterproxy.proxy.forward import Failed, Forwarded, Forwarder
 from meterproxy.proxy.headers import attribution, to_client
+from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.models import Models
-from meterproxy.proxy.plain import relay_plain
+from meterproxy.proxy.plain import LargeRelay, relay_plain
 from meterproxy.proxy.ports import Catalog, Clock, Directory, Finished, Ledger, Observer, TokenCounter
 from meterproxy.proxy.provider import Provider
 from meterproxy.proxy.route import Route, Router
@@ -171,7 +173,7 @@ class Exchange:
         self.started_us = house.ports.clock.now_us()
         self.request_id = uuid7(self.started_us, os.urandom(10))
         self._request_id_text = str(self.request_id).encode()
-        self.relay: StreamRelay | None = None
+        self.relay: StreamRelay | LargeRelay | None = None
         self._house = house
         self._client = client
         self._task: asyncio.Task[object] | None = None
@@ -258,16 +260,21 @@ class Exchange:
             return
         delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
         if forwarded.answer.content_type != _EVENT_STREAM:
-            await relay_plain(delivery)
+            await relay_plain(delivery, self._began)
             self._received()
             return
-        self.relay = StreamRelay(delivery, self._house.leavers, self._forwarded_us)
+        relay = StreamRelay(delivery, self._house.leavers, self._forwarded_us)
+        self._began(relay)
         self._streaming = True
         self._house.ports.observer.stream_opened()
-        await self.relay.run()
+        await relay.run()
         self._received()
         if delivery.hold.ending is not None and delivery.hold.ending.outcome == Outcome.STREAM_BROKEN:
             self._house.ports.observer.upstream_failed(self._provider, "stream_broken")
+
+    def _began(self, relay: StreamRelay | LargeRelay) -> None:
+        """The client gets this answer as it comes: however it ends from now on, what was delivered is charged."""
+        self.relay = relay
 
     # ── what the stages share ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -360,7 +367,7 @@ class Exchange:
         if hold is None or not hold.open:
             return
         if self.relay is not None:
-            self._capture_delivered(self.relay)
+            self._capture_delivered(self.relay, hold)
             return
         outcome, sent = Outcome.UNREACHABLE, hold.confirmed
         if isinstance(error, Failed):
@@ -373,27 +380,35 @@ class Exchange:
         """What a provider may charge for a request that it did not answer."""
         return None if self._counting is None else self._counting.estimate(0)
 
-    @staticmethod
-    def _capture_delivered(relay: StreamRelay) -> None:
+    def _capture_delivered(self, relay: StreamRelay | LargeRelay, hold: OpenHold) -> None:
         try:
             relay.resolve()
         except JournalFailed:
             return  # the ledger keeps the ending in memory, and the client's answer is cut off anyway
+        except Exception:  # noqa: BLE001  what was delivered is charged although its meter fails
+            _log.exception("what was delivered could not be read", extra={"request_id": str(self.request_id)})
+            if hold.open:
+                usage = self._consumed() or Usage(requests=1)
+                measured = Measured(usage, UsageSource.ESTIMATED, ("meter_failed",))
+                with contextlib.suppress(JournalFailed):
+                    hold.capture(Outcome.STREAM_BROKEN, self._client.answered_status or 200, Reading(), measured)
 
     def _resolve(self) -> None:
         """The end of every exchange: no hold stays open, nothing stays taken."""
         hold, client, house = self._hold, self._client, self._house
-        if hold is not None and hold.open:
-            self._give_back(ApiError(Case.INTERNAL, "The exchange was abandoned."))
-            if not client.ended:
-                client.abort()
-        if self.relay is not None:
-            self.relay.close()
-        if self._streaming:
-            house.ports.observer.stream_closed()
-        house.room.give_back(client.body_bytes)
-        client.body_bytes = 0
-        house.ports.observer.finished(self._finished())
+        try:
+            if hold is not None and hold.open:
+                self._give_back(ApiError(Case.INTERNAL, "The exchange was abandoned."))
+                if not client.ended:
+                    client.abort()
+        finally:
+            if self._streaming:
+                house.ports.observer.stream_closed()
+            house.room.give_back(client.body_bytes)
+            client.body_bytes = 0
+            house.ports.observer.finished(self._finished())
+            if self.relay is not None:
+                self.relay.close()
 
     def _finished(self) -> Finished:
         hold = self._hold

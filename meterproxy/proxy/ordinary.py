@@ -19,6 +19,9 @@ from typing import Final, NamedTuple
 TEMPLATES_KEPT: Final = 4
 """Templates of one stream: choices that come in turn need one each."""
 
+BETWEEN: Final = b"\0"
+"""Stands between texts that are kept; it occurs in no JSON."""
+
 _GAP: Final = re.compile(
     rb'"(?:content|text|arguments|reasoning_content|reasoning|input)":[ ]?"([^"\\\r\n]*+)"',
 )
@@ -41,6 +44,9 @@ class Template(NamedTuple):
     new_head: bytes
     new_middle: bytes
     new_tail: bytes
+    between: bytes
+    """What stands between the texts of two events in a row, as they come and as they go on."""
+    new_between: bytes
 
     def event(self, text: bytes) -> bytes:
         """The event as it came with this text (as JSON writes it), without padding."""
@@ -65,11 +71,15 @@ class OrdinaryEvents:
                 del self._templates[TEMPLATES_KEPT:]
 
     def pass_by(self, events: bytes) -> tuple[int, int, bytes]:
-        """Read the events that fit, up to the first that does not; their texts are handed to `keep`.
+        """Read the events that fit, up to the first that does not; their texts are handed to `keep`, one
+        or several with `BETWEEN` between them.
 
         Returns where they end, how many they are, and what goes on of them.
         """
         position, size, count = 0, len(events), 0
+        for template in self._templates:
+            if events.startswith(template[0]) and (alike := self._pass_alike(template, events)) is not None:
+                return alike
         forwarded: list[bytes] = []
         while position < size:
             for template in self._templates:
@@ -86,9 +96,23 @@ class OrdinaryEvents:
             return position, count, b"".join(forwarded)
         return position, count, events if position == size else events[:position]
 
+    def _pass_alike(self, template: Template, events: bytes) -> tuple[int, int, bytes] | None:
+        """Read events that all fit one template without padding, whose head they begin with; None where not all do."""
+        size = len(events)
+        if template.tail or size < template.head_size + template.middle_size or not events.endswith(template.middle):
+            return None
+        texts = events[template.head_size : size - template.middle_size].split(template.between)
+        kept = BETWEEN.join(texts)
+        if b'"' in kept or b"\n" in kept or b"\r" in kept:
+            return None
+        self._keep(template, kept)
+        if template.edited:
+            events = template.new_head + template.new_between.join(texts) + template.new_middle
+        return size, len(texts), events
+
     def _fit(self, template: Template, events: bytes, position: int, forwarded: list[bytes]) -> int:
         """Where the event at a position, which begins with the template's head, ends if it fits, else 0."""
-        _, middle, tail, head_size, middle_size, tail_size, edited, new_head, new_middle, new_tail = template
+        _, middle, tail, head_size, middle_size, tail_size, edited, new_head, new_middle, new_tail, _, _ = template
         start = position + head_size
         gap_end = events.find(b'"', start)
         if not events.startswith(middle, gap_end):
@@ -116,7 +140,8 @@ def _template(event: bytes, edited: bytes) -> Template | None:
     old, new = _parts(event), _parts(edited)
     if old is None or new is None or bool(old[2]) != bool(new[2]):
         return None
-    return Template(*old, len(old[0]), len(old[1]), len(old[2]), event != edited, *new)
+    sizes = map(len, old)
+    return Template(*old, *sizes, event != edited, *new, old[1] + old[2] + old[0], new[1] + new[2] + new[0])
 
 
 def _parts(event: bytes) -> tuple[bytes, bytes, bytes] | None:

@@ -7,12 +7,14 @@ Rules
 - A client that has left does not stop the call: the provider bills all of it.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from meterproxy.core.hold import Receipt
 from meterproxy.core.money import format_usd
 from meterproxy.core.usage import Outcome
-from meterproxy.errors import JournalFailed
+from meterproxy.errors import ApiError, JournalFailed
+from meterproxy.proxy.authorize import BYTES_PER_TOKEN
 from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.delivery import Delivery, not_recorded
 from meterproxy.proxy.forward import failed
@@ -28,8 +30,8 @@ BALANCE: Final = b"x-meterproxy-balance"
 _USAGE: Final = b'"usage"'
 
 
-async def relay_plain(delivery: Delivery) -> None:
-    """Pass on an answer that is no stream.
+async def relay_plain(delivery: Delivery, began: "Callable[[LargeRelay], None]") -> None:
+    """Pass on an answer that is no stream; `began` is told of one that reaches the client before it has ended.
 
     Raises:
         Failed: the answer broke off before the client got any of it.
@@ -43,7 +45,9 @@ async def relay_plain(delivery: Delivery) -> None:
     if whole:
         await _answer_whole(delivery, body)
     else:
-        await _pass_large(delivery, body)
+        relay = LargeRelay(delivery, body)
+        began(relay)
+        await relay.run()
 
 
 async def _answer_whole(delivery: Delivery, body: bytes) -> None:
@@ -81,33 +85,72 @@ def _texts(delivery: Delivery, reading: Reading, text: bytes) -> AnswerTexts:
     return AnswerTexts(answer_texts(text), unread if delivery.hold.bound.output_tokens else 0)
 
 
-async def _pass_large(delivery: Delivery, held: bytes) -> None:
-    client, answer = delivery.client, delivery.forwarded.answer
-    client.begin(delivery.status, delivery.headers)
-    tail = _Tail(delivery)
-    tail.feed(held)
-    outcome = Outcome.STREAM_BROKEN
-    try:
+class LargeRelay:
+    """An answer too large to be read whole, passed on piece by piece; what the client has got is charged."""
+
+    __slots__ = ("_delivery", "_held", "_tail")
+
+    def __init__(self, delivery: Delivery, held: bytes) -> None:
+        self._delivery = delivery
+        self._held = held
+        self._tail = _Tail(delivery)
+
+    async def run(self) -> None:
+        """Pass the answer on to its end, whatever that is."""
+        client = self._delivery.client
+        client.begin(self._delivery.status, self._delivery.headers)
+        self._tail.feed(self._held)
+        outcome = Outcome.STREAM_BROKEN
+        try:
+            await self._copy()
+            outcome = _outcome(self._delivery)
+        except UpstreamError:
+            pass  # what was delivered is booked below, and the client's connection is cut
+        whole = await self._captured(outcome) and outcome is not Outcome.STREAM_BROKEN
+        if whole:
+            client.end(self._held)
+        else:
+            client.abort()
+
+    async def _copy(self) -> None:
+        client, answer = self._delivery.client, self._delivery.forwarded.answer
         while piece := await answer.read():
-            client.send(held)
+            client.send(self._held)
             if client.congested:
                 await client.drain()
-            held = piece
-            tail.feed(piece)
-        outcome = _outcome(delivery)
-    except UpstreamError:
-        pass  # what was delivered is booked below, and the client's connection is cut
-    reading = tail.reading()
-    measured = await delivery.counting.measure(reading, tail.texts)
-    try:
-        delivery.hold.capture(outcome, delivery.status, reading, measured)
-    except JournalFailed:
-        client.abort()
-        return
-    if outcome is Outcome.STREAM_BROKEN:
-        client.abort()
-    else:
-        client.end(held)
+            self._held = piece
+            self._tail.feed(piece)
+
+    async def _captured(self, outcome: Outcome) -> bool:
+        reading = self._tail.reading()
+        measured = await self._delivery.counting.measure(reading, self._tail.texts)
+        try:
+            self._delivery.hold.capture(outcome, self._delivery.status, reading, measured)
+        except JournalFailed:
+            return False
+        return True
+
+    async def break_off(self, error: ApiError) -> None:
+        """End it here: the client's connection is cut, since no error fits into the middle of an answer."""
+        del error
+        self._delivery.forwarded.answer.abort()
+        if self._delivery.hold.open:
+            await self._captured(Outcome.STREAM_BROKEN)
+        self._delivery.client.abort()
+
+    def resolve(self) -> None:
+        """The last resort, synchronous: capture what was delivered by what is known without asking anybody."""
+        if self._delivery.hold.open:
+            reading = self._tail.reading()
+            measured = self._delivery.counting.known(reading, self._tail.texts().unread_bytes // BYTES_PER_TOKEN)
+            self._delivery.hold.capture(Outcome.STREAM_BROKEN, self._delivery.status, reading, measured)
+
+    def tell_progress(self, now_us: int) -> None:
+        """Nothing to tell: how far an answer of one piece has come says nothing of what it used."""
+
+    def close(self) -> None:
+        """Let go of the provider's connection."""
+        self._delivery.forwarded.answer.abort()
 
 
 class _Tail:

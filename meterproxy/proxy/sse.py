@@ -113,6 +113,8 @@ def _event_ends(block: bytes) -> Iterator[int]:
 
 def data_of(event: bytes) -> bytes:
     """An event's data: its `data` lines joined by a line feed; empty for comments and other fields."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]
     lines = [event[field.end() : line.end()] for line in _LINE.finditer(event) if (field := _field(event, line))]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
@@ -245,7 +247,7 @@ def edit_event(event: bytes) -> bytes:
     if _USAGE not in event:
         return event
     if _DATA_ONLY.fullmatch(event) is not None:
-        null = _NULL_LAST.search(event)
+        null = _NULL_LAST.search(event, max(0, event.rfind(_USAGE) - 2))
         if null is not None:
             return event[: null.start()] + event[null.end() :]
     data = data_of(event)

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from meterproxy.proxy.body import without_surrogates
-from meterproxy.proxy.ordinary import Template
+from meterproxy.proxy.ordinary import BETWEEN, Template
 from meterproxy.proxy.sse import data_of, split_events
 
 FRESH_BYTES: Final = 16384
@@ -24,9 +24,6 @@ FRESH_PIECES: Final = 256
 """What a stream keeps outside of the pool, in bytes and in pieces, before it is joined."""
 PIECE_OVERHEAD: Final = 128
 """Bytes that a joined piece takes beyond its own."""
-
-_BETWEEN: Final = b"\0"
-"""Stands after each text; it occurs in no JSON."""
 
 
 class Kept(NamedTuple):
@@ -72,7 +69,7 @@ class KeptEvents:
         self.dropped_bytes = 0
 
     def add(self, template: Template | None, kept: bytes) -> None:
-        """Keep the text of an event that fits a template, or (without one) whole events."""
+        """Keep texts of events that fit a template (`BETWEEN` between them), or (without one) whole events."""
         if template is not self._template or len(self._fresh) >= FRESH_PIECES or self._fresh_bytes > FRESH_BYTES:
             self._settle()
             self._template = template
@@ -105,7 +102,7 @@ class KeptEvents:
     def _joined(self) -> bytes:
         if self._template is None:
             return b"".join(self._fresh)
-        return b"".join([text + _BETWEEN for text in self._fresh])
+        return b"".join([text + BETWEEN for text in self._fresh])
 
     def _clear(self) -> None:
         self._fresh.clear()
@@ -115,7 +112,7 @@ class KeptEvents:
 def _events(template: Template | None, kept: bytes) -> bytes:
     if template is None:
         return kept
-    return b"".join([template.event(text) for text in kept.split(_BETWEEN)[:-1]])
+    return b"".join([template.event(text) for text in kept.split(BETWEEN)[:-1]])
 
 
 class _Function(msgspec.Struct):

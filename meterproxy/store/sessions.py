@@ -121,6 +121,7 @@ class Sessions:
                 for row in rows
                 if row["topic"] == "reclaim"
             ),
+            next(row["version"] for row in rows if row["topic"] == "version"),
         )
 
     async def change_version(self) -> int:

@@ -47,13 +47,16 @@ ON CONFLICT (account_id, limit_id, window_start, session_id) DO UPDATE SET wante
 DELETE FROM reclaims WHERE account_id = $1 AND limit_id = $2 AND window_start = $3 AND session_id = $4
 
 -- name: poll
--- One look at all that a worker must hear of: changes since the version it knows, and others who wait for its leases.
+-- One look at all that a worker must hear of: changes since the version it knows, others who wait for its leases, and
+-- where the counter stands (a failover may have set it back).
 SELECT 'change' AS topic, version, kind, subject_id, NULL::uuid AS account_id, NULL::timestamptz AS window_start
 FROM changes WHERE version > $2
 UNION ALL
 SELECT DISTINCT 'reclaim', 0, '', r.limit_id, r.account_id, r.window_start
 FROM reclaims r JOIN leases l USING (account_id, limit_id, window_start)
 WHERE l.session_id = $1 AND r.session_id <> $1 AND r.asked_at > now() - interval '10 seconds'
+UNION ALL
+SELECT 'version', version, '', NULL, NULL, NULL FROM change_counter
 ORDER BY 2
 
 -- name: change_version

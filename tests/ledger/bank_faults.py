@@ -52,6 +52,7 @@ class Snapshot:
     async def put_back(self, pool: asyncpg.Pool) -> None:
         async with pool.acquire() as connection, connection.transaction():
             await connection.execute("SET LOCAL session_replication_role = replica")
+            await connection.execute(f"LOCK TABLE worker_sessions, {', '.join(self._rows)} IN ACCESS EXCLUSIVE MODE")
             for table, rows in self._rows.items():
                 await connection.execute(f"DELETE FROM {table}")
                 if rows:

@@ -192,8 +192,6 @@ TABLES = {
         hold    H2 A 41         -> short A 1
     """,
     "nothing is a hold, too": """
-        hold    H1 A 0          -> short A 0
-        grant   A 0             ->
         hold    H1 A 0          -> placed
         capture H1 0            -> ended
         release H1              -> differs
