@@ -51,7 +51,7 @@ def tell(line: str) -> None:
 
 def main(arguments: list[str]) -> int:
     scrub()
-    chosen = " ".join(arguments) or "everything"
+    chosen = " ".join(["pytest", *arguments]) if arguments else "everything"
     results = {f"{chosen} on the wheel's PostgreSQL": run(arguments, None)}
     found = others()
     for version, directory in found.items():
