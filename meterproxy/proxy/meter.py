@@ -36,6 +36,7 @@ NO_CEILING: Final = Ceiling()
 _USAGE: Final = b'"usage"'
 _USAGE_OBJECT: Final = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
 _ERROR: Final = b'"error"'
+_DONE: Final = b"[DONE]"
 _NAME: Final = b'"name"'
 _UNSTORABLE: Final = re.compile(rb"\\u0000|\d[eE][+-]?\d{3}")
 _ABSENT: Final = (b"", b"null")
@@ -154,14 +155,31 @@ class StreamMeter:
                 forwarded += passed
                 chunk = chunk[end:]
             end = chunk.find(b"\n\n") + 2
-            if end < 2 or end == len(chunk) or self.done:
+            if end < 2 or self.done:
                 break
-            forwarded += self._feed(chunk[:end])
-            chunk = chunk[end:]
+            event, rest = chunk[:end], chunk[end:]
+            if self._idle and _DONE not in event and b"\r" not in event:
+                forwarded += self._look_closely(event)
+                if not rest:
+                    return forwarded
+            elif rest:
+                forwarded += self._feed(event)
+            else:
+                break
+            chunk = rest
             if self.terminal:
                 self.terminal += self._feed(chunk)
                 return forwarded
         return forwarded + self._feed(chunk) if forwarded else self._feed(chunk)
+
+    def _look_closely(self, event: bytes) -> bytes:
+        """Read one whole event that begins and ends where nothing is held back and is not the terminal one."""
+        edited = self._edited(event)
+        self._read_event(event, edited)
+        return edited
+
+    def _edited(self, event: bytes) -> bytes:
+        return event if self._editor is None else edit_event(event)
 
     def _feed(self, chunk: bytes) -> bytes:
         cut = self._done.feed(chunk)
@@ -210,17 +228,18 @@ class StreamMeter:
             if self._ordinary.pass_by(event)[0]:
                 self.events += 1
             else:
-                self._read_event(event)
+                self._read_event(event, None)
 
-    def _read_event(self, event: bytes) -> None:
+    def _read_event(self, event: bytes, edited: bytes | None) -> None:
         self._kept.add(None, event)
-        self.events += event.lstrip(b"\r\n").startswith(b"data:")
+        self.events += event.startswith(b"data:") or event.lstrip(b"\r\n").startswith(b"data:")
         finished = b'"finish_reason":"' in event or b'"finish_reason": "' in event
         self.finished = self.finished or finished
-        if self._heads_left or _matters(event):
+        matters = _matters(event)
+        if self._heads_left or matters:
             self._read_data(data_of(event))
-        if not (finished or _matters(event)):
-            self._ordinary.learn(event, event if self._editor is None else edit_event(event))
+        if not (finished or matters):
+            self._ordinary.learn(event, self._edited(event) if edited is None else edited)
 
     def _read_data(self, data: bytes) -> None:
         top = _top(data) if data.startswith(b"{") else None

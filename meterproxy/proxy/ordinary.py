@@ -140,8 +140,9 @@ def _template(event: bytes, edited: bytes) -> Template | None:
     old, new = _parts(event), _parts(edited)
     if old is None or new is None or bool(old[2]) != bool(new[2]):
         return None
-    sizes = map(len, old)
-    return Template(*old, *sizes, event != edited, *new, old[1] + old[2] + old[0], new[1] + new[2] + new[0])
+    (head, middle, tail), (new_head, new_middle, new_tail) = old, new
+    between, new_between = middle + tail + head, new_middle + new_tail + new_head
+    return Template(*old, len(head), len(middle), len(tail), event != edited, *new, between, new_between)
 
 
 def _parts(event: bytes) -> tuple[bytes, bytes, bytes] | None:
