@@ -156,6 +156,10 @@ class Progress:
     def __call__(self) -> bool:
         return len(self._load.whole) >= self._wanted
 
+    def __repr__(self) -> str:
+        load = self._load
+        return f"{len(load.whole)} of {self._wanted}, broken {dict(load.broken)}, refused {load.refused[-3:]}"
+
 
 async def check_books(service: Service, customers: Sequence[Customer], whole: Sequence[Whole]) -> Counter[str]:
     """Everything received whole is booked once and exactly, balances add up, nothing is left lent to the dead.

@@ -32,7 +32,7 @@ from meterproxy.store.pool import open_pool
 from tests.environment import scrubbed
 
 ADMIN_TOKEN = "test-admin-token"
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.02
 MORTAL = "tests.service.mortal"
 
@@ -262,7 +262,7 @@ async def until(true: Callable[[], bool], what: str) -> None:
             while not true():
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
-        raise AssertionError(f"{what} did not come about") from None
+        raise AssertionError(f"{what} did not come about: {true}") from None
 
 
 def kill(pid: int) -> None:
