@@ -77,10 +77,11 @@ class OrdinaryEvents:
         Returns where they end, how many they are, and what goes on of them.
         """
         position, size, count = 0, len(events), 0
-        for template in self._templates:
-            if events.startswith(template[0]) and (alike := self._pass_alike(template, events)) is not None:
-                return alike
         forwarded: list[bytes] = []
+        for template in self._templates:
+            if events.startswith(template[0]):
+                position, count = self._pass_alike(template, events, forwarded)
+                break
         while position < size:
             for template in self._templates:
                 if events.startswith(template[0], position):
@@ -96,19 +97,28 @@ class OrdinaryEvents:
             return position, count, b"".join(forwarded)
         return position, count, events if position == size else events[:position]
 
-    def _pass_alike(self, template: Template, events: bytes) -> tuple[int, int, bytes] | None:
-        """Read events that all fit one template without padding, whose head they begin with; None where not all do."""
-        size = len(events)
-        if template.tail or size < template.head_size + template.middle_size or not events.endswith(template.middle):
-            return None
-        texts = events[template.head_size : size - template.middle_size].split(template.between)
+    def _pass_alike(self, template: Template, events: bytes, forwarded: list[bytes]) -> tuple[int, int]:
+        """Read all events at once that fit a template without padding, with whose head the bytes begin.
+
+        Returns where they end and how many they are; none where anything is in doubt.
+        """
+        if template.tail:
+            return 0, 0
+        texts = events[template.head_size :].split(template.between)
+        rest = texts.pop()
+        gap_end = rest.find(b'"')
+        if rest.startswith(template.middle, gap_end):
+            texts.append(rest[:gap_end])
+            end = len(events) - len(rest) + gap_end + template.middle_size
+        else:
+            end = len(events) - len(rest) - template.head_size
         kept = BETWEEN.join(texts)
-        if b'"' in kept or b"\n" in kept or b"\r" in kept:
-            return None
+        if not texts or b'"' in kept or b"\n" in kept or b"\r" in kept:
+            return 0, 0
         self._keep(template, kept)
         if template.edited:
-            events = template.new_head + template.new_between.join(texts) + template.new_middle
-        return size, len(texts), events
+            forwarded += (template.new_head, template.new_between.join(texts), template.new_middle)
+        return end, len(texts)
 
     def _fit(self, template: Template, events: bytes, position: int, forwarded: list[bytes]) -> int:
         """Where the event at a position, which begins with the template's head, ends if it fits, else 0."""
