@@ -23,7 +23,7 @@ from meterproxy.runtime.parent import PARENT_FD, READY_FD
 _log = logging.getLogger(__name__)
 
 _LINE_BYTES: Final = 4_096
-_HASTE_SECONDS: Final = 2.0
+_HASTE_SECONDS: Final = 4.0
 
 
 class Part(Protocol):
@@ -116,7 +116,7 @@ class ChildPart:
         await self._end_at_once()
 
     def hasten(self) -> None:
-        """Signal it once more, and give it two seconds."""
+        """Signal it once more, and give it a few seconds."""
         if self._child is not None:
             self._child.send(self._spec.stop_signal)
         self._hastened.set()

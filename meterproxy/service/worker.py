@@ -102,6 +102,7 @@ class Worker:
         self._metrics = Metrics()
         self._tasks = SideTasks()
         self._stopping = asyncio.Event()
+        self._told_to_stop = False
         self._exchanges: Exchanges | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
@@ -306,11 +307,13 @@ class Worker:
 
     def _stop(self) -> None:
         """Begin the end; told again, hasten it."""
-        if self._stopping.is_set():
+        if self._told_to_stop:
             self._cut_short()
+        self._told_to_stop = True
         self._stopping.set()
 
     def _orphaned(self) -> None:
+        """The supervisor is gone, of which the kernel also tells by a SIGTERM."""
         self._stopping.set()
         asyncio.get_running_loop().call_later(ORPHAN_SECONDS, self._cut_short)
 

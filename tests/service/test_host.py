@@ -87,7 +87,7 @@ async def test_a_first_start_that_was_killed_half_way_is_made_up_for(reachable_d
         await until(lambda: not any(alive(pid) for pid in helpers if pid not in postgres), "the end of the orphans")
 
 
-async def _streaming(session: aiohttp.ClientSession, host: Service, who: Customer, simulate: str) -> asyncio.Task:
+async def streaming(session: aiohttp.ClientSession, host: Service, who: Customer, simulate: str) -> asyncio.Task:
     """A stream whose first bytes have come."""
     before = await host.provider_calls()
     task = asyncio.create_task(ask(session, host, who, stream=True, simulate=simulate, tokens=2000))
@@ -100,13 +100,13 @@ async def test_a_stop_waits_for_a_running_stream_and_breaks_one_that_takes_too_l
     """Within `drain_seconds` a stream comes to its end; beyond, its client hears so and what came is charged."""
     async with service(reachable_dir) as host, aiohttp.ClientSession() as session:
         who = await customer(host)
-        quick = await _streaming(session, host, who, "slow=0.02,tokens=50")
+        quick = await streaming(session, host, who, "slow=0.02,tokens=50")
         assert await host.stop() == 0
         answer = await quick
         assert isinstance(answer, Whole)
         host.environment = {**host.environment, "METERPROXY_DRAIN_SECONDS": "0.2"}
         await host.start()
-        endless = await _streaming(session, host, who, "slow=0.05,tokens=2000")
+        endless = await streaming(session, host, who, "slow=0.05,tokens=2000")
         assert await host.stop() == 0
         with pytest.raises(aiohttp.ClientPayloadError, match="an error event"):
             await endless
@@ -122,7 +122,7 @@ async def test_the_start_after_a_killed_supervisor_cleans_up_and_goes_on(reachab
     """A stream of the orphaned worker is ended and charged, its journal taken over, its PostgreSQL ended."""
     async with service(reachable_dir) as host, aiohttp.ClientSession() as session:
         who = await customer(host)
-        endless = await _streaming(session, host, who, "slow=0.05,tokens=2000")
+        endless = await streaming(session, host, who, "slow=0.05,tokens=2000")
         left = host.processes()
         await host.kill()
         await host.start()
