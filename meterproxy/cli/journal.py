@@ -14,7 +14,7 @@ from meterproxy.errors import MeterproxyError
 
 if TYPE_CHECKING:
     from meterproxy.config import Config
-    from meterproxy.ledger.journal import Entry
+    from meterproxy.ledger.segment import Entry
 
 DIRECTORY = "journals"
 """Below `data_dir`: one journal per worker slot."""
@@ -86,7 +86,7 @@ def _journals(config: "Config", directory: Path | None) -> list[Path]:
 
 
 def _segments(journals: Iterable[Path]) -> Iterator[Segment]:
-    from meterproxy.ledger.journal import HEADER_BYTES, read_unowned
+    from meterproxy.ledger.segment import HEADER_BYTES, read_unowned
 
     for journal in journals:
         for path, entries in read_unowned(journal):
@@ -117,7 +117,7 @@ def _kind(entry: "Entry") -> str:
 
 
 def _records(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
-    from meterproxy.ledger.journal import read_unowned
+    from meterproxy.ledger.segment import read_unowned
 
     for journal in journals:
         for _, entries in read_unowned(journal):
@@ -146,7 +146,7 @@ def _said(entry: "Entry") -> dict[str, object]:
 
 def _open_holds(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
     from meterproxy.core.record import EndRecord, PlaceRecord, Subject
-    from meterproxy.ledger.journal import read_unowned
+    from meterproxy.ledger.segment import read_unowned
 
     for journal in journals:
         placed: dict[UUID, Subject] = {}

@@ -1,8 +1,7 @@
 """The journal: a worker's append-only file of holds and their endings.
 
 A journal is a directory owned by one worker slot. It holds preallocated segments named by the position of their first
-byte; positions are byte offsets over all segments and only grow. A record is framed by its length and a CRC-32 that
-covers its position too: bytes that merely look like a record, inside another or left over from earlier, are none.
+byte; positions are byte offsets over all segments and only grow. `segment` knows what the bytes in them mean.
 
 Rules
 -----
@@ -11,7 +10,6 @@ Rules
   (prices, progress) only takes room that is promised to nobody.
 - A write that failed is undone at once. After a failed fsync the segment is finished and all that was not synced is
   written again into the next one, so a record may be read back twice; `healthy` is False until an fsync succeeds.
-- A torn tail is cut. A damaged middle is copied to `quarantine/`, reported, and skipped.
 - Replay starts at the place record of the oldest hold whose ending PostgreSQL does not have.
 - A segment goes when PostgreSQL has confirmed all of it *and* it is older than `retain_seconds`: a failover may take
   confirmed rows away.
@@ -21,29 +19,32 @@ import errno
 import fcntl
 import logging
 import os
-import struct
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID, uuid4
 
-import msgspec
-
-from meterproxy.core.record import EndRecord, PlaceRecord, ProgressRecord, Record, decode_payload, encode_payload
+from meterproxy.core.record import EndRecord, PlaceRecord, ProgressRecord, Record
 from meterproxy.errors import JournalFailed, JournalFull, MeterproxyError
+from meterproxy.ledger.segment import (
+    FRAME,
+    HEADER_BYTES,
+    MAX_RECORD_BYTES,
+    Entry,
+    cut_tail,
+    encode,
+    framed,
+    header,
+    read_segment,
+    sync_directory,
+)
 
-MAGIC: Final = b"mpjrnl\x00\x01"
-HEADER: Final = struct.Struct("<8s16sqI")
-HEADER_BYTES: Final = 64
-FRAME: Final = struct.Struct("<II")
-MAX_RECORD_BYTES: Final = 64 * 1024
 TOGETHER_BYTES: Final = 2 * (FRAME.size + MAX_RECORD_BYTES)
 """Room for a price and the first place record that names it, which belong into one segment."""
 SLACK_BYTES: Final = 4 * MAX_RECORD_BYTES
@@ -56,14 +57,6 @@ _log: Final = logging.getLogger(__name__)
 
 class JournalLocked(MeterproxyError):
     """Another process owns this journal."""
-
-
-class Entry(NamedTuple):
-    """A record as read back: where it begins, where it ends, and what it says."""
-
-    start: int
-    end: int
-    record: Record
 
 
 @dataclass(slots=True)
@@ -106,7 +99,7 @@ class Sync:
                 os.ftruncate(segment.file, segment.used)
                 os.fsync(segment.file)
             if self.finished:
-                _sync_directory(self.directory)  # the current segment's name is not on disk before
+                sync_directory(self.directory)  # the current segment's name is not on disk before
             os.fdatasync(self.file)
         finally:
             for segment in self.finished:
@@ -158,7 +151,7 @@ class Journal:
             following = segments[index + 1][0] if index + 1 < len(segments) else None
             if following is None or following > position:
                 self._read_to = max(self._read_to, base + HEADER_BYTES)
-                for entry in _read_segment(path, base, self.journal_id, self.directory / "quarantine"):
+                for entry in read_segment(path, base, self.journal_id, self.directory / "quarantine"):
                     self._read_to = max(self._read_to, entry.end)
                     yield entry
 
@@ -191,7 +184,7 @@ class Journal:
         """Cut the last segment to what it holds and make durable what a killed process had only written."""
         files = self._files()
         if files:
-            _cut_tail(files[-1][1], self._read_to - files[-1][0], self.directory / "quarantine")
+            cut_tail(files[-1][1], self._read_to - files[-1][0], self.directory / "quarantine")
         for _, path in files:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -279,7 +272,7 @@ class Journal:
         segment = self._current
         if segment.room < size:
             segment = self._roll()
-        frame = _frame(payload, segment.end)
+        frame = framed(payload, segment.end)
         try:
             written = os.pwrite(segment.file, frame, segment.used)
         except OSError as error:
@@ -328,7 +321,7 @@ class Journal:
             raise JournalFailed("the journal has no further segment: its volume is full")
         path = self.directory / f"{finished.end:020d}.journal"
         try:
-            os.pwrite(spare.file, _header(self.journal_id, finished.end), 0)
+            os.pwrite(spare.file, header(self.journal_id, finished.end), 0)
             spare.path.rename(path)
         except OSError as error:
             self.healthy = False
@@ -348,9 +341,9 @@ class Journal:
             os.close(file)
             path.unlink()
             raise
-        os.pwrite(file, _header(self.journal_id, base or 0), 0)
+        os.pwrite(file, header(self.journal_id, base or 0), 0)
         os.fsync(file)
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         return Segment(path, file, base or 0, self.segment_bytes)
 
     def _files(self) -> list[tuple[int, Path]]:
@@ -443,110 +436,6 @@ class Journal:
             os.close(self._lock)
 
 
-def read_unowned(directory: Path) -> Iterator[tuple[Path, list[Entry]]]:
-    """Every segment with its whole records, oldest first; neither owns the journal nor touches it.
-
-    Between two entries of a segment, what they do not cover is damaged; behind the last one it is torn or unused.
-    """
-    journal_id = UUID((directory / "id").read_text().strip())
-    for path in sorted(directory.glob("*.journal"), key=lambda path: int(path.stem)):
-        yield path, list(_read_segment(path, int(path.stem), journal_id, None))
-
-
-def encode(record: Record) -> bytes:
-    """A record as the journal takes it. Raises JournalFailed where no journal could."""
-    try:
-        payload = encode_payload(record)
-    except (UnicodeError, OverflowError, TypeError, ValueError) as error:
-        raise JournalFailed(f"a record cannot be encoded: {error}") from error
-    if len(payload) > MAX_RECORD_BYTES:
-        raise JournalFailed(f"a record of {len(payload)} bytes is larger than the journal takes")
-    return payload
-
-
-def _frame(payload: bytes, position: int) -> bytes:
-    """A record in its frame: length, CRC-32 over position, length and payload, payload."""
-    return FRAME.pack(len(payload), _checksum(payload, position)) + payload
-
-
-def _checksum(payload: bytes, position: int) -> int:
-    return zlib.crc32(payload, (position ^ len(payload) << 15) & 0xFFFFFFFF)
-
-
-def _header(journal_id: UUID, base: int) -> bytes:
-    packed = HEADER.pack(MAGIC, journal_id.bytes, base, 0)
-    return HEADER.pack(MAGIC, journal_id.bytes, base, zlib.crc32(packed[:-4])).ljust(HEADER_BYTES, b"\0")
-
-
-def _read_segment(path: Path, base: int, journal_id: UUID, quarantine: Path | None) -> Iterator[Entry]:
-    data = path.read_bytes()
-    if data[:HEADER_BYTES] != _header(journal_id, base):
-        _report_damage(path, 0, HEADER_BYTES, quarantine)
-    offset = HEADER_BYTES
-    while offset < len(data):
-        frame = _frame_at(data, offset, base)
-        if frame is None:
-            found = _next_frame(data, offset, base)
-            if found is None:
-                return
-            _report_damage(path, offset, found, quarantine)
-            offset = found
-            continue
-        end, record = frame
-        yield Entry(base + offset, base + end, record)
-        offset = end
-
-
-def _frame_at(data: bytes, offset: int, base: int) -> tuple[int, Record] | None:
-    if len(data) - offset < FRAME.size:
-        return None
-    length, checksum = FRAME.unpack_from(data, offset)
-    start = offset + FRAME.size
-    if not 0 < length <= min(MAX_RECORD_BYTES, len(data) - start):
-        return None
-    payload = data[start : start + length]
-    if _checksum(payload, base + offset) != checksum:
-        return None
-    try:
-        return start + length, decode_payload(payload)
-    except msgspec.MsgspecError:
-        return None
-
-
-def _next_frame(data: bytes, offset: int, base: int) -> int | None:
-    """Where the next whole record begins; None if only zeros or a torn tail follow."""
-    used = len(data.rstrip(b"\0"))
-    return next((at for at in range(offset + 1, used) if _frame_at(data, at, base) is not None), None)
-
-
-def _report_damage(path: Path, start: int, end: int, quarantine: Path | None) -> None:
-    if quarantine is None:
-        return
-    copy = _quarantined(quarantine / f"{path.name}.{start}", path.read_bytes)
-    _log.error("the journal is damaged", extra={"segment": path.name, "start": start, "end": end, "copy": str(copy)})
-
-
-def _cut_tail(path: Path, used: int, quarantine: Path) -> None:
-    """Cut a segment behind its last whole record; what is torn there is kept aside."""
-    with path.open("r+b") as file:
-        file.seek(used)
-        tail = file.read().rstrip(b"\0")
-        if tail:
-            copy = _quarantined(quarantine / f"{path.name}.tail", lambda: tail)
-            _log.warning("the journal's tail was torn", extra={"segment": path.name, "at": used, "copy": str(copy)})
-        file.truncate(used)
-
-
-def _quarantined(copy: Path, content: Callable[[], bytes]) -> Path | None:
-    """Keep damaged bytes for a person, unless the volume is too full even for that."""
-    with suppress(OSError):
-        copy.parent.mkdir(exist_ok=True, mode=0o700)
-        if not copy.exists():
-            copy.write_bytes(content())
-        return copy
-    return None
-
-
 def _lock(path: Path) -> int:
     file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -568,13 +457,5 @@ def _journal_id(directory: Path) -> UUID:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
-        _sync_directory(directory)
+        sync_directory(directory)
     return UUID(path.read_text().strip())
-
-
-def _sync_directory(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
