@@ -10,6 +10,7 @@ Rules
 
 import logging
 from collections import Counter
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -83,21 +84,22 @@ class Holds:
         """See `proxy.ports.Ledger.place`."""
         key = _credit_key(request.key)
         deadline_us = elapsed_us() + self._wait_us
-        asked = False
-        while True:
-            hold = self.try_place(request)
-            if hold is not None:
-                return hold
-            verdict = await self._borrow(key, request.hold_nanos)
-            if verdict is Verdict.SPENT:
-                raise _spent()
-            if verdict is Verdict.HELD:
-                left = (deadline_us - elapsed_us()) / 1e6
-                if left <= 0:
-                    raise ApiError(Case.CREDIT_HELD, "Running requests hold the rest of this account's credit.")
-                if not asked:
-                    asked = await self._ask_reclaim(key, request.hold_nanos)
-                await self._borrower.room(key, min(left, RETRY_SECONDS))
+        with self._borrower.in_line(key):
+            while (hold := self.try_place(request)) is None:
+                verdict = await self._borrow(key, request.hold_nanos)
+                if verdict is Verdict.SPENT:
+                    raise _spent()
+                if verdict is Verdict.HELD:
+                    await self._wait(key, request.hold_nanos, (deadline_us - elapsed_us()) / 1e6)
+            return hold
+
+    async def _wait(self, key: LeaseKey, amount: int, seconds: float) -> None:
+        """Wait for what is held by others to come back, a moment only: then PostgreSQL is to be asked again."""
+        if seconds <= 0:
+            raise ApiError(Case.CREDIT_HELD, "Running requests hold the rest of this account's credit.")
+        with suppress(StoreUnavailable):
+            await self._borrower.ask_reclaim(key, amount)
+        await self._borrower.room(key, min(seconds, RETRY_SECONDS))
 
     def rest_nanos(self, key: KeyEntry) -> int | None:
         """See `proxy.ports.Ledger.rest_nanos`."""
@@ -124,13 +126,6 @@ class Holds:
             return await self._borrower.borrow(key, amount)
         except (StoreUnavailable, SessionOver) as error:
             raise _unavailable() from error
-
-    async def _ask_reclaim(self, key: LeaseKey, amount: int) -> bool:
-        try:
-            await self._borrower.ask_reclaim(key, amount)
-        except StoreUnavailable:
-            return False
-        return True
 
     def _write_place(self, hold: Hold, input_estimate: int | None) -> None:
         request_id, price = hold.subject.request_id, hold.price

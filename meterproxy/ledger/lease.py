@@ -8,11 +8,15 @@ Rules
 - After "nothing left" nobody asks again for `DENIAL_SECONDS`, unless the limit changes: an empty account in a retry
   loop does not reach PostgreSQL.
 - What is given back is out of the book at once; the report is cumulative and may be repeated.
+- A lease stays in the book while its session lives, since PostgreSQL's totals of it go on; what is done in the
+  background walks only those that have something to tell or to give back.
+- Other workers are asked for their free leases only as long as somebody here waits in line for them.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeVar
@@ -36,6 +40,9 @@ QUICK_SECONDS: Final = 2.0
 """A borrow sooner than this after the last one doubles what is asked for; one later than IDLE_SECONDS halves it."""
 MOST_DOUBLINGS: Final = 14
 FIRST_DOUBLINGS: Final = 4
+ASKED_SECONDS: Final = 4.0
+"""How long it is taken for granted that others have heard; PostgreSQL shows them a request for ten seconds."""
+NEVER_US: Final = -(2**62)
 MOST_BORROWED: Final = 2**62
 """No limit has this much, so that whoever needs it is told that it is spent."""
 
@@ -78,6 +85,11 @@ class Borrower:
         self._unreported: set[LeaseKey] = set()
         self._changed: dict[LeaseKey, asyncio.Event] = {}
         self._reporting = asyncio.Lock()
+        self._active: set[LeaseKey] = set()
+        self._of_limit: dict[UUID, list[LeaseKey]] = {}
+        self._in_line: Counter[LeaseKey] = Counter()
+        self._asked: dict[LeaseKey, int] = {}
+        self._unasked: set[LeaseKey] = set()
 
     # ── asked synchronously, on the way of a request ────────────────────────────────────────────────────────────────
 
@@ -89,6 +101,7 @@ class Borrower:
         view = self._views.get(key)
         if view is None:
             return
+        self._active.add(key)
         before, view.used_us = view.used_us, elapsed_us()
         steady = view.used_us - before < QUICK_SECONDS * 1e6
         low = self._book.leases[key].free < view.want // 4
@@ -130,7 +143,7 @@ class Borrower:
     async def fetch_rest(self, key: LeaseKey) -> int:
         """As `rest`, asked of PostgreSQL now. Raises StoreUnavailable."""
         self._note_rest(key, await _answered(self._store.read_rest(self._session.session_id, key)))
-        return self._views[key].rest + self._book.free(key)
+        return self._view(key).rest + self._book.free(key)
 
     async def borrow(self, key: LeaseKey, amount: int) -> Verdict:
         """Get this lease large enough for a hold of `amount`, or learn why not.
@@ -160,11 +173,32 @@ class Borrower:
         with suppress(TimeoutError):
             await asyncio.wait_for(event.wait(), timeout_seconds)
 
+    @contextmanager
+    def in_line(self, key: LeaseKey) -> Iterator[None]:
+        """Wait for this lease; when the last one in line has left, others need not give back any more."""
+        self._in_line[key] += 1
+        try:
+            yield
+        finally:
+            self._in_line[key] -= 1
+            if not self._in_line[key]:
+                del self._in_line[key]
+                if key in self._asked:
+                    self._unasked.add(key)
+
     async def ask_reclaim(self, key: LeaseKey, amount: int) -> None:
-        """Ask other workers for what they do not use. Raises StoreUnavailable."""
+        """Ask other workers for what they do not use, unless they were just asked. Raises StoreUnavailable."""
         lease = self._book.leases.get(key)
-        if self._views[key].outstanding > (lease.outstanding if lease else 0):
-            await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))
+        asked_us = self._asked.get(key)
+        if asked_us is not None and elapsed_us() - asked_us < ASKED_SECONDS * 1e6:
+            return
+        if self._view(key).outstanding > (lease.outstanding if lease else 0):
+            self._asked[key] = elapsed_us()
+            try:
+                await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))
+            except StoreUnavailable:
+                self._asked[key] = NEVER_US  # others may have heard all the same
+                raise
 
     def _begin(self, key: LeaseKey, missing: int) -> "asyncio.Task[Verdict]":
         task = asyncio.ensure_future(self._lend(key, missing))
@@ -178,7 +212,8 @@ class Borrower:
             self.freed(key)
 
     async def _lend(self, key: LeaseKey, missing: int) -> Verdict:
-        view = self._views.setdefault(key, View())
+        view = self._view(key)
+        self._active.add(key)
         need, want = self._size(key, view, min(missing, MOST_BORROWED))
         borrow_id, need, want = view.repeat = view.repeat or (uuid4(), need, want)
         try:
@@ -195,6 +230,8 @@ class Borrower:
         if news > 0:
             self._book.grant(key, news)
         self._note_rest(key, Rest(lent.rest, lent.outstanding, lent.consumed))
+        if lent.granted:
+            self._asked.pop(key, None)  # PostgreSQL has struck this worker off its list; who still waits asks again
         if news > 0:
             view.denied_until_us = 0
             return Verdict.GRANTED
@@ -214,8 +251,15 @@ class Borrower:
         return missing, view.want
 
     def _note_rest(self, key: LeaseKey, rest: Rest) -> None:
-        view = self._views.setdefault(key, View())
+        view = self._view(key)
         view.rest, view.outstanding, view.consumed = rest
+
+    def _view(self, key: LeaseKey) -> View:
+        view = self._views.get(key)
+        if view is None:
+            view = self._views[key] = View()
+            self._of_limit.setdefault(key.limit_id, []).append(key)
+        return view
 
     # ── done in the background ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -226,27 +270,36 @@ class Borrower:
             StoreUnavailable: what was not told is told with the next report.
         """
         for change in news.changes:
-            if change.kind == "limit":
-                for key, view in self._views.items():
-                    if key.limit_id == change.subject_id:
-                        view.denied_until_us = 0
-                        self.freed(key)
+            if change.kind == "limit" and change.subject_id is not None:
+                for key in self._of_limit.get(change.subject_id, ()):
+                    self._views[key].denied_until_us = 0
+                    self.freed(key)
         await self._make_up(news.reclaims)
         for key in news.reclaims:
             if self._book.give_back(key):
                 self._unreported.add(key)
         await self._report_returned()
+        await self._stop_asking()
 
     async def report(self) -> None:
         """Give back idle leases and tell what is held. Raises StoreUnavailable; what was not told is told next time."""
-        await self._make_up(self._views)
+        await self._make_up(self._active)
         idle_before = elapsed_us() - int(IDLE_SECONDS * 1e6)
-        for key, view in self._views.items():
+        for key in self._active:
+            view = self._views[key]
             if view.used_us < idle_before and view.last_borrow_us < idle_before and self._book.give_back(key):
                 self._unreported.add(key)
         await self._report_returned()
         async with self._reporting:
             await self._report_held()
+        self._active = {key for key in self._active if not self._at_rest(key)}
+
+    def _at_rest(self, key: LeaseKey) -> bool:
+        """Whether there is nothing to give back, to hear or to tell of this lease until it is used again."""
+        view, lease = self._views[key], self._book.leases.get(key)
+        if view.repeat is not None or view.reported != 0 or key in self._under_way:
+            return False
+        return lease is None or not (lease.free or lease.held)
 
     async def _make_up(self, keys: Iterable[LeaseKey]) -> None:
         """Hear what became of borrows whose answers got lost: what was lent unheard is out of everybody's reach."""
@@ -258,8 +311,8 @@ class Borrower:
     async def _report_held(self) -> None:
         held = {
             key: lease.held
-            for key, lease in self._book.leases.items()
-            if key in self._views and lease.held != self._views[key].reported
+            for key in self._active
+            if (lease := self._book.leases.get(key)) is not None and lease.held != self._views[key].reported
         }
         if held:
             for key in held:
@@ -273,6 +326,13 @@ class Borrower:
         if returned:
             await self._store.give_back(self._session.session_id, returned)
             self._unreported -= {key for key, total in returned.items() if self._book.leases[key].returned == total}
+
+    async def _stop_asking(self) -> None:
+        for key in list(self._unasked):
+            if key in self._asked and key not in self._in_line:
+                await self._store.end_reclaim(self._session.session_id, key)
+                self._asked.pop(key, None)  # who came meanwhile asks again
+            self._unasked.discard(key)
 
     async def settle_down(self) -> None:
         """Wait for borrows under way, so that nothing is lent after the session ends."""

@@ -34,10 +34,16 @@ SELECT give_back($1, $2, $3, $4, $5)
 
 -- name: report_held
 -- For reading only: balances show what is held. A session that has ended holds nothing, however late it reports.
-UPDATE leases l SET held = r.held, changed_at = now()
-FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[]) AS r (account_id, limit_id, window_start, held)
-WHERE (l.account_id, l.limit_id, l.window_start) = (r.account_id, r.limit_id, r.window_start) AND l.session_id = $1
-  AND EXISTS (SELECT FROM worker_sessions s WHERE s.id = $1 AND s.state = 'live')
+WITH locked AS (
+    SELECT l.account_id, l.limit_id, l.window_start, r.held
+    FROM leases l JOIN unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[])
+        AS r (account_id, limit_id, window_start, held) USING (account_id, limit_id, window_start)
+    WHERE l.session_id = $1 AND EXISTS (SELECT FROM worker_sessions s WHERE s.id = $1 AND s.state = 'live')
+    ORDER BY l.account_id, l.limit_id, l.window_start FOR UPDATE OF l
+)
+UPDATE leases l SET held = locked.held, changed_at = now() FROM locked
+WHERE (l.account_id, l.limit_id, l.window_start) = (locked.account_id, locked.limit_id, locked.window_start)
+  AND l.session_id = $1
 
 -- name: ask_reclaim
 INSERT INTO reclaims (account_id, limit_id, window_start, session_id, wanted) VALUES ($1, $2, $3, $4, $5)
