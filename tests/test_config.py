@@ -363,3 +363,26 @@ def test_secrets_without_a_place(tmp_path: Path) -> None:
     config = Config.load(None, {"METERPROXY_DATA_DIR": str(tmp_path / "data")})
     with pytest.raises(ConfigError, match="or set admin_token"):
         ensure_secrets(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("providers: {openai: {base_url: 'http://p/v1', api_key: \"sk-abc\\n\"}}", "providers.openai.api_key"),
+        (
+            "providers: {openai: {base_url: 'http://p/v1', headers: {X-A: \"a\\r\\nX-B: c\"}}}",
+            "providers.openai.headers",
+        ),
+        ("providers: {openai: {base_url: 'http://p/v1', headers: {'X A': b}}}", "providers.openai.headers"),
+        ("admin_token: 'a '", "admin_token"),
+        ("data_dir: ''", "data_dir"),
+    ],
+)
+def test_what_would_break_every_request_is_refused_at_load(text: str, path: str, tmp_path: Path) -> None:
+    """Secrets and headers that cannot stand in a header, and a data_dir that is the working directory."""
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as told:
+        Config.load(file, {})
+    assert path in str(told.value)
+    assert "sk-abc" not in str(told.value)

@@ -50,6 +50,12 @@ MASTER_KEY_BYTES = 32
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+def _check_directory(value: Path) -> Path:
+    if str(value) in {"", "."} or "\0" in str(value):
+        raise ValueError("must name a directory of its own")
+    return value
+
+
 def _check_master_key(value: SecretStr) -> SecretStr:
     try:
         length = len(base64.b64decode(value.get_secret_value(), validate=True))
@@ -76,7 +82,14 @@ def _check_headers(value: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
     return value
 
 
-Secret = Annotated[SecretStr, Field(min_length=1)]
+def _check_printable(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if text != text.strip() or any(not " " <= letter <= "~" for letter in text):
+        raise ValueError("must be printable ASCII without spaces or line ends around it")
+    return value
+
+
+Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_check_printable)]
 MasterKey = Annotated[SecretStr, AfterValidator(_check_master_key)]
 Status = Annotated[Literal[429, 402], BeforeValidator(lambda value: int(value) if value in {"429", "402"} else value)]
 
@@ -181,7 +194,7 @@ class Config(Section):
     listen: Listen = Address("127.0.0.1", 8080)
     control: Control = Control()
     workers: Annotated[Positive, later(1)] = 1
-    data_dir: Path = Path(".meterproxy")
+    data_dir: Annotated[Path, AfterValidator(_check_directory)] = Path(".meterproxy")
     database_url: DatabaseUrl | None = None
     database_direct_url: DatabaseUrl | None = None
 

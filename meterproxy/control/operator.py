@@ -23,6 +23,8 @@ from meterproxy.store.keys import Keys
 
 MOST_ROWS: Final = 500
 DEFAULT_ROWS: Final = 50
+DIGITS: Final = 19
+"""Of the longest number that a query may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,10 @@ class Call:
         text = self.query.get(name)
         if text is None:
             return default
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:20]) <= most):
+        number = int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else 0
+        if not 1 <= number <= most:
             raise ApiError(Case.MALFORMED, f"{name} must be a number from 1 to {most}.", param=name)
-        return int(text)
+        return number
 
     def limit(self) -> int:
         return self.number("limit", DEFAULT_ROWS, MOST_ROWS) or DEFAULT_ROWS

@@ -217,6 +217,11 @@ class Journal:
         if self._current.room < TOGETHER_BYTES and self._spare is not None:
             self._roll()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a usual hold could be placed."""
+        return self._spare_room > 2 * ENDING_ROOM_BYTES and self.unsettled_bytes <= self.max_bytes
+
     def place(self, record: PlaceRecord) -> int:
         """Write that a hold was placed, and keep the room of its ending.
 

@@ -210,4 +210,6 @@ class WorkerLedger:
             return "PostgreSQL has not renewed the worker session in time"
         if not self.journal.healthy:
             return "the journal cannot be written or synced"
+        if not self.journal.has_room:
+            return "the journal has no room for another hold: free space on its volume"
         return None
