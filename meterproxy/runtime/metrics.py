@@ -166,11 +166,15 @@ class Metrics:
             self.requests.labels(route, model, provider, _status_class(status)).inc(count)
 
     def _count_times(self) -> None:
+        histograms = (self.request_seconds, self.overhead_seconds, self.first_byte_seconds)
+        routes = {times[0] for times in self._times}
+        of_route = {route: [histogram.labels(route) for histogram in histograms] for route in routes}
         for route, total_us, upstream_us, first_byte_us in self._times:
-            self.request_seconds.labels(route).observe(total_us / 1e6)
-            self.overhead_seconds.labels(route).observe((total_us - upstream_us) / 1e6)
+            request, overhead, first_byte = of_route[route]
+            request.observe(total_us / 1e6)
+            overhead.observe((total_us - upstream_us) / 1e6)
             if first_byte_us is not None:
-                self.first_byte_seconds.labels(route).observe(first_byte_us / 1e6)
+                first_byte.observe(first_byte_us / 1e6)
         self._times.clear()
 
     def _model(self, model: str) -> str:
