@@ -6,6 +6,7 @@ Rules
   makes them `estimated`.
 - Without the tokenizer the bytes stand in, which is more and never less; nothing is ever *estimated* above the bound.
   What the tokenizer counts in an answer that was delivered is booked as it is, above the bound as an overrun.
+- What a model thinks without saying it cannot be counted; the row is flagged where that may be missing.
 - An ending waits for the tokenizer for a bounded time.
 """
 
@@ -25,6 +26,9 @@ TEMPLATE_TOKENS_PER_TEXT: Final = 4
 TEMPLATE_TOKENS: Final = 3
 """What OpenAI's chat template adds to each message and to each answer. Source: OpenAI's cookbook on counting tokens."""
 
+HIDDEN: Final = ("hidden_output_not_counted",)
+"""The flag of a count that lacks what the model thought."""
+
 
 class AnswerTexts(NamedTuple):
     """What an answer said; `unread_bytes` are those that could not be kept or read as text."""
@@ -36,12 +40,21 @@ class AnswerTexts(NamedTuple):
 class Counting:
     """Counts one exchange."""
 
-    __slots__ = ("_asked", "_bound", "_counter", "_facts", "_model", "_seconds")
+    __slots__ = ("_asked", "_bound", "_counter", "_facts", "_flags", "_model", "_seconds")
 
     def __init__(
-        self, asked: Asked, model: str, facts: RequestFacts, bound: Bound, counter: TokenCounter, seconds: float
+        self,
+        asked: Asked,
+        model: str,
+        facts: RequestFacts,
+        bound: Bound,
+        counter: TokenCounter,
+        seconds: float,
+        *,
+        hidden_output: bool = False,
     ) -> None:
         self._asked = asked
+        self._flags = HIDDEN if hidden_output and bound.output_tokens else ()
         self._model = model
         self._facts = facts
         self._bound = bound
@@ -63,7 +76,7 @@ class Counting:
         exact = exact_input and exact_output and not answer.unread_bytes
         source = UsageSource.COUNTED if exact else UsageSource.ESTIMATED
         usage = Usage(input=min(input_tokens, self._bound.input_tokens), output=output_tokens, requests=1)
-        return Measured(usage, source, reading.flags)
+        return Measured(usage, source, (*reading.flags, *self._flags))
 
     def estimate(self, output_tokens: int) -> Usage:
         """What was used so far, without asking anybody: of the input a middling guess, of the output what is given."""
@@ -73,7 +86,7 @@ class Counting:
         """The usage that the provider told, or else an estimate, at once."""
         if reading.usage is not None:
             return Measured(reading.usage, UsageSource.PROVIDER, reading.flags)
-        return Measured(self.estimate(output_tokens), UsageSource.ESTIMATED, reading.flags)
+        return Measured(self.estimate(output_tokens), UsageSource.ESTIMATED, (*reading.flags, *self._flags))
 
     def _usage(self, input_tokens: int, output_tokens: int) -> Usage:
         return Usage(

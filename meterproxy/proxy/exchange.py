@@ -235,7 +235,13 @@ class Exchange:
         hold, bound, lowered_maximum = await self._house.authorizer.authorize(attempt)
         self._hold = OpenHold(hold, bound, ports.ledger, ports.clock)
         self._counting = Counting(
-            asked, route.model, attempt.request_facts, bound, ports.counter, settings.count_seconds
+            asked,
+            route.model,
+            attempt.request_facts,
+            bound,
+            ports.counter,
+            settings.count_seconds,
+            hidden_output=route.facts.reasoning,
         )
         return lowered_maximum
 

@@ -6,7 +6,8 @@ Rules
 - Nothing is sent before `before_first_byte` has agreed, in the step that writes the first byte.
 - An error about the request passes; an error about our credential or account becomes a 503 without its words, and
   the provider rests.
-- A provider that rejects `stream_options` is asked once more with the client's own bytes, and remembered if that helps.
+- A provider that rejects `stream_options` is asked once more with the client's own bytes, and remembered for that model
+  if that helps.
 - What went wrong is told as `Failed`: what the client hears, and what the books must assume.
 """
 
@@ -103,7 +104,7 @@ class Forwarder:
             return forwarded
         again = await self._judge(await self._send(edits), usage_injected=False)
         if again.error_body is None:
-            self._provider.takes_usage_option = False
+            self._provider.reject_usage_option(self._asked.endpoint.operation, self._route.model, self._now_us)
         return again
 
     def _maximum_edit(self, lowered_maximum: int | None) -> dict[str, bytes]:
@@ -114,7 +115,9 @@ class Forwarder:
 
     def _usage_option(self) -> bytes | None:
         """`stream_options` with `include_usage` as raw JSON; None where it is not wanted or the client asked itself."""
-        if not self._asked.stream or not self._provider.takes_usage_option:
+        if not self._asked.stream:
+            return None
+        if not self._provider.takes_usage_option(self._asked.endpoint.operation, self._route.model, self._now_us):
             return None
         options = self._asked.members.members("stream_options", frozenset({"include_usage"}))
         if options is None:
@@ -161,7 +164,7 @@ class Forwarder:
 
     def _rest(self, status: int) -> None:
         if status == 403:
-            self._provider.rest_for(self._account_id, self._route.model, self._now_us)
+            self._provider.rest_for(self._account_id, self._asked.endpoint.operation, self._route.model, self._now_us)
         else:
             self._provider.rest(self._now_us)
 

@@ -3,22 +3,29 @@
 Rules
 -----
 - A refusal of our account (credential, billing) rests the whole provider for a while. A 403 may as well be about what
-  one tenant sent (a forbidden model, a firewall), so it rests that model for that account only: no tenant must be able
-  to take a provider from all others.
-- A provider that has rejected `stream_options` is not sent it again by this worker.
+  one tenant sent (a forbidden model, a firewall), so it rests that operation of that model for that account only: no
+  tenant must be able to take a provider from all others.
+- A model that has rejected `stream_options` is not sent it again in this operation for an hour; all others are. One
+  answer must not leave a whole provider without usage.
+- What was learnt is bounded: the oldest is forgotten first.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.upstream import Upstream
 
 REST_US: Final = 30_000_000
-FORBIDDEN_REMEMBERED: Final = 4096
+REJECTION_US: Final = 3_600_000_000
+"""How long a rejected option is left out."""
+REMEMBERED: Final = 4096
+
+
+Subject = TypeVar("Subject")
 
 
 @dataclass(slots=True, eq=False)
@@ -40,9 +47,9 @@ class Provider:
     models: tuple[str, ...] = ("*",)
     prices: str = "openai"
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    takes_usage_option: bool = True
     _rests_until_us: int = 0
-    _forbidden_until_us: OrderedDict[tuple[UUID, str], int] = field(default_factory=OrderedDict)
+    _forbidden_until_us: OrderedDict[tuple[UUID, str, str], int] = field(default_factory=OrderedDict)
+    _no_option_until_us: OrderedDict[tuple[str, str], int] = field(default_factory=OrderedDict)
     own_headers: tuple[tuple[bytes, bytes], ...] = field(init=False)
     """What we add to every request: the credential and the configured headers."""
 
@@ -57,18 +64,31 @@ class Provider:
         """Send nothing for a while."""
         self._rests_until_us = now_us + REST_US
 
-    def rest_for(self, account_id: UUID, model: str, now_us: int) -> None:
-        """Send nothing of this model for this account for a while."""
-        self._forbidden_until_us[account_id, model] = now_us + REST_US
-        if len(self._forbidden_until_us) > FORBIDDEN_REMEMBERED:
-            self._forbidden_until_us.popitem(last=False)
+    def rest_for(self, account_id: UUID, operation: str, model: str, now_us: int) -> None:
+        """Send nothing of this operation of this model for this account for a while."""
+        _remember(self._forbidden_until_us, (account_id, operation, model), now_us + REST_US)
 
-    def check_awake(self, account_id: UUID, model: str, now_us: int) -> None:
-        """Raises ApiError UPSTREAM_ACCOUNT while the provider rests, altogether or for this account and model."""
+    def check_awake(self, account_id: UUID, operation: str, model: str, now_us: int) -> None:
+        """Raises ApiError UPSTREAM_ACCOUNT while the provider rests, altogether or for requests like this."""
         if now_us < self._rests_until_us:
             raise account_refused()
-        if self._forbidden_until_us and now_us < self._forbidden_until_us.get((account_id, model), 0):
+        if self._forbidden_until_us and now_us < self._forbidden_until_us.get((account_id, operation, model), 0):
             raise account_refused()
+
+    def reject_usage_option(self, operation: str, model: str, now_us: int) -> None:
+        """Leave `stream_options` out of this model's requests for a while."""
+        _remember(self._no_option_until_us, (operation, model), now_us + REJECTION_US)
+
+    def takes_usage_option(self, operation: str, model: str, now_us: int) -> bool:
+        """Whether this model may be sent `stream_options`, as far as is known."""
+        return not self._no_option_until_us or now_us >= self._no_option_until_us.get((operation, model), 0)
+
+
+def _remember(times: OrderedDict[Subject, int], subject: Subject, until_us: int) -> None:
+    times[subject] = until_us
+    times.move_to_end(subject)
+    if len(times) > REMEMBERED:
+        times.popitem(last=False)
 
 
 def account_refused() -> ApiError:

@@ -54,7 +54,7 @@ class Router:
             raise ApiError(
                 Case.MODEL_NOT_PRICED, f"The model '{shown(model)}' has no price and cannot be used.", param="model"
             )
-        provider.check_awake(key.account_id, model, at_us)
+        provider.check_awake(key.account_id, operation, model, at_us)
         return Route(provider, model, price, self._catalog.facts(model, provider.prices))
 
     def provider_of(self, model: str) -> Provider | None:

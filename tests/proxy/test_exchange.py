@@ -9,6 +9,7 @@ import pytest
 from meterproxy.core.key import KeyPolicy
 from meterproxy.core.money import format_usd
 from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.provider import REMEMBERED
 from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy.fakes import SECRET, FakeLedger, key_entry
 from tests.proxy.house import House, built, chat, request, until
@@ -172,11 +173,14 @@ class TestRefusals:
             assert (await house.ask(body=chat())).status == 200
 
     async def test_forbidden_rests_one_account_and_model(self) -> None:
-        """A 403 may be one tenant's doing, so others and other models go on."""
+        """A 403 may be one tenant's doing, so others, other models and other operations go on."""
         async with built() as house:
             assert (await house.ask(body=chat("status=403"))).status == 503
             assert (await house.ask(body=chat())).status == 503
             assert (await house.ask(body=chat(model="gpt-4o-mini"))).status == 200
+            completion = {"model": "gpt-4o", "prompt": "hi", "max_tokens": 5}
+            await house.ask("/v1/completions", completion)
+            assert len(await house.calls()) == 3
 
 
 class TestAnswers:
@@ -286,7 +290,7 @@ class TestStreams:
 
         async with built() as house:
             edited = await house.ask(body=chat("tokens=9", stream=True))
-            house.provider.takes_usage_option = False
+            house.provider.reject_usage_option("chat", "gpt-4o", house.clock.now_us())
             plain = await house.ask(body=chat("tokens=9", stream=True))
             assert len(generic(edited.body)) == len(generic(plain.body))
             assert b"usage" not in edited.body
@@ -305,11 +309,36 @@ class TestStreams:
             assert orjson.loads(call["body"])["stream_options"]["include_usage"] is True
 
     async def test_rejected_option_is_remembered(self) -> None:
-        """A provider that rejects the option is asked once more without, and from then on without."""
+        """A model that rejects the option is asked once more without, and for an hour without; others are not."""
         async with built() as house:
             for _ in range(2):
                 assert (await house.ask(body=chat("reject_stream_options", stream=True))).status == 200
             assert len(await house.calls()) == 3
+            await house.ask(body=chat(stream=True, model="gpt-4o-mini"))
+            house.clock.advance(3601)
+            await house.ask(body=chat(stream=True))
+            last, later = (await house.calls())[3:]
+            assert "stream_options" in orjson.loads(last["body"])
+            assert "stream_options" in orjson.loads(later["body"])
+
+    async def test_what_is_remembered_is_bounded(self) -> None:
+        """However many models reject the option, the oldest is forgotten first."""
+        async with built() as house:
+            for number in range(REMEMBERED + 1):
+                house.provider.reject_usage_option("chat", f"model-{number}", 0)
+            assert house.provider.takes_usage_option("chat", "model-0", 1)
+            assert not house.provider.takes_usage_option("chat", "model-1", 1)
+            assert house.provider.takes_usage_option("completion", "model-1", 1)
+
+    async def test_hidden_output_that_nobody_told(self) -> None:
+        """A count of a model that thinks first is flagged: what it thought is not in it."""
+        async with built() as house:
+            thinking = {"model": "gpt-5", "max_tokens": None, "max_completion_tokens": 50}
+            await house.ask(body=chat("reject_stream_options,no_usage", stream=True, **thinking))
+            await house.ask(body=chat("no_usage", **thinking))
+            await house.ask(body=chat("no_usage"))
+            flags = [row.ending.flags for row in house.ledger.rows]
+            assert flags == [("hidden_output_not_counted",), ("hidden_output_not_counted",), ()]
 
     async def test_ending_is_written_before_the_terminal_event(self) -> None:
         """When the client sees `[DONE]`, or the whole plain answer, the row is there."""
