@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -456,3 +457,220 @@ async def test_borrowing_ahead_is_for_steady_use_and_leaves_the_last_to_others(
         ledger.holds.capture(await ledger.holds.place(hold_request(ledger, busy, 1_000_000)), completed(1000))
     assert store.calls["lend"] <= 20
     await ledger.stop()
+
+
+# ── what a review found ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_hold_of_nothing_needs_no_lease(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """A free request on an account without lease, credit or window is placed at once and asks PostgreSQL nothing."""
+    key = await customer(pool, 0)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    store = faulty(ledger)
+    for end in (
+        lambda hold: ledger.holds.capture(hold, completed(0)),
+        lambda hold: ledger.holds.release(hold, REFUSED),
+    ):
+        hold = ledger.holds.try_place(hold_request(ledger, key, 0))
+        assert hold is not None
+        end(hold)
+    hold = await asyncio.wait_for(ledger.holds.place(hold_request(ledger, key, 0)), 10)
+    assert not store.calls
+    await ledger.borrower.report()
+    ledger.holds.capture(hold, completed(0))
+    await ledger.stop()
+    assert await pool.fetchval("SELECT count(*) FROM usage_events WHERE amount_nanos = 0") == 3
+    assert await wrong(pool) == set()
+
+
+async def test_what_a_hold_of_nothing_costs_all_the_same_is_an_overrun(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Its lease never held anything, so that all of it is booked above."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    ledger.holds.capture(await ledger.holds.place(hold_request(ledger, key, 0)), completed(7))
+    await ledger.stop()
+    assert await balance(pool, key.account_id) == 993_000
+    assert await pool.fetchval("SELECT overrun FROM limit_windows") == 7000
+    assert await wrong(pool) == set()
+
+
+@pytest.mark.parametrize("hold_nanos", [2**62, 2**63 - 1, 2**63, 2**90])
+async def test_a_hold_that_no_account_can_pay_is_spent_and_harms_nobody(
+    pool: asyncpg.Pool, tmp_path: Path, hold_nanos: int
+) -> None:
+    """However large, also beyond what PostgreSQL can count: refused as spent, and the next one is placed."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    huge = [ledger.holds.place(hold_request(ledger, key, hold_nanos)) for _ in range(2)]
+    usual = ledger.holds.place(hold_request(ledger, key, 100_000))
+    *refusals, hold = await asyncio.gather(*huge, usual, return_exceptions=True)
+    assert [refusal.case for refusal in refusals if isinstance(refusal, ApiError)] == [Case.CREDIT_SPENT] * 2
+    if isinstance(hold, BaseException):  # it was in line behind one borrow with the huge ones, whose answer was no
+        hold = await ledger.holds.place(hold_request(ledger, key, 100_000))
+    ledger.holds.release(hold, REFUSED)
+    ledger.holds.release(await ledger.holds.place(hold_request(ledger, key, 300_000)), REFUSED)
+    await ledger.stop()
+    assert await wrong(pool) == set()
+
+
+async def test_a_borrow_that_postgresql_refuses_is_not_repeated(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Whatever it cannot take, the next borrow of the same limit is one of its own."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    lend, ids = ledger.borrower._store.lend, []
+
+    async def refusing(session_id: UUID, borrow_id: UUID, *rest: Any) -> Lent:
+        ids.append(borrow_id)
+        if len(ids) == 1:
+            raise asyncpg.DataError("out of range")
+        return await lend(session_id, borrow_id, *rest)
+
+    ledger.borrower._store.lend = refusing  # type: ignore[method-assign]
+    with pytest.raises(asyncpg.DataError):
+        await ledger.holds.place(hold_request(ledger, key, 100_000))
+    ledger.holds.release(await ledger.holds.place(hold_request(ledger, key, 100_000)), REFUSED)
+    assert len(set(ids)) == 2
+    await ledger.stop()
+
+
+async def test_what_was_lent_unheard_is_given_back_when_another_worker_asks(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """The answer to a borrow got lost; the other worker's request for all of the credit is placed within its wait."""
+    key = await customer(pool, 1_000_000)
+    one, two = ledger_of(pool, tmp_path / "1"), ledger_of(pool, tmp_path / "2", wait_ms=10_000)
+    await one.start()
+    await two.start()
+    faulty(one).lost.add("lend")
+    with pytest.raises(ApiError) as refused:
+        await one.holds.place(hold_request(one, key, 900_000))
+    assert refused.value.case is Case.UNAVAILABLE
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") == 900_000
+    async with responsive(one):
+        hold = await two.holds.place(hold_request(two, key, 1_000_000))
+    two.holds.release(hold, REFUSED)
+    await one.stop()
+    await two.stop()
+    assert await wrong(pool) == set()
+
+
+async def test_what_was_lent_unheard_goes_back_when_nobody_asks(
+    pool: asyncpg.Pool, tmp_path: Path, now: list[int]
+) -> None:
+    """The worker hears of it with its next report, and returns it when it was idle long enough."""
+    key = await customer(pool, 1_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    faulty(ledger).lost.add("lend")
+    with pytest.raises(ApiError):
+        await ledger.holds.place(hold_request(ledger, key, 900_000))
+    await ledger.borrower.report()
+    assert ledger.book.leases[key_of(key)].free == 900_000
+    now[0] = 10_500_000
+    await ledger.borrower.report()
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") == 0
+    await ledger.stop()
+
+
+async def test_revocations_are_heard_after_a_failover_set_the_change_counter_back(
+    pool: asyncpg.Pool, tmp_path: Path
+) -> None:
+    """Changes whose numbers were taken a second time are noticed: everything known is forgotten, then news are news."""
+    told: list[object] = []
+    ledger = ledger_of(pool, tmp_path, on_change=lambda change: told.append(change and change.version))
+    for _ in range(9):
+        await pool.fetchval("SELECT record_change('key', NULL)")
+    await ledger.start()
+    for _ in range(2):
+        await pool.fetchval("SELECT record_change('key', NULL)")
+    await ledger.look()
+    assert told == [10, 11]
+    told.clear()
+    await pool.execute("DELETE FROM changes WHERE version > 7")
+    await pool.execute("UPDATE change_counter SET version = 7")
+    await pool.fetchval("SELECT record_change('key', NULL)")
+    await ledger.look()
+    assert told == [None]
+    await pool.fetchval("SELECT record_change('key', NULL)")
+    await ledger.look()
+    await ledger.look()
+    assert told == [None, 9]
+    await ledger.stop()
+
+
+# ── in line for what others have ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def waiting_for(ledger: WorkerLedger, pool: asyncpg.Pool, count: int) -> None:
+    while await pool.fetchval("SELECT count(*) FROM reclaims") != count or not ledger.borrower._changed:
+        await asyncio.sleep(0.001)
+
+
+async def test_who_gives_up_asks_no_more(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """The last one in line takes the request back, whether it gave up or was served by a hold that ended here."""
+    key = await customer(pool, 1_000_000)
+    one, two = ledger_of(pool, tmp_path / "1"), ledger_of(pool, tmp_path / "2", wait_ms=60_000)
+    await one.start()
+    await two.start()
+    theirs = await one.holds.place(hold_request(one, key, 500_000))
+    ours = await two.holds.place(hold_request(two, key, 500_000))
+    waiting = [asyncio.create_task(two.holds.place(hold_request(two, key, 500_000))) for _ in range(2)]
+    await waiting_for(two, pool, 1)
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    await two.look()
+    assert await pool.fetchval("SELECT count(*) FROM reclaims") == 1
+    two.holds.release(ours, REFUSED)
+    two.holds.release(await waiting[1], REFUSED)
+    await two.look()
+    assert await pool.fetchval("SELECT count(*) FROM reclaims") == 0
+    one.holds.release(theirs, REFUSED)
+    assert not (await Sessions(pool).poll(one.session.session_id, 10**9)).reclaims
+    await one.stop()
+    await two.stop()
+
+
+async def test_who_is_still_in_line_when_another_was_served_asks_again(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Lending strikes a worker off the list; the second in line gets what the holder frees later."""
+    key = await customer(pool, 1_000_000)
+    one, two = ledger_of(pool, tmp_path / "1"), ledger_of(pool, tmp_path / "2", wait_ms=6000)
+    await one.start()
+    await two.start()
+    theirs = [await one.holds.place(hold_request(one, key, 500_000)) for _ in range(2)]
+    waiting = [asyncio.create_task(two.holds.place(hold_request(two, key, 500_000))) for _ in range(2)]
+    await waiting_for(two, pool, 1)
+    async with responsive(one, two):
+        for hold in theirs:
+            one.holds.release(hold, REFUSED)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            waiting = [task for task in waiting if not task.done()]
+    assert not waiting
+    for hold in list(two.holds.open.values()):
+        two.holds.release(hold, REFUSED)
+    await one.stop()
+    await two.stop()
+    assert await wrong(pool) == set()
+
+
+async def test_leases_at_rest_are_not_walked(pool: asyncpg.Pool, tmp_path: Path, now: list[int]) -> None:
+    """Of accounts that were served long ago nothing is looked at any more, and they are served again all the same."""
+    keys = [await customer(pool, 1_000_000) for _ in range(5)]
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    for key in keys:
+        ledger.holds.capture(await ledger.holds.place(hold_request(ledger, key, 100_000)), completed(1))
+    await ledger.borrower.report()
+    assert len(ledger.borrower._active) == 5
+    now[0] = 10_500_000
+    held = await ledger.holds.place(hold_request(ledger, keys[0], 100_000))
+    for _ in range(2):
+        await ledger.borrower.report()
+    assert ledger.borrower._active == {key_of(keys[0])}
+    assert (await Accounts(pool).read(keys[0].account_id)).held_nanos == 100_000
+    ledger.holds.release(held, REFUSED)
+    ledger.holds.capture(await ledger.holds.place(hold_request(ledger, keys[1], 100_000)), completed(2))
+    await ledger.stop()
+    assert await pool.fetchval("SELECT sum(drawn) FROM limit_windows") == 7000
+    assert await wrong(pool) == set()

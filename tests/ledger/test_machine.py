@@ -24,7 +24,9 @@ CALLS = ["lend", "give_back", "report_held", "book", "poll", "end_session", "ope
 
 workers = st.integers(0, 1)
 accounts = st.integers(0, 1)
-places = st.tuples(st.just("place"), workers, accounts, st.integers(1, 300))
+amounts = st.integers(1, 300) | st.sampled_from([0, 0, 500, 2**53, 2**60, 2**90])
+"""Tokens of a hold; nothing at all and more than anybody can pay are among them."""
+places = st.tuples(st.sampled_from(["place", "place", "contend"]), workers, accounts, amounts)
 captures = st.tuples(st.just("capture"), workers, st.integers(0, 9), st.integers(0, 120))
 backgrounds = st.tuples(st.just("background"), workers, st.sampled_from(["settle", "report", "look", "sync"]))
 work = st.one_of(
@@ -118,6 +120,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.run(("place", worker, account, 200))
         self.run(("place", worker, account, 200))
 
+    @rule(worker=workers, account=accounts, tokens=st.sampled_from([50, 90, 400]))
+    def borrow_without_answer_what_another_wants(self, worker: int, account: int, tokens: int) -> None:
+        self.run(("lose", worker, "lend"))
+        self.run(("place", worker, account, tokens))
+        self.run(("contend", 1 - worker, account, tokens))
+
     @rule(worker=workers, call=st.sampled_from(["book", "give_back", "report_held", "poll"]))
     def tell_without_answer(self, worker: int, call: str) -> None:
         self.run(("lose", worker, call))
@@ -142,6 +150,8 @@ class LedgerMachine(RuleBasedStateMachine):
         ledger = self.world.places[worker].ledger
         assert ledger is not None
         for key, lease in ledger.book.leases.items():
+            if not lease.granted:
+                continue  # nothing was ever lent, only free requests were placed
             row = self.store.leases[key, ledger.session.session_id]
             assert (row.returned, row.held) == (lease.returned, lease.held)
 

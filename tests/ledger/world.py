@@ -109,6 +109,27 @@ class World:
         self.expected[request.request_id] = self.within[request.request_id] = request.hold_nanos
         return "placed"
 
+    async def contend(self, worker: int, account: int, tokens: int) -> str:
+        """Place; where others have too much, ask them for it, let them look, and place again.
+
+        What no hold takes must then be there: whoever can be reached has given back what it did not use, what was lent
+        to it unheard included.
+        """
+        answer = await self.place(worker, account, tokens)
+        place, key, amount = self.places[worker], self.key(account), tokens * NANOS_PER_TOKEN
+        if answer != "credit_held" or place.ledger is None:
+            return answer
+        try:
+            await place.ledger.borrower.ask_reclaim(key, amount)
+        except StoreUnavailable:
+            return "away"
+        looked = [await self.background(other, "look") for other in range(len(self.places)) if other != worker]
+        answer = await self.place(worker, account, tokens)
+        if answer == "credit_held" and set(looked) == {"done"}:
+            used = sum(amount for request, amount in self.within.items() if self.account_of[request] == account)
+            assert self.cap[account] - used < amount, "nothing that could be had is kept from who asks"
+        return answer
+
     def _one(self, worker: int, which: int) -> tuple[Place, Hold] | None:
         place = self.places[worker]
         if not place.open or not place.up:
