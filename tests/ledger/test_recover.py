@@ -106,6 +106,22 @@ async def test_an_open_hold_is_ended_by_policy(
     assert (row["ending"], row["outcome"], row["usage_source"]) == ("recovered", "recovered", "recovered")
 
 
+@pytest.mark.parametrize(("estimate", "progress", "paid"), [
+    (120, None, 120_000), (0, None, 0), (9000, None, HOLD), (None, None, HOLD), (120, Usage(input=100, output=20), 120_000),
+])  # fmt: skip
+async def test_without_progress_the_input_is_charged_as_estimated(
+    pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path, estimate: int | None, progress: Usage | None, paid: int
+) -> None:
+    """Not as its bound, which counts a token for each byte; a journal of an older release has nothing but the bound."""
+    ledger = await started(pool, tmp_path)
+    hold = await ledger.holds.place(hold_request(ledger, key, HOLD, input_estimate=estimate))
+    if progress is not None:
+        ledger.holds.progress(hold, progress)
+    await die(ledger)
+    assert await restarted(pool, tmp_path) == 1
+    assert await spent(pool, key) == paid
+
+
 async def test_killed_after_an_ending_was_written(pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path) -> None:
     """An ending in the journal is charged as what it says, overrun included; a released one costs nothing."""
     ledger = await started(pool, tmp_path)

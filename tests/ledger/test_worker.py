@@ -6,6 +6,7 @@ import pytest
 
 from meterproxy.core.lending import LeaseKey
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.audit import audit
 from tests.ledger.bank import REFUSED, balance, completed, customer, hold_request, ledger_of, pool_of
 
 
@@ -88,3 +89,25 @@ async def test_a_killed_workers_journal_is_settled_and_its_leases_come_back(data
         await successor.stop()
         assert await pool.fetchval("SELECT count(*) FROM usage_events") == 2
         assert LeaseKey(key.account_id, key.credit_limit_id, 0) not in successor.book.leases
+
+
+async def test_a_stop_with_an_open_hold_leaves_its_session_to_be_proved(database: str, tmp_path: Path) -> None:
+    """What a hold has drawn is not returned behind its back; the next start ends the hold and proves the session."""
+    async with pool_of(database) as pool:
+        key = await customer(pool, 10_000_000)
+        ledger = ledger_of(pool, tmp_path)
+        await ledger.start()
+        ledger.holds.capture(await ledger.holds.place(hold_request(ledger, key, 500_000)), completed(7))
+        await ledger.holds.place(hold_request(ledger, key, 200_000, input_estimate=50))
+        await ledger.stop()
+        assert await pool.fetchval("SELECT state FROM worker_sessions") == "live"
+        assert await pool.fetchval("SELECT sum(granted - consumed - returned) FROM leases") >= 200_000
+
+        successor = ledger_of(pool, tmp_path)
+        await successor.start()
+        assert successor.recovered == 1
+        assert await pool.fetchval("SELECT state FROM worker_sessions ORDER BY started_at LIMIT 1") == "proved"
+        assert await balance(pool, key.account_id) == 10_000_000 - 7_000 - 50_000
+        assert await pool.fetchval("SELECT drawn FROM limit_windows") == 57_000
+        await successor.stop()
+        assert [result for result in await audit(pool) if not result.ok] == []
