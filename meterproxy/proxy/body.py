@@ -319,7 +319,13 @@ def _value_lengths(body: bytes, param: str | None) -> list[int]:
 
 
 def _decode_lengths(body: bytes) -> list[int]:
-    values = msgspec.json.decode(body, type=_OBJECT, dec_hook=_NameCounter())
+    counter = _NameCounter()
+    try:
+        values = msgspec.json.decode(body, type=_OBJECT, dec_hook=counter)
+    except msgspec.ValidationError:
+        if counter.count > MEMBERS_MAXIMUM:
+            raise Malformed(f"The JSON object has more than {MEMBERS_MAXIMUM} members.") from None
+        raise
     return [len(value) for value in values.values()]
 
 

@@ -4,6 +4,8 @@ Rules
 -----
 - Which members matter is a row of `core.bound.OPERATION_BOUNDS`; the arithmetic is there too.
 - Only what is structure is judged. A text that merely looks like structure costs a closer look, never another bound.
+- Lists may have so many items and no more: what is told of each, here and where texts are counted, is built in one
+  step on the event loop.
 - Contents that cannot be understood count as input from elsewhere: the model's whole context.
 """
 
@@ -17,9 +19,16 @@ import msgspec
 from meterproxy.core.bound import OPERATION_BOUNDS, RequestFacts, audio_tokens
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import Members
+from meterproxy.proxy.outline import outline
 
 CHOICES_MAXIMUM: Final = 128
 """The most choices that one request may ask for. Source: OpenAI's API description, `n`."""
+PROMPTS_MAXIMUM: Final = 2048
+"""The most inputs that one request may have. Source: OpenAI's API description, `input` of embeddings."""
+SEPARATORS_MAXIMUM: Final = 50_000
+"""The most commas outside of strings in `messages`; a message has two or three, a tool call six."""
+UNCOUNTED_BYTES: Final = 1 << 16
+"""Messages of fewer bytes than this are not counted: they cannot hold much."""
 READ_ALWAYS: Final = frozenset({"model", "stream", "stream_options", "service_tier", "prediction", "modalities"})
 AUDIO_HEAD: Final = 88
 
@@ -52,7 +61,10 @@ def read_facts(operation: str, members: Members, model: str) -> RequestFacts:
         ApiError: MALFORMED where a number is not one, or out of range.
     """
     row = OPERATION_BOUNDS[operation]
-    contents = _contents(members.raw("messages") or b"")
+    messages = members.raw("messages") or b""
+    if len(messages) > UNCOUNTED_BYTES:
+        _check_messages(messages)
+    contents = _contents(messages)
     text_bytes, own_maximum = len(members.body) - contents.foreign_bytes, _own_maximum(members, row.maxima)
     if contents is _TEXT_ONLY and members.none_of(_UNUSUAL[operation]):
         return RequestFacts(text_bytes=text_bytes, own_maximum=own_maximum, web_search=_searches(model))
@@ -101,12 +113,21 @@ def _prompts(members: Members, name: str | None) -> int:
     raw = None if name is None else members.raw(name)
     if raw is None or not raw.startswith(b"["):
         return 1
-    try:
-        items = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise ApiError(Case.MALFORMED, f"'{name}' cannot be read.", param=name) from None
-    several = [item for item in items if bytes(item)[:1] in {b'"', b"["}]
-    return max(len(several), 1)
+    strings, lists, objects, separators = outline(raw, PROMPTS_MAXIMUM)
+    prompts = strings + max(lists - 1, 0) + objects
+    if prompts > PROMPTS_MAXIMUM or (strings and separators >= PROMPTS_MAXIMUM):
+        raise ApiError(Case.MALFORMED, f"'{name}' must have at most {PROMPTS_MAXIMUM} items.", param=name)
+    return max(prompts, 1)
+
+
+def _check_messages(raw: bytes) -> None:
+    """Refuse messages of which too many objects would be built."""
+    if raw.count(b",") <= SEPARATORS_MAXIMUM:
+        return
+    most_strings = 2 * SEPARATORS_MAXIMUM
+    found = outline(raw, most_strings)
+    if found.strings > most_strings or found.separators > SEPARATORS_MAXIMUM:
+        raise ApiError(Case.MALFORMED, "'messages' has too many parts.", param="messages")
 
 
 class _Picture(msgspec.Struct):
@@ -191,5 +212,5 @@ def _may_be_more_than_text(raw: bytes) -> bool:
         or b'file"' in raw
         or b'image"' in raw
         or (b'"type"' in raw and _OTHER_TYPE.search(raw) is not None)
-        or (b"\\u00" in raw and _ESCAPED_ASCII.search(raw) is not None)
+        or (b"\\" in raw and b"\\u00" in raw and _ESCAPED_ASCII.search(raw) is not None)
     )

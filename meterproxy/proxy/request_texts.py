@@ -4,9 +4,11 @@ Rules
 -----
 - Each text stands for itself: tokens do not reach from one message into the next.
 - What is JSON to the model too (tools, schemas) is counted as it was written.
+- Ids of tokens are counted by what separates them: none is built.
 - What cannot be read as texts is counted whole, as it stands in the body: more, never less.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,7 +16,9 @@ import msgspec
 import orjson
 
 from meterproxy.proxy.body import Members, without_surrogates
+from meterproxy.proxy.outline import outline
 
+_EMPTY: Final = re.compile(rb"\[\s*\]")
 _MODEL_READS: Final = ("tools", "functions", "response_format")
 
 
@@ -102,6 +106,12 @@ def _strings(*values: object) -> Iterator[str]:
 
 def _prompt_texts(raw: bytes) -> tuple[list[str], int]:
     """A text, texts, token ids, or lists of token ids."""
+    if raw.startswith(b"["):
+        found = outline(raw, 0)
+        if not found.strings:
+            return [], found.separators + (not _EMPTY.fullmatch(raw))
+    elif not raw.startswith(b'"'):
+        return [raw.decode("utf-8", "replace")], 0
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -67,6 +67,13 @@ def test_refuses_what_is_not_one_json_object(body):
     assert refused.value.status == 400
 
 
+def test_says_that_members_are_too_many() -> None:
+    """An object that is JSON but has too many members is not called anything else."""
+    body = b"{" + b",".join([b'"x":1'] * (MEMBERS_MAXIMUM + 1)) + b"}"
+    with pytest.raises(ApiError, match="more than 1000 members"):
+        scan(body, WANTED)
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -9,7 +9,7 @@ import pytest
 from meterproxy.core.bound import RequestFacts
 from meterproxy.errors import ApiError
 from meterproxy.proxy.body import scan
-from meterproxy.proxy.request_facts import members_read, read_facts
+from meterproxy.proxy.request_facts import PROMPTS_MAXIMUM, SEPARATORS_MAXIMUM, members_read, read_facts
 from meterproxy.proxy.request_texts import request_texts
 
 PICTURE = "data:image/png;base64," + "A" * 40_000
@@ -119,6 +119,62 @@ def test_numbers_out_of_range(members: dict[str, Any]) -> None:
     """What is no number, or too large, is refused."""
     with pytest.raises(ApiError):
         chat("x", **members)
+
+
+def listed(item: bytes, count: int) -> bytes:
+    return b"[" + b",".join([item] * count) + b"]"
+
+
+@pytest.mark.parametrize("item", [b"[]", b'"a"', b"[1,2]", b"{}", b'"a",1'])
+@pytest.mark.parametrize(("operation", "name"), [("embedding", "input"), ("completion", "prompt")])
+def test_too_many_prompts(operation: str, name: str, item: bytes) -> None:
+    """More inputs than a provider takes are refused, and none of them is built."""
+    with pytest.raises(ApiError) as refused:
+        facts_of(operation, b'{"model":"m","%b":%b}' % (name.encode(), listed(item, PROMPTS_MAXIMUM + 1)))
+    assert (refused.value.status, refused.value.param) == (400, name)
+
+
+@pytest.mark.parametrize(
+    ("raw", "prompts", "texts"),
+    [
+        (listed(b"[1,2]", PROMPTS_MAXIMUM), PROMPTS_MAXIMUM, ([], 2 * PROMPTS_MAXIMUM)),
+        (listed(b"77", 300_000), 1, ([], 300_000)),
+        (listed(b'"a, [b], \\"c\\""', 3), 3, (['a, [b], "c"'] * 3, 0)),
+        (b"[ ]", 1, ([], 0)),
+        (b'{"a":[1,2]}', 1, (['{"a":[1,2]}'], 0)),
+    ],
+)
+def test_lists_of_prompts(raw: bytes, prompts: int, texts: tuple[list[str], int]) -> None:
+    """Ids, however many, are one prompt a list, and what texts look like does not matter."""
+    body = b'{"model":"m","input":%b}' % raw
+    assert facts_of("embedding", body)[0].prompts == prompts
+    assert request_texts("embedding", scan(body, members_read("embedding"))) == texts
+
+
+PART = b'{"type":"image_url","image_url":{"url":"x"}}'
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        listed(b"{}", SEPARATORS_MAXIMUM + 2),
+        listed(b'{"role":"user","content":"a"}', SEPARATORS_MAXIMUM),
+        b'[{"role":"user","content":%b}]' % listed(PART, SEPARATORS_MAXIMUM),
+        b'[{"content":[{"type":%b}]}]' % listed(b"1", SEPARATORS_MAXIMUM + 2),
+    ],
+)
+def test_too_many_messages(messages: bytes) -> None:
+    """Messages and parts beyond all use are refused before any is built."""
+    with pytest.raises(ApiError) as refused:
+        facts_of("chat", b'{"model":"m","messages":%b}' % messages)
+    assert (refused.value.status, refused.value.param) == (400, "messages")
+
+
+def test_long_messages() -> None:
+    """A long text with any number of separators in it is a text."""
+    facts, size = chat('{"a": [1, 2]}, ' * SEPARATORS_MAXIMUM)
+    assert facts.text_bytes == size
+    assert chat(*[{"type": "text", "text": "a, b"}] * 10_000)[0].outside is False
 
 
 @pytest.mark.parametrize(
