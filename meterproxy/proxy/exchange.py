@@ -348,9 +348,13 @@ class Exchange:
         if self._task is not None:
             self._task.uncancel()
         self._client.closing = True
-        if self.relay is not None:
+        if self.relay is None:
+            self._refuse(error)
+            return
+        try:
             await self.relay.break_off(error)
-        else:
+        except Exception:  # noqa: BLE001  whatever its relay fails of, the exchange ends
+            _log.exception("an exchange could not be cut short", extra={"request_id": str(self.request_id)})
             self._refuse(error)
 
     def _refuse(self, error: ApiError) -> None:

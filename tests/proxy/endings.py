@@ -5,12 +5,15 @@ then hold exactly one row, as the case says, and no hold may be open.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, Case
+from meterproxy.proxy import meter, plain
 from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy.house import PROMPT, House, request, until
 from tests.proxy.raw import Answer, Raw
@@ -22,6 +25,8 @@ WHOLE = Usage(input=INPUT, output=OUTPUT, requests=1)
 NOTHING = Usage()
 SENT = Usage(input=27, requests=1)
 """What a provider may charge for a request whose answer never came: a quarter of its bytes."""
+
+SENT_STREAM = Usage(input=30, requests=1)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Ending:
     between_bytes_seconds: float = 20.0
     provider_url: str | None = None
     calls: int = 1
+    overruns: bool = False
+    """Whether more is charged than was held."""
 
     @property
     def request(self) -> bytes:
@@ -88,6 +95,10 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 TOKENS = f"tokens={OUTPUT}"
 STREAM: dict[str, Any] = {"stream": True}
+LARGE = ExchangeSettings(buffered_bytes=100)
+THREE: dict[str, Any] = {"input": [PROMPT] * 3}
+MANY: dict[str, Any] = {"input": ["a"] * 400}
+_BROKEN = contextlib.ExitStack()
 DONE = b"data: [DONE]\n\n"
 
 
@@ -132,6 +143,40 @@ def _during(act: Callable[[House], object]) -> Play:
     return play
 
 
+def _during_large(act: Callable[[House], object]) -> Play:
+    """Do something to the house while an answer that is too large to be read whole goes through."""
+
+    async def play(house: House, case: Ending) -> Heard:
+        async with house.client() as client:
+            client.send(case.request)
+            await client.head()
+            heard = await client.reader.read(1)
+            act(house)
+            return Heard(200, heard + await _until_cut(client), whole=False)
+
+    return play
+
+
+async def _until_cut(client: Raw) -> bytes:
+    try:
+        return await client.reader.read()
+    except ConnectionError:
+        return b""
+
+
+async def without_reading(house: House, case: Ending) -> Heard:
+    """The client stops reading in the middle of a large answer, until that is over its time."""
+    async with house.client() as client:
+        client.send(case.request)
+        await client.head()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        [exchange] = house.exchanges.open.values()
+        await until(lambda: exchange._client.congested)
+        _run_out_of_time(house)
+        await house.ended()
+    return Heard(200, whole=False)
+
+
 def _while_waiting(act: Callable[[House], object]) -> Play:
     """Do something to the house while a plain call waits for the provider."""
 
@@ -152,6 +197,36 @@ def _shut_down(house: House) -> None:
 def _run_out_of_time(house: House) -> None:
     house.clock.advance(7200)
     house.exchanges._look_after()
+
+
+def _break_meter(_house: House) -> None:
+    """From now on whatever reads an answer fails, as a bug would."""
+    for name in ("read_answer", "StreamMeter.feed", "StreamMeter.reading"):
+        owner, _, method = name.rpartition(".")
+        _BROKEN.enter_context(mock.patch.object(getattr(meter, owner) if owner else plain, method, side_effect=_bug))
+
+
+def _bug(*_arguments: object) -> None:
+    raise ZeroDivisionError("a bug")
+
+
+def with_broken_meter(play: Play, *, first: bool = False) -> Play:
+    """Play with a meter that works again when it is over; `first`: it is broken from the start."""
+
+    async def played(house: House, case: Ending) -> Heard:
+        with _BROKEN:
+            if first:
+                _break_meter(house)
+            heard = await play(house, case)
+            await house.ended()
+            return heard
+
+    return played
+
+
+def _break_meter_and_shut_down(house: House) -> None:
+    _break_meter(house)
+    _shut_down(house)
 
 
 def _break_journal(house: House) -> None:
@@ -239,6 +314,19 @@ ENDINGS = [
     Ending("shutdown while waiting", "hang", "released", "unreachable", 503, "estimated", SENT, play=_while_waiting(_shut_down), code="service_unavailable"),
     Ending("out of time in a stream", f"{TOKENS},slow=0.1", "captured", "stream_broken", 200, "counted", Usage(), play=_during(_run_out_of_time), body=STREAM, code="upstream_timeout"),
     Ending("out of time while waiting", "hang", "released", "timed_out", 504, "estimated", SENT, play=_while_waiting(_run_out_of_time), code="upstream_timeout"),
+    # a large plain answer does not come to its end
+    Ending("shutdown in a large answer", "piece=20000,slow=0.05", "captured", "stream_broken", 200, "counted", Usage(input=18, requests=1), play=_during_large(_shut_down), path="/v1/embeddings", body=THREE, settings=LARGE),
+    Ending("out of time in a large answer", f"{TOKENS},piece=150,slow=0.05", "captured", "stream_broken", 200, "estimated", Usage(), play=_during_large(_run_out_of_time), settings=LARGE),
+    Ending("large answer cut", f"{TOKENS},cut=400", "captured", "stream_broken", 200, "estimated", Usage(), settings=LARGE),
+    Ending("large answer nobody reads", "", "captured", "stream_broken", 200, "counted", Usage(input=400, requests=1), play=without_reading, path="/v1/embeddings", body=MANY, settings=LARGE),
+    # the provider says more than it was asked for
+    Ending("maximum ignored", "tokens=2000,ignore_maximum,no_usage", "captured", "completed", 200, "counted", Usage(input=INPUT, output=2000, requests=1), body={"max_tokens": 1}, overruns=True),
+    Ending("maximum ignored in a stream", "tokens=2000,ignore_maximum,no_usage", "captured", "completed", 200, "counted", Usage(input=INPUT, output=2000, requests=1), body={"max_tokens": 1, **STREAM}, heard=DONE, overruns=True),
+    # our own meter has a bug
+    Ending("meter fails at a plain answer", TOKENS, "released", "unreachable", 500, "estimated", SENT, play=with_broken_meter(ask, first=True), code="internal_error"),
+    Ending("meter fails at a stream's first event", TOKENS, "captured", "stream_broken", 200, "estimated", SENT_STREAM, play=with_broken_meter(ask, first=True), body=STREAM),
+    Ending("meter fails at a large answer", f"{TOKENS}", "captured", "stream_broken", 200, "estimated", SENT, play=with_broken_meter(ask, first=True), settings=LARGE),
+    Ending("meter fails at a shutdown in a stream", f"{TOKENS},slow=0.1", "captured", "stream_broken", 200, "estimated", SENT_STREAM, play=with_broken_meter(_during_large(_break_meter_and_shut_down)), body=STREAM),
     Ending("no trust at the first byte", TOKENS, "released", "unreachable", 503, "provider", NOTHING, play=without_trust, code="service_unavailable", calls=0),
     Ending("journal fails at a plain ending", TOKENS, "captured", "completed", 200, "provider", WHOLE, play=with_broken_journal, code="internal_error"),
     Ending("journal fails in a stream", f"{TOKENS},slow=0.01", "captured", "completed", 200, "provider", WHOLE, play=_during(_break_journal), body=STREAM, code="internal_error", never=b"[DONE]"),
