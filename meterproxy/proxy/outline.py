@@ -1,8 +1,9 @@
-"""The outline: how many values a JSON value holds, counted without building any of them.
+"""The outline: what a JSON value is without its strings, found without building anything of it.
 
 Rules
 -----
-- The value must be valid JSON, as what `body.scan` has found is. Inside of strings nothing is counted.
+- The value must be valid JSON, as what `body.scan` has found is. So in its outline each bracket, brace and comma is
+  structure, and counting them tells how many values there are.
 - Bytes are only counted, replaced and split, all in C: 60 MiB take as long as a few passes over memory. Objects are
   made for strings alone, and only up to a maximum.
 """
@@ -11,21 +12,18 @@ from typing import NamedTuple
 
 
 class Outline(NamedTuple):
-    """Counts outside of strings, over all depths; beyond the maximum of strings the others are 0."""
+    """How many strings a value has (names too), and its bytes between them; none where the strings are too many."""
 
     strings: int
-    lists: int = 0
-    objects: int = 0
-    separators: int = 0
+    outside: bytes = b""
 
 
 def outline(raw: bytes, most_strings: int) -> Outline:
-    """Count what a value holds; only its strings if they are more than so many."""
+    """Take the strings out of a value, if they are not more than so many."""
     plain = raw
     if b"\\" in raw:
         plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = plain.count(b'"') // 2
     if strings > most_strings:
         return Outline(strings)
-    outside = b"".join(plain.split(b'"')[::2]) if strings else plain
-    return Outline(strings, outside.count(b"["), outside.count(b"{"), outside.count(b","))
+    return Outline(strings, b"".join(plain.split(b'"')[::2]) if strings else plain)

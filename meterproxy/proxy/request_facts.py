@@ -113,9 +113,9 @@ def _prompts(members: Members, name: str | None) -> int:
     raw = None if name is None else members.raw(name)
     if raw is None or not raw.startswith(b"["):
         return 1
-    strings, lists, objects, separators = outline(raw, PROMPTS_MAXIMUM)
-    prompts = strings + max(lists - 1, 0) + objects
-    if prompts > PROMPTS_MAXIMUM or (strings and separators >= PROMPTS_MAXIMUM):
+    strings, outside = outline(raw, PROMPTS_MAXIMUM)
+    prompts = strings + max(outside.count(b"[") - 1, 0) + outside.count(b"{")
+    if prompts > PROMPTS_MAXIMUM or (strings and outside.count(b",") >= PROMPTS_MAXIMUM):
         raise ApiError(Case.MALFORMED, f"'{name}' must have at most {PROMPTS_MAXIMUM} items.", param=name)
     return max(prompts, 1)
 
@@ -125,8 +125,8 @@ def _check_messages(raw: bytes) -> None:
     if raw.count(b",") <= SEPARATORS_MAXIMUM:
         return
     most_strings = 2 * SEPARATORS_MAXIMUM
-    found = outline(raw, most_strings)
-    if found.strings > most_strings or found.separators > SEPARATORS_MAXIMUM:
+    strings, outside = outline(raw, most_strings)
+    if strings > most_strings or outside.count(b",") > SEPARATORS_MAXIMUM:
         raise ApiError(Case.MALFORMED, "'messages' has too many parts.", param="messages")
 
 

@@ -107,9 +107,9 @@ def _strings(*values: object) -> Iterator[str]:
 def _prompt_texts(raw: bytes) -> tuple[list[str], int]:
     """A text, texts, token ids, or lists of token ids."""
     if raw.startswith(b"["):
-        found = outline(raw, 0)
-        if not found.strings:
-            return [], found.separators + (not _EMPTY.fullmatch(raw))
+        strings, outside = outline(raw, 0)
+        if not strings:
+            return [], outside.count(b",") + (not _EMPTY.fullmatch(raw))
     elif not raw.startswith(b'"'):
         return [raw.decode("utf-8", "replace")], 0
     try:

@@ -15,21 +15,22 @@ VALUES = st.recursive(
 )
 
 
-def counted(value: Any) -> Outline:
-    """The same counts from the built value."""
+def counted(value: Any) -> tuple[int, ...]:
+    """Strings, lists, objects and separators of the built value."""
     if isinstance(value, str):
-        return Outline(1)
+        return (1, 0, 0, 0)
     if not isinstance(value, (list, dict)):
-        return Outline(0)
+        return (0, 0, 0, 0)
     inner = [*value, *value.values()] if isinstance(value, dict) else value
-    own = Outline(0, isinstance(value, list), isinstance(value, dict), max(len(value) - 1, 0))
-    return Outline(*(sum(counts) for counts in zip(own, *map(counted, inner), strict=True)))
+    own = (0, isinstance(value, list), isinstance(value, dict), max(len(value) - 1, 0))
+    return tuple(sum(counts) for counts in zip(own, *map(counted, inner), strict=True))
 
 
 @given(VALUES)
 def test_counts(value: Any) -> None:
     """What is counted in the bytes is what is there."""
-    assert outline(orjson.dumps(value), 1000) == counted(value)
+    strings, outside = outline(orjson.dumps(value), 1000)
+    assert (strings, outside.count(b"["), outside.count(b"{"), outside.count(b",")) == counted(value)
 
 
 def test_too_many_strings() -> None:
