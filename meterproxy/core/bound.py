@@ -173,7 +173,10 @@ def bound_of(operation: str, request: RequestFacts, model: str, facts: ModelFact
 
 
 def _output_tokens(request: RequestFacts, facts: ModelFacts) -> int:
+    """A maximum above what the model is known to give is refused by its provider, or comes to the model's own."""
     own = facts.max_output_tokens if request.own_maximum is None else request.own_maximum
+    if facts.certain_output:
+        own = min(own, facts.max_output_tokens)
     return own + request.prediction_bytes
 
 

@@ -67,6 +67,14 @@ def test_searches_are_counted_per_answer() -> None:
     assert bound.web_searches == 2
 
 
+def test_own_maximum_above_the_models() -> None:
+    """No answer is longer than its model gives, whatever the request asks for, if that is known for certain."""
+    request = RequestFacts(text_bytes=1, own_maximum=1_000_000, choices=2)
+    assert bound_of("chat", request, "any", FACTS).output_tokens == 2 * 16_384
+    guessed = ModelFacts(context_tokens=128_000, max_output_tokens=16_384, certain_output=False)
+    assert bound_of("chat", request, "any", guessed).output_tokens == 2_000_000
+
+
 def test_operation_without_a_row_has_no_bound() -> None:
     """What is not in the table cannot be bounded, so it must be refused."""
     with pytest.raises(KeyError):
