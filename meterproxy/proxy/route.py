@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.price import Price, RateCard, Rates, RateTier
+from meterproxy.core.record import bookable_text
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.authenticate import may_use_model
 from meterproxy.proxy.ports import Catalog
@@ -77,7 +78,7 @@ class Router:
 
 @lru_cache(maxsize=MODELS_REMEMBERED)
 def _free_price(prices_id: str, model: str) -> Price:
-    return Price(prices_id, model, _FREE)
+    return Price(prices_id, bookable_text(model), _FREE)
 
 
 def not_found(model: str) -> ApiError:
