@@ -17,7 +17,7 @@ from aiohttp import web
 from meterproxy.control import answers, bodies
 from meterproxy.control.answers import json_answer
 from meterproxy.errors import ApiError, Case, StoreUnavailable
-from meterproxy.proxy.paths import Paths
+from meterproxy.proxy.paths import Match, Paths
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.keys import Keys
 
@@ -87,8 +87,8 @@ class OperatorApi:
         self._token = admin_token.encode()
         self._open_metrics = open_metrics
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; raises ApiError."""
+    def admit(self, request: web.BaseRequest) -> Match[Mapping[str, Endpoint]]:
+        """Judge a request by its head, before its body is read; raises ApiError."""
         match = _PATHS.match(request.raw_path.partition("?")[0])
         if match is None:
             self._check_token_below_admin(request)
@@ -97,10 +97,15 @@ class OperatorApi:
         method = "GET" if request.method == "HEAD" else request.method
         if not self._is_open(methods):
             self._check_token(request)
-        endpoint = methods.get(method)
-        if endpoint is None:
+        if method not in methods:
             allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
             raise ApiError(Case.METHOD_NOT_ALLOWED, f"This path takes {allowed}.", headers={"Allow": allowed})
+        return match
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; raises ApiError."""
+        match = self.admit(request)
+        endpoint = match.route["GET" if request.method == "HEAD" else request.method]
         try:
             return await endpoint(self, Call(match.ids, request.query, await request.read()))
         except StoreUnavailable as error:

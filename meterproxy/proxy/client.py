@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 BODY_GAP_SECONDS: Final = 30.0
 """How long a request body may pause before its client is told off."""
+BODY_SECONDS: Final = 30.0
+BODY_BYTES_PER_SECOND: Final = 32 << 10
+"""How slowly a body may come altogether: so long, and a second more for each so many bytes that came."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON_TYPE: Final = (b"content-type", b"application/json")
@@ -163,7 +166,8 @@ class Client:
         if self.headers.get("Expect", "").lower() == "100-continue" and not self.gone:
             self._write(CONTINUE)
         pieces = []
-        while piece := await self._next_piece():
+        started = asyncio.get_running_loop().time()
+        while piece := await self._next_piece(started):
             self._count(len(piece), limit_bytes, room)
             pieces.append(piece)
         return b"".join(pieces)
@@ -179,9 +183,11 @@ class Client:
         room.take(size)
         self.body_bytes += size
 
-    async def _next_piece(self) -> bytes:
+    async def _next_piece(self, started: float) -> bytes:
+        now = asyncio.get_running_loop().time()
+        overdue = started + BODY_SECONDS + self.body_bytes / BODY_BYTES_PER_SECOND
         try:
-            async with asyncio.timeout(BODY_GAP_SECONDS):
+            async with asyncio.timeout(min(BODY_GAP_SECONDS, overdue - now)):
                 return await self._payload.readany()
         except TimeoutError:
             self.closing = True

@@ -7,7 +7,8 @@ closed its sending half still gets its answer; heads and bodies that do not come
 Rules
 -----
 - Requests under `/v1/` become a `Client` and go to the exchange; everything else goes to the handler that `service`
-  hands in, as aiohttp's own request with its body already read.
+  hands in, as aiohttp's own request with its body already read, once it was admitted by its head. The bodies of the two
+  do not share their room.
 - A handler is never cancelled because a client left; it asks `Client.gone`.
 """
 
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 DATA_PLANE: Final = "/v1/"
 OTHER_BODY_BYTES: Final = 1 << 20
 """The largest body that a request outside of the data plane may have."""
+OTHER_BODIES_BYTES: Final = 32 << 20
+"""Memory that the bodies of all such requests may take together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,14 @@ class ServerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Who answers what: `exchange` the data plane (it never raises), `other` all the rest."""
+    """Who answers what: `exchange` the data plane (it never raises), `other` all the rest.
+
+    `admit` raises ApiError for what `other` would refuse by its head alone, before a body is read.
+    """
 
     exchange: Callable[[Client], Awaitable[None]]
     other: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+    admit: Callable[[web.BaseRequest], object]
 
 
 class Written:
@@ -212,7 +219,7 @@ class HttpServer(web.Server):
         self.limits = limits or ServerLimits()
         self.draining = False
         self._dispatch = dispatch
-        self._room = room or Room(64 << 20)
+        self._room = room or Room(OTHER_BODIES_BYTES)
 
     def __call__(self) -> Connection:
         return Connection(self)
@@ -255,6 +262,7 @@ class HttpServer(web.Server):
 
     async def _answer_other(self, client: Client) -> web.StreamResponse:
         request = client.as_aiohttp(_OtherRequest)
+        self._dispatch.admit(request)
         request._read_bytes = await client.read_body(OTHER_BODY_BYTES, self._room)  # noqa: SLF001 - spares a second limit
         response = await self._dispatch.other(request)
         if client.ends_here():

@@ -114,7 +114,8 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         on_parent_gone(self._orphaned)
         self._pool = await open_pool(self._handover.dsn, pooled=self._handover.pooled)
-        server = HttpServer(Dispatch(self._exchange, self._operator().answer), room=self._room)
+        operator = self._operator()
+        server = HttpServer(Dispatch(self._exchange, operator.answer, operator.admit))
         listening = socket.socket(fileno=self._handover.listening_fd)
         acceptor = await loop.create_server(server, sock=listening, backlog=BACKLOG)
         try:

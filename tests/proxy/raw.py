@@ -92,9 +92,10 @@ async def serving(
     exchange: Callable[[Client], Awaitable[None]],
     other: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = nothing_else,
     limits: ServerLimits | None = None,
+    admit: Callable[[web.BaseRequest], object] = lambda _request: None,
 ) -> AsyncIterator[tuple[HttpServer, int]]:
     """Run a server with these handlers on a free port."""
-    server = HttpServer(Dispatch(exchange, other), limits, Room(1 << 26))
+    server = HttpServer(Dispatch(exchange, other, admit), limits, Room(1 << 26))
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     try:
         yield server, listener.sockets[0].getsockname()[1]

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from meterproxy.errors import ApiError, Case
 from meterproxy.proxy import client as client_module
 from meterproxy.proxy.client import Client, Room
 from meterproxy.proxy.server import HttpServer, ServerLimits
@@ -143,6 +144,16 @@ class TestBodies:
         answer = await raw.answer()
         assert answer.status == 408
         assert answer.error["code"] == "request_timeout"
+
+    async def test_body_that_drips(self, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A body that never pauses for long but takes forever ends in 408."""
+        monkeypatch.setattr(client_module, "BODY_SECONDS", 0.02)
+        raw.send(POST + b"Content-Length: 400000\r\n\r\n")
+        answering = asyncio.create_task(raw.answer())
+        while not answering.done():
+            raw.send(b"a")
+            await asyncio.sleep(0.002)
+        assert (await answering).status == 408
 
     async def test_room_is_shared(self) -> None:
         """When all bodies together are too much, a request is refused for now, and the room is never overdrawn."""
@@ -324,6 +335,18 @@ class TestOther:
             answer = await raw.answer()
             assert answer.status == 404
             assert answer.error["code"] == "unknown_url"
+
+    async def test_refused_by_its_head(self) -> None:
+        """What may not be asked is refused before its body has come."""
+
+        def admit(_request: web.BaseRequest) -> None:
+            raise ApiError(Case.ADMIN_TOKEN_INVALID, "no")
+
+        async with serving(echo, admit=admit) as (_, port), connected(port) as raw:
+            raw.send(b"POST /admin/keys HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+            assert (await raw.answer()).status == 401
+            raw.send(b"x" * 1_000_000 + b"GET /v1/x HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await raw.answer()).body == b"GET "
 
     async def test_large_body_for_the_other_handler(self, raw: Raw) -> None:
         """A body too large for the operator's endpoints is refused in our shape."""
