@@ -7,11 +7,12 @@ Rules
 - What a key may do is checked on every request: its expiry against the clock, its policy against what is asked.
 """
 
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
+
+from multidict import MultiMapping
 
 from meterproxy.core.key import KEY_PREFIX, KeyEntry, digest_of
 from meterproxy.errors import ApiError, Case, StoreUnavailable
@@ -27,7 +28,7 @@ _MISSING: Final = (
 _INVALID: Final = "Incorrect API key provided."
 
 
-async def authenticate(headers: Mapping[str, str], directory: Directory, clock: Clock) -> KeyEntry:
+async def authenticate(headers: MultiMapping[str], directory: Directory, clock: Clock) -> KeyEntry:
     """Find the live key that a request presents.
 
     Raises:
@@ -47,12 +48,15 @@ async def authenticate(headers: Mapping[str, str], directory: Directory, clock: 
     return key
 
 
-def _presented(headers: Mapping[str, str]) -> str:
-    value = headers.get("Authorization")
-    if value is None:
+def _presented(headers: MultiMapping[str]) -> str:
+    """The secret of the one bearer token, or else of `x-api-key`: something on the way may have a use for the rest."""
+    values = headers.getall("Authorization", ())
+    if len(values) > 1 and len(set(values)) > 1:
+        raise ApiError(Case.KEY_INVALID, _INVALID)
+    scheme, _, secret = values[0].partition(" ") if values else ("", "", "")
+    if scheme.lower() != "bearer":
         return headers.get("x-api-key", "").strip()
-    scheme, _, secret = value.partition(" ")
-    return secret.strip() if scheme.lower() == "bearer" else ""
+    return secret.strip()
 
 
 async def _find(directory: Directory, digest: bytes) -> KeyEntry | bool:

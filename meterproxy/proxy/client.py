@@ -9,7 +9,8 @@ Rules
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,8 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_request import BaseRequest
+from multidict import MultiMapping
+from yarl import URL
 
 from meterproxy.errors import ApiError, Case
 
@@ -35,6 +38,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON_TYPE: Final = (b"content-type", b"application/json")
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_ABSOLUTE: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _BODILESS: Final = frozenset({204, 304})
 
 HeaderLines = Iterable[tuple[bytes, bytes]]
@@ -90,10 +94,12 @@ class Client:
         writer: AbstractStreamWriter,
         task: "asyncio.Task[None]",
     ) -> None:
+        if not message.path.startswith("/"):
+            message = _in_origin_form(message)
         self.message = message
         self.method = message.method
         self.target = message.path
-        self.headers: Mapping[str, str] = message.headers
+        self.headers: MultiMapping[str] = message.headers
         self.answered_status: int | None = None
         self.ended = False
         self.closing = message.should_close or message.version != HttpVersion11
@@ -270,6 +276,16 @@ class Client:
             await self._connection._drain_helper()  # noqa: SLF001 - aiohttp's flow control has no public name
         except ConnectionError:
             return
+
+
+def _in_origin_form(message: RawRequestMessage) -> RawRequestMessage:
+    """The request with a target as if it had been asked for at the host itself: without scheme and authority."""
+    authority = _ABSOLUTE.match(message.path)
+    if authority is None:
+        return message
+    path = message.path[authority.end() :]
+    path = path if path.startswith("/") else "/" + path
+    return message._replace(path=path, url=URL(path, encoded=True))
 
 
 def _too_large(limit_bytes: int) -> ApiError:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web, web_protocol
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
@@ -124,12 +124,17 @@ class Connection(web_protocol.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._faulted:
             return
-        seen = self._request_count
+        seen, in_body = self._request_count, self._body is not None and not self._body.is_eof()
         super().data_received(data)
         if self._request_count != seen:
             self._head_arrived()
-        elif data and (self._body is None or self._body.is_eof()) and self._head_deadline is None:
-            self._head_deadline = self._loop.call_later(self.server.limits.head_seconds, self._head_overdue)
+            if self._body is not None and self._body.is_eof() and not _ends_with_request(data, self._body):
+                self._expect_head()
+        elif data and not in_body and self._head_deadline is None:
+            self._expect_head()
+
+    def _expect_head(self) -> None:
+        self._head_deadline = self._loop.call_later(self.server.limits.head_seconds, self._head_overdue)
 
     def _head_arrived(self) -> None:
         if self._head_deadline is not None:
@@ -145,7 +150,11 @@ class Connection(web_protocol.RequestHandler):
 
     def _head_overdue(self) -> None:
         self._head_deadline = None
-        if self.idle and self.transport is not None:
+        if self.transport is None:
+            return
+        if not self.idle:
+            self._expect_head()  # the request before it is still being answered
+        else:
             error = ApiError(Case.REQUEST_TIMEOUT, "The request's headers did not arrive in time.")
             self.transport.write(_error_bytes(error, error.status))
             self.force_close()
@@ -156,7 +165,12 @@ class Connection(web_protocol.RequestHandler):
         self._depart()
         if self._body is not None and not self._body.is_eof():
             self._body.set_exception(RequestPayloadError("the body broke off"))
-        return not self.idle
+        return not self.idle and self._request_count > 0
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log what is unexpected; a client that vanishes, or breaks off a body that nobody wants, is not."""
+        if not isinstance(kw.get("exc_info"), (RequestPayloadError, HttpProcessingError, ConnectionError)):
+            super().log_exception(*args, **kw)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._depart()
@@ -238,6 +252,9 @@ class HttpServer(web.Server):
         if client.method == "CONNECT":
             client.closing = True
             client.refuse(ApiError(Case.METHOD_NOT_ALLOWED, "CONNECT is not supported."))
+        elif client.message.chunked and client.message.headers.getall("Transfer-Encoding") != _CHUNKED:
+            client.closing = True
+            client.refuse(ApiError(Case.MALFORMED, "No Transfer-Encoding but chunked is supported."))
         elif client.target.startswith(DATA_PLANE):
             await self._dispatch.exchange(client)
         else:
@@ -280,6 +297,22 @@ _CASES_OF_STATUS: Final = {
     500: Case.INTERNAL,
     503: Case.UNAVAILABLE,
 }
+
+
+_CHUNKED: Final = ["chunked"]
+
+
+def _ends_with_request(data: bytes, body: StreamReader) -> bool:
+    """Whether bytes in which a request ended have nothing behind it, as far as can be told without parsing them."""
+    size = body.total_bytes
+    return (
+        data.endswith(b"\r\n\r\n")
+        if size == 0
+        else data[-size - 4 : -size] == b"\r\n\r\n" or data.endswith(_LAST_CHUNK)
+    )
+
+
+_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 
 
 def _error_bytes(error: ApiError, status: int) -> bytes:

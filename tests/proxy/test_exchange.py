@@ -145,6 +145,17 @@ class TestRefusals:
             assert SECRET not in repr(call["headers"])
             assert ["Authorization", "Bearer sk-upstream"] in call["headers"]
 
+    async def test_several_credentials(self) -> None:
+        """Another scheme does not hide an API key; two different headers leave open who asks, so nobody does."""
+        async with built() as house, house.client() as client:
+            assert (await house.ask(body=chat(), Authorization="Basic abc", x_api_key=SECRET)).status == 200
+            for other, status in ((f"Bearer {SECRET}", 200), ("Bearer mp-other", 401), ("Basic abc", 401)):
+                line = f"\r\nAuthorization: {other}\r\nContent-Type".encode()
+                client.send(request(CHAT, chat()).replace(b"\r\nContent-Type", line))
+                answer = await client.answer()
+                assert answer.status == status
+                assert status == 200 or answer.error["code"] == "invalid_api_key"
+
     async def test_credit_spent(self) -> None:
         """Without credit the answer is OpenAI's, not to be retried, with the status that the operator wants."""
         async with built(ledger=FakeLedger(balance_nanos=0)) as house:

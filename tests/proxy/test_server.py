@@ -12,7 +12,8 @@ from aiohttp import web
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy import client as client_module
 from meterproxy.proxy.client import Client, Room
-from meterproxy.proxy.server import HttpServer, ServerLimits
+from meterproxy.proxy.server import Connection, HttpServer, ServerLimits
+from tests.proxy.house import until
 from tests.proxy.raw import Raw, connected, serving
 
 ROOM = Room(1 << 26)
@@ -49,6 +50,9 @@ async def raw(served: tuple[HttpServer, int]) -> AsyncIterator[Raw]:
 POST = b"POST /v1/x HTTP/1.1\r\nHost: a\r\n"
 
 
+LARGE_CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n" + (b"80000\r\n" + b"b" * 0x80000 + b"\r\n") * 5
+
+
 class TestFraming:
     @pytest.mark.parametrize(
         ("request_bytes", "status"),
@@ -63,6 +67,8 @@ class TestFraming:
             (POST + b"Content-Length: -1\r\n\r\n", 400),
             (POST + b"Content-Length: 1e3\r\n\r\n", 400),
             (POST + b"Transfer-Encoding: gzip\r\n\r\n", 400),
+            (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
+            (POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
             (POST + b"X: " + b"secret-bytes" * 2000 + b"\r\n\r\n", 431),
             (b"GET /v1/" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
             (POST + b"".join(b"X%d: y\r\n" % n for n in range(200)) + b"\r\n", 431),
@@ -129,7 +135,7 @@ class TestBodies:
 
     async def test_chunked_too_large(self, raw: Raw) -> None:
         """A chunked body is counted as it comes."""
-        raw.send(POST + b"Transfer-Encoding: chunked\r\n\r\n" + (b"80000\r\n" + b"b" * 0x80000 + b"\r\n") * 5)
+        raw.send(LARGE_CHUNKED)
         assert (await raw.answer()).status == 413
 
     async def test_encoded_body_is_not_decompressed(self, raw: Raw) -> None:
@@ -223,6 +229,20 @@ class TestConnections:
         raw.send(b"GET /v1/a%2Fb/%2e%2e/c?x=%00 HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (await raw.answer()).headers["x-target"] == "/v1/a%2Fb/%2e%2e/c?x=%00"
 
+    @pytest.mark.parametrize(
+        ("target", "seen"),
+        [
+            (b"http://a/v1/models?x", "/v1/models?x"),
+            (b"HTTPS://a:1/v1/%2e", "/v1/%2e"),
+            (b"http://a/v1/http://b/", "/v1/http://b/"),
+        ],
+    )
+    async def test_absolute_target(self, raw: Raw, target: bytes, seen: str) -> None:
+        """A target with scheme and authority means its path."""
+        raw.send(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\nGET http://a/other HTTP/1.1\r\nHost: a\r\n\r\n" % target)
+        assert (await raw.answer()).headers["x-target"] == seen
+        assert b'"/other"' in (await raw.answer()).body
+
     async def test_head(self, raw: Raw) -> None:
         """HEAD gets the head of the answer only."""
         raw.send(b"HEAD /v1/x HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/x HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -257,6 +277,60 @@ class TestConnections:
             raw.send(b"GET /v1/x HT")
             assert (await raw.answer()).status == 408
             assert await raw.ended()
+
+    @pytest.mark.parametrize("first", [b"Content-Length: 2\r\n\r\nok", b"\r\n"])
+    async def test_head_deadline_behind_a_request(self, first: bytes) -> None:
+        """A part of a head that came with the request before it is not waited for any longer."""
+        async with serving(echo, limits=ServerLimits(head_seconds=0.01)) as (_, port), connected(port) as raw:
+            raw.send(POST + first + b"GET /v1/x HT")
+            assert (await raw.answer()).status == 200
+            assert (await raw.answer()).status == 408
+            assert await raw.ended()
+
+    @pytest.mark.parametrize(
+        "pieces",
+        [
+            [POST + b"\r\n"],
+            [POST + b"Content-Length: 2\r\n\r\nok"],
+            [POST + b"Content-Length: 2\r\n\r\no", b"k"],
+            [POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"],
+            [POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\no", b"k\r\n0\r\n\r\n"],
+        ],
+    )
+    async def test_no_head_deadline_without_a_head(self, pieces: list[bytes]) -> None:
+        """After a whole request nothing is expected of the client but what it likes."""
+        async with serving(echo) as (server, port), connected(port) as raw:
+            for piece in pieces:
+                raw.send(piece)
+                await asyncio.sleep(0.01)
+            assert (await raw.answer()).status == 200
+            [connection] = server.connections
+            assert isinstance(connection, Connection)
+            assert connection._head_deadline is None
+
+    @pytest.mark.parametrize("loop_turns", [0, 3])
+    async def test_left_without_a_byte(self, served: tuple[HttpServer, int], loop_turns: int) -> None:
+        """A client that only connects and ends its half is let go at once."""
+        server, port = served
+        async with connected(port) as raw:
+            for _ in range(loop_turns):
+                await asyncio.sleep(0)
+            raw.writer.write_eof()
+            assert await raw.ended()
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+        await until(lambda: not server.connections)
+
+    @pytest.mark.parametrize("rest", [b"zz\r\n", b""])
+    async def test_broken_body_after_a_refusal(self, raw: Raw, rest: bytes, caplog) -> None:
+        """What becomes of a body that nobody wants any more is no error of ours."""
+        raw.send(LARGE_CHUNKED)
+        assert (await raw.answer()).status == 413
+        if rest:
+            raw.send(rest)
+        raw.writer.write_eof()
+        await raw.reader.read()
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
     async def test_idle_connection_ends(self) -> None:
         """A connection without requests ends after the keep-alive time."""
