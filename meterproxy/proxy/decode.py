@@ -21,10 +21,12 @@ _RAW_DEFLATE: Final = -zlib.MAX_WBITS
 class Decoder:
     """One answer's content coding undone, piece by piece; never raises."""
 
-    __slots__ = ("_inflate", "_left_bytes", "_may_be_raw", "unread_bytes")
+    __slots__ = ("_inflate", "_left_bytes", "_may_be_raw", "known", "unread_bytes")
 
     def __init__(self, coding: bytes) -> None:
-        self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB) if coding in {b"gzip", b"x-gzip", b"deflate"} else None
+        self.known = coding in {b"gzip", b"x-gzip", b"deflate"}
+        """Whether the coding is one that we read."""
+        self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB) if self.known else None
         self._left_bytes = TOTAL_BYTES
         self._may_be_raw = coding == b"deflate"
         """Some servers send `deflate` without zlib's frame; the very first piece tells."""

@@ -127,10 +127,11 @@ class StreamRelay:
             self._client.end(rest if self._decoder is None else b"")
 
     def _natural_outcome(self) -> Outcome:
-        """What a stream is that ended without its terminal event."""
+        """What a stream is that ended without its terminal event; of one that nobody here can read, its end tells."""
         if self._meter.failed:
             return Outcome.PROVIDER_ERROR
-        if not self._meter.finished and not self._meter.has_usage:
+        readable = self._decoder is None or self._decoder.known
+        if readable and not self._meter.finished and not self._meter.has_usage:
             return Outcome.STREAM_BROKEN
         return self._read_outcome()
 

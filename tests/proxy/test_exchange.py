@@ -244,7 +244,7 @@ class TestAnswers:
             assert answer.headers["content-encoding"] == "br"
             assert b"choices" in answer.body
             [row] = house.ledger.rows
-            assert row.source == "estimated"
+            assert (row.outcome, row.source) == ("completed", "estimated")
             assert 20 <= row.usage.output <= 50
 
     async def test_http_1_0_stream(self) -> None:
