@@ -28,10 +28,11 @@ async def test_what_a_start_prints_works_when_pasted_and_a_second_start_finds_ev
     """Without a provider's key the answers are simulated; Ctrl-C in between leaves no process; money and key stay."""
     async with hosted(reachable_dir) as host:
         balances = []
-        for start in ("first", "second"):
+        for number, start in enumerate(("first", "second"), 1):
             began = time.monotonic()
             await host.start()
             record_testsuite_property(f"{start}_start_seconds", round(time.monotonic() - began, 2))
+            await until(lambda wanted=number: _greetings(host) == wanted, "the start was announced")
             answer = await asyncio.to_thread(_pasted, host)
             assert answer["choices"][0]["message"]["content"]
             (demo,) = (await host.admin("GET", "/admin/accounts", status=200))["data"]
@@ -41,6 +42,10 @@ async def test_what_a_start_prints_works_when_pasted_and_a_second_start_finds_ev
         assert second == 2 * first > 0
         assert host.log_text().count("is ready") == 2
         assert host.log_text().count("simulated: no OPENAI_API_KEY is set") == 2
+
+
+def _greetings(host: Service) -> int:
+    return host.log_text().count("serves on")
 
 
 def _pasted(host: Service) -> dict:
