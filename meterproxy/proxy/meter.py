@@ -19,7 +19,15 @@ from meterproxy.core.record import TOOLS_KEPT, bookable_text
 from meterproxy.core.usage import Usage
 from meterproxy.proxy.body import without_surrogates
 from meterproxy.proxy.ordinary import OrdinaryEvents
-from meterproxy.proxy.sse import DoneFinder, EventSplitter, StreamEditor, data_of, edit_event, split_events
+from meterproxy.proxy.sse import (
+    EVENT_MAXIMUM,
+    DoneFinder,
+    EventSplitter,
+    StreamEditor,
+    data_of,
+    edit_event,
+    split_events,
+)
 from meterproxy.proxy.texts import Kept, KeptEvents, TextPool, tool_names
 from meterproxy.proxy.usage_shapes import CHAT, SHAPES, Ceiling, take_usage, take_usual_usage
 
@@ -111,7 +119,7 @@ class StreamMeter:
 
     def __init__(self, operation: str, pool: TextPool, *, editing: bool = False) -> None:
         self._operation = operation
-        self._splitter = EventSplitter()
+        self._splitter = EventSplitter(EVENT_MAXIMUM)
         self._done = DoneFinder()
         self._editor = StreamEditor() if editing else None
         self._kept = KeptEvents(pool)
@@ -216,7 +224,8 @@ class StreamMeter:
 
     def kept(self) -> Kept:
         """The events so far, for `texts.stream_texts`, and how many bytes of them found no room."""
-        return self._kept.kept()
+        events, dropped_bytes = self._kept.kept()
+        return Kept(events, dropped_bytes + self._splitter.dropped_bytes)
 
     def close(self) -> None:
         """Give back the memory of what was kept."""

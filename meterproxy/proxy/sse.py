@@ -20,6 +20,8 @@ from typing import Final
 from meterproxy.errors import ApiError
 from meterproxy.proxy.body import Members, scan
 
+EVENT_MAXIMUM: Final = 8 << 20
+"""Bytes of an unfinished event that are kept to be read; a longer event passes unread."""
 HELD_MAXIMUM: Final = 1 << 20
 """Bytes of an unfinished event that an editor holds back; a longer event passes unedited."""
 
@@ -42,16 +44,27 @@ _DATA_ONLY: Final = re.compile(rb"data: ?\{[^\r\n]*+(?:\n\n|\r\n\r\n|\r\r)")
 
 
 class EventSplitter:
-    """Holds back the unfinished event, so that what comes out is whole events, byte for byte and in order."""
+    """Holds back the unfinished event, so that what comes out is whole events, byte for byte and in order.
 
-    __slots__ = ("_held", "held_bytes")
+    Where a maximum is given, an unfinished event of more bytes is dropped and what comes out goes on behind it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_dropping", "_held", "_maximum_bytes", "dropped_bytes", "held_bytes")
+
+    def __init__(self, maximum_bytes: int | None = None) -> None:
+        self._maximum_bytes = maximum_bytes
+        self._dropping = False
+        """Whether an event is being dropped; then its last byte so far is held."""
         self._held: list[bytes] = []
         self.held_bytes = 0
+        self.dropped_bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that are whole with this chunk, empty where none is."""
+        if self._dropping:
+            chunk = self._behind_dropped(chunk)
+            if not chunk:
+                return b""
         if chunk.endswith((b"\n\n", b"\n\r\n", b"\r\r")):
             return self._take(chunk) if self._held else chunk
         end = self._last_end(chunk)
@@ -64,7 +77,22 @@ class EventSplitter:
 
     def finish(self) -> bytes:
         """What is left at the stream's end: an event without its empty line."""
-        return self._take(b"")
+        rest = self._take(b"")
+        return b"" if self._dropping else rest
+
+    def _behind_dropped(self, chunk: bytes) -> bytes:
+        """What is left of a chunk behind the end of the event that is being dropped."""
+        before = self._take(b"")
+        end = _END.search(before + chunk)
+        if end is None:
+            self.dropped_bytes += len(chunk)
+            self._held.append((before + chunk)[-1:])
+            self.held_bytes = 1
+            return b""
+        self._dropping = False
+        cut = end.end() - len(before)
+        self.dropped_bytes += cut
+        return chunk[cut:]
 
     def _last_end(self, chunk: bytes) -> int:
         """Where in the chunk its last event ends, 0 where none does."""
@@ -82,6 +110,11 @@ class EventSplitter:
         if rest:
             self._held.append(rest)
             self.held_bytes += len(rest)
+            if self._maximum_bytes is not None and self.held_bytes > self._maximum_bytes:
+                self.dropped_bytes += self.held_bytes
+                self._dropping = True
+                self._held[:] = [rest[-1:]]
+                self.held_bytes = 1
 
     def _take(self, last: bytes) -> bytes:
         events = b"".join((*self._held, last))

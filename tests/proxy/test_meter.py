@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meterproxy.core.usage import Usage
+from meterproxy.proxy import meter
 from meterproxy.proxy.meter import NO_CEILING, RAW_USAGE_MAXIMUM, Reading, StreamMeter, read_answer
 from meterproxy.proxy.sse import StreamEditor
 from meterproxy.proxy.texts import TextPool, answer_texts, stream_texts
@@ -311,3 +312,16 @@ def test_events_of_changing_shape_are_learnt_anew():
         for number in range(60)
     ]
     assert read(b"".join(events), itertools.accumulate(map(len, events)))[2] == ["w" * 60]
+
+
+def test_an_endless_event_is_not_kept(monkeypatch):
+    """Of an event that is too long nothing is kept, its bytes count as unread, and reading goes on behind it."""
+    monkeypatch.setattr(meter, "EVENT_MAXIMUM", 1000)
+    stream = StreamMeter("chat", TextPool())
+    piece = b"x" * 600
+    assert b"".join(map(stream.feed, [b"data: ", piece, piece, piece])) == b"data: " + 3 * piece
+    assert stream._splitter.held_bytes <= 1000
+    tail = b'\n\ndata: {"model":"m","usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
+    assert stream.feed(tail) == tail
+    assert stream.reading().usage is not None
+    assert stream.kept().dropped_bytes == 1808

@@ -202,3 +202,21 @@ def test_an_edited_openai_stream_is_the_one_without_the_option():
     sent = b"".join(b"data: %b\n\n" % compact({**chunk, "usage": None}) for chunk in plain)
     sent += b"data: %b\n\n" % compact({**CHUNK, "choices": [], "usage": USAGE}) + b"data: [DONE]\n\n"
     assert edited(sent) == b"".join(b"data: %b\n\n" % compact(chunk) for chunk in plain) + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+@given(cuts=st.lists(st.integers(1, 200), max_size=12))
+def test_too_long_events_are_dropped(newline, cuts):
+    """An unfinished event above the maximum is let go of, and the events behind it come out as ever."""
+    long, last = b"data: " + b"x" * 100 + newline * 2, b"data: b" + newline * 2
+    stream = b"data: a" + newline * 2 + long + last
+    splitter = EventSplitter(50)
+    out, most_held = b"", 0
+    for piece in [*pieces_of(stream, cuts), b""]:
+        out += splitter.feed(piece)
+        most_held = max(most_held, splitter.held_bytes)
+    rest = splitter.finish()
+    assert most_held <= 50
+    assert len(out) + len(rest) + splitter.dropped_bytes == len(stream)
+    assert [data_of(event) for event in split_events(out + rest)][-1] == b"b"
+    assert splitter.dropped_bytes in range(len(long) - 1, len(long) + 2) or not splitter.dropped_bytes
