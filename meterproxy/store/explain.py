@@ -1,6 +1,6 @@
 """Explain: how one exchange came to its amount, from its bound to its entries."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -10,7 +10,8 @@ from meterproxy.core.money import format_usd
 from meterproxy.core.price import Price
 from meterproxy.core.usage import KINDS, Usage
 from meterproxy.errors import ApiError, Case
-from meterproxy.store.pool import transaction
+from meterproxy.store.instants import to_datetime
+from meterproxy.store.pool import Connection, transaction
 from meterproxy.store.settle import COLUMN_KINDS
 from meterproxy.store.sqlfiles import queries
 
@@ -30,15 +31,57 @@ async def explain(pool: asyncpg.Pool, request_id: UUID) -> dict[str, Any]:
         if found is None:
             raise ApiError(Case.NOT_FOUND, f"Nothing is settled under request id {request_id}.")
         entries = await connection.fetch(_SQL["read_entries"], found["account_id"], request_id)
-        draws = await connection.fetch(_SQL["read_draws"], row["account_id"], row["session_id"]) if row else []
+        draws = await _limits_drawn(connection, row) if row else []
     answer: dict[str, Any] = {"request_id": request_id, "account_id": found["account_id"]}
     if row:
-        answer |= _exchange(row) | {"limits_drawn": [dict(draw) for draw in draws]}
+        answer |= _exchange(row) | {"limits_drawn": draws}
     if rejected:
         answer["settled_with_minimal_columns"] = {"error": rejected["error"], "at": rejected["rejected_at"]}
     answer["journal"] = {"id": found["journal_id"], "position": found["journal_position"]}
     answer["entries"] = [_entry(entry) for entry in entries]
     return answer
+
+
+class _Draw(NamedTuple):
+    """What the row drew from one limit window, in the limit's own measure."""
+
+    limit_id: UUID
+    window_start_us: int
+    session_id: UUID | None
+    held: int
+    consumed: int
+    overrun: int
+
+
+async def _limits_drawn(connection: Connection, row: asyncpg.Record) -> list[dict[str, Any]]:
+    told = orjson.loads(row["draws"]) if row["draws"] else None
+    draws = [_Draw(UUID(limit), start, UUID(session), *rest) for limit, start, session, *rest in told or ()]
+    named = [draw.limit_id for draw in draws] if told else None
+    limits = {limit["id"]: limit for limit in await connection.fetch(_SQL["read_limits"], row["account_id"], named)}
+    if told is None:
+        within = row["amount_nanos"] - row["overrun_nanos"]
+        draws = [
+            _Draw(limit_id, 0, row["session_id"], row["hold_nanos"], within, row["overrun_nanos"])
+            for limit_id in limits
+        ]
+    sessions = await connection.fetch(_SQL["read_sessions"], [draw.session_id for draw in draws if draw.session_id])
+    states = {session["id"]: session["state"] for session in sessions}
+    return [_drawn(draw, limits.get(draw.limit_id), states.get(draw.session_id)) for draw in draws]
+
+
+def _drawn(draw: _Draw, limit: asyncpg.Record | None, session_state: str | None) -> dict[str, Any]:
+    measure = limit["measure"] if limit else None
+    amounts = {"held": draw.held, "consumed": draw.consumed, "overrun": draw.overrun}
+    return {
+        "limit_id": draw.limit_id,
+        "kind": limit["kind"] if limit else None,
+        "scope": limit["scope"] if limit else None,
+        "measure": measure,
+        "window_start": to_datetime(draw.window_start_us) if draw.window_start_us else None,
+        "session_id": draw.session_id,
+        "session_state": session_state,
+        **{name: format_usd(amount) if measure == "amount" else amount for name, amount in amounts.items()},
+    }
 
 
 def usage_of(row: asyncpg.Record) -> Usage:

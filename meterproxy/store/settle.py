@@ -33,7 +33,7 @@ COLUMNS: Final = (
     "provider_request_id is_stream ending outcome status usage_source input_tokens cache_read_tokens "
     "cache_write_tokens output_tokens reasoning_tokens other_usage raw_usage flags tools conversation tags price_id "
     "markup_ppm bound_input_tokens bound_output_tokens hold_nanos cost_nanos amount_nanos overrun_nanos latency_us "
-    "first_byte_us journal_id journal_position"
+    "first_byte_us journal_id journal_position draws"
 ).split()
 DRAW_COLUMNS: Final = "batch_id request_id account_id limit_id window_start session_id consumed overrun".split()
 
@@ -208,7 +208,7 @@ def usage_row(batch_id: UUID, journal_id: UUID, settling: Settling) -> tuple[Any
         subject.conversation, orjson.dumps(dict(subject.tags)).decode() if subject.tags else None, subject.price_id,
         subject.markup_ppm, subject.bound_input_tokens, subject.bound_output_tokens, subject.hold_nanos,
         record.cost_nanos, record.amount_nanos, record.overrun_nanos, ending.latency_us, ending.first_byte_us,
-        journal_id, settling.position,
+        journal_id, settling.position, _draws(record),
     )  # fmt: skip
 
 
@@ -222,6 +222,21 @@ def draw_rows(batch_id: UUID, record: EndRecord) -> Sequence[tuple[Any, ...]]:
          draw.session_id, min(amount, draw.amount), max(amount - draw.amount, 0))
         for draw in subject.draws
     ]  # fmt: skip
+
+
+def _draws(record: EndRecord) -> str | None:
+    """What was drawn from which limits, where it is more than the account's credit; see the column's comment."""
+    draws = record.subject.draws
+    if len(draws) <= 1:
+        return None
+    amount = record.amount_nanos
+    return orjson.dumps(
+        [
+            (str(draw.limit_id), draw.window_start_us, str(draw.session_id), draw.amount, min(amount, draw.amount),
+             max(amount - draw.amount, 0))
+            for draw in draws
+        ]
+    ).decode()  # fmt: skip
 
 
 def minimal_record(record: EndRecord) -> EndRecord:

@@ -80,9 +80,6 @@ SELECT u.id FROM users u JOIN accounts a USING (organization_id) WHERE a.id = $1
 -- name: user_belongs
 SELECT EXISTS (SELECT FROM users u JOIN accounts a USING (organization_id) WHERE u.id = $1 AND a.id = $2)
 
--- name: organization_of
-SELECT organization_id FROM accounts WHERE id = $1
-
 -- name: record_change
 SELECT record_change($1, $2)
 

@@ -71,31 +71,77 @@ FROM leases l JOIN worker_sessions s ON s.id = l.session_id
 WHERE s.state IN ('closed', 'proved', 'abandoned') AND l.granted <> l.consumed + l.returned LIMIT 100
 
 -- name: hours_are_the_sum_of_their_rows
-SELECT account_id::text AS subject, format('hour %s', hour) AS detail FROM (
-    SELECT account_id, date_trunc('hour', occurred_at, 'UTC') AS hour, count(*) AS requests,
-        sum(input_tokens + cache_write_tokens) AS input, sum(cache_read_tokens) AS cached,
-        sum(output_tokens + reasoning_tokens) AS output, sum(cost_nanos) AS cost, sum(amount_nanos) AS amount
-    FROM usage_events GROUP BY 1, 2) e FULL JOIN (
-    SELECT account_id, hour, sum(requests) AS requests, sum(input_tokens) AS input, sum(cached_tokens) AS cached,
-        sum(output_tokens) AS output, sum(cost_nanos) AS cost, sum(amount_nanos) AS amount
-    FROM usage_by_hour GROUP BY 1, 2) r USING (account_id, hour)
-WHERE (e.requests, e.input, e.cached, e.output, e.cost, e.amount)
-    IS DISTINCT FROM (r.requests, r.input, r.cached, r.output, r.cost, r.amount) LIMIT 100
+WITH counted AS (
+    SELECT account_id, date_trunc('hour', occurred_at, 'UTC') AS hour, key_id, user_id, provider, model, operation,
+        count(*) AS requests, count(*) FILTER (WHERE outcome <> 'completed') AS failures,
+        sum(tokens_in(input_tokens, cache_write_tokens, other_usage)) AS input_tokens,
+        sum(tokens_cached(cache_read_tokens, other_usage)) AS cached_tokens,
+        sum(tokens_out(output_tokens, reasoning_tokens, other_usage)) AS output_tokens,
+        sum(cost_nanos) AS cost_nanos, sum(amount_nanos) AS amount_nanos
+    FROM usage_events GROUP BY 1, 2, 3, 4, 5, 6, 7)
+SELECT account_id::text AS subject, format('hour %s, key %s, user %s, %s %s %s', hour, key_id, user_id, provider, model,
+    operation) AS detail
+FROM counted e FULL JOIN usage_by_hour r USING (account_id, hour, key_id, user_id, provider, model, operation)
+WHERE (e.requests, e.failures, e.input_tokens, e.cached_tokens, e.output_tokens, e.cost_nanos, e.amount_nanos)
+    IS DISTINCT FROM (r.requests, r.failures, r.input_tokens, r.cached_tokens, r.output_tokens, r.cost_nanos, r.amount_nanos)
+LIMIT 100
 
 -- name: days_are_the_sum_of_their_rows
-SELECT account_id::text AS subject, format('day %s', day) AS detail FROM (
-    SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, count(*) AS requests,
-        sum(cost_nanos) AS cost, sum(amount_nanos) AS amount
-    FROM usage_events GROUP BY 1, 2) e FULL JOIN (
-    SELECT account_id, day, sum(requests) AS requests, sum(cost_nanos) AS cost, sum(amount_nanos) AS amount
-    FROM usage_by_day GROUP BY 1, 2) r USING (account_id, day)
-WHERE (e.requests, e.cost, e.amount) IS DISTINCT FROM (r.requests, r.cost, r.amount) LIMIT 100
+WITH counted AS (
+    SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, key_id, user_id, provider, model, operation,
+        count(*) AS requests, count(*) FILTER (WHERE outcome <> 'completed') AS failures,
+        sum(tokens_in(input_tokens, cache_write_tokens, other_usage)) AS input_tokens,
+        sum(tokens_cached(cache_read_tokens, other_usage)) AS cached_tokens,
+        sum(tokens_out(output_tokens, reasoning_tokens, other_usage)) AS output_tokens,
+        sum(cost_nanos) AS cost_nanos, sum(amount_nanos) AS amount_nanos
+    FROM usage_events GROUP BY 1, 2, 3, 4, 5, 6, 7)
+SELECT account_id::text AS subject, format('day %s, key %s, user %s, %s %s %s', day, key_id, user_id, provider, model,
+    operation) AS detail
+FROM counted e FULL JOIN usage_by_day r USING (account_id, day, key_id, user_id, provider, model, operation)
+WHERE (e.requests, e.failures, e.input_tokens, e.cached_tokens, e.output_tokens, e.cost_nanos, e.amount_nanos)
+    IS DISTINCT FROM (r.requests, r.failures, r.input_tokens, r.cached_tokens, r.output_tokens, r.cost_nanos, r.amount_nanos)
+LIMIT 100
 
 -- name: latencies_count_every_row
-SELECT account_id::text AS subject, format('rows %s, buckets %s', e.requests, r.requests) AS detail
-FROM (SELECT account_id, count(*) AS requests FROM usage_events GROUP BY 1) e
-FULL JOIN (SELECT account_id, sum(requests) AS requests FROM latency_by_hour GROUP BY 1) r USING (account_id)
+SELECT account_id::text AS subject, format('hour %s, model %s: rows %s, buckets %s', hour, model, e.requests, r.requests) AS detail
+FROM (SELECT account_id, date_trunc('hour', occurred_at, 'UTC') AS hour, model, count(*) AS requests
+      FROM usage_events GROUP BY 1, 2, 3) e
+FULL JOIN (SELECT account_id, hour, model, sum(requests) AS requests FROM latency_by_hour GROUP BY 1, 2, 3) r
+    USING (account_id, hour, model)
 WHERE e.requests IS DISTINCT FROM r.requests LIMIT 100
+
+-- name: tools_count_their_rows
+SELECT account_id::text AS subject, format('day %s, tool %s: rows %s, counted %s', day, tool, e.requests, r.requests) AS detail
+FROM (SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, tool, count(*) AS requests
+      FROM usage_events, unnest(tools) AS tool GROUP BY 1, 2, 3) e
+FULL JOIN tools_by_day r USING (account_id, day, tool)
+WHERE e.requests IS DISTINCT FROM r.requests LIMIT 100
+
+-- name: tags_count_their_rows
+-- By tag, not by value: beyond a number of values the rest is counted together.
+SELECT account_id::text AS subject, format('day %s, tag %s: rows %s, counted %s', day, tag, e.requests, r.requests) AS detail
+FROM (SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, t.key AS tag, count(*) AS requests,
+          sum(amount_nanos) AS amount_nanos
+      FROM usage_events, jsonb_each_text(tags) t WHERE tags IS NOT NULL GROUP BY 1, 2, 3) e
+FULL JOIN (SELECT account_id, day, tag, sum(requests) AS requests, sum(amount_nanos) AS amount_nanos
+           FROM tags_by_day GROUP BY 1, 2, 3) r USING (account_id, day, tag)
+WHERE (e.requests, e.amount_nanos) IS DISTINCT FROM (r.requests, r.amount_nanos) LIMIT 100
+
+-- name: conversations_are_the_sum_of_their_rows
+SELECT account_id::text AS subject, format('conversation %s', conversation) AS detail
+FROM (SELECT account_id, conversation, min(occurred_at) AS first_at, max(occurred_at) AS last_at, count(*) AS requests,
+          sum(amount_nanos) AS amount_nanos
+      FROM usage_events WHERE conversation IS NOT NULL GROUP BY 1, 2) e
+FULL JOIN conversations r USING (account_id, conversation)
+WHERE (e.first_at, e.last_at, e.requests, e.amount_nanos)
+    IS DISTINCT FROM (r.first_at, r.last_at, r.requests, r.amount_nanos) LIMIT 100
+
+-- name: each_charged_row_has_its_price
+-- A record that was settled with minimal columns may lack it; that one waits for a person anyway.
+SELECT u.id::text AS subject, format('price %s', u.price_id) AS detail
+FROM usage_events u
+WHERE (u.amount_nanos > 0 OR u.cost_nanos > 0) AND NOT EXISTS (SELECT FROM prices p WHERE p.id = u.price_id)
+  AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = u.id) LIMIT 100
 
 -- name: no_record_waits_for_a_person
 SELECT request_id::text AS subject, left(error, 200) AS detail FROM settle_rejected ORDER BY rejected_at LIMIT 100

@@ -51,13 +51,13 @@ WITH booked AS (
         provider_request_id, is_stream, ending, outcome, status, usage_source, input_tokens, cache_read_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, other_usage, raw_usage, flags, tools, conversation, tags,
         price_id, markup_ppm, bound_input_tokens, bound_output_tokens, hold_nanos, cost_nanos, amount_nanos,
-        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position)
+        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, draws)
     SELECT
         account_id, occurred_at, id, user_id, key_id, session_id, operation, provider, model, served_model, service_tier,
         provider_request_id, is_stream, ending, outcome, status, usage_source, input_tokens, cache_read_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, other_usage, raw_usage, flags, tools, conversation, tags,
         price_id, markup_ppm, bound_input_tokens, bound_output_tokens, hold_nanos, cost_nanos, amount_nanos,
-        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position
+        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, draws
     FROM usage_staging s WHERE batch_id = $1
         AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = s.id)
     ON CONFLICT DO NOTHING
@@ -100,8 +100,9 @@ WITH booked AS (
     INSERT INTO usage_by_hour AS r (account_id, hour, user_id, key_id, provider, model, operation, requests, failures,
         input_tokens, cached_tokens, output_tokens, cost_nanos, amount_nanos)
     SELECT account_id, date_trunc('hour', occurred_at, 'UTC'), user_id, key_id, provider, model, operation, count(*),
-        count(*) FILTER (WHERE outcome <> 'completed'), sum(input_tokens + cache_write_tokens), sum(cache_read_tokens),
-        sum(output_tokens + reasoning_tokens), sum(cost_nanos), sum(amount_nanos)
+        count(*) FILTER (WHERE outcome <> 'completed'),
+        sum(tokens_in(input_tokens, cache_write_tokens, other_usage)), sum(tokens_cached(cache_read_tokens, other_usage)),
+        sum(tokens_out(output_tokens, reasoning_tokens, other_usage)), sum(cost_nanos), sum(amount_nanos)
     FROM booked GROUP BY 1, 2, 3, 4, 5, 6, 7
     ON CONFLICT (account_id, hour, key_id, user_id, provider, model, operation) DO UPDATE SET
         requests = r.requests + excluded.requests, failures = r.failures + excluded.failures,
@@ -112,8 +113,9 @@ WITH booked AS (
     INSERT INTO usage_by_day AS r (account_id, day, user_id, key_id, provider, model, operation, requests, failures,
         input_tokens, cached_tokens, output_tokens, cost_nanos, amount_nanos)
     SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date, user_id, key_id, provider, model, operation, count(*),
-        count(*) FILTER (WHERE outcome <> 'completed'), sum(input_tokens + cache_write_tokens), sum(cache_read_tokens),
-        sum(output_tokens + reasoning_tokens), sum(cost_nanos), sum(amount_nanos)
+        count(*) FILTER (WHERE outcome <> 'completed'),
+        sum(tokens_in(input_tokens, cache_write_tokens, other_usage)), sum(tokens_cached(cache_read_tokens, other_usage)),
+        sum(tokens_out(output_tokens, reasoning_tokens, other_usage)), sum(cost_nanos), sum(amount_nanos)
     FROM booked GROUP BY 1, 2, 3, 4, 5, 6, 7
     ON CONFLICT (account_id, day, key_id, user_id, provider, model, operation) DO UPDATE SET
         requests = r.requests + excluded.requests, failures = r.failures + excluded.failures,

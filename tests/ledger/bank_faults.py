@@ -47,7 +47,8 @@ class Snapshot:
 
     @classmethod
     async def of(cls, pool: asyncpg.Pool, tables: Sequence[str] = MONEY_TABLES) -> "Snapshot":
-        return cls({table: await pool.fetch(f"SELECT * FROM {table}") for table in tables})
+        async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+            return cls({table: await connection.fetch(f"SELECT * FROM {table}") for table in tables})
 
     async def put_back(self, pool: asyncpg.Pool) -> None:
         async with pool.acquire() as connection, connection.transaction():

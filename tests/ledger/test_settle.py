@@ -17,6 +17,8 @@ from meterproxy.errors import ProgressMoved, StoreUnavailable
 from meterproxy.ledger import settle as module
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.audit import audit
+from meterproxy.store.explain import explain
+from meterproxy.store.instants import to_datetime
 from meterproxy.store.settle import Settlement
 from tests.ledger.bank import PRICE, balance, completed, customer, hold_request, ledger_of, pool_of
 from tests.ledger.bank_faults import Faulty, Snapshot
@@ -355,7 +357,7 @@ async def test_a_missing_partition_costs_the_row_but_not_the_money(pool: asyncpg
 async def test_a_price_that_cannot_be_stored_does_not_keep_its_rows_out(
     pool: asyncpg.Pool, tmp_path: Path, document: bytes | None
 ) -> None:
-    """The money of rows does not hang on their price's document."""
+    """The money of rows does not hang on their price's document; whichever way it is missing, the audit names it."""
     key = await customer(pool, CREDIT)
     ledger = ledger_of(pool, tmp_path)
     await ledger.start()
@@ -366,7 +368,7 @@ async def test_a_price_that_cannot_be_stored_does_not_keep_its_rows_out(
     await ledger.settler.drain()
     assert await balance(pool, key.account_id) == CREDIT - 3000
     assert await pool.fetchval("SELECT count(*) FROM usage_events") == 2
-    assert await wrong(pool) == (set() if document is None else {WAITS})
+    assert await wrong(pool) == ({"each_charged_row_has_its_price"} if document is None else {WAITS})
     await ledger.stop()
 
 
@@ -376,12 +378,53 @@ async def test_a_draw_of_a_session_that_never_was_is_booked_as_late(pool: asyncp
     ledger = ledger_of(pool, tmp_path)
     await ledger.start()
     draws = (Draw(key.credit_limit_id, 0, UUID(int=5), 1000),)
-    record = end(1, 600, account_id=key.account_id, draws=draws)
+    record = end(1, 600, account_id=key.account_id, draws=draws, price_id=PRICE.id)
+    ledger.settler.know_price(PRICE.id, PRICE.document())
     ledger.settler.add(Settling(ledger.journal.append(record), record))
     await ledger.settler.drain()
     window = await pool.fetchrow("SELECT drawn, late FROM limit_windows")
     assert (window["drawn"], window["late"]) == (600, 600)
     assert await wrong(pool) == set()
+    await ledger.stop()
+
+
+async def test_a_row_says_what_it_drew_from_which_limits(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """From the credit alone that is what its columns say; from more limits each draw is kept, whatever they become."""
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    await capture(ledger, key, 600)
+    session_id = ledger.session.session_id
+    request_id = (
+        await pool.fetchval("SELECT id FROM usage_events") or ledger.settler._queue[0].record.subject.request_id
+    )
+    budget, start = uuid4(), 1_700_000_000_000_000
+    await pool.execute(
+        "INSERT INTO limits (id, account_id, kind, scope, scope_id, measure, window_kind, cap)"
+        " VALUES ($1, $2, 'budget', 'key', $3, 'amount', 'month', 1000)", budget, key.account_id, key.key_id,
+    )  # fmt: skip
+    await pool.execute(
+        "INSERT INTO limit_windows VALUES ($1, $2, $3, 1000)", key.account_id, budget, to_datetime(start)
+    )
+    draws = tuple(
+        Draw(limit, since, uuid4(), held)
+        for limit, since, held in ((budget, start, 500), (key.credit_limit_id, 0, 1000))
+    )
+    record = end(1, 700, account_id=key.account_id, draws=draws, price_id=PRICE.id)
+    record = msgspec.structs.replace(record, overrun_nanos=200)
+    ledger.settler.add(Settling(ledger.journal.append(record), record))
+    await ledger.settler.drain()
+    [credit] = (await explain(pool, request_id))["limits_drawn"]
+    assert (credit["limit_id"], credit["window_start"], credit["session_id"], credit["session_state"]) == (
+        key.credit_limit_id, None, session_id, "live",
+    )  # fmt: skip
+    assert (credit["held"], credit["consumed"], credit["overrun"]) == ("0.0005", "0.0005", "0.0001")
+    month, credit = (await explain(pool, record.subject.request_id))["limits_drawn"]
+    assert (month["kind"], month["scope"], month["window_start"]) == ("budget", "key", to_datetime(start))
+    assert (month["held"], month["consumed"], month["overrun"]) == ("0.0000005", "0.0000005", "0.0000002")
+    assert (credit["kind"], credit["held"], credit["consumed"], credit["overrun"]) == (
+        "credit", "0.000001", "0.0000007", "0.00",
+    )  # fmt: skip
     await ledger.stop()
 
 

@@ -8,11 +8,14 @@ import asyncpg
 import pytest
 
 from meterproxy.core.key import KeyEntry
+from meterproxy.core.usage import Usage
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import INVARIANTS, audit
 from meterproxy.store.sessions import Sessions
+from meterproxy.store.sqlfiles import queries
 from tests.ledger.bank import completed, customer, hold_request, ledger_of, pool_of
 
+QUERIES = queries("audit")
 BREAKS = {
     "balance_is_the_sum_of_its_entries": "UPDATE accounts SET balance_nanos = balance_nanos - 1",
     "credits_are_the_sum_of_what_people_booked": "UPDATE accounts SET credits_nanos = credits_nanos + 1",
@@ -28,6 +31,10 @@ BREAKS = {
     "hours_are_the_sum_of_their_rows": "UPDATE usage_by_hour SET output_tokens = output_tokens + 1",
     "days_are_the_sum_of_their_rows": "UPDATE usage_by_day SET amount_nanos = amount_nanos - 1",
     "latencies_count_every_row": "DELETE FROM latency_by_hour",
+    "tools_count_their_rows": "UPDATE tools_by_day SET requests = requests + 1",
+    "tags_count_their_rows": "UPDATE tags_by_day SET amount_nanos = amount_nanos + 1",
+    "conversations_are_the_sum_of_their_rows": "UPDATE conversations SET last_at = last_at + interval '1 second'",
+    "each_charged_row_has_its_price": "DELETE FROM prices",
     "no_record_waits_for_a_person":
         "INSERT INTO settle_rejected VALUES (gen_random_uuid(), gen_random_uuid(), 1, 0, gen_random_uuid(), 0, 'x', '')",
 }  # fmt: skip
@@ -43,8 +50,9 @@ async def spend(pool: asyncpg.Pool, key: KeyEntry, directory: Path, *tokens: int
     ledger = ledger_of(pool, directory)
     await ledger.start()
     for count in tokens:
-        hold = await ledger.holds.place(hold_request(ledger, key, 50_000))
-        ledger.holds.capture(hold, completed(count))
+        told = hold_request(ledger, key, 50_000, conversation="c", tags=(("team", str(count % 2)), ("a", "b")))
+        hold = await ledger.holds.place(told)
+        ledger.holds.capture(hold, completed(count, tools=("search",)))
         await ledger.settler.settle_batch()
     await ledger.stop()
 
@@ -65,6 +73,45 @@ async def test_a_broken_invariant_is_named(pool: asyncpg.Pool, tmp_path: Path, n
     results = {result.name: result for result in await audit(pool)}
     assert not results[name].ok
     assert results[name].detail
+
+
+ROLLUPS = {
+    f"{table}.{column}": (name, f"UPDATE {table} SET {column} = {change}")
+    for name, table in (("hours_are_the_sum_of_their_rows", "usage_by_hour"), ("days_are_the_sum_of_their_rows", "usage_by_day"))
+    for column, change in {
+        **{what: f"{what} + 1" for what in "requests failures input_tokens cached_tokens output_tokens cost_nanos".split()},
+        "key_id": "gen_random_uuid()", "user_id": "gen_random_uuid()", "model": "'another'", "operation": "'another'",
+    }.items()
+}  # fmt: skip
+
+
+async def test_a_rollup_is_wrong_in_each_of_its_columns(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Sums that are right for an account but stand under another key, user or model are wrong, too."""
+    await spend(pool, await customer(pool, 10_000_000), tmp_path, 7, 60)
+    for column, (name, breaking) in ROLLUPS.items():
+        async with pool.acquire() as connection:
+            undone = connection.transaction()
+            await undone.start()
+            await connection.execute(breaking)
+            assert await connection.fetch(QUERIES[name]), column
+            await undone.rollback()
+
+
+async def test_every_kind_of_token_is_in_one_total(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Rollups count all tokens of a row, also of kinds without a column of their own."""
+    key = await customer(pool, 10**15)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    sent = Usage(*(10**number for number in range(12)))
+    ledger.holds.capture(await ledger.holds.place(hold_request(ledger, key, 10**14)), completed(0, usage=sent))
+    ledger.holds.capture(await ledger.holds.place(hold_request(ledger, key, 10**9)), completed(3))
+    await ledger.stop()
+    kinds = sent._asdict()
+    cached = sum(kinds[kind] for kind in kinds if kind.startswith("cache_read"))
+    for table in ("usage_by_hour", "usage_by_day"):
+        row = await pool.fetchrow(f"SELECT sum(input_tokens), sum(cached_tokens), sum(output_tokens) FROM {table}")
+        assert tuple(row) == (sent.input_tokens - cached + 3, cached, sent.output_tokens)
+    assert [result for result in await audit(pool) if not result.ok] == []
 
 
 async def test_it_is_right_under_traffic(pool: asyncpg.Pool, tmp_path: Path) -> None:
