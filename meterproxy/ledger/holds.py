@@ -168,7 +168,7 @@ class Holds:
 
     # ── end ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def capture(self, hold: Hold, ending: Ending) -> Receipt:
+    def capture(self, hold: Hold, ending: Ending, status_unwritten: int | None = None) -> Receipt:
         """See `proxy.ports.Ledger.capture`."""
         subject = hold.subject
         cost, amount, flags = priced(hold.price, ending.usage, ending.service_tier, subject.markup_ppm)
@@ -178,7 +178,8 @@ class Holds:
         key = LeaseKey(subject.account_id, subject.draws[0].limit_id, subject.draws[0].window_start_us)
         receipt = Receipt(cost, amount, self._borrower.rest(key))
         hold.receipt = receipt
-        self._write_end("captured", hold, _flagged(ending, flags), receipt, max(captured.overrun, default=0))
+        overrun_nanos = max(captured.overrun, default=0)
+        self._write_end("captured", hold, _flagged(ending, flags), receipt, overrun_nanos, status_unwritten)
         return receipt
 
     def release(self, hold: Hold, ending: Ending) -> None:
@@ -192,14 +193,22 @@ class Holds:
             cost, _, _ = priced(hold.price, ending.usage, ending.service_tier, hold.subject.markup_ppm)
         self._write_end("released", hold, ending, Receipt(cost, 0, None), 0)
 
-    def _write_end(self, how: str, hold: Hold, ending: Ending, receipt: Receipt, overrun_nanos: int) -> None:
+    def _write_end(
+        self,
+        how: str,
+        hold: Hold,
+        ending: Ending,
+        receipt: Receipt,
+        overrun_nanos: int,
+        status_unwritten: int | None = None,
+    ) -> None:
         subject = hold.subject
         del self.open[subject.request_id]
         record = EndRecord(how, subject, fit(ending), receipt.cost_nanos, receipt.amount_nanos, overrun_nanos)
         try:
             self._settler.add(Settling(self._journal.end(record), record))
         except JournalFailed:
-            self._settler.add(Settling(UNWRITTEN, record))
+            self._settler.add(Settling(UNWRITTEN, _with_status(record, status_unwritten)))
             raise
         finally:
             for draw in subject.draws:
@@ -226,6 +235,13 @@ def priced(price: Price, usage: Usage, service_tier: str | None, markup_ppm: int
 
 def _flagged(ending: Ending, flags: tuple[str, ...]) -> Ending:
     return msgspec.structs.replace(ending, flags=(*ending.flags, *flags)) if flags else ending
+
+
+def _with_status(record: EndRecord, status: int | None) -> EndRecord:
+    """The record of an ending whose client was sent another status."""
+    if status is None:
+        return record
+    return msgspec.structs.replace(record, ending=msgspec.structs.replace(record.ending, status=status))
 
 
 def _credit_key(key: KeyEntry) -> LeaseKey:

@@ -73,15 +73,22 @@ class OpenHold:
         if self.open:
             self._ledger.progress(self._hold, usage)
 
-    def capture(self, outcome: Outcome, status: int, reading: Reading, measured: Measured) -> Receipt:
-        """End the hold with what was used.
+    def capture(
+        self,
+        outcome: Outcome,
+        status: int,
+        reading: Reading,
+        measured: Measured,
+        status_unwritten: int | None = None,
+    ) -> Receipt:
+        """End the hold with what was used; `status_unwritten` is what the client gets where that cannot be written.
 
         Raises:
             JournalFailed: the ending is in memory only; the client must hear of an error before the terminal piece.
         """
         assert self.ending is None, "a hold ends once"
         self.ending = self._ending(outcome, status, reading, measured)
-        self.receipt = self._ledger.capture(self._hold, self.ending)
+        self.receipt = self._ledger.capture(self._hold, self.ending, status_unwritten)
         return self.receipt
 
     def release(self, outcome: Outcome, status: int, consumed: Usage | None = None) -> None:

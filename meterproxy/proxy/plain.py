@@ -27,6 +27,7 @@ TAIL_BYTES: Final = 65536
 COST: Final = b"x-meterproxy-cost"
 BALANCE: Final = b"x-meterproxy-balance"
 
+NOT_RECORDED: Final = not_recorded().status
 _USAGE: Final = b'"usage"'
 
 
@@ -59,7 +60,7 @@ async def _answer_whole(delivery: Delivery, body: bytes) -> None:
         return
     measured = await delivery.counting.measure(reading, lambda: _texts(delivery, reading, text))
     try:
-        receipt = delivery.hold.capture(_outcome(delivery), delivery.status, reading, measured)
+        receipt = delivery.hold.capture(_outcome(delivery), delivery.status, reading, measured, NOT_RECORDED)
     except JournalFailed:
         raise not_recorded() from None
     delivery.client.answer(delivery.status, [*delivery.headers, *charged(receipt)], body)

@@ -83,8 +83,10 @@ class Ledger(Protocol):
         """Journal what a stream has delivered so far (called at least every ten seconds)."""
         ...
 
-    def capture(self, hold: Hold, ending: Ending) -> Receipt:
+    def capture(self, hold: Hold, ending: Ending, status_unwritten: int | None = None) -> Receipt:
         """End the hold with what was consumed; written to the journal when this returns. Synchronous.
+
+        `status_unwritten` is what the client is sent instead of `ending.status` where it cannot be written.
 
         Raises:
             JournalFailed: the ending is kept in memory for settle but not on disk; the client must be told of an

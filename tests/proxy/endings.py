@@ -328,6 +328,8 @@ ENDINGS = [
     Ending("meter fails at a large answer", f"{TOKENS}", "captured", "stream_broken", 200, "estimated", SENT, play=with_broken_meter(ask, first=True), settings=LARGE),
     Ending("meter fails at a shutdown in a stream", f"{TOKENS},slow=0.1", "captured", "stream_broken", 200, "estimated", SENT_STREAM, play=with_broken_meter(_during_large(_break_meter_and_shut_down)), body=STREAM),
     Ending("no trust at the first byte", TOKENS, "released", "unreachable", 503, "provider", NOTHING, play=without_trust, code="service_unavailable", calls=0),
-    Ending("journal fails at a plain ending", TOKENS, "captured", "completed", 200, "provider", WHOLE, play=with_broken_journal, code="internal_error"),
+    Ending("journal fails at a plain ending", TOKENS, "captured", "completed", 500, "provider", WHOLE, play=with_broken_journal, code="internal_error"),
+    Ending("journal fails at JSON to a stream", f"{TOKENS},json_for_stream", "captured", "completed", 500, "provider", WHOLE, play=with_broken_journal, body=STREAM, code="internal_error"),
+    Ending("journal fails at a large answer", TOKENS, "captured", "completed", 200, "provider", WHOLE, play=with_broken_journal, settings=LARGE),
     Ending("journal fails in a stream", f"{TOKENS},slow=0.01", "captured", "completed", 200, "provider", WHOLE, play=_during(_break_journal), body=STREAM, code="internal_error", never=b"[DONE]"),
 ]  # fmt: skip

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from meterproxy.core.hold import HoldRequest, Receipt
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
 from meterproxy.core.price import Price
@@ -143,7 +145,9 @@ class FakeLedger:
         assert hold.subject.request_id in self.open
         self.told.append(usage)
 
-    def capture(self, hold: FakeHold, ending: Ending) -> Receipt:
+    def capture(self, hold: FakeHold, ending: Ending, status_unwritten: int | None = None) -> Receipt:
+        if status_unwritten is not None and not self.journal_works:
+            ending = replace(ending, status=status_unwritten)
         cost, amount = hold.price.amounts(ending.usage, ending.service_tier, hold.subject.markup_ppm)
         self.balance_nanos -= amount
         self._end("captured", hold, ending, amount)
