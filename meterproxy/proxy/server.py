@@ -163,8 +163,6 @@ class Connection(web_protocol.RequestHandler):
         """Keep the sending half open while somebody still waits for an answer."""
         self.half_closed = True
         self._depart()
-        if self._body is not None and not self._body.is_eof():
-            self._body.set_exception(RequestPayloadError("the body broke off"))
         return not self.idle and self._request_count > 0
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
@@ -179,6 +177,9 @@ class Connection(web_protocol.RequestHandler):
         super().connection_lost(exc)
 
     def _depart(self) -> None:
+        """Nothing more comes from the client: who waits for it, waits no longer."""
+        if self._body is not None and not self._body.is_eof():
+            self._body.set_exception(RequestPayloadError("the body broke off"))
         if self._departed is not None and not self._departed.done():
             self._departed.set_result(None)
 

@@ -332,6 +332,19 @@ class TestConnections:
         await raw.reader.read()
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
+    async def test_reset_after_a_refusal(self, served: tuple[HttpServer, int], caplog) -> None:
+        """A client that resets its connection while its unwanted body is dropped leaves nothing behind."""
+        server, port = served
+        async with connected(port) as raw:
+            raw.send(LARGE_CHUNKED)
+            assert (await raw.answer()).status == 413
+            sock = raw.writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.writer.transport.abort()
+            async with asyncio.timeout(10):
+                await until(lambda: not server.connections)
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
     async def test_idle_connection_ends(self) -> None:
         """A connection without requests ends after the keep-alive time."""
         async with serving(echo, limits=ServerLimits(keepalive_seconds=0.01)) as (_, port), connected(port) as raw:
