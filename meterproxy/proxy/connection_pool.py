@@ -105,16 +105,16 @@ class ConnectionPool:
     async def _dial_into_place(self) -> Connection:
         """Dial within a place that is claimed already."""
         self._dials += 1
+        made = Connection(self._origin, self, asyncio.get_running_loop(), self._clock)
         try:
-            connection = await self._dial(self._make)
+            connection = await self._dial(lambda: made)
             self._admit(connection)
         except BaseException:
+            made.close(UpstreamUnreachable("connect"))
+            self._transports.discard(made)  # uvloop may close it without a word where the dial was cancelled
             self._free_place()
             raise
         return connection
-
-    def _make(self) -> Connection:
-        return Connection(self._origin, self, asyncio.get_running_loop(), self._clock)
 
     def _admit(self, connection: Connection) -> None:
         if self._closed:

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from meterproxy.proxy.connection import Connection
 from meterproxy.proxy.upstream import UpstreamAnswer, UpstreamBroken, UpstreamBusy, UpstreamUnreachable
 from tests.proxy.scripted import (
     OK,
@@ -227,3 +228,26 @@ async def test_close_ends_everything() -> None:
             with pytest.raises(UpstreamUnreachable, match="closed"):
                 await refused
         assert upstream.stats()[:3] == (0, 0, 0)
+
+
+@on_each_loop
+async def test_a_dial_that_is_cancelled_as_it_succeeds_leaves_nothing_to_wait_for() -> None:
+    """An event loop may close such a transport without a word; closing the pool must not wait for that word."""
+
+    async def silent(peer: Peer) -> None:
+        await peer.closed()
+
+    async with provider(silent) as served, client(served) as upstream:
+        pool = upstream._pool
+        opened = pool.opened
+
+        def cancel(connection: Connection) -> None:
+            opened(connection)
+            asking.cancel()
+
+        pool.opened = cancel  # type: ignore[method-assign]
+        asking = asyncio.ensure_future(post(upstream))
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert upstream.stats().open == 0
+        await upstream.close()
