@@ -27,9 +27,14 @@ class Measured(msgspec.Struct, frozen=True, gc=False):
 
 
 class OpenHold:
-    """A placed hold until it ends, with what is learnt of its exchange on the way."""
+    """A placed hold until it ends, with what is learnt of its exchange on the way.
+
+    Args:
+        begun_us: when the exchange was accepted, on the steady clock.
+    """
 
     __slots__ = (
+        "_begun_us",
         "_clock",
         "_hold",
         "_ledger",
@@ -41,10 +46,11 @@ class OpenHold:
         "receipt",
     )
 
-    def __init__(self, hold: Hold, bound: Bound, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, hold: Hold, bound: Bound, ledger: Ledger, clock: Clock, begun_us: int) -> None:
         self._hold = hold
         self._ledger = ledger
         self._clock = clock
+        self._begun_us = begun_us
         self.bound = bound
         self.confirmed = False
         self.ending: Ending | None = None
@@ -102,7 +108,7 @@ class OpenHold:
             return  # the ledger keeps the ending in memory, and no terminal piece depends on it
 
     def _elapsed_us(self) -> int:
-        return max(self._clock.now_us() - self._hold.subject.occurred_us, 0)
+        return self._clock.elapsed_us() - self._begun_us
 
     def _ending(self, outcome: Outcome, status: int, reading: Reading, measured: Measured) -> Ending:
         return Ending(

@@ -129,7 +129,7 @@ class Exchanges:
     def _look_after(self) -> None:
         """Once a second: end what is over its time, and journal the progress of streams."""
         self._tick = None
-        now_us = self.ports.clock.now_us()
+        now_us = self.ports.clock.elapsed_us()
         overdue_us = now_us - int(self.settings.max_seconds * 1_000_000)
         for exchange in list(self._overdue(overdue_us)):
             exchange.cut_short(ApiError(Case.UPSTREAM_TIMEOUT, "The request took longer than is allowed."))
@@ -140,9 +140,9 @@ class Exchanges:
             self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._look_after)
 
     def _overdue(self, before_us: int) -> Iterator["Exchange"]:
-        """The exchanges accepted before a time; the oldest come first, so that this costs nothing as a rule."""
+        """The exchanges begun before an instant; the oldest come first, so that this costs nothing as a rule."""
         for exchange in self.open.values():
-            if exchange.started_us >= before_us:
+            if exchange.begun_us >= before_us:
                 return
             yield exchange
 
@@ -164,6 +164,7 @@ class Exchange:
         "_streaming",
         "_task",
         "_upstream_us",
+        "begun_us",
         "relay",
         "request_id",
         "started_us",
@@ -171,6 +172,7 @@ class Exchange:
 
     def __init__(self, house: Exchanges, client: Client) -> None:
         self.started_us = house.ports.clock.now_us()
+        self.begun_us = house.ports.clock.elapsed_us()
         self.request_id = uuid7(self.started_us, os.urandom(10))
         self._request_id_text = str(self.request_id).encode()
         self.relay: StreamRelay | LargeRelay | None = None
@@ -233,7 +235,7 @@ class Exchange:
         ports, settings = self._house.ports, self._house.settings
         attempt = Attempt(self.request_id, self.started_us, key, asked, route, attribution(self._client.headers))
         hold, bound, lowered_maximum = await self._house.authorizer.authorize(attempt)
-        self._hold = OpenHold(hold, bound, ports.ledger, ports.clock)
+        self._hold = OpenHold(hold, bound, ports.ledger, ports.clock, self.begun_us)
         self._counting = Counting(
             asked,
             route.model,
@@ -250,9 +252,10 @@ class Exchange:
     ) -> Forwarded:
         hold = self._hold
         assert hold is not None, "nothing is sent without a hold"
-        self._forwarded_us = self._house.ports.clock.now_us()
+        clock = self._house.ports.clock
+        self._forwarded_us = clock.elapsed_us()
         forwarder = Forwarder(
-            self._client, asked, ids, route, key.account_id, self._forwarded_us, before_first_byte=hold.confirm
+            self._client, asked, ids, route, key.account_id, clock.now_us(), before_first_byte=hold.confirm
         )
         forwarded = await forwarder.forward(lowered_maximum)
         hold.answered(forwarded.answer.headers)
@@ -329,7 +332,7 @@ class Exchange:
 
     def _received(self) -> None:
         """All that the provider sends is here."""
-        self._upstream_us = self._house.ports.clock.now_us() - self._forwarded_us
+        self._upstream_us = self._house.ports.clock.elapsed_us() - self._forwarded_us
 
     async def _list_models(self, ids: tuple[str, ...], key: KeyEntry) -> None:
         models = self._house.models
@@ -428,7 +431,7 @@ class Exchange:
             self._provider,
             self._client.answered_status or 0,
             self._streaming,
-            self._house.ports.clock.now_us() - self.started_us,
+            self._house.ports.clock.elapsed_us() - self.begun_us,
             self._upstream_us,
             None if hold is None else hold.first_byte_us,
             None if hold is None else hold.ending,

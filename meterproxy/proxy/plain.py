@@ -146,7 +146,7 @@ class LargeRelay:
             measured = self._delivery.counting.known(reading, self._tail.texts().unread_bytes // BYTES_PER_TOKEN)
             self._delivery.hold.capture(Outcome.STREAM_BROKEN, self._delivery.status, reading, measured)
 
-    def tell_progress(self, now_us: int) -> None:
+    def tell_progress(self, elapsed_us: int) -> None:
         """Nothing to tell: how far an answer of one piece has come says nothing of what it used."""
 
     def close(self) -> None:

@@ -26,6 +26,10 @@ class Clock(Protocol):
         """Unix time in microseconds; never goes backwards within a process."""
         ...
 
+    def elapsed_us(self) -> int:
+        """Microseconds on a steady clock that nobody corrects: what durations are measured by."""
+        ...
+
 
 class Directory(Protocol):
     """Keys by the digest of their secret."""

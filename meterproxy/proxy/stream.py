@@ -52,7 +52,7 @@ class StreamRelay:
         "_told_us",
     )
 
-    def __init__(self, delivery: Delivery, leavers: Leavers, now_us: int) -> None:
+    def __init__(self, delivery: Delivery, leavers: Leavers, elapsed_us: int) -> None:
         self._delivery = delivery
         self._client = delivery.client
         self._answer = delivery.forwarded.answer
@@ -64,7 +64,7 @@ class StreamRelay:
         self._leavers = leavers
         self._at_boundary = True
         self._told_events = 0
-        self._told_us = now_us
+        self._told_us = elapsed_us
 
     async def run(self) -> None:
         """Pass the stream on to its end, whatever that is."""
@@ -211,12 +211,12 @@ class StreamRelay:
 
     # What others ask.
 
-    def tell_progress(self, now_us: int) -> None:
+    def tell_progress(self, elapsed_us: int) -> None:
         """Journal what was delivered, if it is time and there is news."""
         if self._meter.events == self._told_events or not self._hold.open:
             return
-        if now_us - self._told_us >= self._delivery.settings.progress_seconds * 1_000_000:
-            self._told_us = now_us
+        if elapsed_us - self._told_us >= self._delivery.settings.progress_seconds * 1_000_000:
+            self._told_us = elapsed_us
             self._told_events = self._meter.events
             self._hold.progress(self.delivered())
 

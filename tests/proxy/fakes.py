@@ -26,11 +26,21 @@ class FakeClock:
 
     def __init__(self) -> None:
         self._offset_us = int(time.time() * 1e6) - time.monotonic_ns() // 1000
+        self._advanced_us = 0
 
     def now_us(self) -> int:
         return time.monotonic_ns() // 1000 + self._offset_us
 
+    def elapsed_us(self) -> int:
+        return time.monotonic_ns() // 1000 + self._advanced_us
+
     def advance(self, seconds: float) -> None:
+        """Let time pass, on both clocks."""
+        self.correct(seconds)
+        self._advanced_us += int(seconds * 1e6)
+
+    def correct(self, seconds: float) -> None:
+        """The database says that it is later; no time has passed."""
         self._offset_us += int(seconds * 1e6)
 
 

@@ -394,6 +394,22 @@ class TestStreams:
             assert told.output >= 2
             assert told.input > 0
 
+    async def test_a_corrected_clock_is_no_time_passed(self) -> None:
+        """PostgreSQL's clock leaps by hours: nothing is over its time, and nothing took hours."""
+        async with built() as house, house.client() as client:
+            client.send(request(CHAT, chat("slow=0.02,tokens=9", stream=True)))
+            await client.head()
+            await client.chunk()
+            house.clock.correct(7200)
+            house.exchanges._look_after()
+            assert (await client.answer_body()).endswith(b"data: [DONE]\n\n")
+            await house.ended()
+            assert house.ledger.told == []
+            [row] = house.ledger.rows
+            assert row.outcome == "completed"
+            assert 0 < row.ending.first_byte_us <= row.ending.latency_us < 3600 * 10**6
+            assert house.observer.ended[0].total_us < 3600 * 10**6
+
     async def test_slow_reader(self) -> None:
         """A client that does not read holds the provider up instead of filling memory."""
         async with built() as house, house.client() as client:

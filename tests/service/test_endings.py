@@ -63,7 +63,7 @@ class Books:
 
 
 class LeapingClock:
-    """The database's clock, which a test may set forward."""
+    """The database's clock and the machine's, which a test may set forward together."""
 
     def __init__(self, worker: WorkerLedger) -> None:
         self._clock = worker.clock
@@ -71,6 +71,9 @@ class LeapingClock:
 
     def now_us(self) -> int:
         return self._clock.now_us() + self._leapt_us
+
+    def elapsed_us(self) -> int:
+        return self._clock.elapsed_us() + self._leapt_us
 
     def advance(self, seconds: float) -> None:
         self._leapt_us += int(seconds * 1e6)
