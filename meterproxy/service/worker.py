@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -57,6 +58,8 @@ FRESH_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 10.0
 ORPHAN_SECONDS: Final = 3.0
 """How long exchanges may go on after the supervisor was killed."""
+ORPHAN_END_SECONDS: Final = 20.0
+"""When an orphan that has not ended by itself leaves the rest to its journal: nobody is there to kill it."""
 LOCKED_SECONDS: Final = 0.1
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
@@ -316,7 +319,9 @@ class Worker:
     def _orphaned(self) -> None:
         """The supervisor is gone, of which the kernel also tells by a SIGTERM."""
         self._stopping.set()
-        asyncio.get_running_loop().call_later(ORPHAN_SECONDS, self._cut_short)
+        loop = asyncio.get_running_loop()
+        loop.call_later(ORPHAN_SECONDS, self._cut_short)
+        loop.call_later(ORPHAN_END_SECONDS, os._exit, 1)
 
     def _cut_short(self) -> None:
         if self._exchanges is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.load import Load, check_books, check_closed, customer
-from tests.service.running import MORTAL, Service, kill, service, until
+from tests.service.running import MORTAL, Service, alive, kill, service, until
 
 SEED = 7
 CLIENTS = 8
@@ -41,8 +41,10 @@ async def _struck(running: Service, target: str) -> None:
         kill(worker)
         await running.replaced(worker)
     elif target == "supervisor":
+        left = running.processes()
         await running.kill()
         await running.start()
+        await until(lambda: not any(alive(pid) for pid in left), "the end of what was left")
     else:
         await running.kill_everything()
         await running.start()
