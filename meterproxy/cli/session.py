@@ -16,17 +16,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from meterproxy.config import Config
 from meterproxy.errors import StartFailed
 from meterproxy.runtime.data_dir import DataDirLock
 from meterproxy.runtime.embedded import EmbeddedPostgres, attach
 from meterproxy.store.migrate import migrate
-from meterproxy.store.pool import open_pool
-
-if TYPE_CHECKING:
-    import asyncpg
+from meterproxy.store.pool import Pool, open_pool
 
 _POLL_SECONDS: Final = 0.05
 _START_SECONDS: Final = 30.0
@@ -39,7 +36,7 @@ class Session:
 
     config: Config
     dsn: str
-    pool: "asyncpg.Pool"
+    pool: Pool
 
 
 @asynccontextmanager

@@ -7,11 +7,10 @@ import os
 from pathlib import Path
 from typing import Final
 
-import asyncpg
-
 from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.keys import Keys
+from meterproxy.store.pool import Pool
 
 ORGANIZATION: Final = "demo"
 CREDIT_NANOS: Final = 5 * NANOS_PER_USD
@@ -22,7 +21,7 @@ def key_path(data_dir: Path) -> Path:
     return data_dir / "demo.key"
 
 
-async def ensure_demo(pool: asyncpg.Pool, data_dir: Path) -> None:
+async def ensure_demo(pool: Pool, data_dir: Path) -> None:
     """Make the demo where the database has no organization yet; a start that was killed half-way is made up for.
 
     The grant carries an idempotency key, so five dollars are granted once whatever happens in between.

@@ -11,12 +11,6 @@ def build(config: Config) -> tuple[Provider, ...]:
     return tuple(_provider(name, settings) for name, settings in config.providers.items())
 
 
-async def close(providers: tuple[Provider, ...]) -> None:
-    """Close all connections to them."""
-    for provider in providers:
-        await provider.upstream.close()
-
-
 def _provider(name: str, settings: ProviderConfig) -> Provider:
     origin = Origin.from_base_url(
         settings.base_url,

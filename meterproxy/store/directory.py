@@ -5,9 +5,12 @@ Rules
 - Bounded: at most `KEYS_KEPT` keys (the least recently found go first) and `UNKNOWN_KEPT` digests of strangers.
 - A stranger is remembered for `UNKNOWN_SECONDS` only, so that a key made a moment ago works.
 - Who waits for a key waits for `FIND_SECONDS` at most, however PostgreSQL is stuck.
+- A key is looked up once for all who want it at a time; `AT_ONCE` look-ups are under way and `MOST_WANTED` keys waited
+  for, so that a flood of wrong keys leaves connections to others.
 - An answer that was asked for before a change arrived is not kept: it may be older than the change.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from typing import Any, Final
@@ -24,6 +27,8 @@ KEYS_KEPT: Final = 200_000
 UNKNOWN_KEPT: Final = 10_000
 UNKNOWN_SECONDS: Final = 1.0
 FIND_SECONDS: Final = 5.0
+AT_ONCE: Final = 3
+MOST_WANTED: Final = 1000
 
 
 class KeyDirectory:
@@ -34,6 +39,8 @@ class KeyDirectory:
         self._keys: OrderedDict[bytes, KeyEntry] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._generation = 0
+        self._wanted: dict[bytes, asyncio.Task[KeyEntry | None]] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     def known(self, digest: bytes) -> KeyEntry | bool:
         """The live key if memory has it; False if it is known not to exist; True if only `find` can tell."""
@@ -45,11 +52,22 @@ class KeyDirectory:
 
     async def find(self, digest: bytes) -> KeyEntry | None:
         """Look the key up in PostgreSQL and remember the answer. Raises StoreUnavailable."""
-        generation = self._generation
         try:
-            entry = await at_most(FIND_SECONDS, find_key(self._pool, digest))
+            return await at_most(FIND_SECONDS, self._wanted.get(digest) or self._look_up(digest))
         except TimeoutError:
             raise StoreUnavailable("PostgreSQL does not answer") from None
+
+    def _look_up(self, digest: bytes) -> "asyncio.Task[KeyEntry | None]":
+        if len(self._wanted) >= MOST_WANTED:
+            raise StoreUnavailable("too many keys are being looked up")
+        task = self._wanted[digest] = asyncio.ensure_future(self._found(digest))
+        task.add_done_callback(lambda done: self._wanted.get(digest) is done and self._wanted.pop(digest))
+        return task
+
+    async def _found(self, digest: bytes) -> KeyEntry | None:
+        async with self._turns:
+            generation = self._generation
+            entry = await find_key(self._pool, digest)
         if entry is None:
             self._unknown[digest] = time.monotonic() + UNKNOWN_SECONDS
             self._unknown.move_to_end(digest)
@@ -61,8 +79,9 @@ class KeyDirectory:
         return entry
 
     def key_changed(self, key_id: UUID) -> None:
-        """Forget one key; the next request with it asks again."""
+        """Forget one key; the next request with it asks again, and does not wait for an answer that may be older."""
         self._generation += 1
+        self._wanted.clear()
         for digest in [digest for digest, entry in self._keys.items() if entry.key_id == key_id]:
             del self._keys[digest]
         self._unknown.clear()
@@ -70,6 +89,7 @@ class KeyDirectory:
     def forget_all(self) -> None:
         """Forget everything, as after an outage of unknown extent."""
         self._generation += 1
+        self._wanted.clear()
         self._keys.clear()
         self._unknown.clear()
 

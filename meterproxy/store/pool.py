@@ -12,6 +12,7 @@ from meterproxy.errors import StoreUnavailable
 
 T = TypeVar("T")
 
+Pool = asyncpg.Pool
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
 RETRIES: Final = 5

@@ -4,6 +4,7 @@ from typing import Final
 
 import asyncpg
 
+from meterproxy.store.migrate import SchemaError, check_schema
 from meterproxy.store.pool import transaction
 from meterproxy.store.sqlfiles import queries
 
@@ -21,16 +22,24 @@ async def make_partitions(pool: asyncpg.Pool) -> int:
         return int(await connection.fetchval(_UPKEEP["make_partitions"], MONTHS_AHEAD))
 
 
+DURABLE_COMMITS: Final = frozenset({"on", "remote_apply"})
+"""Values of `synchronous_commit` under which what was confirmed is there after a power cut, on the standby too."""
+
+
 async def self_test(pool: asyncpg.Pool) -> list[str]:
     """What about this database is not fit to keep money in. Raises StoreUnavailable."""
+    problems = []
     async with transaction(pool) as connection:
+        try:
+            await check_schema(connection)
+        except SchemaError as error:
+            problems.append(str(error))
         settings = {name: await connection.fetchval(f"SHOW {name}") for name in ("fsync", "synchronous_commit")}
         version = int(await connection.fetchval("SHOW server_version_num"))
-    problems = []
     if settings["fsync"] != "on":
         problems.append("the database runs with fsync off")
-    if settings["synchronous_commit"] == "off":
-        problems.append("the database runs with synchronous_commit off")
+    if settings["synchronous_commit"] not in DURABLE_COMMITS:
+        problems.append(f"the database runs with synchronous_commit {settings['synchronous_commit']}")
     if version < 150000:
         problems.append("PostgreSQL 15 or newer is needed")
     return problems

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from meterproxy.core.key import digest_of
+from meterproxy.errors import StoreUnavailable
 from meterproxy.store import directory as module
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
@@ -76,16 +77,17 @@ async def test_an_answer_older_than_a_change_is_not_kept(
     """The change arrives while the look-up is under way: its answer may be from before."""
     (key,) = await keys_of(pool, 1)
     directory = KeyDirectory(pool)
-    answered, look_up = asyncio.Event(), module.find_key
+    answered, asked, look_up = asyncio.Event(), asyncio.Event(), module.find_key
 
     async def slow(*arguments: object) -> object:
         answer = await look_up(*arguments)  # type: ignore[arg-type]
+        asked.set()
         await answered.wait()
         return answer
 
     monkeypatch.setattr(module, "find_key", slow)
     finding = asyncio.create_task(directory.find(digest(key)))
-    await asyncio.sleep(0)
+    await asked.wait()
     if all_of_it:
         directory.forget_all()
     else:
@@ -93,3 +95,57 @@ async def test_an_answer_older_than_a_change_is_not_kept(
     answered.set()
     assert await finding is not None
     assert directory.known(digest(key)) is True
+
+
+async def test_a_flood_of_wrong_keys_is_looked_up_a_few_at_a_time(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One key is looked up once for all who want it; beyond a number of them the answer is "later", never "no"."""
+    monkeypatch.setattr(module, "MOST_WANTED", 10)
+    directory = KeyDirectory(pool)
+    open_now, most, asked, go_on = 0, 0, 0, asyncio.Event()
+
+    async def counted(_pool: asyncpg.Pool, _digest: bytes) -> None:
+        nonlocal open_now, most, asked
+        open_now, asked = open_now + 1, asked + 1
+        most = max(most, open_now)
+        await go_on.wait()
+        open_now -= 1
+
+    monkeypatch.setattr(module, "find_key", counted)
+    finding = [asyncio.create_task(directory.find(b"%d" % (number % 10))) for number in range(40)]
+    while not asked:
+        await asyncio.sleep(0)
+    with pytest.raises(StoreUnavailable):
+        await directory.find(b"one more")
+    go_on.set()
+    assert await asyncio.gather(*finding) == [None] * 40
+    assert (most, asked) == (module.AT_ONCE, 10)
+    await directory.find(b"one more")
+    assert directory._wanted == {}
+
+
+async def test_who_comes_after_a_change_does_not_wait_for_an_older_answer(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key is revoked while it is looked up: whoever asks from then on is refused."""
+    (key,) = await keys_of(pool, 1)
+    directory = KeyDirectory(pool)
+    answered, look_up, asked = asyncio.Event(), module.find_key, asyncio.Event()
+
+    async def slow(*arguments: object) -> object:
+        answer = await look_up(*arguments)  # type: ignore[arg-type]
+        asked.set()
+        await answered.wait()
+        return answer
+
+    monkeypatch.setattr(module, "find_key", slow)
+    early = asyncio.create_task(directory.find(digest(key)))
+    await asked.wait()
+    await Keys(pool, "test").revoke(key.row.id)
+    directory.key_changed(key.row.id)
+    late = asyncio.create_task(directory.find(digest(key)))
+    answered.set()
+    assert await early is not None
+    assert await late is None
+    assert directory.known(digest(key)) is False
