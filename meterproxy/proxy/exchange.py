@@ -135,6 +135,7 @@ class Exchanges:
             exchange.cut_short(ApiError(Case.UPSTREAM_TIMEOUT, "The request took longer than is allowed."))
         for exchange in list(self.open.values()):
             if exchange.relay is not None:
+                exchange.relay.notice_absence()
                 exchange.relay.tell_progress(now_us)
         if self.open:
             self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._look_after)

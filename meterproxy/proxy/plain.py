@@ -146,6 +146,9 @@ class LargeRelay:
             measured = self._delivery.counting.known(reading, self._tail.texts().unread_bytes // BYTES_PER_TOKEN)
             self._delivery.hold.capture(Outcome.STREAM_BROKEN, self._delivery.status, reading, measured)
 
+    def notice_absence(self) -> None:
+        """Nothing to do: a large answer comes on, and writing to the client tells."""
+
     def tell_progress(self, elapsed_us: int) -> None:
         """Nothing to tell: how far an answer of one piece has come says nothing of what it used."""
 

@@ -19,7 +19,7 @@ from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.delivery import Delivery, not_recorded
 from meterproxy.proxy.meter import StreamMeter
 from meterproxy.proxy.texts import stream_texts
-from meterproxy.proxy.upstream import UpstreamError
+from meterproxy.proxy.upstream import ReadInterrupted, UpstreamError
 
 KEEPALIVE: Final = b": keepalive\n\n"
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -47,6 +47,7 @@ class StreamRelay:
         "_hold",
         "_keepalive_seconds",
         "_leavers",
+        "_leaving",
         "_meter",
         "_told_events",
         "_told_us",
@@ -63,6 +64,7 @@ class StreamRelay:
         self._keepalive_seconds = delivery.settings.keepalive_seconds
         self._leavers = leavers
         self._at_boundary = True
+        self._leaving = False
         self._told_events = 0
         self._told_us = elapsed_us
 
@@ -71,6 +73,8 @@ class StreamRelay:
         self._client.begin(self._delivery.status, self._delivery.headers)
         try:
             await self._copy()
+        except ReadInterrupted:
+            await self._leave(b"")
         except UpstreamError as error:
             timed_out = error.reason == "between_bytes"
             case = Case.UPSTREAM_TIMEOUT if timed_out else Case.UPSTREAM_UNREACHABLE
@@ -180,6 +184,7 @@ class StreamRelay:
 
     async def _leave(self, piece: bytes) -> None:
         """The client has left: read on or abort, then capture."""
+        self._leaving = True
         self._read(piece)
         if self._hold.open and self._reads_on():
             await self._read_on()
@@ -210,6 +215,16 @@ class StreamRelay:
         self._meter.feed(piece if self._decoder is None else self._decoder.feed(piece))
 
     # What others ask.
+
+    def notice_absence(self) -> None:
+        """Once a second: see a client that left while its provider is silent.
+
+        One that closed its sending half may still be listening; only writing to it can tell.
+        """
+        if self._client.gone and not self._leaving:
+            self._answer.interrupt()
+        elif self._client.left and self._at_boundary and self._hold.open:
+            self._client.send(KEEPALIVE)
 
     def tell_progress(self, elapsed_us: int) -> None:
         """Journal what was delivered, if it is time and there is news."""

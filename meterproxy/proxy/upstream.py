@@ -20,6 +20,7 @@ from meterproxy.proxy.connection_pool import ConnectionPool, Stats
 from meterproxy.proxy.dial import Dialer, Resolve, resolve
 from meterproxy.proxy.upstream_answer import UpstreamAnswer
 from meterproxy.proxy.upstream_errors import (
+    ReadInterrupted,
     UpstreamBroken,
     UpstreamBusy,
     UpstreamError,
@@ -31,6 +32,7 @@ from meterproxy.proxy.upstream_origin import Origin
 
 __all__ = [
     "Origin",
+    "ReadInterrupted",
     "Stats",
     "Upstream",
     "UpstreamAnswer",

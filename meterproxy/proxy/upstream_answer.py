@@ -10,7 +10,7 @@ Rules:
 import asyncio
 from typing import Protocol
 
-from meterproxy.proxy.upstream_errors import UpstreamBroken, UpstreamError
+from meterproxy.proxy.upstream_errors import ReadInterrupted, UpstreamBroken, UpstreamError
 
 UNREAD_LIMIT_BYTES = 262144
 
@@ -99,6 +99,11 @@ class UpstreamAnswer:
             finally:
                 self._waiter = None
         return piece
+
+    def interrupt(self) -> None:
+        """Have whoever waits in `read` right now leave it with `ReadInterrupted`; nothing is lost by that."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(ReadInterrupted())
 
     async def read_up_to(self, limit: int) -> tuple[bytes, bool]:
         """Read to the end or until more than `limit` bytes are here; what was read, and whether that is all of it."""

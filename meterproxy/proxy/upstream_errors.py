@@ -40,3 +40,7 @@ class UpstreamBroken(UpstreamError):
 
 class UpstreamSilent(UpstreamBroken):
     """The connection ended before any byte of an answer; on a reused connection the request may be sent once more."""
+
+
+class ReadInterrupted(Exception):
+    """Somebody has called `UpstreamAnswer.interrupt`; the answer itself is as it was."""

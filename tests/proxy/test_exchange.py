@@ -539,3 +539,20 @@ class TestShutdown:
 async def house():
     async with built() as house:
         yield house
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+async def test_a_client_that_leaves_a_silent_stream_is_noticed(reset: bool) -> None:
+    """The provider sends nothing more; the hold ends and the connection to it comes back all the same."""
+    settings = ExchangeSettings(on_disconnect="cancel")
+    async with built(settings) as house:
+        async with house.client() as client:
+            client.send(request("/v1/chat/completions", {**chat("tokens=20,slow=30"), "stream": True}))
+            await client.head()
+            await client.chunk()
+            if reset:
+                client.writer.transport.abort()
+        await house.ended()
+        [row] = house.ledger.rows
+        assert row.outcome == "client_left"
+        assert house.provider.upstream.stats().open == 0
