@@ -43,7 +43,7 @@ from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.explain import explain
 from meterproxy.store.keys import Keys
-from meterproxy.store.pool import open_pool
+from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.upkeep import lost_lease_nanos, make_partitions, self_test
 
@@ -63,6 +63,10 @@ ORPHAN_END_SECONDS: Final = 20.0
 LOCKED_SECONDS: Final = 0.1
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
+LEDGER_CONNECTIONS: Final = 4
+"""For renewals, borrowing, settling and news, which wait for nobody else."""
+OTHER_CONNECTIONS: Final = 4
+"""For look-ups of keys, the operator's API and upkeep."""
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""
 MOST_SKEW_SECONDS: Final = 300.0
@@ -116,7 +120,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         on_parent_gone(self._orphaned)
-        self._pool = await open_pool(self._handover.dsn, pooled=self._handover.pooled)
+        self._pool = await self._open_pool(OTHER_CONNECTIONS)
+        self._ledger_pool = await self._open_pool(LEDGER_CONNECTIONS)
         operator = self._operator()
         server = HttpServer(Dispatch(self._exchange, operator.answer, operator.admit))
         listening = socket.socket(fileno=self._handover.listening_fd)
@@ -128,6 +133,9 @@ class Worker:
         finally:
             acceptor.close()
             await self._end(server)
+
+    async def _open_pool(self, size: int) -> Pool:
+        return await open_pool(self._handover.dsn, pooled=self._handover.pooled, size=size)
 
     # ── the way up ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -190,9 +198,15 @@ class Worker:
             problems.append(f"data_dir {self._config.data_dir} lies in memory, which a power cut empties")
         if abs(self._ledger.clock.skew_us) > MOST_SKEW_SECONDS * 1e6:
             problems.append("this machine's clock and the database's are minutes apart")
-        if self._ledger.holds.try_place(self_test_request(self._ledger.clock.now_us())) is not None:
+        if self._places_without_credit():
             problems.append("a key without credit was not refused")
         return problems
+
+    def _places_without_credit(self) -> bool:
+        try:
+            return self._ledger.holds.try_place(self_test_request(self._ledger.clock.now_us())) is not None
+        except ApiError:
+            return False  # refused, be it for want of trust: the session may have waited long for the start
 
     def _start_tasks(self) -> None:
         ledger = self._ledger
@@ -226,12 +240,12 @@ class Worker:
 
     def _make_ledger(self) -> WorkerLedger:
         config = self._config
-        sessions = observe.CountedSessions(self._pool)
+        sessions = observe.CountedSessions(self._ledger_pool)
         sessions.metrics = self._metrics
         self._directory = KeyDirectory(self._pool)
         return WorkerLedger(
             sessions,
-            Settlement(self._pool),
+            Settlement(self._ledger_pool),
             config.data_dir / "journals" / f"slot-{self._handover.slot}",
             host=socket.gethostname(),
             slot=self._handover.slot,
@@ -343,4 +357,7 @@ class Worker:
         await self._counter.close()
         await server.shutdown(1.0)
         with contextlib.suppress(TimeoutError):  # cut short, closing becomes cutting connections
-            await asyncio.wait_for(self._pool.close(), CLOSE_SECONDS)
+            await asyncio.wait_for(self._close_pools(), CLOSE_SECONDS)
+
+    async def _close_pools(self) -> None:
+        await asyncio.gather(self._pool.close(), self._ledger_pool.close())
