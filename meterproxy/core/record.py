@@ -8,6 +8,7 @@ Rules
 - Records are versioned by appending members with defaults; members are never removed or given a new meaning.
 """
 
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -139,11 +140,15 @@ def decode_payload(payload: bytes) -> Record:
 
 
 def fit(ending: Ending) -> Ending:
-    """The ending cut to what its place in the journal has room for: first the raw usage goes, then the tools."""
-    if len(_encoder.encode(ending)) > ENDING_BYTES:
-        ending = msgspec.structs.replace(ending, raw_usage=None, flags=(*ending.flags[:8], "raw_usage_dropped"))
-    if len(_encoder.encode(ending)) > ENDING_BYTES:
-        ending = msgspec.structs.replace(ending, tools=())
+    """The ending cut to what its place in the journal has room for: first the raw usage goes, then the tools.
+
+    One that cannot be encoded stays as it is: the journal refuses it, and settle books what of it can be booked.
+    """
+    with suppress(UnicodeError, OverflowError, TypeError, ValueError):
+        if len(_encoder.encode(ending)) > ENDING_BYTES:
+            ending = msgspec.structs.replace(ending, raw_usage=None, flags=(*ending.flags[:8], "raw_usage_dropped"))
+        if len(_encoder.encode(ending)) > ENDING_BYTES:
+            ending = msgspec.structs.replace(ending, tools=())
     return ending
 
 

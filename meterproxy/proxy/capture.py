@@ -7,6 +7,8 @@ Rules
 - Usage that the provider did not tell is counted, never zero.
 """
 
+from contextlib import suppress
+
 import msgspec
 
 from meterproxy.core.bound import Bound
@@ -93,19 +95,23 @@ class OpenHold:
             JournalFailed: the ending is in memory only; the client must hear of an error before the terminal piece.
         """
         assert self.ending is None, "a hold ends once"
-        self.ending = self._ending(outcome, status, reading, measured)
-        self.receipt = self._ledger.capture(self._hold, self.ending, status_unwritten)
+        ending = self._ending(outcome, status, reading, measured)
+        try:
+            self.receipt = self._ledger.capture(self._hold, ending, status_unwritten)
+        except JournalFailed:
+            self.ending = ending
+            raise
+        self.ending = ending  # not before: after any other failure the hold is still to be ended
         return self.receipt
 
     def release(self, outcome: Outcome, status: int, consumed: Usage | None = None) -> None:
         """End the hold with nothing charged; `consumed` is what the provider may charge us all the same."""
         assert self.ending is None, "a hold ends once"
         source = UsageSource.PROVIDER if consumed is None else UsageSource.ESTIMATED
-        self.ending = self._ending(outcome, status, Reading(), Measured(consumed or Usage(), source))
-        try:
-            self._ledger.release(self._hold, self.ending)
-        except JournalFailed:
-            return  # the ledger keeps the ending in memory, and no terminal piece depends on it
+        ending = self._ending(outcome, status, Reading(), Measured(consumed or Usage(), source))
+        with suppress(JournalFailed):  # the ledger keeps the ending in memory, and no terminal piece depends on it
+            self._ledger.release(self._hold, ending)
+        self.ending = ending
 
     def _elapsed_us(self) -> int:
         return self._clock.elapsed_us() - self._begun_us

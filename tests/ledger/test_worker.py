@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from meterproxy.core.lending import LeaseKey
-from meterproxy.errors import ApiError, Case
+from meterproxy.errors import ApiError, Case, JournalFailed
 from meterproxy.store.audit import audit
 from tests.ledger.bank import REFUSED, balance, completed, customer, hold_request, ledger_of, pool_of
 
@@ -111,3 +111,51 @@ async def test_a_stop_with_an_open_hold_leaves_its_session_to_be_proved(database
         assert await pool.fetchval("SELECT drawn FROM limit_windows") == 57_000
         await successor.stop()
         assert [result for result in await audit(pool) if not result.ok] == []
+
+
+async def test_an_ending_that_cannot_be_encoded_is_booked_all_the_same(database: str, tmp_path: Path) -> None:
+    """The client is told, the money is booked with minimal columns, and nothing stays held."""
+    async with pool_of(database) as pool:
+        key = await customer(pool, 1_000_000)
+        ledger = ledger_of(pool, tmp_path)
+        await ledger.start()
+        hold = await ledger.holds.place(hold_request(ledger, key, 500_000))
+        with pytest.raises(JournalFailed):
+            ledger.holds.capture(hold, completed(7, served_model="\ud800"))
+        assert not ledger.holds.open
+        await ledger.stop()
+        assert await balance(pool, key.account_id) == 1_000_000 - 7_000
+        assert await pool.fetchval("SELECT count(*) FROM settle_rejected") == 1
+
+
+async def test_a_place_that_fails_of_whatever_holds_nothing(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is whole again, so that the next request may have it."""
+    async with pool_of(database) as pool:
+        key = await customer(pool, 1_000_000)
+        ledger = ledger_of(pool, tmp_path)
+        await ledger.start()
+        with monkeypatch.context() as broken:
+            broken.setattr(ledger.journal, "place", lambda _record: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                await ledger.holds.place(hold_request(ledger, key, 1_000_000))
+        hold = await ledger.holds.place(hold_request(ledger, key, 1_000_000))
+        ledger.holds.release(hold, REFUSED)
+        await ledger.stop()
+
+
+async def test_a_second_ending_that_differs_is_counted_and_the_first_is_kept(database: str, tmp_path: Path) -> None:
+    """In service nothing breaks of it: the first ending is booked, the anomaly is there to be seen."""
+    async with pool_of(database) as pool:
+        key = await customer(pool, 1_000_000)
+        ledger = ledger_of(pool, tmp_path)
+        await ledger.start()
+        hold = await ledger.holds.place(hold_request(ledger, key, 500_000))
+        first = ledger.holds.capture(hold, completed(7))
+        assert ledger.holds.capture(hold, completed(7)) == first
+        assert not ledger.holds.anomalies
+        assert ledger.holds.capture(hold, completed(8)) == first
+        assert ledger.holds.anomalies == {"differs": 1}
+        await ledger.stop()
+        assert await balance(pool, key.account_id) == 1_000_000 - 7_000
