@@ -6,6 +6,7 @@
 
 from collections.abc import Sequence
 from typing import Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -16,6 +17,7 @@ from meterproxy.core.hold import Receipt as Receipt  # noqa: PLC0414
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending
+from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
 
 
@@ -100,6 +102,56 @@ class Ledger(Protocol):
 
     def release(self, hold: Hold, ending: Ending) -> None:
         """End the hold with nothing charged; the row keeps `ending.status` and outcome. Synchronous."""
+        ...
+
+
+class Owners(Protocol):
+    """Whose the resources are that requests mention."""
+
+    def known(self, account_id: UUID, kind: str, resource_id: str) -> Resource | bool:
+        """The account's resource if memory has it; False if it was just found to have none; True if `find` must tell."""
+        ...
+
+    async def find(self, account_id: UUID, kind: str, resource_id: str) -> Resource | None:
+        """Look the account's resource up in PostgreSQL and remember the answer.
+
+        One that another worker has claimed is found as soon as its journal is settled; a miss is not final before that.
+
+        Raises:
+            StoreUnavailable: PostgreSQL cannot be asked; the client must get a 503, never a 404.
+        """
+        ...
+
+    def claim(self, resource: Resource, occurred_us: int) -> None:
+        """Write down that an account has made this, before its id reaches the client; again is harmless. Synchronous.
+
+        Raises:
+            JournalFailed: it could not be written, so the id must not go out.
+        """
+        ...
+
+    def forget(self, resource: Resource, occurred_us: int) -> None:
+        """Write down that a resource was deleted: from now on nobody owns it. Synchronous; raises JournalFailed."""
+        ...
+
+
+class DurableHolds(Protocol):
+    """Holds that outlive their exchange and their worker: what runs at a provider in the background."""
+
+    def defer(self, hold: Hold, resource: Resource) -> None:
+        """Turn an open hold into a durable one; written to the journal when this returns. Synchronous.
+
+        Raises:
+            JournalFailed: it could not be written; the hold is still open.
+        """
+        ...
+
+    async def find(self, resource: Resource) -> Hold | None:
+        """The durable hold of a resource while it has not been captured. Raises StoreUnavailable."""
+        ...
+
+    def capture(self, hold: Hold, ending: Ending) -> Receipt:
+        """End a durable hold, as `Ledger.capture` does; whoever sees the end first is the one who counts."""
         ...
 
 

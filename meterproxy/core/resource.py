@@ -1,0 +1,19 @@
+"""Resources: what a tenant makes at a provider and may mention later by its id."""
+
+from uuid import UUID
+
+import msgspec
+
+
+class Resource(msgspec.Struct, array_like=True, frozen=True):
+    """One thing at a provider, and whose it is.
+
+    All tenants share the provider's account, so an id is worth nothing by itself: it is looked up together with the
+    account that mentions it. `kind` is the glossary's or OpenAI's word (`response`, `conversation`, `chat_completion`,
+    `file`, …), `provider` the configured name under which requests about it are sent.
+    """
+
+    account_id: UUID
+    kind: str
+    id: str
+    provider: str
