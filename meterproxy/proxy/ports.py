@@ -109,7 +109,7 @@ class Owners(Protocol):
     """Whose the resources are that requests mention."""
 
     def known(self, account_id: UUID, kind: str, resource_id: str) -> Resource | bool:
-        """The account's resource if memory has it; False if it was just found to have none; True if `find` must tell."""
+        """The account's resource if memory has it; False if it is freshly known to have none; True: ask `find`."""
         ...
 
     async def find(self, account_id: UUID, kind: str, resource_id: str) -> Resource | None:
