@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 
 from meterproxy.errors import ApiError, Case
-from meterproxy.proxy import client as client_module
 from meterproxy.proxy.client import Client, Room
-from meterproxy.proxy.server import Connection, HttpServer, ServerLimits
+from meterproxy.proxy.server import HttpServer
+from meterproxy.proxy.server_limits import ServerLimits
 from tests.proxy.house import until
 from tests.proxy.raw import Raw, connected, serving
 
@@ -143,23 +143,27 @@ class TestBodies:
         raw.send(POST + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk")
         assert (await raw.answer()).body == b"POST junk"
 
-    async def test_body_that_never_comes(self, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_body_that_never_comes(self) -> None:
         """A body that pauses too long ends in 408."""
-        monkeypatch.setattr(client_module, "BODY_GAP_SECONDS", 0.01)
-        raw.send(POST + b"Content-Length: 4\r\n\r\nab")
-        answer = await raw.answer()
-        assert answer.status == 408
-        assert answer.error["code"] == "request_timeout"
+        limits = ServerLimits(body_gap_seconds=0.01)
+        async with serving(echo_or_refuse, limits=limits) as (_, port), connected(port) as raw:
+            raw.send(POST + b"Content-Length: 4\r\n\r\nab")
+            answer = await raw.answer()
+            assert answer.status == 408
+            assert answer.error["code"] == "request_timeout"
+            assert answer.headers["connection"] == "close"
+            assert await raw.ended()
 
-    async def test_body_that_drips(self, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_body_that_drips(self) -> None:
         """A body that never pauses for long but takes forever ends in 408."""
-        monkeypatch.setattr(client_module, "BODY_SECONDS", 0.02)
-        raw.send(POST + b"Content-Length: 400000\r\n\r\n")
-        answering = asyncio.create_task(raw.answer())
-        while not answering.done():
-            raw.send(b"a")
-            await asyncio.sleep(0.002)
-        assert (await answering).status == 408
+        limits = ServerLimits(body_seconds=0.02)
+        async with serving(echo_or_refuse, limits=limits) as (_, port), connected(port) as raw:
+            raw.send(POST + b"Content-Length: 400000\r\n\r\n")
+            answering = asyncio.create_task(raw.answer())
+            while not answering.done():
+                raw.send(b"a")
+                await asyncio.sleep(0.002)
+            assert (await answering).status == 408
 
     async def test_room_is_shared(self) -> None:
         """When all bodies together are too much, a request is refused for now, and the room is never overdrawn."""
@@ -305,8 +309,8 @@ class TestConnections:
                 await asyncio.sleep(0.01)
             assert (await raw.answer()).status == 200
             [connection] = server.connections
-            assert isinstance(connection, Connection)
-            assert connection._head_deadline is None
+            assert connection.idle
+            assert connection.deadline > asyncio.get_running_loop().time() + 70
 
     @pytest.mark.parametrize("loop_turns", [0, 3])
     async def test_left_without_a_byte(self, served: tuple[HttpServer, int], loop_turns: int) -> None:
