@@ -147,6 +147,7 @@ class Client:
             if self._incoming is None or not self._incoming.ended:
                 return None
             body = self._incoming.take()
+            self._incoming = None
         self._body = None
         self._count(len(body), limit_bytes, room)
         return body

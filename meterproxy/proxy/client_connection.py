@@ -124,18 +124,15 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep the sending half open while somebody still waits for an answer."""
         self.half_closed = True
-        body = self._body
-        if body is not None:
-            while self._held and not body.ended and body.fault is None:
-                self._receive_held()
-            body.fail(malformed("The request body broke off."))
+        if self._body is not None:
+            self._body.fail(_broken_off())
         return self._client is not None and not self._ending
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.transport = None
         self.idle = False
         if self._body is not None:
-            self._body.fail(malformed("The request body broke off."))
+            self._body.fail(_broken_off())
         self.resume_writing()
         if self._client is None:
             self._server.over(self)
@@ -151,11 +148,11 @@ class ClientConnection(asyncio.Protocol):
     # Reading requests.
 
     def _receive(self, data: bytes) -> None:
-        if self._ending:
+        if self._ending or self._faulted:
             return
         if self._body is not None and not self._body.ended:
             data = self._receive_body(self._body, data)
-        if not data or self._ending:
+        if not data:
             return
         if self._client is not None:
             self._held += data
@@ -169,6 +166,8 @@ class ClientConnection(asyncio.Protocol):
         if self._held:
             data, self._held = self._held + data, b""
         rest = body.feed(data)
+        if self.half_closed and not rest:
+            body.fail(_broken_off())
         if body.fault is not None:
             self._faulted = True
             if self._client is None:
@@ -211,7 +210,7 @@ class ClientConnection(asyncio.Protocol):
         elif self.half_closed:
             self._end()
         elif not self._heads.begun:
-            self.idle = True
+            self._rest()
         elif not begun:
             self.deadline = self._loop.time() + self._server.limits.head_seconds
 
@@ -230,7 +229,7 @@ class ClientConnection(asyncio.Protocol):
             client = Client(self, head, length, None, self._body)
         self._client = client
         self.deadline = NEVER
-        if self._body is not None and rest:
+        if self._body is not None:
             self._receive(rest)
         self._task = asyncio.Task(self._answer(client), loop=self._loop)
 
@@ -397,11 +396,21 @@ class ClientConnection(asyncio.Protocol):
             transport.close()
 
     def _pause_reading(self) -> None:
-        if not self._reading_paused and self.transport is not None and not self.transport.is_closing():
+        if not self._reading_paused and self._reads():
             self._reading_paused = True
+            assert self.transport is not None
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._reading_paused and self.transport is not None and not self.transport.is_closing():
+        if self._reading_paused and self._reads():
             self._reading_paused = False
+            assert self.transport is not None
             self.transport.resume_reading()
+
+    def _reads(self) -> bool:
+        """Whether anything may still come."""
+        return self.transport is not None and not self.half_closed and not self.transport.is_closing()
+
+
+def _broken_off() -> ApiError:
+    return malformed("The request body broke off.")

@@ -49,7 +49,7 @@ class IncomingBody:
         except ApiError as error:
             self.fail(error)
             return b""
-        self.touched = True
+        self.touched = self.touched or bool(data)
         if piece and not self._unwanted:
             self._pieces.append(piece)
             self.waiting_bytes += len(piece)

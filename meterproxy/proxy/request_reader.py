@@ -1,18 +1,19 @@
 """From the bytes of a connection to the heads of its requests. No I/O.
 
 llhttp reads a head as it comes; when it is whole, it must also have the strict form below, which knows nothing of what
-llhttp forgives: other protocols and versions, blanks where none belong, line ends other than CRLF, folded lines.
+llhttp forgives: other protocols and versions, blanks where none belong, line ends in front. Empty lines in front of a
+head are passed over, as the standard advises.
 
 Rules
 -----
 - A head ends at its first empty line, for llhttp as for us; where the two do not agree, it is refused.
 - A refusal names no byte of the request.
 - A client says the same head again and again; only the length differs. So the last head is remembered in two parts,
-  around the digits of its length, and `again` recognizes it without parsing anything. That is sound because the bytes
-  that were parsed are, but for those digits, the very bytes that come again: what begins with the first part, goes on
-  with 1 to 15 digits and then with the second part is the head that was accepted, with another value in its one
-  `Content-Length`. Nothing else can have changed: not the number of lengths, a coding, a fold, a name's case. The second
-  part ends with the empty line, and there is none before it, so that the head ends there for every reader.
+  around the digits of its length, and `again` recognizes it without parsing anything. That is sound because what comes
+  again are, but for those digits, the very bytes that were parsed: what begins with the first part and goes on with 1
+  to 15 digits and the second part is the head that was accepted, with another value in its one `Content-Length`.
+  Nothing else can have changed: not the number of lengths, a coding, a fold, the case of a name. The second part ends
+  with the empty line, and there is none before it, so that the head ends there for every reader.
 - A head with neither a length nor chunks is remembered whole. Chunked ones, and those in which the length is written in
   an unusual way, are parsed each time.
 """
@@ -33,11 +34,11 @@ _REMEMBERED_BYTES: Final = 8192
 _DIGITS: Final = 15
 _UNREADABLE: Final = httptools.HttpParserError
 _FORM: Final = re.compile(
-    rb"(?:\r\n)?"  # an empty line in front is forgiven, as the standard advises
     rb"[A-Z]+(?:-[A-Z]+)* [\x21-\x7e]+ HTTP/1\.([01])\r\n"
     rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*"
     rb"\r\n"
 )
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 _LENGTH_LINE: Final = re.compile(rb"\r\nContent-Length: ([0-9]{1,15})\r\n", re.IGNORECASE)
 
 
@@ -113,6 +114,9 @@ class HeadReader:
             ApiError: MALFORMED, METHOD_NOT_ALLOWED; its status is 431 where a limit is passed.
         """
         if self._parser is None:
+            data = self._without_empty_lines(data)
+            if not data:
+                return None
             start = self.again(data)
             if start:
                 return data[start:]
@@ -135,19 +139,27 @@ class HeadReader:
     @property
     def begun(self) -> bool:
         """Whether a head has come in part."""
-        return self._parser is not None
+        return self._parser is not None or bool(self._partial)
+
+    def _without_empty_lines(self, data: bytes) -> bytes:
+        """What is behind empty lines in front of a head, which some clients send behind a body."""
+        data = bytes(self._partial) + data
+        self._partial.clear()
+        empty = _EMPTY_LINES.match(data)
+        if empty is not None:
+            data = data[empty.end() :]
+        if data == b"\r":
+            self._partial += data
+            return b""
+        return data
 
     def _check_partial(self) -> None:
         """Refuse at once what cannot become small enough."""
         partial, limits = self._partial, self._limits
-        if partial == b"\r\n":
-            partial.clear()
-            self._parser = None
-            return
         size = len(partial)
         if size > limits.head_bytes or size - partial.rfind(b"\r\n") - 2 > limits.field_bytes:
             raise _too_large()
-        if size > limits.line_bytes and partial.find(b"\r\n", 2, limits.line_bytes + 4) < 0:
+        if size > limits.line_bytes and partial.find(b"\r\n", 0, limits.line_bytes + 2) < 0:
             raise _too_large()
 
     def _parse(self, data: bytes) -> None:
@@ -190,7 +202,7 @@ class HeadReader:
 
 
 def _check_size(head: bytes, limits: HeadLimits) -> None:
-    line, *fields = head.removeprefix(b"\r\n")[: -len(_END)].split(b"\r\n")
+    line, *fields = head[: -len(_END)].split(b"\r\n")
     if (
         len(head) > limits.head_bytes
         or len(line) > limits.line_bytes
