@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON_TYPE: Final = (b"content-type", b"application/json")
 
-_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 _BODILESS: Final = frozenset({204, 304})
-_CLOSE: Final = b"connection: close\r\n"
-_CHUNKS: Final = b"transfer-encoding: chunked\r\n"
+_LINE: Final = b": ".join
+_LINES: Final = b"\r\n".join
+_CLOSE: Final = b"connection: close"
+_CHUNKS: Final = b"transfer-encoding: chunked"
 
 HeaderLines = Iterable[tuple[bytes, bytes]]
 
 
-def head_of(status: int, headers: HeaderLines, framing: bytes) -> bytes:
-    """The bytes of an answer's head; `framing` are finished lines that say how the body ends."""
-    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    return b"%b%b%b\r\n" % (line, b"".join([b"%b: %b\r\n" % pair for pair in headers]), framing)
+def head_lines(status: int, headers: HeaderLines) -> list[bytes]:
+    """The first lines of an answer's head, without their ends."""
+    return [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, *map(_LINE, headers)]
 
 
 class Room:
@@ -198,17 +199,14 @@ class Client:
         """Write a whole answer at once."""
         self.answered_status = status
         self.ended = True
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        lines += [b"%b: %b\r\n" % pair for pair in headers]
-        if self.closing or self.ends_here():
+        lines = head_lines(status, headers)
+        if self.ends_here():
             lines.append(_CLOSE)
         if status in _BODILESS:
-            lines.append(b"\r\n")
+            lines += (b"", b"")
         else:
-            lines.append(b"content-length: %d\r\n\r\n" % len(body))
-            if self.method != "HEAD":
-                lines.append(body)
-        self._write(b"".join(lines))
+            lines += (b"content-length: %d" % len(body), b"", b"" if self.method == "HEAD" else body)
+        self._write(_LINES(lines))
 
     def refuse(self, error: ApiError, headers: HeaderLines = ()) -> None:
         """Answer with an error of our own, in OpenAI's shape."""
@@ -223,9 +221,14 @@ class Client:
         self._chunked = self.head.http_1_1
         if not self._chunked:
             self.closing = True
-        framing = _CHUNKS if self._chunked else b""
         self.answered_status = status
-        self._write(head_of(status, headers, framing + _CLOSE if self.ends_here() else framing))
+        lines = head_lines(status, headers)
+        if self._chunked:
+            lines.append(_CHUNKS)
+        if self.ends_here():
+            lines.append(_CLOSE)
+        lines += (b"", b"")
+        self._write(_LINES(lines))
 
     def send(self, piece: bytes) -> None:
         """Write one piece of a begun answer, as one chunk."""
@@ -258,6 +261,14 @@ class Client:
     async def drain(self) -> None:
         """Wait until the client has taken enough of what was written, or has left."""
         await self.connection.drained()
+
+
+def closing_refusal(error: ApiError) -> bytes:
+    """The bytes of an answer to what did not become a request; the connection ends with it."""
+    body = error.body()
+    lines = head_lines(error.status, [JSON_TYPE])
+    lines += (b"content-length: %d" % len(body), _CLOSE, b"", body)
+    return _LINES(lines)
 
 
 def _too_large(limit_bytes: int) -> ApiError:

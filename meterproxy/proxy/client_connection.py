@@ -19,7 +19,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, Protocol, cast
 
 from meterproxy.errors import ApiError, Case
-from meterproxy.proxy.client import JSON_TYPE, Client, head_of
+from meterproxy.proxy.client import Client, closing_refusal
 from meterproxy.proxy.incoming_body import IncomingBody
 from meterproxy.proxy.request_framing import Chunked, Counted
 from meterproxy.proxy.request_head import NO_LENGTH, malformed
@@ -268,19 +268,20 @@ class ClientConnection(asyncio.Protocol):
             client.abort()  # whatever its handler thought, there is no whole answer
         elif client.closing or self._faulted:
             self._end()
-        elif body is not None and not body.ended:
+        elif body is None or body.ended:
+            self._body = None
+            self._go_on()
+        else:
             body.discard()
             self.deadline = self._loop.time() + self._server.limits.linger_seconds
             self._resume_reading()
-        else:
-            self._body = None
-            self._go_on()
 
     def _go_on(self) -> None:
         """Read what was held back while the request before it was answered."""
-        held, self._held = self._held, b""
-        self._resume_reading()
-        if held:
+        if self._reading_paused:
+            self._resume_reading()
+        if self._held:
+            held, self._held = self._held, b""
             self._read_head(held)
         elif self.half_closed or self._server.draining:
             self._end()
@@ -295,9 +296,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, error: ApiError) -> None:
         """Answer a request that did not become one."""
         assert self.transport is not None
-        body = error.body()
-        framing = b"content-length: %d\r\nconnection: close\r\n" % len(body)
-        self.transport.write(head_of(error.status, [JSON_TYPE], framing) + body)
+        self.transport.write(closing_refusal(error))
         self._faulted = True
         self._end()
 
