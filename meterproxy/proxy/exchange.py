@@ -241,7 +241,8 @@ class Exchange:
         head = self._client.head
         belongs = head.attribution = head.attribution or attribution(head.headers)
         attempt = Attempt(self.request_id, self.started_us, key, asked, route, belongs)
-        hold, bound, lowered_maximum = await self._house.authorizer.authorize(attempt)
+        authorizer = self._house.authorizer
+        hold, bound, lowered_maximum = authorizer.try_authorize(attempt) or await authorizer.authorize(attempt)
         self._hold = OpenHold(hold, bound, ports.ledger, ports.clock, self.begun_us)
         self._counting = Counting(
             asked,
