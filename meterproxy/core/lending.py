@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from meterproxy.core.record import EndRecord
+from meterproxy.core.record import EndRecord, NoteRecord
+from meterproxy.core.resource import Resource, ResourceKey
 
 UNWRITTEN = -1
 
@@ -56,6 +57,13 @@ class News(NamedTuple):
     version: int | None = None
 
 
+class Ownership(NamedTuple):
+    """Which of the resources that were asked for exist; `alone`: no other worker may be about to settle one."""
+
+    found: Mapping[ResourceKey, Resource]
+    alone: bool
+
+
 class Settling(NamedTuple):
     """An ending on its way to PostgreSQL, with the position behind its record in the journal."""
 
@@ -68,9 +76,26 @@ class Settling(NamedTuple):
         return self.position != UNWRITTEN
 
 
+@dataclass(slots=True, eq=False)
+class Noted:
+    """A record on its way to PostgreSQL that is no ending: whose a resource is, or that a hold has become durable.
+
+    `position` is the one behind it in the journal; `accounted` whether those who wait for it have been told.
+    """
+
+    position: int
+    record: NoteRecord
+    accounted: bool = False
+
+    @property
+    def written(self) -> bool:
+        """Always: what the journal has not taken was never promised to anybody."""
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A stretch of a journal to be booked in one transaction: the endings in (`start`, `end`], and its prices.
+    """A stretch of a journal to be booked in one transaction: what was written in (`start`, `end`], and its prices.
 
     `own_session` is the settler's living session; draws of any other may turn out late.
     """
@@ -82,3 +107,4 @@ class Batch:
     endings: Sequence[Settling]
     prices: Mapping[UUID, bytes]
     own_session: UUID | None
+    notes: Sequence[Noted] = ()

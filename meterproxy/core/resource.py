@@ -17,3 +17,12 @@ class Resource(msgspec.Struct, array_like=True, frozen=True):
     kind: str
     id: str
     provider: str
+
+
+ResourceKey = tuple[UUID, str, str]
+"""What a resource is looked up by: whose it would be, its kind, its id."""
+
+
+def key_of(resource: Resource) -> ResourceKey:
+    """The key of a resource."""
+    return resource.account_id, resource.kind, resource.id

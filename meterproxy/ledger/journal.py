@@ -251,8 +251,8 @@ class Journal:
         self._reserved -= self._reservations.pop(record.subject.request_id, 0)
         return self.append(record)
 
-    def describe(self, record: Record) -> None:
-        """Write what following records refer to, where there is room that is promised to nobody.
+    def describe(self, record: Record) -> int:
+        """Write what nobody has kept room for, where there is room that is promised to nobody.
 
         Raises:
             JournalFull: there is none.
@@ -261,7 +261,7 @@ class Journal:
         payload = encode(record)
         if self._spare_room < FRAME.size + len(payload):
             raise JournalFull("the journal's volume has no room left")
-        self._write(payload)
+        return self._write(payload)
 
     def progress(self, record: ProgressRecord) -> None:
         """Write a stream's progress where there is room to spare; losing one is harmless."""

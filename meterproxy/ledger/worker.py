@@ -12,14 +12,15 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from meterproxy.core.lending import Change
-from meterproxy.core.record import SessionRecord
+from meterproxy.core.record import DeferRecord, NoteRecord, SessionRecord
 from meterproxy.errors import StoreUnavailable
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import DatabaseClock
 from meterproxy.ledger.holds import Holds
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.lease import Borrower
-from meterproxy.ledger.ports import SessionStore, SettleStore
+from meterproxy.ledger.owners import Owners
+from meterproxy.ledger.ports import OwnerStore, SessionStore, SettleStore
 from meterproxy.ledger.recover import OpenHoldPolicy, end_open_holds, replay
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.settle import Settler
@@ -35,7 +36,7 @@ class WorkerLedger:
     """Everything that handles money in one worker; `holds` is what the proxy gets to see.
 
     Args:
-        sessions, settlement: PostgreSQL.
+        sessions, settlement, owner_rows: PostgreSQL.
         directory: this worker slot's journal.
         on_change: called for every step of the fleet's change counter, and with None when steps may have been missed.
     """
@@ -46,6 +47,7 @@ class WorkerLedger:
         settlement: SettleStore,
         directory: Path,
         *,
+        owner_rows: OwnerStore,
         host: str = "",
         slot: int = 0,
         ttl_seconds: float = 30,
@@ -74,6 +76,7 @@ class WorkerLedger:
         self._version = 0
         self.session = Session(sessions, self.clock, uuid4(), self.journal.journal_id, ttl_seconds)
         self.borrower = Borrower(sessions, self.session, self.book)
+        self.owners = Owners(owner_rows, self.journal, self.session.session_id, settle_interval_ms)
         self.recovered = 0
         self.database_up = False
 
@@ -88,12 +91,14 @@ class WorkerLedger:
         self.settler = Settler(
             self._settlement, self.journal, self.book, position, self.session.session_id, self._settle_interval_ms
         )
+        self.settler.notes = self
+        self.owners.settler = self.settler
         for price_id, document in found.prices.items():
             self.settler.know_price(price_id, document)
         recovered = end_open_holds(self.journal, found, self._open_hold)
         self.journal.sync_now()
         self.recovered += len(recovered)
-        for settling in (*found.endings, *recovered):
+        for settling in (*found.items, *recovered):
             self.settler.add(settling)
         while self.settler.queued:
             await self.settler.settle_batch()
@@ -113,6 +118,16 @@ class WorkerLedger:
         self.journal.append(SessionRecord(self.session.session_id, self.clock.now_us()))
         self.holds.segment_began()
 
+    def queued(self, record: NoteRecord) -> None:
+        """See `settle.NoteObserver`."""
+        if not isinstance(record, DeferRecord):
+            self.owners.queued(record)
+
+    def settled(self, record: NoteRecord) -> None:
+        """See `settle.NoteObserver`."""
+        if not isinstance(record, DeferRecord):
+            self.owners.settled(record)
+
     async def stop(self) -> None:
         """Settle to the end, give everything back, close the session.
 
@@ -120,6 +135,7 @@ class WorkerLedger:
             StoreUnavailable: the journal is left to a later start, which proves it.
         """
         try:
+            await self.owners.close()
             await self.borrower.settle_down()
             while self.settler.queued:
                 await self.settler.settle_batch()

@@ -23,6 +23,7 @@ from meterproxy.core.record import Ending, EndRecord, bookable_text, encode_payl
 from meterproxy.core.usage import KINDS, MAX_COUNT, Usage
 from meterproxy.errors import ProgressMoved, Unbookable
 from meterproxy.store.instants import to_datetime
+from meterproxy.store.owners import book_owners
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
 
@@ -83,8 +84,12 @@ class Settlement:
         """Book the one record of `batch` with as much as PostgreSQL takes, and keep it whole for a person.
 
         First as a row with minimal columns, if need be without the price it names; where even that has no place (its
-        partition is missing), its money alone; and where not even that can be booked, the record is kept.
+        partition is missing), its money alone; and where not even that can be booked, the record is kept. A note has no
+        money, so it is kept at once.
         """
+        if batch.notes:
+            await retried(lambda: self._keep_note(batch, error))
+            return
         bare = dataclasses.replace(batch, prices={})
         attempts = (
             lambda: self._book_minimal(batch, error),
@@ -141,9 +146,21 @@ class Settlement:
             record = minimal_record(settling.record)
             await connection.execute(_SQL["keep_rejected"], *_rejected(batch, record, settling, error))
 
+    async def _keep_note(self, batch: Batch, error: str) -> None:
+        (noted,) = batch.notes
+        record = encode_payload(noted.record)
+        account_id = noted.record.resource.account_id
+        async with transaction(self._pool) as connection:
+            await _advance(connection, batch)
+            await connection.execute(
+                _SQL["keep_rejected"], uuid.uuid5(batch.journal_id, record.hex()), account_id, 0, 0, batch.journal_id,
+                noted.position, bookable_text(error, 2000), record,
+            )  # fmt: skip
+
 
 async def _book(connection: Connection, batch: Batch) -> int:
     await _advance(connection, batch)
+    await book_owners(connection, batch.notes)
     if not batch.endings:
         return 0
     batch_id = uuid.uuid4()

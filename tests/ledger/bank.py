@@ -18,6 +18,7 @@ from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.keys import Keys, find_key
+from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import open_pool
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
@@ -52,7 +53,8 @@ async def customer(pool: asyncpg.Pool, credit_nanos: int) -> KeyEntry:
 
 
 def ledger_of(pool: asyncpg.Pool, directory: Path, **settings: object) -> WorkerLedger:
-    return WorkerLedger(Sessions(pool), Settlement(pool), directory, **{"wait_ms": 200, **settings})  # type: ignore[arg-type]
+    values = {"wait_ms": 200, "owner_rows": OwnerRows(pool), **settings}
+    return WorkerLedger(Sessions(pool), Settlement(pool), directory, **values)  # type: ignore[arg-type]
 
 
 def hold_request(ledger: WorkerLedger, key: KeyEntry, hold_nanos: int, **members: object) -> HoldRequest:

@@ -3,12 +3,13 @@
 Every method is one transaction: it either happens altogether or raises before anything has changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from meterproxy.core.lending import Batch, Change, LeaseKey, Lent, News, Rest
-from meterproxy.core.record import Draw, EndRecord, Subject
+from meterproxy.core.lending import Batch, Change, LeaseKey, Lent, News, Ownership, Rest
+from meterproxy.core.record import Draw, EndRecord, ForgetRecord, OwnerRecord, Subject
+from meterproxy.core.resource import Resource, ResourceKey, key_of
 from meterproxy.errors import ProgressMoved, SessionOver, Unbookable
 
 
@@ -41,7 +42,7 @@ class SessionRow:
 
 @dataclass
 class MemoryStore:
-    """Fulfils `SessionStore` and `SettleStore`; `credit` is what an operator does."""
+    """Fulfils `SessionStore`, `SettleStore` and `OwnerStore`; `credit` is what an operator does."""
 
     windows: dict[LeaseKey, Window] = field(default_factory=dict)
     leases: dict[tuple[LeaseKey, UUID], LeaseRow] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class MemoryStore:
     journals: dict[UUID, tuple[int, int]] = field(default_factory=dict)
     balances: dict[UUID, int] = field(default_factory=dict)
     rows: dict[UUID, EndRecord] = field(default_factory=dict)
+    owners: dict[ResourceKey, Resource | None] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     now_us: int = 1_700_000_000_000_000
 
@@ -165,6 +167,12 @@ class MemoryStore:
             if settling.record.subject.request_id not in self.rows:
                 self.rows[settling.record.subject.request_id] = settling.record
                 self._charge(settling.record)
+        for noted in batch.notes:
+            match noted.record:
+                case OwnerRecord(resource):
+                    self.owners.setdefault(key_of(resource), resource)
+                case ForgetRecord(resource):
+                    self.owners[key_of(resource)] = None
         return len(self.rows) - before
 
     async def reject(self, batch: Batch, error: str) -> None:
@@ -185,3 +193,13 @@ class MemoryStore:
         window.overrun += amount - consumed
         window.late += consumed - within
         window.drawn += amount - within
+
+    # ── owners ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def find_owners(self, session_id: UUID, keys: Sequence[ResourceKey]) -> Ownership:
+        others = [other for other, row in self.sessions.items() if other != session_id and row.state == "live"]
+        found = {key: resource for key in keys if (resource := self.owners.get(key)) is not None}
+        return Ownership(found, alone=not others)
+
+    async def forgotten_owners(self) -> Sequence[ResourceKey]:
+        return [key for key, resource in self.owners.items() if resource is None]

@@ -11,16 +11,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from meterproxy.core.key import KeyEntry, KeyPolicy
 from meterproxy.core.lending import LeaseKey
+from meterproxy.core.resource import key_of
 from meterproxy.ledger import lease as lease_module
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import audit
+from meterproxy.store.owners import OwnerRows
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
 from tests.ledger.bank import customer, pool_of
 from tests.ledger.memory_store import MemoryStore
 from tests.ledger.world import Operation, World, tidy
 
-CALLS = ["lend", "give_back", "report_held", "book", "poll", "end_session", "open_session", "ask_reclaim", "progress"]
+CALLS = [
+    "lend", "give_back", "report_held", "book", "poll", "end_session", "open_session", "ask_reclaim", "progress",
+    "forgotten_owners",
+]  # fmt: skip
 
 workers = st.integers(0, 1)
 accounts = st.integers(0, 1)
@@ -28,7 +33,8 @@ amounts = st.integers(1, 300) | st.sampled_from([0, 0, 500, 2**53, 2**60, 2**90]
 """Tokens of a hold; nothing at all and more than anybody can pay are among them."""
 places = st.tuples(st.sampled_from(["place", "place", "contend"]), workers, accounts, amounts)
 captures = st.tuples(st.just("capture"), workers, st.integers(0, 9), st.integers(0, 120))
-backgrounds = st.tuples(st.just("background"), workers, st.sampled_from(["settle", "report", "look", "sync"]))
+backgrounds = st.tuples(st.just("background"), workers, st.sampled_from(["settle", "report", "look", "hear", "sync"]))
+names = st.sampled_from(["resp_1", "resp_2", "resp_3"])
 work = st.one_of(
     places,
     places,
@@ -37,6 +43,7 @@ work = st.one_of(
     st.tuples(st.just("progress"), workers, st.integers(0, 400)),
     backgrounds,
     backgrounds,
+    st.tuples(st.sampled_from(["claim", "claim", "forget"]), workers, accounts, names),
     st.tuples(st.just("credit"), accounts, st.integers(-100_000, 300_000).filter(bool)),
 )
 faults = st.one_of(
@@ -88,6 +95,8 @@ def check_end(store: MemoryStore, world: World) -> None:
     assert store.rows.keys() == world.expected.keys(), "everything that was placed is booked exactly once"
     assert all(lease.outstanding == 0 for lease in store.leases.values())
     assert {session.state for session in store.sessions.values()} <= {"closed", "proved"}
+    owned = {key_of(world.resource(*told)): alive for told, alive in world.owned.items()}
+    assert {key: resource is not None for key, resource in store.owners.items()} == owned
     spent = sum(world.expected.values())
     assert sum(window.drawn for window in store.windows.values()) == spent
 
@@ -215,7 +224,7 @@ async def compare(database: str, script: list[Operation]) -> None:
         async def credit(key: KeyEntry, amount: int) -> None:
             await Accounts(pool, "test").credit(key.account_id, amount, "adjustment")
 
-        real = World(Both(Sessions(pool), Settlement(pool)), keys, credit)
+        real = World(Both(Sessions(pool), Settlement(pool), OwnerRows(pool)), keys, credit)
         begin: list[Operation] = [("credit", 0, 500_000), ("credit", 1, 90_000), ("start", 0), ("start", 1)]
         try:
             for operation in [*begin, *script]:
@@ -232,6 +241,9 @@ async def compare(database: str, script: list[Operation]) -> None:
                 )  # fmt: skip
                 balance = await pool.fetchval("SELECT balance_nanos FROM accounts WHERE id = $1", key.account_id)
                 assert balance == store.balances[fake.keys[account].account_id]
+                owned = {name: alive for (owner, name), alive in real.owned.items() if owner == account}
+                rows = await pool.fetch("SELECT * FROM owners WHERE account_id = $1", key.account_id)
+                assert {row["id"]: row["forgotten_at"] is None for row in rows} == owned
             assert [result for result in await audit(pool) if not result.ok] == []
             check_end(store, fake)
         finally:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import LeaseKey
+from meterproxy.core.resource import Resource, key_of
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, StoreUnavailable
 from meterproxy.ledger.holds import Hold
@@ -46,6 +47,7 @@ class World:
         self.expected: dict[UUID, int] = {}
         self.within: dict[UUID, int] = {}
         self.account_of: dict[UUID, int] = {}
+        self.owned: dict[tuple[int, str], bool] = {}
         self.highest_cap = [0] * len(keys)
         self.cap = [0] * len(keys)
         self._credit = credit
@@ -85,7 +87,13 @@ class World:
             return "up"
         if place.ledger is None:
             place.ledger = WorkerLedger(
-                place.store, place.store, place.directory, wait_ms=0, ttl_seconds=1e6, segment_bytes=2 * SLACK_BYTES
+                place.store,
+                place.store,
+                place.directory,
+                owner_rows=place.store,
+                wait_ms=0,
+                ttl_seconds=1e6,
+                segment_bytes=2 * SLACK_BYTES,
             )
         try:
             await place.ledger.start()
@@ -168,8 +176,34 @@ class World:
         self.expected[hold.subject.request_id] = min(tokens * NANOS_PER_TOKEN, hold.subject.hold_nanos)
         return "noted"
 
+    def resource(self, account: int, name: str) -> Resource:
+        return Resource(self.keys[account].account_id, "response", name, "test")
+
+    async def claim(self, worker: int, account: int, name: str) -> str:
+        """An account makes a resource; whoever made it knows it at once, unless it heard of its end."""
+        place = self.places[worker]
+        if not place.up or place.ledger is None:
+            return "down"
+        resource = self.resource(account, name)
+        place.ledger.owners.claim(resource, place.ledger.clock.now_us())
+        alive = self.owned.setdefault((account, name), True)
+        if alive:
+            assert place.ledger.owners.known(*key_of(resource)) == resource
+        return "claimed"
+
+    async def forget(self, worker: int, account: int, name: str) -> str:
+        """It is deleted, which nothing undoes."""
+        place = self.places[worker]
+        if not place.up or place.ledger is None:
+            return "down"
+        resource = self.resource(account, name)
+        place.ledger.owners.forget(resource, place.ledger.clock.now_us())
+        self.owned[account, name] = False
+        assert not isinstance(place.ledger.owners.known(*key_of(resource)), Resource)
+        return "forgotten"
+
     async def background(self, worker: int, what: str) -> str:
-        """One turn of a side task: settle, report, look or sync."""
+        """One turn of a side task: settle, report, look, hear or sync."""
         place = self.places[worker]
         if not place.up or place.ledger is None:
             return "down"
@@ -184,6 +218,8 @@ class World:
                     await ledger.borrower.report()
                 case "look":
                     await ledger.look()
+                case "hear":
+                    await ledger.owners.hear()
                 case "sync":
                     ledger.journal.sync_now()
                     ledger.journal.prepare()
