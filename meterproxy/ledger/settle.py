@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 from uuid import UUID
@@ -24,12 +24,14 @@ from uuid import UUID
 from meterproxy.core.lending import Batch, LeaseKey, Noted, Settling
 from meterproxy.core.record import (
     DeferRecord,
+    Draw,
     EndRecord,
     ForgetRecord,
     NoteRecord,
     OwnerRecord,
     PriceRecord,
     Record,
+    Subject,
     identity,
 )
 from meterproxy.errors import ProgressMoved, StoreUnavailable, Unbookable
@@ -76,7 +78,6 @@ class Settler:
         self._queue: deque[Item] = deque()
         self._documents: dict[UUID, bytes] = {}
         self._stored: set[UUID] = set()
-        self._unaccounted: set[Hashable] = set()
         self._full = asyncio.Event()
         self._progress = asyncio.Event()
         self._hastened = False
@@ -104,7 +105,6 @@ class Settler:
     def add(self, item: Item) -> None:
         """Queue an ending or a note."""
         self._queue.append(item)
-        self._unaccounted.add(identity(item.record))
         if isinstance(item, Noted) and self.notes is not None:
             self.notes.queued(item.record)
         if len(self._queue) >= BATCH_ENDINGS:
@@ -118,9 +118,9 @@ class Settler:
 
     async def catch_up(self) -> None:
         """Wait until everything that is queued now is in PostgreSQL; needs `run` to be running."""
-        wanted = set(self._unaccounted)
+        wanted = [settling for settling in self._queue if not settling.accounted]
         self._full.set()
-        while not wanted.isdisjoint(self._unaccounted):
+        while not all(settling.accounted for settling in wanted):
             self._progress.clear()
             await self._progress.wait()
 
@@ -207,31 +207,29 @@ class Settler:
         if batch.endings:
             self.observe(batch.endings, seconds)
 
-    def _account(self, items: Iterable[Item], position: int) -> None:
+    def _account(self, items: Sequence[Item], position: int) -> None:
         """Tell the book that PostgreSQL has counted what leases had captured, once per record, and the journal."""
-        ended = []
         for item in items:
-            record = item.record
-            if isinstance(record, EndRecord | DeferRecord) and _ends_here(record):
-                ended.append(record.subject.request_id)
-            if (about := identity(record)) in self._unaccounted:
-                self._unaccounted.remove(about)
-                if isinstance(record, EndRecord | DeferRecord) and _ends_here(record):
-                    self._account_draws(record)
-            if isinstance(item, Noted) and self.notes is not None:
-                self.notes.settled(item.record)
+            if isinstance(item, Noted):
+                self._account_note(item)
+            elif not item.accounted and item.record.resource is None:
+                amount = item.record.amount_nanos
+                for draw in item.record.subject.draws:
+                    if draw.session_id == self._session_id:
+                        self._book.settled(_lease_of(item.record.subject, draw), min(amount, draw.amount))
+            item.accounted = True
         self._position = position
-        self._journal.confirm(position, ended)
+        self._journal.confirm(position, [item.placed_at for item in items])
         self._progress.set()
 
-    def _account_draws(self, record: EndRecord | DeferRecord) -> None:
-        """Leases pay for a captured hold up to what was held, and for one that became durable all that was."""
-        subject = record.subject
-        for draw in subject.draws:
-            if draw.session_id == self._session_id:
-                key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
-                used = draw.amount if isinstance(record, DeferRecord) else min(record.amount_nanos, draw.amount)
-                self._book.settled(key, used)
+    def _account_note(self, noted: Noted) -> None:
+        """A lease has paid all that a hold had drawn which became durable."""
+        if isinstance(noted.record, DeferRecord) and not noted.accounted:
+            for draw in noted.record.subject.draws:
+                if draw.session_id == self._session_id:
+                    self._book.settled(_lease_of(noted.record.subject, draw), draw.amount)
+        if self.notes is not None:
+            self.notes.settled(noted.record)
 
     def _follow(self, moved: ProgressMoved) -> None:
         if moved.position > self._position:
@@ -247,15 +245,17 @@ class Settler:
     def _rewind(self, moved: ProgressMoved) -> None:
         """Queue what the journal has behind `moved`, each ending once; what it has not, only this memory has."""
         _log.warning("PostgreSQL lost confirmed rows; they are sent again", extra={"from": moved.position})
+        queued = {identity(item.record): item for item in self._queue}
         again: dict[Hashable, Item] = {}
         for entry in self._journal.read(moved.open_from):
-            record = entry.record
-            if isinstance(record, PriceRecord):
-                self.know_price(record.price_id, record.document)
-            elif entry.end > moved.position and (item := item_of(entry.end, record)) is not None:
-                again.setdefault(identity(item.record), item)
-        for queued in self._queue:
-            again.setdefault(identity(queued.record), queued)
+            if isinstance(entry.record, PriceRecord):
+                self.know_price(entry.record.price_id, entry.record.document)
+            elif entry.end > moved.position and (item := item_of(entry.end, entry.record)) is not None:
+                about = identity(item.record)
+                item.accounted = True
+                again.setdefault(about, queued.get(about, item))
+        for about, item in queued.items():
+            again.setdefault(about, item)
         self._queue = deque(again.values())
         self._stored.clear()
         self._position = moved.position
@@ -272,6 +272,5 @@ def item_of(position: int, record: Record) -> Item | None:
     return Noted(position, record) if isinstance(record, DeferRecord | OwnerRecord | ForgetRecord) else None
 
 
-def _ends_here(record: EndRecord | DeferRecord) -> bool:
-    """Whether it ends a hold of this journal; a durable one was part of no journal's open set."""
-    return isinstance(record, DeferRecord) or record.resource is None
+def _lease_of(subject: Subject, draw: Draw) -> LeaseKey:
+    return LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)

@@ -132,8 +132,8 @@ class Metrics:
         sources: dict[str, int] = {}
         tokens = [0] * len(INPUT_KINDS + OUTPUT_KINDS)
         amount = overrun = 0
-        for _, record in endings:
-            ending = record.ending
+        for settling in endings:
+            record, ending = settling.record, settling.record.ending
             if record.how != RELEASED:
                 sources[ending.usage_source] = sources.get(ending.usage_source, 0) + 1
             amount += record.amount_nanos
