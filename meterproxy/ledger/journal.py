@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
-from meterproxy.core.record import EndRecord, PlaceRecord, ProgressRecord, Record
+from meterproxy.core.record import DeferRecord, EndRecord, PlaceRecord, ProgressRecord, Record
 from meterproxy.errors import JournalFailed, JournalFull, MeterproxyError
 from meterproxy.ledger.segment import (
     FRAME_BYTES,
@@ -250,6 +250,17 @@ class Journal:
         self._reserved -= self._unsettled[placed_at]
         self._unsettled[placed_at] = 0
         return self._write(encode(record))
+
+    def defer(self, record: DeferRecord, placed_at: int) -> int:
+        """Write that the hold has become durable that was placed there, in the room that was kept for its ending.
+
+        Raises:
+            JournalFailed: the volume refused; the hold is as open as before, and its room still kept.
+        """
+        end = self._write(encode(record))
+        self._reserved -= self._unsettled[placed_at]
+        self._unsettled[placed_at] = 0
+        return end
 
     def describe(self, record: Record) -> int:
         """Write what nobody has kept room for, where there is room that is promised to nobody.

@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from meterproxy.core.lending import Noted
-from meterproxy.core.record import ForgetRecord, OwnerRecord, bookable_text
+from meterproxy.core.record import DeferRecord, ForgetRecord, NoteRecord, OwnerRecord, bookable_text
 from meterproxy.core.resource import Resource, ResourceKey, key_of
 from meterproxy.errors import JournalFailed, JournalFull, StoreUnavailable
 from meterproxy.ledger.clock import elapsed_us
@@ -131,8 +131,10 @@ class Owners:
 
     # ── told by settle ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def queued(self, record: OwnerRecord | ForgetRecord) -> None:
-        """The journal has it and PostgreSQL has not, or not any more."""
+    def queued(self, record: NoteRecord) -> None:
+        """See `settle.NoteObserver`: the journal has it and PostgreSQL has not, or not any more."""
+        if isinstance(record, DeferRecord):
+            return
         key = key_of(record.resource)
         self._unknown.pop(key, None)
         if isinstance(record, ForgetRecord):
@@ -144,12 +146,12 @@ class Owners:
             self._claimed[key] = record.resource
             self._answer(key, record.resource)
 
-    def settled(self, record: OwnerRecord | ForgetRecord) -> None:
-        """PostgreSQL has it."""
+    def settled(self, record: NoteRecord) -> None:
+        """See `settle.NoteObserver`: PostgreSQL has it."""
         key = key_of(record.resource)
         if isinstance(record, ForgetRecord):
             self._forgotten.discard(key)
-        elif (resource := self._claimed.pop(key, None)) is not None:
+        elif isinstance(record, OwnerRecord) and (resource := self._claimed.pop(key, None)) is not None:
             self._know(key, resource)
 
     # ── looking up ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.lending import Batch, LeaseKey, Lent, News, Ownership, Rest
 from meterproxy.core.resource import ResourceKey
 
@@ -54,3 +55,13 @@ class OwnerStore(Protocol):
     async def find_owners(self, session_id: UUID, keys: Sequence[ResourceKey]) -> Ownership: ...
 
     async def forgotten_owners(self) -> Sequence[ResourceKey]: ...
+
+
+class DurableStore(Protocol):
+    """Durable holds, as far as they were settled."""
+
+    async def find_durable(self, key: ResourceKey) -> DurableHold | None: ...
+
+    async def take_due(self, most: int, term_seconds: float) -> Sequence[DueHold]: ...
+
+    async def put_off(self, hold: DurableHold, seconds: float) -> None: ...

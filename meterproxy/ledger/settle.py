@@ -82,7 +82,7 @@ class Settler:
         self._progress = asyncio.Event()
         self._hastened = False
         self.rejected = 0
-        self.notes: NoteObserver | None = None
+        self.notes: list[NoteObserver] = []
         self.observe: Observer = lambda _endings, _seconds: None
 
     @property
@@ -105,8 +105,8 @@ class Settler:
     def add(self, item: Item) -> None:
         """Queue an ending or a note."""
         self._queue.append(item)
-        if isinstance(item, Noted) and self.notes is not None:
-            self.notes.queued(item.record)
+        if isinstance(item, Noted):
+            self._tell_queued(item)
         if len(self._queue) >= BATCH_ENDINGS:
             self._full.set()
 
@@ -228,8 +228,12 @@ class Settler:
             for draw in noted.record.subject.draws:
                 if draw.session_id == self._session_id:
                     self._book.settled(_lease_of(noted.record.subject, draw), draw.amount)
-        if self.notes is not None:
-            self.notes.settled(noted.record)
+        for observer in self.notes:
+            observer.settled(noted.record)
+
+    def _tell_queued(self, noted: Noted) -> None:
+        for observer in self.notes:
+            observer.queued(noted.record)
 
     def _follow(self, moved: ProgressMoved) -> None:
         if moved.position > self._position:
@@ -261,8 +265,8 @@ class Settler:
         self._position = moved.position
         self._journal.rewind(moved.position)
         for item in again.values():
-            if isinstance(item, Noted) and self.notes is not None:
-                self.notes.queued(item.record)
+            if isinstance(item, Noted):
+                self._tell_queued(item)
 
 
 def item_of(position: int, record: Record) -> Item | None:

@@ -12,15 +12,16 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from meterproxy.core.lending import Change
-from meterproxy.core.record import DeferRecord, NoteRecord, SessionRecord
+from meterproxy.core.record import SessionRecord
 from meterproxy.errors import StoreUnavailable
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import DatabaseClock
+from meterproxy.ledger.durable import DurableHolds
 from meterproxy.ledger.holds import Holds
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.owners import Owners
-from meterproxy.ledger.ports import OwnerStore, SessionStore, SettleStore
+from meterproxy.ledger.ports import DurableStore, OwnerStore, SessionStore, SettleStore
 from meterproxy.ledger.recover import OpenHoldPolicy, end_open_holds, replay
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.settle import Settler
@@ -36,7 +37,7 @@ class WorkerLedger:
     """Everything that handles money in one worker; `holds` is what the proxy gets to see.
 
     Args:
-        sessions, settlement, owner_rows: PostgreSQL.
+        sessions, settlement, owner_rows, durable_rows: PostgreSQL.
         directory: this worker slot's journal.
         on_change: called for every step of the fleet's change counter, and with None when steps may have been missed.
     """
@@ -48,6 +49,7 @@ class WorkerLedger:
         directory: Path,
         *,
         owner_rows: OwnerStore,
+        durable_rows: DurableStore,
         host: str = "",
         slot: int = 0,
         ttl_seconds: float = 30,
@@ -65,6 +67,7 @@ class WorkerLedger:
         self.journal = Journal(
             directory, segment_bytes=segment_bytes, max_bytes=max_bytes, retain_seconds=retain_seconds
         )
+        self._durable_rows = durable_rows
         self._sessions = sessions
         self._settlement = settlement
         self._host, self._slot = host, slot
@@ -91,7 +94,7 @@ class WorkerLedger:
         self.settler = Settler(
             self._settlement, self.journal, self.book, position, self.session.session_id, self._settle_interval_ms
         )
-        self.settler.notes = self
+        self.settler.notes.append(self.owners)
         self.owners.settler = self.settler
         for price_id, document in found.prices.items():
             self.settler.know_price(price_id, document)
@@ -106,6 +109,10 @@ class WorkerLedger:
         await self.session.open(self._host, self._slot)
         await self._prove(journal_id)
         self.holds = Holds(self.book, self.journal, self.session, self.borrower, self.settler, self._wait_ms)
+        self.durable = DurableHolds(
+            self._durable_rows, self.book, self.journal, self.holds, self.borrower, self.settler
+        )
+        self.settler.notes.append(self.durable)
         self.journal.on_segment = self._segment_began
         self._segment_began()
 
@@ -117,16 +124,6 @@ class WorkerLedger:
     def _segment_began(self) -> None:
         self.journal.append(SessionRecord(self.session.session_id, self.clock.now_us()))
         self.holds.segment_began()
-
-    def queued(self, record: NoteRecord) -> None:
-        """See `settle.NoteObserver`."""
-        if not isinstance(record, DeferRecord):
-            self.owners.queued(record)
-
-    def settled(self, record: NoteRecord) -> None:
-        """See `settle.NoteObserver`."""
-        if not isinstance(record, DeferRecord):
-            self.owners.settled(record)
 
     async def stop(self) -> None:
         """Settle to the end, give everything back, close the session.

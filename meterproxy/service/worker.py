@@ -41,6 +41,7 @@ from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import Handover, take_over
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
+from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
 from meterproxy.store.keys import Keys
 from meterproxy.store.owners import OwnerRows
@@ -251,6 +252,7 @@ class Worker:
             Settlement(self._ledger_pool),
             config.data_dir / "journals" / f"slot-{self._handover.slot}",
             owner_rows=OwnerRows(self._pool),
+            durable_rows=DurableRows(self._pool),
             host=socket.gethostname(),
             slot=self._handover.slot,
             ttl_seconds=config.lease.ttl_seconds,
