@@ -155,6 +155,20 @@ class LedgerMachine(RuleBasedStateMachine):
         for what in ("settle", "look", "report"):
             self.run(("background", worker, what))
 
+    @rule(
+        worker=workers,
+        shares=st.tuples(*[st.none() | st.sampled_from([0, 50, 100, 120])] * 2),
+        between=st.lists(st.tuples(workers, st.sampled_from(["settle", "kill", "stop", "start"])), max_size=4),
+    )
+    def outlive_an_exchange(self, worker: int, shares: tuple[int | None, ...], between: list[tuple[int, str]]) -> None:
+        """Both workers see the end of a durable hold, perhaps before its own worker has settled it or is dead."""
+        self.run(("place", worker, 0, 100))
+        self.run(("defer", worker, -1))
+        for step, share in enumerate(shares):
+            for other, what in between[step * 2 : step * 2 + 2]:
+                self.run((what, other) if what != "settle" else ("background", other, what))
+            self.run(("end_durable", (worker + 1 + step) % 2, -1, share))
+
     @rule(worker=workers, call=st.none() | st.sampled_from(CALLS))
     def crash_and_come_back(self, worker: int, call: str | None) -> None:
         self.run(("kill", worker))
