@@ -38,3 +38,12 @@ class Resource(msgspec.Struct, array_like=True, frozen=True):
 def ownable(resource_id: str) -> bool:
     """Whether a text can be an id at all: printable ASCII of a bounded length, as every provider's are."""
     return 0 < len(resource_id) <= ID_LENGTH and resource_id.isascii() and resource_id.isprintable()
+
+
+ResourceKey = tuple[UUID, str, str]
+"""What a resource is looked up by: whose it would be, its kind, its id."""
+
+
+def key_of(resource: Resource) -> ResourceKey:
+    """The key of a resource."""
+    return resource.account_id, resource.kind, resource.id

@@ -8,6 +8,7 @@ Rules
   that was cancelled, or is gone, is estimated by what was asked and by the text that is there.
 """
 
+from meterproxy.core.hold import DurableHold
 from meterproxy.core.record import Ending, Subject
 from meterproxy.core.resource import RESPONSE, Resource
 from meterproxy.core.usage import Outcome, Usage, UsageSource
@@ -80,8 +81,9 @@ def _estimated(
 ) -> Ending:
     reading = Reading() if reading is None else reading
     subject = hold.subject
+    estimate = hold.input_estimate if isinstance(hold, DurableHold) else None
     usage = Usage(
-        input=subject.bound_input_tokens // BYTES_PER_TOKEN,
+        input=subject.bound_input_tokens // BYTES_PER_TOKEN if estimate is None else estimate,
         output=min(output_tokens, subject.bound_output_tokens),
         requests=1,
         web_searches=reading.web_searches,
@@ -135,7 +137,7 @@ class Background:
         if hold is not None:
             ending = ending_of(reading, text, hold, self._clock.now_us())
             if ending is not None:
-                self._durable.capture(hold, ending)
+                self._end(hold, ending)
 
     async def before_deletion(self, resource: Resource, provider: Provider) -> None:
         """Book the end of what is to be deleted, for nobody could see it afterwards.
@@ -151,7 +153,13 @@ class Background:
         if ending is None:
             message = f"Response with id '{resource.id}' is still in progress. Cancel it before you delete it."
             raise ApiError(Case.RESOURCE_BUSY, message)
-        self._durable.capture(hold, ending)
+        self._end(hold, ending)
+
+    def _end(self, hold: Hold, ending: Ending) -> None:
+        if any(ending.usage):
+            self._durable.capture(hold, ending)
+        else:
+            self._durable.release(hold, ending)
 
     async def _find(self, resource: Resource) -> Hold | None:
         try:

@@ -285,13 +285,18 @@ class FakeDurableHolds:
         return self.waiting.get(resource)
 
     def capture(self, hold: FakeHold, ending: Ending) -> Receipt:
+        return self._ledger.capture(hold, ending) if self._ends(hold) else Receipt(0, 0, None)
+
+    def release(self, hold: FakeHold, ending: Ending) -> None:
+        if self._ends(hold):
+            self._ledger.release(hold, ending)
+
+    def _ends(self, hold: FakeHold) -> bool:
+        """Take a hold out of those that wait; False where somebody has ended it before."""
         if not self.journal_works:
             raise JournalFailed
         resource = next((resource for resource, waiting in self.waiting.items() if waiting is hold), None)
-        if resource is None:
-            return Receipt(0, 0, None)
-        del self.waiting[resource]
-        return self._ledger.capture(hold, ending)
+        return resource is not None and self.waiting.pop(resource) is hold
 
 
 class FakeCounter:
