@@ -62,6 +62,7 @@ class Endpoint:
         cursor: the kind of what `after` names, where that is not within the path's resource.
         creates: the kind of what the answer's own `id` names, if its client may mention that later.
         stored_by_default: whether it is kept if the request's `store` does not say; None where that is no question.
+        speaks: whether an answer may have audio that can be mentioned later.
         items: the member of the answer that lists items which may be mentioned later.
         lists: the kind of what the answer lists for all tenants, so that the others' must be taken out.
         deletes: whether success means that the path's resource is gone.
@@ -85,6 +86,7 @@ class Endpoint:
     cursor: str | None = None
     creates: str | None = None
     stored_by_default: bool | None = None
+    speaks: bool = False
     items: str | None = None
     lists: str | None = None
     deletes: bool = False
@@ -128,6 +130,7 @@ _METERED: Final = (
         marks=CHAT_MARKS,
         creates=CHAT_COMPLETION,
         stored_by_default=False,
+        speaks=True,
     ),
     Endpoint(
         "POST",

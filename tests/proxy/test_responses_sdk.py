@@ -467,6 +467,27 @@ class TestStoredCompletions:
             await sdk.chat.completions.list(after=others[0].id)
 
 
+class TestAudio:
+    """Spoken answers, which a later request may name."""
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_going_on(self, sdk: openai.AsyncOpenAI, house: House, stream: bool) -> None:
+        """What was said can be gone on from; what others heard cannot."""
+        options: Any = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "pcm16"}}
+        made: Any = await sdk.chat.completions.create(model="gpt-audio", messages=HI, stream=stream, **options)
+        if stream:
+            deltas = [chunk.choices[0].delta.model_dump() async for chunk in made if chunk.choices]
+            [audio_id] = filter(None, ((delta.get("audio") or {}).get("id") for delta in deltas))
+        else:
+            audio_id = made.choices[0].message.audio.id
+        assert claimed(house) == {("audio", audio_id)}
+        again: Any = [*HI, {"role": "assistant", "audio": {"id": audio_id}}, *HI]
+        assert await sdk.chat.completions.create(model="gpt-audio", messages=again, **options)
+        again[1]["audio"]["id"] = "audio_others"
+        with pytest.raises(openai.NotFoundError):
+            await sdk.chat.completions.create(model="gpt-audio", messages=again, **options)
+
+
 class TestModerations:
     """Moderations: free, and booked as such."""
 
