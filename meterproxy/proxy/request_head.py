@@ -38,6 +38,7 @@ class RequestHead:
         http_1_1: whether it came over HTTP/1.1; else it was HTTP/1.0.
         closes: whether the client wants the connection to end with the answer, or must.
         chunked: whether the body comes in chunks.
+        upgrades: whether the client offers to go on in another protocol; nobody has to take that.
         expects_continue: whether the client waits for `100 Continue` before it sends the body.
 
     For those who answer (None until one of them has filled it in):
@@ -60,6 +61,7 @@ class RequestHead:
         "method",
         "raw_headers",
         "target",
+        "upgrades",
     )
 
     def __init__(
@@ -72,6 +74,7 @@ class RequestHead:
         closes: bool,
         chunked: bool,
         expects_continue: bool,
+        upgrades: bool,
     ) -> None:
         self.method = method
         self.target = target
@@ -80,6 +83,7 @@ class RequestHead:
         self.closes = closes
         self.chunked = chunked
         self.expects_continue = expects_continue
+        self.upgrades = upgrades
         self._headers: CIMultiDictProxy[str] | None = None
         self.matched: tuple[Endpoint, tuple[str, ...]] | None = None
         self.digest: bytes | None = None
@@ -115,15 +119,17 @@ def understand(method: str, target: str, fields: list[Header], *, http_1_1: bool
     special = _special(fields)
     _check_host(special[b"host"], http_1_1=http_1_1)
     chunked, length = _framing(special, http_1_1=http_1_1)
+    connection = _tokens(special[b"connection"])
     expect = [value.lower() for value in special[b"expect"]]
     head = RequestHead(
         method,
         _in_origin_form(method, target),
         tuple([field for field in fields if field[0].lower() != b"content-length"]),
         http_1_1=http_1_1,
-        closes=not http_1_1 or b"close" in _tokens(special[b"connection"]),
+        closes=not http_1_1 or b"close" in connection,
         chunked=chunked,
         expects_continue=http_1_1 and expect == [b"100-continue"],
+        upgrades=http_1_1 and b"upgrade" in connection,
     )
     return head, length
 
