@@ -7,6 +7,7 @@ Rules
 - Usage that the provider did not tell is counted, never zero.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import msgspec
@@ -69,12 +70,12 @@ class OpenHold:
         self._ledger.confirm(self._hold)
         self.confirmed = True
 
-    def answered(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """The head of the provider's answer is here."""
+    def answered(self, fields: Mapping[bytes, bytes]) -> None:
+        """The head of the provider's answer is here, its headers by their names in lower case."""
         self.first_byte_us = self._elapsed_us()
-        for name, value in headers:
-            if len(name) == 12 and name.lower() == b"x-request-id":
-                self.provider_request_id = bookable_text(value.decode("latin-1"))
+        provider_request_id = fields.get(b"x-request-id")
+        if provider_request_id is not None:
+            self.provider_request_id = bookable_text(provider_request_id.decode("latin-1"))
 
     def progress(self, usage: Usage) -> None:
         """Journal what a stream has delivered so far."""

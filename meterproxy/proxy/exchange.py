@@ -15,14 +15,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
 from meterproxy.core.identifier import uuid7
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, JournalFailed
 from meterproxy.proxy.accept import Asked, check_readable, read_asked
-from meterproxy.proxy.authenticate import authenticate, permit
+from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt, Authorizer
 from meterproxy.proxy.capture import Measured, OpenHold
 from meterproxy.proxy.client import JSON_TYPE, Client, Room
@@ -77,20 +76,21 @@ class Exchanges:
         self.room = room or Room(settings.bodies_bytes)
         self.pool = TextPool()
         self.leavers = Leavers(settings.leavers)
-        self.open: dict[UUID, Exchange] = {}
+        self.open: dict[Exchange, None] = {}
+        """Those that are not answered yet, the oldest first."""
         self._tick: asyncio.TimerHandle | None = None
         self._none_open: asyncio.Event | None = None
 
     async def run(self, client: Client) -> None:
         """Answer one request."""
         exchange = Exchange(self, client)
-        self.open[exchange.request_id] = exchange
+        self.open[exchange] = None
         if self._tick is None:
             self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._look_after)
         try:
             await exchange.run()
         finally:
-            del self.open[exchange.request_id]
+            del self.open[exchange]
             if self._none_open is not None and not self.open:
                 self._none_open.set()
 
@@ -110,7 +110,7 @@ class Exchanges:
 
     def cut_all_short(self, error: ApiError) -> None:
         """End every running exchange; each tells its client this error and books what was delivered."""
-        for exchange in list(self.open.values()):
+        for exchange in list(self.open):
             exchange.cut_short(error)
 
     async def _all_ended(self, seconds: float) -> bool:
@@ -133,7 +133,7 @@ class Exchanges:
         overdue_us = now_us - int(self.settings.max_seconds * 1_000_000)
         for exchange in list(self._overdue(overdue_us)):
             exchange.cut_short(ApiError(Case.UPSTREAM_TIMEOUT, "The request took longer than is allowed."))
-        for exchange in list(self.open.values()):
+        for exchange in list(self.open):
             if exchange.relay is not None:
                 exchange.relay.notice_absence()
                 exchange.relay.tell_progress(now_us)
@@ -142,7 +142,7 @@ class Exchanges:
 
     def _overdue(self, before_us: int) -> Iterator["Exchange"]:
         """The exchanges begun before an instant; the oldest come first, so that this costs nothing as a rule."""
-        for exchange in self.open.values():
+        for exchange in self.open:
             if exchange.begun_us >= before_us:
                 return
             yield exchange
@@ -195,10 +195,13 @@ class Exchange:
         self._task = asyncio.current_task()
         client, ports = self._client, self._house.ports
         try:
-            endpoint, ids = find_endpoint(client.method, client.target)
+            head = client.head
+            endpoint, ids = head.matched = head.matched or find_endpoint(head.method, head.target)
             self._route_name = endpoint.template
-            key = await authenticate(client.headers, ports.directory, ports.clock)
-            permit(key, endpoint, client.peer)
+            key = known_key(head, ports.directory, ports.clock)
+            if key is None:
+                key = await find_key(head, ports.directory, ports.clock)
+            permit(key, endpoint, client)
             if endpoint.members:
                 asked = await self._accept(endpoint)
                 route = self._route(asked, key)
@@ -222,9 +225,10 @@ class Exchange:
     # ── the stages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _accept(self, endpoint: Endpoint) -> Asked:
-        check_readable(self._client.headers)
-        body = await self._client.read_body(self._house.settings.max_body_bytes, self._house.room)
-        return read_asked(endpoint, body)
+        client, limit_bytes, room = self._client, self._house.settings.max_body_bytes, self._house.room
+        check_readable(client.headers)
+        body = client.whole_body(limit_bytes, room)
+        return read_asked(endpoint, await client.read_body(limit_bytes, room) if body is None else body)
 
     def _route(self, asked: Asked, key: KeyEntry) -> Route:
         route = self._house.router.route(asked.model, asked.endpoint.operation, key, self.started_us)
@@ -234,8 +238,11 @@ class Exchange:
     async def _authorize(self, asked: Asked, route: Route, key: KeyEntry) -> int | None:
         """Place the hold; the maximum to which each answer was lowered, if it was."""
         ports, settings = self._house.ports, self._house.settings
-        attempt = Attempt(self.request_id, self.started_us, key, asked, route, attribution(self._client.headers))
-        hold, bound, lowered_maximum = await self._house.authorizer.authorize(attempt)
+        head = self._client.head
+        belongs = head.attribution = head.attribution or attribution(head.headers)
+        attempt = Attempt(self.request_id, self.started_us, key, asked, route, belongs)
+        authorizer = self._house.authorizer
+        hold, bound, lowered_maximum = authorizer.try_authorize(attempt) or await authorizer.authorize(attempt)
         self._hold = OpenHold(hold, bound, ports.ledger, ports.clock, self.begun_us)
         self._counting = Counting(
             asked,
@@ -259,7 +266,7 @@ class Exchange:
             self._client, asked, ids, route, key.account_id, clock.now_us(), before_first_byte=hold.confirm
         )
         forwarded = await forwarder.forward(lowered_maximum)
-        hold.answered(forwarded.answer.headers)
+        hold.answered(forwarded.answer.fields)
         return forwarded
 
     async def _relay(self, asked: Asked, route: Route, forwarded: Forwarded, lowered_maximum: int | None) -> None:

@@ -28,6 +28,7 @@ from meterproxy.proxy.paths import provider_path
 from meterproxy.proxy.provider import Provider, account_refused
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.upstream import (
+    ProviderHead,
     UpstreamAnswer,
     UpstreamBroken,
     UpstreamBusy,
@@ -127,16 +128,25 @@ class Forwarder:
     async def _send(self, edits: dict[str, bytes]) -> UpstreamAnswer:
         members = self._asked.members
         body = members.rewrite(edits) if edits else members.body
-        path = provider_path(self._asked.endpoint.upstream_template, self._ids)
-        headers = to_provider(
-            self._client.raw_headers, self._provider.own_headers, idempotency_key=self._idempotency_key()
-        )
         try:
-            return await self._provider.upstream.send(
-                b"POST", path, headers, body, before_first_byte=self._before_first_byte
+            return await self._provider.upstream.send_prepared(
+                self._head(), body, before_first_byte=self._before_first_byte
             )
         except UpstreamError as error:
             raise failed(error) from None
+
+    def _head(self) -> ProviderHead:
+        """The head of the request, kept with the client's for the next one that reads the same."""
+        own, upstream = self._client.head, self._provider.upstream
+        if own.forwarded is not None and own.forwarded.upstream is upstream:
+            return own.forwarded
+        path = provider_path(self._asked.endpoint.upstream_template, self._ids)
+        idempotency_key = self._idempotency_key()
+        headers = to_provider(own.raw_headers, self._provider.own_headers, idempotency_key=idempotency_key)
+        head = upstream.prepare(b"POST", path, headers)
+        if idempotency_key is None:  # one is sent with one request only
+            own.forwarded = head
+        return head
 
     def _idempotency_key(self) -> bytes | None:
         """The client's key, made different for each account so that tenants cannot meet in one."""

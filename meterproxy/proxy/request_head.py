@@ -20,6 +20,7 @@ from meterproxy.proxy.headers import Attribution, Header
 
 if TYPE_CHECKING:
     from meterproxy.proxy.endpoints import Endpoint
+    from meterproxy.proxy.upstream import ProviderHead
 
 NO_LENGTH: Final = -1
 """What is told as the length of a body that comes in chunks."""
@@ -45,7 +46,7 @@ class RequestHead:
         matched: the endpoint that method and target lead to, with the ids in its path.
         digest: of the secret that the request presents.
         attribution: the conversation and tags that it names.
-        forwarded: the headers that may reach any provider.
+        forwarded: the head of the request that goes to the provider.
     """
 
     __slots__ = (
@@ -88,7 +89,7 @@ class RequestHead:
         self.matched: tuple[Endpoint, tuple[str, ...]] | None = None
         self.digest: bytes | None = None
         self.attribution: Attribution | None = None
-        self.forwarded: tuple[Header, ...] | None = None
+        self.forwarded: ProviderHead | None = None
 
     @property
     def headers(self) -> CIMultiDictProxy[str]:

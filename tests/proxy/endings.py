@@ -170,7 +170,7 @@ async def without_reading(house: House, case: Ending) -> Heard:
         client.send(case.request)
         await client.head()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        [exchange] = house.exchanges.open.values()
+        [exchange] = house.exchanges.open
         await until(lambda: exchange._client.congested)
         _run_out_of_time(house)
         await house.ended()
