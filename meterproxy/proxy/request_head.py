@@ -117,7 +117,7 @@ def understand(method: str, target: str, fields: list[Header], *, http_1_1: bool
     """
     if method == "CONNECT":
         raise ApiError(Case.METHOD_NOT_ALLOWED, "CONNECT is not supported.")
-    special = _special(fields)
+    special, others = _sorted(fields)
     _check_host(special[b"host"], http_1_1=http_1_1)
     chunked, length = _framing(special, http_1_1=http_1_1)
     connection = _tokens(special[b"connection"])
@@ -125,7 +125,7 @@ def understand(method: str, target: str, fields: list[Header], *, http_1_1: bool
     head = RequestHead(
         method,
         _in_origin_form(method, target),
-        tuple([field for field in fields if field[0].lower() != b"content-length"]),
+        others,
         http_1_1=http_1_1,
         closes=not http_1_1 or b"close" in connection,
         chunked=chunked,
@@ -135,8 +135,8 @@ def understand(method: str, target: str, fields: list[Header], *, http_1_1: bool
     return head, length
 
 
-def _special(fields: list[Header]) -> dict[bytes, list[bytes]]:
-    """The values of those headers that decide how a request is read."""
+def _sorted(fields: list[Header]) -> tuple[dict[bytes, list[bytes]], tuple[Header, ...]]:
+    """The values of those headers that decide how a request is read, and all headers but its length."""
     special: dict[bytes, list[bytes]] = {
         b"host": [],
         b"content-length": [],
@@ -144,11 +144,15 @@ def _special(fields: list[Header]) -> dict[bytes, list[bytes]]:
         b"connection": [],
         b"expect": [],
     }
-    for name, value in fields:
-        values = special.get(name.lower())
+    others = []
+    for field in fields:
+        name = field[0].lower()
+        values = special.get(name)
         if values is not None:
-            values.append(value)
-    return special
+            values.append(field[1])
+        if name != b"content-length":
+            others.append(field)
+    return special, tuple(others)
 
 
 def _check_host(hosts: list[bytes], *, http_1_1: bool) -> None:
