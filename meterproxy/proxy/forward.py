@@ -122,7 +122,7 @@ class Forwarder:
         options = self._asked.members.members("stream_options", frozenset({"include_usage"}))
         if options is None:
             return b'{"include_usage":true}'
-        return None if options.raw("include_usage") == b"true" else options.rewrite({"include_usage": b"true"})
+        return None if options.boolean("include_usage") else options.rewrite({"include_usage": b"true"})
 
     async def _send(self, edits: dict[str, bytes]) -> UpstreamAnswer:
         members = self._asked.members
