@@ -39,9 +39,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hold(msgspec.Struct, eq=False):
-    """A hold that was placed; `receipt` is there once it was captured."""
+    """A hold that was placed; the ledger keeps more of it than others need to know."""
 
     subject: Subject
     price: Price
-    placed_us: int
-    receipt: Receipt | None = None

@@ -1,9 +1,11 @@
 """Keys: what the proxy knows of the secret that a client presents."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
+
+from meterproxy.core.lending import LeaseKey
 
 KEY_PREFIX = "mp-"
 
@@ -38,6 +40,11 @@ class KeyEntry:
     credit_limit_id: UUID
     policy: KeyPolicy
     expires_us: int | None = None
+    credit: LeaseKey = field(init=False, compare=False)
+    """The account's credit, as a limit that every request of this key draws from."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "credit", LeaseKey(self.account_id, self.credit_limit_id, 0))
 
 
 def digest_of(secret: bytes) -> bytes:

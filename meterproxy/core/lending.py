@@ -2,20 +2,42 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from meterproxy.core.record import EndRecord
 
 UNWRITTEN = -1
 
 
-class LeaseKey(NamedTuple):
-    """Which limit window a lease was lent from; `window_start_us` is 0 where the limit has no window."""
+_KEYS: Final["WeakValueDictionary[tuple[UUID, UUID, int], Any]"] = WeakValueDictionary()
+
+
+class LeaseKey:
+    """Which limit window a lease was lent from; `window_start_us` is 0 where the limit has no window.
+
+    There is one object for each key, so that keys compare and hash by identity: a request looks its lease up some ten
+    times, and hashing two UUIDs each time would cost it more than placing the hold.
+    """
+
+    __slots__ = ("__weakref__", "account_id", "limit_id", "window_start_us")
 
     account_id: UUID
     limit_id: UUID
     window_start_us: int
+
+    def __new__(cls, account_id: UUID, limit_id: UUID, window_start_us: int) -> Self:
+        """The one key of these parts."""
+        parts = (account_id, limit_id, window_start_us)
+        key: Self | None = _KEYS.get(parts)
+        if key is None:
+            key = _KEYS[parts] = super().__new__(cls)
+            key.account_id, key.limit_id, key.window_start_us = parts
+        return key
+
+    def __repr__(self) -> str:
+        return f"LeaseKey({self.account_id!r}, {self.limit_id!r}, {self.window_start_us})"
 
 
 class Lent(NamedTuple):
@@ -56,11 +78,18 @@ class News(NamedTuple):
     version: int | None = None
 
 
-class Settling(NamedTuple):
-    """An ending on its way to PostgreSQL, with the position behind its record in the journal."""
+@dataclass(slots=True, eq=False)
+class Settling:
+    """An ending on its way to PostgreSQL.
+
+    `position` is the one behind its record in the journal, `placed_at` where the journal has its hold's place record
+    (UNWRITTEN for one that was read back), `accounted` whether the book has been told that it was settled.
+    """
 
     position: int
     record: EndRecord
+    placed_at: int = UNWRITTEN
+    accounted: bool = False
 
     @property
     def written(self) -> bool:

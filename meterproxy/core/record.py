@@ -143,7 +143,10 @@ def fit(ending: Ending) -> Ending:
     """The ending cut to what its place in the journal has room for: first the raw usage goes, then the tools.
 
     One that cannot be encoded stays as it is: the journal refuses it, and settle books what of it can be booked.
+    One without lists and raw usage fits: what is left are three texts and some thirty numbers.
     """
+    if not (ending.tools or ending.flags or ending.raw_usage):
+        return ending
     with suppress(UnicodeError, OverflowError, TypeError, ValueError):
         if len(_encoder.encode(ending)) > ENDING_BYTES:
             ending = msgspec.structs.replace(ending, raw_usage=None, flags=(*ending.flags[:8], "raw_usage_dropped"))

@@ -5,20 +5,17 @@ Rules
 - Per lease, always: `outstanding = free + held + unsettled`, none of them negative, and
   `granted = consumed + returned + outstanding`.
 - A hold draws from every limit on its path or from none, in the order given; the first that is short is the one named.
-- A hold ends once. The same ending again is ALREADY, a different one DIFFERS; neither changes anything.
+- A hold ends once, and remembers how. The same ending again is ALREADY, a different one DIFFERS; neither changes
+  anything.
 - What is captured above what was held is overrun: it never touches the lease.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
-from uuid import UUID
 
 from meterproxy.core.lending import LeaseKey
-
-ENDINGS_REMEMBERED: Final = 10_000
 
 
 @dataclass(slots=True)
@@ -56,7 +53,6 @@ class End(Enum):
     ENDED = "ended"
     ALREADY = "already"
     DIFFERS = "differs"
-    UNKNOWN = "unknown"
 
 
 class Captured(NamedTuple):
@@ -70,13 +66,38 @@ class Captured(NamedTuple):
 Draws = tuple[tuple[LeaseKey, int], ...]
 
 
+class Placed:
+    """What a hold has drawn from which leases, and how it ended: amounts of a capture, or None for a release."""
+
+    __slots__ = ("draws", "ending", "open")
+
+    def __init__(self, draws: tuple[tuple[Lease, int], ...]) -> None:
+        self.draws = draws
+        self.open = True
+        self.ending: tuple[int, ...] | None = None
+
+    def end(self, ending: tuple[int, ...] | None) -> End:
+        """Note how it ended; what came of that."""
+        if self.open:
+            self.open = False
+            self.ending = ending
+            return End.ENDED
+        return End.ALREADY if self.ending == ending else End.DIFFERS
+
+
+_ALREADY: Final = Captured(End.ALREADY)
+_DIFFERS: Final = Captured(End.DIFFERS)
+
+
 class Book:
     """Leases and open holds of one worker session."""
 
+    __slots__ = ("leases", "open")
+
     def __init__(self) -> None:
         self.leases: dict[LeaseKey, Lease] = {}
-        self.holds: dict[UUID, Draws] = {}
-        self._endings: OrderedDict[UUID, tuple[int, ...] | None] = OrderedDict()
+        self.open = 0
+        """How many holds are open."""
 
     def grant(self, key: LeaseKey, amount: int) -> None:
         """Add what PostgreSQL has lent."""
@@ -99,43 +120,44 @@ class Book:
             lease.returned += amount
         return amount
 
-    def place(self, hold_id: UUID, draws: Draws) -> Short | None:
+    def place(self, draws: Draws) -> Placed | Short:
         """Hold an amount of every lease named, or of none."""
-        assert hold_id not in self.holds, "a hold is placed once"
-        for index, (key, amount) in enumerate(draws):
+        drawn: list[tuple[Lease, int]] = []
+        for key, amount in draws:
             lease = self.leases.get(key) or (self.leases.setdefault(key, Lease()) if amount == 0 else None)
             if lease is None or lease.free < amount:
                 short = Short(key, amount - (lease.free if lease else 0))
-                self._undraw(draws[:index])
+                _undraw(drawn)
                 return short
             lease.free -= amount
             lease.held += amount
-        self.holds[hold_id] = draws
-        return None
+            drawn.append((lease, amount))
+        self.open += 1
+        return Placed(tuple(drawn))
 
-    def capture(self, hold_id: UUID, amounts: Sequence[int]) -> Captured:
+    def capture(self, placed: Placed, amounts: Sequence[int]) -> Captured:
         """End a hold with what was measured, one amount per draw in the order of the place."""
-        ending = tuple(amounts)
-        draws = self.holds.pop(hold_id, None)
-        if draws is None:
-            return Captured(self._repeated(hold_id, ending))
-        consumed = tuple(min(amount, held) for amount, (_, held) in zip(ending, draws, strict=True))
-        for (key, held), used in zip(draws, consumed, strict=True):
-            lease = self.leases[key]
+        end = placed.end(tuple(amounts))
+        if end is not End.ENDED:
+            return _ALREADY if end is End.ALREADY else _DIFFERS
+        self.open -= 1
+        consumed, overrun = [], []
+        for amount, (lease, held) in zip(amounts, placed.draws, strict=True):
+            used = min(amount, held)
             lease.held -= held
             lease.unsettled += used
             lease.free += held - used
-        self._remember(hold_id, ending)
-        return Captured(End.ENDED, consumed, tuple(a - c for a, c in zip(ending, consumed, strict=True)))
+            consumed.append(used)
+            overrun.append(amount - used)
+        return Captured(end, tuple(consumed), tuple(overrun))
 
-    def release(self, hold_id: UUID) -> End:
+    def release(self, placed: Placed) -> End:
         """End a hold with nothing consumed."""
-        draws = self.holds.pop(hold_id, None)
-        if draws is None:
-            return self._repeated(hold_id, None)
-        self._undraw(draws)
-        self._remember(hold_id, None)
-        return End.ENDED
+        end = placed.end(None)
+        if end is End.ENDED:
+            self.open -= 1
+            _undraw(placed.draws)
+        return end
 
     def settled(self, key: LeaseKey, amount: int) -> None:
         """PostgreSQL has booked `amount` of what this lease had captured."""
@@ -144,18 +166,8 @@ class Book:
         lease.unsettled -= amount
         lease.consumed += amount
 
-    def _undraw(self, draws: Draws) -> None:
-        for key, held in draws:
-            lease = self.leases[key]
-            lease.held -= held
-            lease.free += held
 
-    def _repeated(self, hold_id: UUID, ending: tuple[int, ...] | None) -> End:
-        if hold_id not in self._endings:
-            return End.UNKNOWN
-        return End.ALREADY if self._endings[hold_id] == ending else End.DIFFERS
-
-    def _remember(self, hold_id: UUID, ending: tuple[int, ...] | None) -> None:
-        self._endings[hold_id] = ending
-        if len(self._endings) > ENDINGS_REMEMBERED:
-            self._endings.popitem(last=False)
+def _undraw(draws: Sequence[tuple[Lease, int]]) -> None:
+    for lease, held in draws:
+        lease.held -= held
+        lease.free += held

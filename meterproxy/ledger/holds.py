@@ -34,7 +34,7 @@ from meterproxy.core.record import (
 )
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, Case, JournalFailed, JournalFull, SessionOver, StoreUnavailable
-from meterproxy.ledger.book import Book, End
+from meterproxy.ledger.book import Book, End, Placed, Short
 from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.lease import Borrower, Verdict
@@ -45,6 +45,16 @@ _log: Final = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.25
 """How often a waiting request asks PostgreSQL again for what others may have given back."""
+
+
+class PlacedHold(Hold, eq=False):
+    """A hold of this worker: where its parts are in book and journal, and its receipt once it was captured."""
+
+    key: LeaseKey
+    placed: Placed
+    placed_us: int
+    placed_at: int = UNWRITTEN
+    receipt: Receipt | None = None
 
 
 class Holds:
@@ -60,29 +70,30 @@ class Holds:
         self._settler = settler
         self._wait_us = wait_ms * 1000
         self._prices_written: set[UUID] = set()
-        self.open: dict[UUID, Hold] = {}
+        self.open: dict[Hold, PlacedHold] = {}
+        """Holds that have not ended, the oldest first."""
         self.anomalies: Counter[str] = Counter()
 
     # ── place ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def try_place(self, request: HoldRequest) -> Hold | None:
         """See `proxy.ports.Ledger.try_place`."""
-        self._check_trust()
-        key = _credit_key(request.key)
-        short = self._book.place(request.request_id, ((key, request.hold_nanos),))
-        if short is not None:
+        now_us = self._check_trust()
+        key = request.key.credit
+        placed = self._book.place(((key, request.hold_nanos),))
+        if isinstance(placed, Short):
             if self._borrower.denied(key, request.hold_nanos):
                 raise _spent()
             return None
-        hold = Hold(self._subject(request), request.price, elapsed_us())
+        hold = PlacedHold(self._subject(request), request.price, key, placed, now_us)
         self._write_place(hold, request.input_estimate)
-        self.open[request.request_id] = hold
-        self._borrower.touch(key)
+        self.open[hold] = hold
+        self._borrower.touch(key, now_us)
         return hold
 
     async def place(self, request: HoldRequest) -> Hold:
         """See `proxy.ports.Ledger.place`."""
-        key = _credit_key(request.key)
+        key = request.key.credit
         deadline_us = elapsed_us() + self._wait_us
         with self._borrower.in_line(key):
             while (hold := self.try_place(request)) is None:
@@ -103,23 +114,26 @@ class Holds:
 
     def rest_nanos(self, key: KeyEntry) -> int | None:
         """See `proxy.ports.Ledger.rest_nanos`."""
-        return self._borrower.rest(_credit_key(key))
+        return self._borrower.rest(key.credit)
 
     async def fetch_rest_nanos(self, key: KeyEntry) -> int:
         """See `proxy.ports.Ledger.fetch_rest_nanos`."""
         try:
-            return await self._borrower.fetch_rest(_credit_key(key))
+            return await self._borrower.fetch_rest(key.credit)
         except StoreUnavailable as error:
             raise _unavailable() from error
 
     def confirm(self, hold: Hold) -> None:
         """See `proxy.ports.Ledger.confirm`."""
-        assert hold.subject.request_id in self.open, "only an open hold may be spent"
+        assert hold in self.open, "only an open hold may be spent"
         self._check_trust()
 
-    def _check_trust(self) -> None:
-        if not self._session.trusted:
+    def _check_trust(self) -> int:
+        """Whether this worker may spend right now; answers what time it is."""
+        now_us = self._session.trusted_us()
+        if not now_us:
             raise _unavailable()
+        return now_us
 
     async def _borrow(self, key: LeaseKey, amount: int) -> Verdict:
         try:
@@ -127,25 +141,24 @@ class Holds:
         except (StoreUnavailable, SessionOver) as error:
             raise _unavailable() from error
 
-    def _write_place(self, hold: Hold, input_estimate: int | None) -> None:
-        request_id, price = hold.subject.request_id, hold.price
+    def _write_place(self, hold: PlacedHold, input_estimate: int | None) -> None:
         try:
             self._journal.make_room()  # may begin a segment, which must be readable by itself
-            self._write_price(price)
-            self._journal.place(PlaceRecord(hold.subject, input_estimate))
+            if hold.price.id not in self._prices_written:
+                self._write_price(hold.price)
+            hold.placed_at = self._journal.place(PlaceRecord(hold.subject, input_estimate))
         except (JournalFull, JournalFailed) as error:
-            self._book.release(request_id)
+            self._book.release(hold.placed)
             raise ApiError(Case.OVERLOADED, "The service cannot take requests right now.") from error
         except BaseException:
-            self._book.release(request_id)  # whatever it was, nobody knows of this hold and nobody would end it
+            self._book.release(hold.placed)  # whatever it was, nobody knows of this hold and nobody would end it
             raise
 
     def _write_price(self, price: Price) -> None:
-        if price.id not in self._prices_written:
-            document = price.document()
-            self._settler.know_price(price.id, document)
-            self._journal.describe(PriceRecord(price.id, document))
-            self._prices_written.add(price.id)
+        document = price.document()
+        self._settler.know_price(price.id, document)
+        self._journal.describe(PriceRecord(price.id, document))
+        self._prices_written.add(price.id)
 
     def segment_began(self) -> None:
         """A new segment of the journal knows no prices yet."""
@@ -173,51 +186,42 @@ class Holds:
 
     def capture(self, hold: Hold, ending: Ending, status_unwritten: int | None = None) -> Receipt:
         """See `proxy.ports.Ledger.capture`."""
-        subject = hold.subject
-        cost, amount, flags = priced(hold.price, ending.usage, ending.service_tier, subject.markup_ppm)
-        captured = self._book.capture(subject.request_id, (amount,) * len(subject.draws))
+        assert isinstance(hold, PlacedHold)
+        cost, amount, flags = priced(hold.price, ending.usage, ending.service_tier, hold.subject.markup_ppm)
+        captured = self._book.capture(hold.placed, (amount,) * len(hold.placed.draws))
         if captured.end is not End.ENDED:
             return self._repeated(hold, captured.end)
-        key = LeaseKey(subject.account_id, subject.draws[0].limit_id, subject.draws[0].window_start_us)
-        receipt = Receipt(cost, amount, self._borrower.rest(key))
-        hold.receipt = receipt
-        overrun_nanos = max(captured.overrun, default=0)
-        self._write_end("captured", hold, _flagged(ending, flags), receipt, overrun_nanos, status_unwritten)
+        receipt = hold.receipt = Receipt(cost, amount, self._borrower.rest(hold.key))
+        if flags:
+            ending = msgspec.structs.replace(ending, flags=(*ending.flags, *flags))
+        overrun = max(captured.overrun, default=0)
+        self._write_end(hold, EndRecord("captured", hold.subject, fit(ending), cost, amount, overrun), status_unwritten)
         return receipt
 
     def release(self, hold: Hold, ending: Ending) -> None:
         """See `proxy.ports.Ledger.release`; usage in the ending is what the provider may charge us all the same."""
-        end = self._book.release(hold.subject.request_id)
+        assert isinstance(hold, PlacedHold)
+        end = self._book.release(hold.placed)
         if end is not End.ENDED:
             self._repeated(hold, end)
             return
         cost = 0
         if any(ending.usage):
             cost, _, _ = priced(hold.price, ending.usage, ending.service_tier, hold.subject.markup_ppm)
-        self._write_end("released", hold, ending, Receipt(cost, 0, None), 0)
+        self._write_end(hold, EndRecord("released", hold.subject, fit(ending), cost, 0, 0))
 
-    def _write_end(
-        self,
-        how: str,
-        hold: Hold,
-        ending: Ending,
-        receipt: Receipt,
-        overrun_nanos: int,
-        status_unwritten: int | None = None,
-    ) -> None:
-        subject = hold.subject
-        del self.open[subject.request_id]
-        record = EndRecord(how, subject, fit(ending), receipt.cost_nanos, receipt.amount_nanos, overrun_nanos)
+    def _write_end(self, hold: PlacedHold, record: EndRecord, status_unwritten: int | None = None) -> None:
+        del self.open[hold]
         try:
-            self._settler.add(Settling(self._journal.end(record), record))
+            self._settler.add(Settling(self._journal.end(record, hold.placed_at), record, hold.placed_at))
         except JournalFailed:
-            self._settler.add(Settling(UNWRITTEN, _with_status(record, status_unwritten)))
+            record = _with_status(record, status_unwritten)
+            self._settler.add(Settling(UNWRITTEN, record, hold.placed_at))
             raise
         finally:
-            for draw in subject.draws:
-                self._borrower.freed(LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us))
+            self._borrower.freed(hold.key)
 
-    def _repeated(self, hold: Hold, end: End) -> Receipt:
+    def _repeated(self, hold: PlacedHold, end: End) -> Receipt:
         """A hold that has ended keeps its first ending; a second, different one is a bug that must be seen."""
         if end is not End.ALREADY:
             self.anomalies[end.value] += 1
@@ -235,19 +239,11 @@ def priced(price: Price, usage: Usage, service_tier: str | None, markup_ppm: int
     return amounts.cost_nanos, amounts.amount_nanos, flags
 
 
-def _flagged(ending: Ending, flags: tuple[str, ...]) -> Ending:
-    return msgspec.structs.replace(ending, flags=(*ending.flags, *flags)) if flags else ending
-
-
 def _with_status(record: EndRecord, status: int | None) -> EndRecord:
     """The record of an ending whose client was sent another status."""
     if status is None:
         return record
     return msgspec.structs.replace(record, ending=msgspec.structs.replace(record.ending, status=status))
-
-
-def _credit_key(key: KeyEntry) -> LeaseKey:
-    return LeaseKey(key.account_id, key.credit_limit_id, 0)
 
 
 def _spent() -> ApiError:

@@ -33,7 +33,7 @@ from uuid import UUID, uuid4
 from meterproxy.core.record import EndRecord, PlaceRecord, ProgressRecord, Record
 from meterproxy.errors import JournalFailed, JournalFull, MeterproxyError
 from meterproxy.ledger.segment import (
-    FRAME,
+    FRAME_BYTES,
     HEADER_BYTES,
     MAX_RECORD_BYTES,
     Entry,
@@ -45,7 +45,7 @@ from meterproxy.ledger.segment import (
     sync_directory,
 )
 
-TOGETHER_BYTES: Final = 2 * (FRAME.size + MAX_RECORD_BYTES)
+TOGETHER_BYTES: Final = 2 * (FRAME_BYTES + MAX_RECORD_BYTES)
 """Room for a price and the first place record that names it, which belong into one segment."""
 SLACK_BYTES: Final = 4 * MAX_RECORD_BYTES
 """Room never promised to anybody: the ragged end of a segment, and what begins the next one."""
@@ -133,8 +133,8 @@ class Journal:
         self._spare: Segment | None = None
         self._spare_lock = threading.Lock()
         self._spare_failed = False
-        self._unsettled: dict[UUID, int] = {}
-        self._reservations: dict[UUID, int] = {}
+        self._unsettled: dict[int, int] = {}
+        """Where the holds were placed whose endings PostgreSQL does not have: the room that each ending may need."""
         self._reserved = 0
         self._unsynced: list[bytes] = []
         self._in_doubt = False
@@ -206,7 +206,7 @@ class Journal:
     @property
     def open_from(self) -> int:
         """Where the place record begins of the oldest hold whose ending PostgreSQL does not have; else the end."""
-        return next(iter(self._unsettled.values()), self.position)
+        return next(iter(self._unsettled), self.position)
 
     def make_room(self) -> None:
         """Begin the next segment where this one might not take a price and its place record together.
@@ -223,33 +223,33 @@ class Journal:
         return self._spare_room > 2 * ENDING_ROOM_BYTES and self.unsettled_bytes <= self.max_bytes
 
     def place(self, record: PlaceRecord) -> int:
-        """Write that a hold was placed, and keep the room of its ending.
+        """Write that a hold was placed, and keep the room of its ending; answers where the record begins.
 
         Raises:
             JournalFull: no room for it and its ending, or more unsettled than `max_bytes`.
             JournalFailed: the volume refused; nothing was written.
         """
         payload = encode(record)
-        reserve = FRAME.size + len(payload) + ENDING_ROOM_BYTES
-        if self._spare_room < FRAME.size + len(payload) + reserve:
+        size = FRAME_BYTES + len(payload)
+        reserve = size + ENDING_ROOM_BYTES
+        if self._spare_room < size + reserve:
             raise JournalFull("the journal's volume has no room left")
         if self.unsettled_bytes > self.max_bytes:
             raise JournalFull("the journal holds more unsettled records than it may")
-        end = self._write(payload)
-        request_id = record.subject.request_id
-        self._unsettled[request_id] = end - FRAME.size - len(payload)
-        self._reservations[request_id] = reserve
+        placed_at = self._write(payload) - size
+        self._unsettled[placed_at] = reserve
         self._reserved += reserve
-        return end
+        return placed_at
 
-    def end(self, record: EndRecord) -> int:
-        """Write how a hold ended; its room was kept when it was placed.
+    def end(self, record: EndRecord, placed_at: int) -> int:
+        """Write how the hold ended that was placed there; its room was kept for this.
 
         Raises:
             JournalFailed: the volume refused; the caller keeps the record in memory.
         """
-        self._reserved -= self._reservations.pop(record.subject.request_id, 0)
-        return self.append(record)
+        self._reserved -= self._unsettled[placed_at]
+        self._unsettled[placed_at] = 0
+        return self._write(encode(record))
 
     def describe(self, record: Record) -> None:
         """Write what following records refer to, where there is room that is promised to nobody.
@@ -259,7 +259,7 @@ class Journal:
             JournalFailed: the volume refused; nothing was written.
         """
         payload = encode(record)
-        if self._spare_room < FRAME.size + len(payload):
+        if self._spare_room < FRAME_BYTES + len(payload):
             raise JournalFull("the journal's volume has no room left")
         self._write(payload)
 
@@ -273,22 +273,24 @@ class Journal:
         return self._write(encode(record))
 
     def _write(self, payload: bytes) -> int:
-        size = FRAME.size + len(payload)
+        """Write a record where the last one ended; answers the position behind it."""
         segment = self._current
-        if segment.room < size:
+        size = FRAME_BYTES + len(payload)
+        if segment.size - segment.used < size:
             segment = self._roll()
-        frame = framed(payload, segment.end)
+        used = segment.used
+        position = segment.base + used
         try:
-            written = os.pwrite(segment.file, frame, segment.used)
+            written = os.pwrite(segment.file, framed(payload, position), used)
         except OSError as error:
             self._undo(segment, size)
             raise JournalFailed(f"the journal cannot be written: {error}") from error
         if written != size:
             self._undo(segment, size)
             raise JournalFailed("the journal's volume took only a part of a record")
-        segment.used += size
+        segment.used = used + size
         self._unsynced.append(payload)
-        return segment.end
+        return position + size
 
     def _undo(self, segment: Segment, size: int) -> None:
         self.healthy = False
@@ -401,11 +403,11 @@ class Journal:
             raise JournalFailed(f"the journal cannot be synced: {error}") from error
         self.finish_sync(sync, None)
 
-    def confirm(self, position: int, settled: Iterable[UUID] = ()) -> None:
-        """PostgreSQL has everything before `position`, the endings of these requests among it."""
+    def confirm(self, position: int, settled: Iterable[int] = ()) -> None:
+        """PostgreSQL has everything before `position`, and the endings of the holds that were placed there."""
         self._confirmed = max(self._confirmed, position)
-        for request_id in settled:
-            self._unsettled.pop(request_id, None)
+        for placed_at in settled:
+            self._unsettled.pop(placed_at, None)
 
     def rewind(self, position: int) -> None:
         """PostgreSQL has lost what it had confirmed behind `position`."""

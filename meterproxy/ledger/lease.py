@@ -38,6 +38,7 @@ DENIAL_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 10.0
 QUICK_SECONDS: Final = 2.0
 """A borrow sooner than this after the last one doubles what is asked for; one later than IDLE_SECONDS halves it."""
+QUICK_US: Final = int(QUICK_SECONDS * 1_000_000)
 MOST_DOUBLINGS: Final = 14
 FIRST_DOUBLINGS: Final = 4
 ASKED_SECONDS: Final = 4.0
@@ -93,7 +94,7 @@ class Borrower:
 
     # ── asked synchronously, on the way of a request ────────────────────────────────────────────────────────────────
 
-    def touch(self, key: LeaseKey) -> None:
+    def touch(self, key: LeaseKey, now_us: int) -> None:
         """A hold was placed from this lease; where it is in steady use and runs low, borrow ahead.
 
         Ahead goes no further than a usual hold needs, so that the last of an account is not taken for nobody.
@@ -102,10 +103,10 @@ class Borrower:
         if view is None:
             return
         self._active.add(key)
-        before, view.used_us = view.used_us, elapsed_us()
-        steady = view.used_us - before < QUICK_SECONDS * 1e6
-        low = self._book.leases[key].free < view.want // 4
-        if steady and low and view.rest >= view.unit > 0 and key not in self._under_way:
+        before, view.used_us = view.used_us, now_us
+        if now_us - before >= QUICK_US or self._book.leases[key].free >= view.want // 4:
+            return
+        if view.rest >= view.unit > 0 and key not in self._under_way:
             self._begin(key, view.unit)
 
     def potential(self, key: LeaseKey) -> int | None:
@@ -130,12 +131,14 @@ class Borrower:
     def rest(self, key: LeaseKey) -> int | None:
         """What is left fleet-wide for new holds as far as this worker knows: free here and not lent to anybody."""
         view = self._views.get(key)
-        return None if view is None else view.rest + self._book.free(key)
+        if view is None:
+            return None
+        lease = self._book.leases.get(key)
+        return view.rest if lease is None else view.rest + lease.free
 
     def freed(self, key: LeaseKey) -> None:
         """A hold of this lease has ended: wake whoever waits for room."""
-        event = self._changed.pop(key, None)
-        if event is not None:
+        if self._changed and (event := self._changed.pop(key, None)) is not None:
             event.set()
 
     # ── asked by requests that must wait ────────────────────────────────────────────────────────────────────────────

@@ -28,6 +28,7 @@ MAGIC: Final = b"mpjrnl\x00\x01"
 HEADER: Final = struct.Struct("<8s16sqI")
 HEADER_BYTES: Final = 64
 FRAME: Final = struct.Struct("<II")
+FRAME_BYTES: Final = FRAME.size
 MAX_RECORD_BYTES: Final = 64 * 1024
 
 _log: Final = logging.getLogger(__name__)
@@ -64,7 +65,10 @@ def encode(record: Record) -> bytes:
 
 def framed(payload: bytes, position: int) -> bytes:
     """A record in its frame: length, CRC-32 over position, length and payload, payload."""
-    return FRAME.pack(len(payload), _checksum(payload, position)) + payload
+    return _pack_frame(len(payload), _checksum(payload, position)) + payload
+
+
+_pack_frame: Final = FRAME.pack
 
 
 def _checksum(payload: bytes, position: int) -> int:

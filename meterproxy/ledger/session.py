@@ -34,7 +34,12 @@ class Session:
     @property
     def trusted(self) -> bool:
         """Whether this worker may spend right now."""
-        return elapsed_us() < self._trusted_until_us and not self.over
+        return self.trusted_us() != 0
+
+    def trusted_us(self) -> int:
+        """What time it is on `elapsed_us` if this worker may spend, 0 if it may not."""
+        now_us = elapsed_us()
+        return now_us if now_us < self._trusted_until_us and not self.over else 0
 
     @property
     def renewal_seconds(self) -> float:

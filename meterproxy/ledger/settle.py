@@ -54,7 +54,6 @@ class Settler:
         self._queue: deque[Settling] = deque()
         self._documents: dict[UUID, bytes] = {}
         self._stored: set[UUID] = set()
-        self._unaccounted: set[UUID] = set()
         self._full = asyncio.Event()
         self._progress = asyncio.Event()
         self.rejected = 0
@@ -77,15 +76,14 @@ class Settler:
     def add(self, settling: Settling) -> None:
         """Queue an ending."""
         self._queue.append(settling)
-        self._unaccounted.add(settling.record.subject.request_id)
         if len(self._queue) >= BATCH_ENDINGS:
             self._full.set()
 
     async def catch_up(self) -> None:
         """Wait until everything that is queued now is in PostgreSQL; needs `run` to be running."""
-        wanted = set(self._unaccounted)
+        wanted = [settling for settling in self._queue if not settling.accounted]
         self._full.set()
-        while not wanted.isdisjoint(self._unaccounted):
+        while not all(settling.accounted for settling in wanted):
             self._progress.clear()
             await self._progress.wait()
 
@@ -169,15 +167,16 @@ class Settler:
     def _account(self, endings: Sequence[Settling], position: int) -> None:
         """Tell the book that PostgreSQL has counted what leases had captured, once per ending, and the journal."""
         for settling in endings:
-            subject = settling.record.subject
-            if subject.request_id in self._unaccounted:
-                self._unaccounted.remove(subject.request_id)
-                for draw in subject.draws:
-                    if draw.session_id == self._session_id:
-                        key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
-                        self._book.settled(key, min(settling.record.amount_nanos, draw.amount))
+            if settling.accounted:
+                continue
+            settling.accounted = True
+            subject, amount = settling.record.subject, settling.record.amount_nanos
+            for draw in subject.draws:
+                if draw.session_id == self._session_id:
+                    key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
+                    self._book.settled(key, min(amount, draw.amount))
         self._position = position
-        self._journal.confirm(position, [settling.record.subject.request_id for settling in endings])
+        self._journal.confirm(position, [settling.placed_at for settling in endings])
         self._progress.set()
 
     def _follow(self, moved: ProgressMoved) -> None:
@@ -196,14 +195,17 @@ class Settler:
     def _rewind(self, moved: ProgressMoved) -> None:
         """Queue what the journal has behind `moved`, each ending once; what it has not, only this memory has."""
         _log.warning("PostgreSQL lost confirmed rows; they are sent again", extra={"from": moved.position})
+        queued = {settling.record.subject.request_id: settling for settling in self._queue}
         again: dict[UUID, Settling] = {}
         for entry in self._journal.read(moved.open_from):
             if isinstance(entry.record, PriceRecord):
                 self.know_price(entry.record.price_id, entry.record.document)
             elif isinstance(entry.record, EndRecord) and entry.end > moved.position:
-                again.setdefault(entry.record.subject.request_id, Settling(entry.end, entry.record))
-        for settling in self._queue:
-            again.setdefault(settling.record.subject.request_id, settling)
+                request_id = entry.record.subject.request_id
+                settled = Settling(entry.end, entry.record, accounted=True)
+                again.setdefault(request_id, queued.get(request_id, settled))
+        for request_id, settling in queued.items():
+            again.setdefault(request_id, settling)
         self._queue = deque(again.values())
         self._stored.clear()
         self._position = moved.position

@@ -123,8 +123,8 @@ class WorkerLedger:
             await self.borrower.settle_down()
             while self.settler.queued:
                 await self.settler.settle_batch()
-            if self.book.holds:
-                _log.error("holds are left open; the next start recovers them", extra={"holds": len(self.book.holds)})
+            if self.book.open:
+                _log.error("holds are left open; the next start recovers them", extra={"holds": self.book.open})
             else:
                 await self._sessions.end_session(self.session.session_id, "closed")
         finally:

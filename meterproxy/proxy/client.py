@@ -6,52 +6,45 @@ Rules
 - An answer is written as raw bytes in one write a piece; nothing is added but framing and `Connection`.
 - A client that has left is not an error: writing to it does nothing, `gone` says so.
 - An answer that breaks off must not look complete: it ends by `abort`, never by `end`.
+- Most bodies come with their heads, in one piece: `whole_body` has them at once, and nobody waits.
 """
 
 import asyncio
-import re
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from aiohttp import HttpVersion11
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestPayloadError
-from aiohttp.web_request import BaseRequest
 from multidict import MultiMapping
-from yarl import URL
 
 from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.incoming_body import IncomingBody
+from meterproxy.proxy.request_head import RequestHead
 
 if TYPE_CHECKING:
-    from meterproxy.proxy.server import Connection
-
-BODY_GAP_SECONDS: Final = 30.0
-"""How long a request body may pause before its client is told off."""
-BODY_SECONDS: Final = 30.0
-BODY_BYTES_PER_SECOND: Final = 32 << 10
-"""How slowly a body may come altogether: so long, and a second more for each so many bytes that came."""
+    from meterproxy.proxy.client_connection import ClientConnection
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON_TYPE: Final = (b"content-type", b"application/json")
 
-_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_ABSOLUTE: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 _BODILESS: Final = frozenset({204, 304})
+_LINE: Final = b": ".join
+_LINES: Final = b"\r\n".join
+_CLOSE: Final = b"connection: close"
+_CHUNKS: Final = b"transfer-encoding: chunked"
 
 HeaderLines = Iterable[tuple[bytes, bytes]]
 
 
-def head_of(status: int, headers: HeaderLines, framing: bytes) -> bytes:
-    """The bytes of an answer's head; `framing` are finished lines that say how the body ends."""
-    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    return b"%b%b%b\r\n" % (line, b"".join([b"%b: %b\r\n" % pair for pair in headers]), framing)
+def head_lines(status: int, headers: HeaderLines) -> list[bytes]:
+    """The first lines of an answer's head, without their ends."""
+    return [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, *map(_LINE, headers)]
 
 
 class Room:
     """Memory that bodies of all requests may take together."""
+
+    __slots__ = ("_limit_bytes", "taken_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -68,94 +61,97 @@ class Room:
 
 
 class Client:
-    """One request of a connection, made by aiohttp's `RequestHandler` in place of its own request object."""
+    """One request of a connection, and its answer.
+
+    Attributes:
+        connection: what it came over; for whoever has to speak to it in another way than by this class.
+        length: of the body as it was declared, NO_LENGTH where it comes in chunks.
+        head: what the request's head says; it may be the head of other requests too.
+        answered_status: the status of the answer whose head was written, None before.
+        ended: whether the answer's last byte was written, or it was cut off.
+        closing: whether the connection ends with this answer.
+        body_bytes: how much of the room this request's body has taken.
+    """
 
     __slots__ = (
+        "_body",
         "_chunked",
-        "_connection",
-        "_payload",
-        "_payload_writer",
-        "_task",
+        "_incoming",
         "answered_status",
         "body_bytes",
         "closing",
+        "connection",
         "ended",
-        "headers",
-        "message",
+        "head",
+        "length",
         "method",
         "target",
     )
 
     def __init__(
         self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        connection: "Connection",
-        writer: AbstractStreamWriter,
-        task: "asyncio.Task[None]",
+        connection: "ClientConnection",
+        head: RequestHead,
+        length: int,
+        body: bytes | None,
+        incoming: IncomingBody | None = None,
     ) -> None:
-        if not message.path.startswith("/"):
-            message = _in_origin_form(message)
-        self.message = message
-        self.method = message.method
-        self.target = message.path
-        self.headers: MultiMapping[str] = message.headers
+        self.head = head
+        self.method = head.method
+        self.target = head.target
         self.answered_status: int | None = None
         self.ended = False
-        self.closing = message.should_close or message.version != HttpVersion11
+        self.closing = head.closes
         self.body_bytes = 0
-        self._payload = payload
-        self._connection = connection
-        self._payload_writer = writer
-        self._task = task
+        self.connection = connection
+        self.length = length
+        self._body = body
+        self._incoming = incoming
         self._chunked = False
-
-    # What aiohttp's RequestHandler asks of a request object.
-
-    def _cancel(self, exc: BaseException) -> None:
-        self._payload.set_exception(exc)
-
-    def _finish(self) -> None:
-        """Nothing to tidy up: bodies are plain bytes."""
-
-    @property
-    def writer(self) -> AbstractStreamWriter:
-        return self._payload_writer
-
-    def as_aiohttp(self, kind: type[BaseRequest]) -> BaseRequest:
-        """The same request as aiohttp's own object, for handlers that are not of the data plane."""
-        return kind(
-            self.message,
-            self._payload,
-            self._connection,
-            self._payload_writer,
-            self._task,
-            self._connection._loop,  # noqa: SLF001 - as its factory does
-        )
 
     # The request.
 
     @property
+    def headers(self) -> MultiMapping[str]:
+        """The request's headers by name, without the length of its body."""
+        return self.head.headers
+
+    @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The request's headers as they came."""
-        return self.message.raw_headers
+        """The request's headers as they came, without the length of its body."""
+        return self.head.raw_headers
 
     @property
     def peer(self) -> str:
         """The address that the connection comes from, empty where it has none."""
-        name: Any = self._connection.peername
-        return name[0] if isinstance(name, tuple) else ""
+        return self.connection.peer
 
     @property
     def gone(self) -> bool:
         """Whether the client can no longer get an answer."""
-        transport = self._connection.transport
+        transport = self.connection.transport
         return transport is None or transport.is_closing()
 
     @property
     def left(self) -> bool:
         """Whether the client is gone as far as one can know without writing: few close half and wait for an answer."""
-        return self.gone or self._connection.half_closed
+        return self.gone or self.connection.half_closed
+
+    def whole_body(self, limit_bytes: int, room: Room) -> bytes | None:
+        """The body, if all of it has come; else None, and `read_body` waits for it. It can be had once.
+
+        Raises:
+            ApiError: TOO_LARGE, OVERLOADED.
+        """
+        body = self._body
+        if body is None:
+            if self._incoming is None or not self._incoming.ended:
+                return None
+            body = self._incoming.take()
+            self._incoming = None
+        self._body = None
+        self._count(len(body), limit_bytes, room)
+        return body
 
     async def read_body(self, limit_bytes: int, room: Room) -> bytes:
         """Read the whole body.
@@ -163,25 +159,22 @@ class Client:
         Raises:
             ApiError: TOO_LARGE, OVERLOADED, MALFORMED where it breaks off, REQUEST_TIMEOUT where it pauses too long.
         """
-        payload = self._payload
-        self._refuse_declared(limit_bytes)
-        if payload.is_eof() and payload.exception() is None:
-            body = payload.read_nowait()
-            self._count(len(body), limit_bytes, room)
-            return body
-        if self.headers.get("Expect", "").lower() == "100-continue" and not self.gone:
+        incoming = self._incoming
+        if incoming is None:
+            return self.whole_body(limit_bytes, room) or b""
+        if self.length > limit_bytes:
+            raise _too_large(limit_bytes)
+        if self.head.expects_continue and not incoming.touched:
             self._write(CONTINUE)
         pieces = []
-        started = asyncio.get_running_loop().time()
-        while piece := await self._next_piece(started):
+        begun = asyncio.get_running_loop().time()
+        while piece := await self.connection.next_piece(incoming, begun, self.body_bytes):
             self._count(len(piece), limit_bytes, room)
             pieces.append(piece)
+        if incoming.fault is not None:
+            self.closing = True
+            raise incoming.fault
         return b"".join(pieces)
-
-    def _refuse_declared(self, limit_bytes: int) -> None:
-        declared = self.headers.get("Content-Length", "")
-        if declared.isdigit() and (len(declared) > 18 or int(declared) > limit_bytes):
-            raise _too_large(limit_bytes)
 
     def _count(self, size: int, limit_bytes: int, room: Room) -> None:
         if self.body_bytes + size > limit_bytes:
@@ -189,58 +182,53 @@ class Client:
         room.take(size)
         self.body_bytes += size
 
-    async def _next_piece(self, started: float) -> bytes:
-        now = asyncio.get_running_loop().time()
-        overdue = started + BODY_SECONDS + self.body_bytes / BODY_BYTES_PER_SECOND
-        try:
-            async with asyncio.timeout(min(BODY_GAP_SECONDS, overdue - now)):
-                return await self._payload.readany()
-        except TimeoutError:
-            self.closing = True
-            raise ApiError(Case.REQUEST_TIMEOUT, "The request body did not arrive in time.") from None
-        except (RequestPayloadError, ConnectionError, RuntimeError):
-            self.closing = True
-            raise ApiError(Case.MALFORMED, "The request body broke off or its framing is faulty.") from None
-
     # The answer.
 
     def _write(self, data: bytes) -> None:
-        transport = self._connection.transport
+        transport = self.connection.transport
         if transport is not None and not transport.is_closing():
             transport.write(data)
 
     def ends_here(self) -> bool:
         """Whether the connection closes after this request's answer; settled when the answer's head is written."""
-        if self._connection.ends_after(self):
+        if self.connection.ending:
             self.closing = True
         return self.closing
 
-    def _closing_line(self) -> bytes:
-        return b"connection: close\r\n" if self.ends_here() else b""
-
     def answer(self, status: int, headers: HeaderLines, body: bytes) -> None:
         """Write a whole answer at once."""
-        framing = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
-        head = head_of(status, headers, framing + self._closing_line())
         self.answered_status = status
         self.ended = True
-        self._write(head if self.method == "HEAD" or status in _BODILESS else head + body)
+        lines = head_lines(status, headers)
+        if self.ends_here():
+            lines.append(_CLOSE)
+        if status in _BODILESS:
+            lines += (b"", b"")
+        else:
+            lines += (b"content-length: %d" % len(body), b"", b"" if self.method == "HEAD" else body)
+        self._write(_LINES(lines))
 
     def refuse(self, error: ApiError, headers: HeaderLines = ()) -> None:
         """Answer with an error of our own, in OpenAI's shape."""
-        if not self._payload.is_eof() and "Expect" in self.headers:
+        incoming = self._incoming
+        if incoming is not None and not incoming.ended and "Expect" in self.headers:
             self.closing = True  # whether the body still comes is up to the client, so the next request cannot be told
         own = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
         self.answer(error.status, [JSON_TYPE, *own, *headers], error.body())
 
     def begin(self, status: int, headers: HeaderLines) -> None:
         """Write the head of an answer whose length is not known yet."""
-        self._chunked = self.message.version == HttpVersion11
+        self._chunked = self.head.http_1_1
         if not self._chunked:
             self.closing = True
-        framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         self.answered_status = status
-        self._write(head_of(status, headers, framing + self._closing_line()))
+        lines = head_lines(status, headers)
+        if self._chunked:
+            lines.append(_CHUNKS)
+        if self.ends_here():
+            lines.append(_CLOSE)
+        lines += (b"", b"")
+        self._write(_LINES(lines))
 
     def send(self, piece: bytes) -> None:
         """Write one piece of a begun answer, as one chunk."""
@@ -262,30 +250,25 @@ class Client:
         """Cut the connection so that what was sent does not pass for a whole answer."""
         self.ended = True
         self.closing = True
-        if self._connection.transport is not None:
-            self._connection.transport.abort()
+        if self.connection.transport is not None:
+            self.connection.transport.abort()
 
     @property
     def congested(self) -> bool:
         """Whether the client takes bytes slower than they come; then `drain` before the next write."""
-        return self._connection.writing_paused
+        return self.connection.writing_paused
 
     async def drain(self) -> None:
         """Wait until the client has taken enough of what was written, or has left."""
-        try:
-            await self._connection._drain_helper()  # noqa: SLF001 - aiohttp's flow control has no public name
-        except ConnectionError:
-            return
+        await self.connection.drained()
 
 
-def _in_origin_form(message: RawRequestMessage) -> RawRequestMessage:
-    """The request with a target as if it had been asked for at the host itself: without scheme and authority."""
-    authority = _ABSOLUTE.match(message.path)
-    if authority is None:
-        return message
-    path = message.path[authority.end() :]
-    path = path if path.startswith("/") else "/" + path
-    return message._replace(path=path, url=URL(path, encoded=True))
+def closing_refusal(error: ApiError) -> bytes:
+    """The bytes of an answer to what did not become a request; the connection ends with it."""
+    body = error.body()
+    lines = head_lines(error.status, [JSON_TYPE])
+    lines += (b"content-length: %d" % len(body), _CLOSE, b"", body)
+    return _LINES(lines)
 
 
 def _too_large(limit_bytes: int) -> ApiError:

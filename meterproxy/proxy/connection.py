@@ -186,9 +186,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._waiter = None
         self._early = bool(self._unsent) or bool(self._transport.get_write_buffer_size())
-        self._answer = UpstreamAnswer(
-            decoder.status, decoder.reason, decoder.headers, decoder.content_type, decoder.content_length, self
-        )
+        self._answer = UpstreamAnswer(decoder, self)
         waiter.set_result(self._answer)
         return True
 

@@ -10,6 +10,7 @@ Rules:
 import asyncio
 from typing import Protocol
 
+from meterproxy.proxy.upstream_decoder import AnswerDecoder
 from meterproxy.proxy.upstream_errors import ReadInterrupted, UpstreamBroken, UpstreamError
 
 UNREAD_LIMIT_BYTES = 262144
@@ -28,8 +29,9 @@ class Source(Protocol):
 class UpstreamAnswer:
     """Status, headers and body of one answer.
 
-    `headers` are raw and in the provider's order; `content_type` is in lower case without parameters, empty if absent;
-    `content_length` is None for bodies that chunks or closing end.
+    `headers` are raw and in the provider's order, `fields` the same by their names in lower case (of one that is
+    repeated, the last); `content_type` is in lower case without parameters, empty if absent; `content_length` is None
+    for bodies that chunks or closing end.
     """
 
     __slots__ = (
@@ -41,25 +43,19 @@ class UpstreamAnswer:
         "_waiter",
         "content_length",
         "content_type",
+        "fields",
         "headers",
         "reason",
         "status",
     )
 
-    def __init__(
-        self,
-        status: int,
-        reason: bytes,
-        headers: list[tuple[bytes, bytes]],
-        content_type: bytes,
-        content_length: int | None,
-        source: Source,
-    ) -> None:
-        self.status = status
-        self.reason = reason
-        self.headers = headers
-        self.content_type = content_type
-        self.content_length = content_length
+    def __init__(self, head: AnswerDecoder, source: Source) -> None:
+        self.status = head.status
+        self.reason = head.reason
+        self.headers = head.headers
+        self.fields = head.fields
+        self.content_type = head.content_type
+        self.content_length = head.content_length
         self._source: Source | None = source
         self._pieces: list[bytes] = []
         self._unread_bytes = 0
@@ -67,23 +63,32 @@ class UpstreamAnswer:
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has arrived, so that `read_up_to` need not wait."""
+        return self._ended
+
     def read_nowait(self) -> bytes | None:
         """What has arrived since the last read, joined; `b""` at the proper end; None if one must wait.
 
         Raises:
             UpstreamBroken: the body was cut, is garbage, or stayed silent too long; or the answer was aborted.
         """
-        pieces = self._pieces
-        if pieces:
-            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            if self._unread_bytes >= UNREAD_LIMIT_BYTES and self._source is not None:
-                self._source.resume()
-            self._unread_bytes = 0
-            return piece
+        if self._pieces:
+            return self._take()
         if self._error is not None:
             raise self._error
         return b"" if self._ended else None
+
+    def _take(self) -> bytes:
+        """All that is unread; more may come now."""
+        pieces = self._pieces
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._unread_bytes >= UNREAD_LIMIT_BYTES and self._source is not None:
+            self._source.resume()
+        self._unread_bytes = 0
+        return piece
 
     async def read(self) -> bytes:
         """The next piece of the body as it arrived, `b""` at the proper end. One reader at a time.
@@ -107,6 +112,8 @@ class UpstreamAnswer:
 
     async def read_up_to(self, limit: int) -> tuple[bytes, bool]:
         """Read to the end or until more than `limit` bytes are here; what was read, and whether that is all of it."""
+        if self._ended and len(self._pieces) == 1 and self._unread_bytes <= limit:
+            return self._take(), True
         pieces: list[bytes] = []
         size = 0
         while size <= limit:

@@ -7,6 +7,7 @@ Rules
 - Labels are bounded: route templates, providers, at most `MODELS_NAMED` models; never a raw path, key or user.
 """
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -17,14 +18,15 @@ from meterproxy import __version__
 from meterproxy.core.lending import Settling
 from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.core.usage import INPUT_KINDS, OUTPUT_KINDS
+from meterproxy.runtime.histogram import DurationHistogram
 
 MODELS_NAMED: Final = 30
 OTHER: Final = "other"
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 RELEASED: Final = "released"
 """How a hold ended whose exchange used nothing, so that there is no source to count."""
-TIMES_AT_ONCE: Final = 512
-"""Times are counted this many at once, which takes about a millisecond."""
+COUNTED_AT_ONCE: Final = 256
+"""Finished exchanges are counted this many at once, which takes a fraction of a millisecond."""
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
@@ -58,8 +60,7 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self._models: set[str] = set()
         self._rejected = 0
-        self._answers: dict[tuple[str, str, str, int], int] = {}
-        self._times: list[tuple[str, int, int, int | None]] = []
+        self._finished: list[FinishedExchange] = []
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"meterproxy_{name}", text, labels, registry=registry)
@@ -67,15 +68,18 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"meterproxy_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-            return Histogram(f"meterproxy_{name}", text, labels, registry=registry, buckets=buckets)
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(f"meterproxy_{name}", text, registry=registry, buckets=buckets)
+
+        def durations(name: str, text: str, buckets: Sequence[float]) -> DurationHistogram:
+            return DurationHistogram(f"meterproxy_{name}", text, "route", buckets, registry)
 
         self.requests = counter("requests_total", "Answered requests.", "route", "model", "provider", "status")
-        self.request_seconds = histogram("request_seconds", "From accept to the last byte.", _SECONDS, "route")
-        self.overhead_seconds = histogram(
-            "overhead_seconds", "The part of it that was not waiting for the provider.", _OVERHEAD, "route"
+        self.request_seconds = durations("request_seconds", "From accept to the last byte.", _SECONDS)
+        self.overhead_seconds = durations(
+            "overhead_seconds", "The part of it that was not waiting for the provider.", _OVERHEAD
         )
-        self.first_byte_seconds = histogram("first_byte_seconds", "From accept to the first byte.", _SECONDS, "route")
+        self.first_byte_seconds = durations("first_byte_seconds", "From accept to the first byte.", _SECONDS)
         self.streams_open = gauge("streams_open", "Streams in progress.")
         self.tokens = counter("tokens_total", "Tokens by disjoint kind.", "kind")
         self.amount_usd = counter("amount_usd_total", "What was charged.")
@@ -97,18 +101,15 @@ class Metrics:
         self.clock_skew_seconds = gauge("clock_skew_seconds", "How far this machine's clock is ahead of PostgreSQL's.")
         self.upstream_errors = counter("upstream_errors_total", "Trouble with a provider.", "reason", "provider")
         gauge("build_info", "The release that runs.", "version").labels(__version__).set(1)
-        self.before_scrape: list[Callable[[], None]] = [self._count_answers, self._count_times]
+        self.before_scrape: list[Callable[[], None]] = [self._count_finished]
 
     # ── told by the exchange ────────────────────────────────────────────────────────────────────────────────────────
 
     def finished(self, finished: FinishedExchange) -> None:
-        """An exchange has been answered: counted now, its times when there are enough or somebody scrapes."""
-        model = self._model(finished.model) if finished.model else ""
-        labels = (finished.route, model, finished.provider, finished.status)
-        self._answers[labels] = self._answers.get(labels, 0) + 1
-        self._times.append((finished.route, finished.total_us, finished.upstream_us, finished.first_byte_us))
-        if len(self._times) >= TIMES_AT_ONCE:
-            self._count_times()
+        """An exchange has been answered: put aside, and counted when there are enough or somebody scrapes."""
+        self._finished.append(finished)
+        if len(self._finished) >= COUNTED_AT_ONCE:
+            self._count_finished()
 
     def refused(self, reason: str, route: str) -> None:  # noqa: ARG002  the route is counted with the answer
         """A request was answered with an error of our own."""
@@ -132,8 +133,8 @@ class Metrics:
         sources: dict[str, int] = {}
         tokens = [0] * len(INPUT_KINDS + OUTPUT_KINDS)
         amount = overrun = 0
-        for _, record in endings:
-            ending = record.ending
+        for settling in endings:
+            record, ending = settling.record, settling.record.ending
             if record.how != RELEASED:
                 sources[ending.usage_source] = sources.get(ending.usage_source, 0) + 1
             amount += record.amount_nanos
@@ -160,25 +161,20 @@ class Metrics:
             prepare()
         return generate_latest(self.registry)
 
-    def _count_answers(self) -> None:
-        answers, self._answers = self._answers, {}
+    def _count_finished(self) -> None:
+        finished, self._finished = self._finished, []
+        answers = collections.Counter([(one.route, one.model, one.provider, one.status) for one in finished])
         for (route, model, provider, status), count in answers.items():
-            self.requests.labels(route, model, provider, _status_class(status)).inc(count)
-
-    def _count_times(self) -> None:
-        histograms = (self.request_seconds, self.overhead_seconds, self.first_byte_seconds)
-        routes = {times[0] for times in self._times}
-        of_route = {route: [histogram.labels(route) for histogram in histograms] for route in routes}
-        for route, total_us, upstream_us, first_byte_us in self._times:
-            request, overhead, first_byte = of_route[route]
-            request.observe(total_us / 1e6)
-            overhead.observe((total_us - upstream_us) / 1e6)
-            if first_byte_us is not None:
-                first_byte.observe(first_byte_us / 1e6)
-        self._times.clear()
+            self.requests.labels(route, self._model(model), provider, _status_class(status)).inc(count)
+        for route in {one.route for one in finished}:
+            of_route = [one for one in finished if one.route == route]
+            self.request_seconds.observe(route, [one.total_us for one in of_route])
+            self.overhead_seconds.observe(route, [one.total_us - one.upstream_us for one in of_route])
+            first_bytes = [one.first_byte_us for one in of_route if one.first_byte_us is not None]
+            self.first_byte_seconds.observe(route, first_bytes)
 
     def _model(self, model: str) -> str:
-        if model in self._models:
+        if not model or model in self._models:
             return model
         if len(self._models) < MODELS_NAMED:
             self._models.add(model)

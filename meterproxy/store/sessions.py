@@ -79,14 +79,14 @@ class Sessions:
 
         async def attempt() -> None:
             async with transaction(self._pool) as connection:
-                for key, total in sorted(returned.items()):
+                for key, total in sorted(returned.items(), key=lambda item: _columns(item[0])):
                     await connection.execute(_SQL["give_back"], session_id, *_columns(key), total)
 
         await retried(attempt)
 
     async def report_held(self, session_id: UUID, held: Mapping[LeaseKey, int]) -> None:
         """Tell what is held, for people who read balances."""
-        keys = sorted(held)
+        keys = sorted(held, key=_columns)
         columns = (
             [key.account_id for key in keys],
             [key.limit_id for key in keys],

@@ -34,8 +34,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     journal.start()
     for _ in range(2):
         place = subject()
-        journal.place(PlaceRecord(place))
-    journal.end(ended(place))
+        placed_at = journal.place(PlaceRecord(place))
+    journal.end(ended(place), placed_at)
     yield journal
     journal.close()
 

@@ -143,7 +143,7 @@ class MemoryStore:
 
     async def poll(self, session_id: UUID, version: int) -> News:
         wanted = {key for key, asker in self.reclaims if asker != session_id and (key, session_id) in self.leases}
-        return News(tuple(change for change in self.changes if change.version > version), tuple(sorted(wanted)))
+        return News(tuple(change for change in self.changes if change.version > version), tuple(wanted))
 
     async def change_version(self) -> int:
         return len(self.changes)

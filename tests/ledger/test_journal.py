@@ -7,7 +7,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -208,8 +208,7 @@ def test_many_small_segments_are_one_journal(tmp_path: Path) -> None:
         journal.on_segment = lambda: journal.append(SessionRecord(SESSION, 1))  # type: ignore[assignment, return-value]
         padding = (("tag", "x" * 200),) * 10
         for number in range(600):
-            journal.place(place(number, tags=padding))
-            journal.end(end(number, tags=padding))
+            journal.end(end(number, tags=padding), journal.place(place(number, tags=padding)))
             journal.sync_now()
             journal.prepare()
         assert journal._reserved == 0
@@ -231,8 +230,7 @@ def test_room_is_made_so_that_a_price_and_its_first_hold_lie_in_one_segment(tmp_
             journal.make_room()
             before = len(began)
             journal.describe(PriceRecord(UUID(int=number), bytes(60_000)))
-            journal.place(place(number))
-            journal.end(end(number))
+            journal.end(end(number), journal.place(place(number)))
             assert len(began) == before
         assert len(began) > 10
 
@@ -260,14 +258,13 @@ def raiser(number: int) -> Callable[..., Any]:
     return fail
 
 
-def fill(journal: Journal) -> list[int]:
-    """Place holds until the journal takes no more."""
-    for number in itertools.count(1):
-        try:
-            journal.place(place(number))
-        except JournalFull:
-            return list(range(1, number))
-    raise AssertionError
+def fill(journal: Journal) -> dict[int, int]:
+    """Place holds until the journal takes no more; where each was placed."""
+    placed: dict[int, int] = {}
+    with suppress(JournalFull):
+        for number in itertools.count(1):
+            placed[number] = journal.place(place(number))
+    return placed
 
 
 @pytest.mark.parametrize("has_spare", [True, False])
@@ -279,17 +276,17 @@ def test_an_accepted_hold_can_end_when_the_volume_is_full(
         monkeypatch.setattr(module.os, "posix_fallocate", raiser(errno.ENOSPC))
         if not has_spare:
             journal._roll()
-        numbers = fill(journal)
-        assert len(numbers) > 5
+        placed = fill(journal)
+        assert len(placed) > 5
         large = bytes(3300)
-        for number in numbers:
+        for number, placed_at in placed.items():
             journal.prepare()
             journal.progress(progress(number))
             record = end(number)
-            journal.end(EndRecord("captured", record.subject, _raw(record, large), 1, 1, 0))
+            journal.end(EndRecord("captured", record.subject, _raw(record, large), 1, 1, 0), placed_at)
         assert journal._reserved == 0
     ended = [record.subject.request_id.int for record in read(tmp_path) if isinstance(record, EndRecord)]
-    assert ended == numbers
+    assert ended == list(placed)
 
 
 def _raw(record: EndRecord, raw: bytes) -> Any:
@@ -300,26 +297,26 @@ def test_progress_and_prices_never_take_the_room_of_an_ending(tmp_path: Path, mo
     """Streams may report and models may be many: what was promised to open holds stays."""
     with opened(tmp_path) as journal:
         monkeypatch.setattr(module.os, "posix_fallocate", raiser(errno.ENOSPC))
-        numbers = fill(journal)
+        placed = fill(journal)
         for number in range(3000):
             journal.progress(progress(number))
         for number in range(100):
             with pytest.raises(JournalFull):
                 journal.describe(PriceRecord(UUID(int=number), bytes(30_000)))
-        for number in numbers:
+        for number, placed_at in placed.items():
             record = end(number)
-            journal.end(EndRecord("captured", record.subject, _raw(record, bytes(3300)), 1, 1, 0))
-    assert sum(isinstance(record, EndRecord) for record in read(tmp_path)) == len(numbers)
+            journal.end(EndRecord("captured", record.subject, _raw(record, bytes(3300)), 1, 1, 0), placed_at)
+    assert sum(isinstance(record, EndRecord) for record in read(tmp_path)) == len(placed)
 
 
 def test_too_much_unsettled_places_nothing_until_it_is_settled(tmp_path: Path) -> None:
     """The journal is the queue: above its configured size accept is refused."""
     with opened(tmp_path, max_bytes=2000) as journal:
         journal.on_segment = lambda: None
-        numbers = fill(journal)
-        assert 0 < len(numbers) < 30
-        for number in numbers:
-            journal.end(end(number))
+        placed = fill(journal)
+        assert 0 < len(placed) < 30
+        for number, placed_at in placed.items():
+            journal.end(end(number), placed_at)
         journal.confirm(journal.position)
         journal.place(place(0))
 
@@ -558,9 +555,10 @@ def test_positions_only_grow_over_restarts(lives: list[tuple[int, int]]) -> None
 def test_sweeping_keeps_what_may_be_needed_again(tmp_path: Path) -> None:
     """A segment goes only when it is confirmed, no open hold begins in it, it is old enough, and is not the last."""
     with opened(tmp_path, retain_seconds=3600) as journal:
+        placed = []
         for number in range(4):
-            journal.place(place(number))
-            journal.end(end(number))
+            placed.append(journal.place(place(number)))
+            journal.end(end(number), placed[-1])
             journal.prepare()
             journal._roll()
         bases = [int(path.stem) for path in segments(tmp_path)]
@@ -571,13 +569,13 @@ def test_sweeping_keeps_what_may_be_needed_again(tmp_path: Path) -> None:
         assert journal.sweep(journal.position) == 0
         journal.confirm(bases[3])
         assert journal.sweep(journal.open_from) == 0
-        journal.confirm(bases[3], [UUID(int=0), UUID(int=1)])
+        journal.confirm(bases[3], placed[:2])
         os.utime(segments(tmp_path)[1])
         assert journal.sweep(journal.open_from) == 1
         os.utime(segments(tmp_path)[0], (0, 0))
         journal.rewind(bases[1])
         assert journal.sweep(journal.open_from) == 0
-        journal.confirm(journal.position, [UUID(int=2), UUID(int=3)])
+        journal.confirm(journal.position, placed[2:])
         assert journal.sweep(journal.open_from) == 3
         assert [int(path.stem) for path in segments(tmp_path)] == bases[4:]
 
@@ -586,13 +584,11 @@ def test_replay_starts_where_the_oldest_unsettled_hold_was_placed(tmp_path: Path
     """An ending that PostgreSQL does not have keeps its place record needed: a power cut may take the ending."""
     with opened(tmp_path) as journal:
         start = journal.position
-        journal.place(place(1))
-        second = journal.position
-        journal.place(place(2))
-        journal.end(end(2))
-        journal.end(end(1))
-        assert journal.open_from == start
-        journal.confirm(journal.position, [UUID(int=1)])
+        first, second = journal.place(place(1)), journal.place(place(2))
+        journal.end(end(2), second)
+        journal.end(end(1), first)
+        assert journal.open_from == first == start
+        journal.confirm(journal.position, [first])
         assert journal.open_from == second
-        journal.confirm(journal.position, [UUID(int=2)])
+        journal.confirm(journal.position, [second])
         assert journal.open_from == journal.position

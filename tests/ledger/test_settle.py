@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -112,7 +113,7 @@ async def test_an_ending_that_comes_twice_in_one_batch_is_booked_once(pool: asyn
     batches, _ = last_batches(ledger)
     await capture(ledger, key, 7)
     settler, store = ledger.settler, ledger.settler._store
-    twice = settler._batch([settler._queue[0], settler._queue[0]._replace(position=settler._queue[0].position + 9)])
+    twice = settler._batch([settler._queue[0], replace(settler._queue[0], position=settler._queue[0].position + 9)])
     assert await store.book(twice) == 1
     assert await pool.fetchval("SELECT sum(consumed) FROM leases") == 7000
     assert await wrong(pool) == set()
@@ -154,7 +155,7 @@ async def test_an_ending_that_the_journal_would_not_take_is_booked_once(
     ledger.settler._store = faulty  # type: ignore[assignment]
     await capture(ledger, key, 1, 2, 3)
     settler = ledger.settler
-    settler._queue[1] = settler._queue[1]._replace(position=UNWRITTEN)
+    settler._queue[1] = replace(settler._queue[1], position=UNWRITTEN)
     if lost:
         faulty.lost.add("book")
         with pytest.raises(StoreUnavailable):
@@ -233,7 +234,7 @@ def amended(settling: Settling, **members: Any) -> Settling:
     for name, part in parts.items():
         own = {member: members.pop(member) for member in list(members) if hasattr(part, member)}
         parts[name] = msgspec.structs.replace(part, **own)
-    return settling._replace(record=msgspec.structs.replace(record, **parts, **members))
+    return replace(settling, record=msgspec.structs.replace(record, **parts, **members))
 
 
 USAGE = completed(1).usage

@@ -9,7 +9,8 @@ import orjson
 from aiohttp import web
 
 from meterproxy.proxy.client import Client, Room
-from meterproxy.proxy.server import Dispatch, HttpServer, ServerLimits
+from meterproxy.proxy.server import Dispatch, HttpServer
+from meterproxy.proxy.server_limits import ServerLimits
 
 
 @dataclass

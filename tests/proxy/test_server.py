@@ -1,4 +1,4 @@
-"""The HTTP server, on bare sockets: what aiohttp does by itself and must not."""
+"""The HTTP server, on bare sockets: framing, deadlines, order, and how a connection ends."""
 
 import asyncio
 import logging
@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 
 from meterproxy.errors import ApiError, Case
-from meterproxy.proxy import client as client_module
 from meterproxy.proxy.client import Client, Room
-from meterproxy.proxy.server import Connection, HttpServer, ServerLimits
+from meterproxy.proxy.server import HttpServer
+from meterproxy.proxy.server_limits import ServerLimits
 from tests.proxy.house import until
 from tests.proxy.raw import Raw, connected, serving
 
@@ -73,6 +73,17 @@ class TestFraming:
             (b"GET /v1/" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
             (POST + b"".join(b"X%d: y\r\n" % n for n in range(200)) + b"\r\n", 431),
             (POST + b"X: a\x00b\r\n\r\n", 400),
+            (POST + b"X: a\r\n secret\r\n\r\n", 400),
+            (POST + b"X: a\nContent-Length: 3\r\n\r\n", 400),
+            (POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok", 400),
+            (POST + b"Content-Length: +2\r\n\r\nok", 400),
+            (POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+            (POST + b"Transfer-Encoding: Chunked\r\n\r\n0\r\n\r\n", 400),
+            (b"POST /v1/x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+            (b"GET /v1/x HTTP/2.0\r\nHost: a\r\n\r\n", 400),
+            (b"GET /v1/secret\r\n\r\n", 400),
+            (b"GET ftp://secret/v1/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ],
     )
     async def test_faults_are_answered_in_our_shape(self, raw: Raw, request_bytes: bytes, status: int, caplog) -> None:
@@ -105,6 +116,28 @@ class TestFraming:
         assert (await raw.answer()).status == 400
         assert await raw.ended()
 
+    async def test_fault_behind_a_running_request(self) -> None:
+        """A fault that comes while a request is being answered waits for its turn."""
+        go = asyncio.Event()
+
+        async def slow(client: Client) -> None:
+            await go.wait()
+            await echo(client)
+
+        async with serving(slow) as (_, port), connected(port) as raw:
+            raw.send(POST + b"\r\n" + b"\x00\r\n\r\n" + POST + b"\r\n")
+            await asyncio.sleep(0)
+            go.set()
+            assert (await raw.answer()).status == 200
+            assert (await raw.answer()).status == 400
+            assert await raw.ended()
+
+    async def test_part_of_a_fault_is_enough(self, raw: Raw) -> None:
+        """What can no longer become a request is refused before it is whole."""
+        raw.send(b"\x16\x03\x01")
+        assert (await raw.answer()).status == 400
+        assert await raw.ended()
+
     async def test_big_junk_does_not_reset_the_connection(self, raw: Raw) -> None:
         """A client that sends far more than is read still gets the answer."""
         raw.send(POST + b"X: " + b"y" * 4_000_000)
@@ -123,6 +156,61 @@ class TestBodies:
         for _ in range(2):
             raw.send(POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
             assert (await raw.answer()).body == b"POST abc"
+
+    async def test_tiny_chunks(self, raw: Raw) -> None:
+        """A body of very many chunks is read in several goes, and what is behind it in its turn."""
+        raw.send(POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
+        raw.send(POST + b"\r\n")
+        assert (await raw.answer()).body == b"POST " + b"x" * 50_000
+        assert (await raw.answer()).body == b"POST "
+
+    async def test_pieces_of_any_size(self, raw: Raw) -> None:
+        """Heads and bodies that come byte by byte are the same requests."""
+        data = POST + b"Content-Length: 3\r\n\r\nabc" + POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nd\r\n0\r\n\r\n"
+        for byte in data:
+            raw.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert [(await raw.answer()).body for _ in range(2)] == [b"POST abc", b"POST d"]
+
+    async def test_body_that_nobody_reads_is_not_kept(self) -> None:
+        """What a client sends ahead of its reader stops at a bound, and flows on when it is read."""
+        go, arrived = asyncio.Event(), asyncio.Event()
+
+        async def late(client: Client) -> None:
+            arrived.set()
+            await go.wait()
+            await echo(client)
+
+        async with serving(late) as (server, port), connected(port) as raw:
+            raw.send(POST + b"Content-Length: 2000000\r\n\r\n" + b"b" * 2_000_000)
+            await arrived.wait()
+            [connection] = server.connections
+            await until(lambda: connection._reading_paused)
+            assert connection._body is not None
+            assert connection._body.waiting_bytes < 1_000_000
+            go.set()
+            assert len((await raw.answer()).body) == 2_000_005
+
+    async def test_whole_body(self) -> None:
+        """A body that came whole is there at once, once, and counted; one on its way is not there yet."""
+        seen = []
+
+        async def handler(client: Client) -> None:
+            first = client.whole_body(LIMIT, ROOM)
+            seen.append((first, client.whole_body(LIMIT, ROOM), client.body_bytes))
+            rest = b"" if first is not None else await client.read_body(LIMIT, ROOM)
+            client.answer(200, [], rest)
+
+        async with serving(handler) as (_, port), connected(port) as raw:
+            raw.send(POST + b"Content-Length: 2\r\n\r\nok")
+            await raw.answer()
+            raw.send(POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+            await raw.answer()
+            raw.send(POST + b"Content-Length: 2\r\n\r\n")
+            await until(lambda: len(seen) == 3)
+            raw.send(b"ok")
+            assert (await raw.answer()).body == b"ok"
+        assert seen == [(b"ok", None, 2), (b"ok", None, 2), (None, None, 0)]
 
     async def test_declared_too_large(self, raw: Raw) -> None:
         """A body declared too large is refused without waiting for it, and may be sent on all the same."""
@@ -143,23 +231,27 @@ class TestBodies:
         raw.send(POST + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk")
         assert (await raw.answer()).body == b"POST junk"
 
-    async def test_body_that_never_comes(self, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_body_that_never_comes(self) -> None:
         """A body that pauses too long ends in 408."""
-        monkeypatch.setattr(client_module, "BODY_GAP_SECONDS", 0.01)
-        raw.send(POST + b"Content-Length: 4\r\n\r\nab")
-        answer = await raw.answer()
-        assert answer.status == 408
-        assert answer.error["code"] == "request_timeout"
+        limits = ServerLimits(body_gap_seconds=0.01)
+        async with serving(echo_or_refuse, limits=limits) as (_, port), connected(port) as raw:
+            raw.send(POST + b"Content-Length: 4\r\n\r\nab")
+            answer = await raw.answer()
+            assert answer.status == 408
+            assert answer.error["code"] == "request_timeout"
+            assert answer.headers["connection"] == "close"
+            assert await raw.ended()
 
-    async def test_body_that_drips(self, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_body_that_drips(self) -> None:
         """A body that never pauses for long but takes forever ends in 408."""
-        monkeypatch.setattr(client_module, "BODY_SECONDS", 0.02)
-        raw.send(POST + b"Content-Length: 400000\r\n\r\n")
-        answering = asyncio.create_task(raw.answer())
-        while not answering.done():
-            raw.send(b"a")
-            await asyncio.sleep(0.002)
-        assert (await answering).status == 408
+        limits = ServerLimits(body_seconds=0.02)
+        async with serving(echo_or_refuse, limits=limits) as (_, port), connected(port) as raw:
+            raw.send(POST + b"Content-Length: 400000\r\n\r\n")
+            answering = asyncio.create_task(raw.answer())
+            while not answering.done():
+                raw.send(b"a")
+                await asyncio.sleep(0.002)
+            assert (await answering).status == 408
 
     async def test_room_is_shared(self) -> None:
         """When all bodies together are too much, a request is refused for now, and the room is never overdrawn."""
@@ -196,12 +288,134 @@ class TestExpect:
         assert answer.status == 413
         assert answer.headers["connection"] == "close"
 
+    async def test_not_asked_twice(self, raw: Raw) -> None:
+        """Who sends the body all the same is not told to go on."""
+        raw.send(POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\nok")
+        assert (await raw.answer()).body == b"POST ok"
+
+    async def test_old_clients_are_not_told(self, raw: Raw) -> None:
+        """HTTP/1.0 knows no `100 Continue`."""
+        raw.send(b"POST /v1/x HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        raw.send(b"ok")
+        assert (await raw.answer()).body == b"POST ok"
+
 
 class TestConnections:
     async def test_keep_alive_and_pipelining(self, raw: Raw) -> None:
         """Requests on one connection are answered in order."""
         raw.send(b"".join(POST + b"Content-Length: 1\r\n\r\n%d" % n for n in range(5)))
         assert [(await raw.answer()).body for _ in range(5)] == [b"POST %d" % n for n in range(5)]
+
+    async def test_remembered_head(self) -> None:
+        """A head that comes again is the same object, whatever the length of its body, and so what was kept with it."""
+        heads = []
+
+        async def handler(client: Client) -> None:
+            heads.append(client.head)
+            assert (client.head.digest is None) == (len(heads) == 1)
+            client.head.digest = b"kept"
+            await echo(client)
+
+        async with serving(handler) as (_, port), connected(port) as raw:
+            for body in (b"a", b"bcd", b""):
+                raw.send(POST + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+                assert (await raw.answer()).body == b"POST " + body
+        assert len(set(map(id, heads))) == 1
+
+    async def test_pipelining_is_bounded(self) -> None:
+        """What comes while a request is being answered is read up to a bound, and answered in its turn."""
+        go, arrived = asyncio.Event(), asyncio.Event()
+
+        async def slow(client: Client) -> None:
+            arrived.set()
+            await go.wait()
+            await echo(client)
+
+        one = POST + b"Content-Length: 1000\r\n\r\n" + b"b" * 1000
+        async with serving(slow) as (server, port), connected(port) as raw:
+            raw.send(one * 3000)
+            await arrived.wait()
+            [connection] = server.connections
+            await until(lambda: connection._reading_paused)
+            assert len(connection._held) < 1_000_000
+            go.set()
+            for _ in range(3000):
+                assert len((await raw.answer()).body) == 1005
+
+    @pytest.mark.parametrize("method", [b"OPTIONS", b"DELETE", b"PATCH", b"PUT"])
+    async def test_methods(self, raw: Raw, method: bytes) -> None:
+        """Other methods reach the handler as they are, with a body or without."""
+        raw.send(method + b" /v1/x HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await raw.answer()).body == method + b" "
+        raw.send(method + b" /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+        assert (await raw.answer()).body == method + b" x"
+
+    async def test_empty_lines_between_requests(self, raw: Raw) -> None:
+        """What old clients send behind a body is passed over."""
+        for _ in range(2):
+            raw.send(POST + b"Content-Length: 2\r\n\r\nok\r\n")
+            assert (await raw.answer()).body == b"POST ok"
+
+    async def test_close_is_answered_by_close(self, raw: Raw) -> None:
+        """A client that wants its connection to end gets that."""
+        raw.send(POST + b"Connection: close\r\nContent-Length: 2\r\n\r\nok")
+        assert (await raw.answer()).headers["connection"] == "close"
+        assert await raw.ended()
+
+    async def test_a_refused_body_that_never_ends(self) -> None:
+        """An unwanted body is dropped only for a while; then the connection ends."""
+        limits = ServerLimits(linger_seconds=0.01, close_seconds=0.01)
+        async with serving(echo_or_refuse, limits=limits) as (server, port), connected(port) as raw:
+            raw.send(POST + b"Content-Length: 3000000\r\n\r\nx")
+            assert (await raw.answer()).status == 413
+            assert await raw.ended()
+            await until(lambda: not server.connections)
+
+    async def test_client_that_takes_nothing(self) -> None:
+        """A client that does not take its answer does not keep the connection for ever."""
+        limits = ServerLimits(linger_seconds=0.05)
+
+        async def large(client: Client) -> None:
+            client.answer(200, [], b"x" * (64 << 20))
+
+        async with serving(large, limits=limits) as (server, port):
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                sock.sendall(POST + b"\r\n")
+                await until(lambda: server.connections)
+                await until(lambda: not server.connections)
+
+    async def test_slow_reader(self, raw: Raw) -> None:
+        """An answer is congested while its client takes nothing, and goes on when it does."""
+        seen = []
+
+        async def large(client: Client) -> None:
+            client.begin(200, [])
+            for _ in range(64):
+                client.send(b"x" * (1 << 20))
+                if client.congested:
+                    seen.append(True)
+                    await client.drain()
+            client.end()
+
+        async with serving(large) as (_, port), connected(port) as raw:
+            raw.send(POST + b"\r\n" + POST + b"Connection: close\r\n\r\n")
+            for _ in range(2):
+                answer = await raw.answer()
+                assert len(answer.body) == 64 << 20
+            assert seen
+            assert await raw.ended()
+
+    async def test_answer_without_an_end(self) -> None:
+        """A handler that leaves its answer unfinished does not make it look whole, nor hang its client."""
+
+        async def half(client: Client) -> None:
+            client.begin(200, [])
+            client.send(b"half")
+
+        async with serving(half) as (_, port), connected(port) as raw:
+            raw.send(POST + b"\r\n")
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await raw.answer()
 
     async def test_no_server_header(self, raw: Raw) -> None:
         """Nothing names our software."""
@@ -305,8 +519,8 @@ class TestConnections:
                 await asyncio.sleep(0.01)
             assert (await raw.answer()).status == 200
             [connection] = server.connections
-            assert isinstance(connection, Connection)
-            assert connection._head_deadline is None
+            assert connection.idle
+            assert connection.deadline > asyncio.get_running_loop().time() + 70
 
     @pytest.mark.parametrize("loop_turns", [0, 3])
     async def test_left_without_a_byte(self, served: tuple[HttpServer, int], loop_turns: int) -> None:
@@ -320,6 +534,21 @@ class TestConnections:
         with socket.create_connection(("127.0.0.1", port)):
             pass
         await until(lambda: not server.connections)
+
+    async def test_half_closed_in_mid_head(self, raw: Raw) -> None:
+        """A head that will not come whole is no request: the ones before it are answered, then the connection ends."""
+        raw.send(POST + b"\r\nPOST /v1")
+        raw.writer.write_eof()
+        assert (await raw.answer()).body == b"POST "
+        assert await raw.ended()
+
+    async def test_half_closed_in_the_next_body(self, raw: Raw) -> None:
+        """A body that will not come whole is a fault in its turn."""
+        raw.send(POST + b"\r\n" + POST + b"Content-Length: 9\r\n\r\nabc")
+        raw.writer.write_eof()
+        assert (await raw.answer()).body == b"POST "
+        assert (await raw.answer()).status == 400
+        assert await raw.ended()
 
     @pytest.mark.parametrize("rest", [b"zz\r\n", b""])
     async def test_broken_body_after_a_refusal(self, raw: Raw, rest: bytes, caplog) -> None:
@@ -391,6 +620,42 @@ class TestConnections:
             answer = await busy.answer()
             assert (answer.body, answer.headers["connection"]) == (b"POST ok", "close")
             assert await busy.ended()
+
+    async def test_shutdown_waits(self) -> None:
+        """A shutdown lets a running request end, and its answer reach the client."""
+        go = asyncio.Event()
+
+        async def slow(client: Client) -> None:
+            await go.wait()
+            client.answer(200, [], b"x" * 1_000_000)
+
+        async with serving(slow) as (server, port), connected(port) as raw:
+            raw.send(POST + b"\r\n")
+            await until(lambda: any(not connection.idle for connection in server.connections))
+            shutdown = asyncio.create_task(server.shutdown(5))
+            await asyncio.sleep(0)
+            go.set()
+            assert len((await raw.answer()).body) == 1_000_000
+            await shutdown
+            assert not server.connections
+
+    async def test_shutdown_cuts(self) -> None:
+        """What has not ended in time is cancelled and cut."""
+        ended = asyncio.Event()
+
+        async def endless(client: Client) -> None:
+            client.begin(200, [])
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        async with serving(endless) as (server, port), connected(port) as raw:
+            raw.send(POST + b"\r\n")
+            await raw.head()
+            await server.shutdown(0.01)
+            assert ended.is_set()
+            assert not server.connections
 
     async def test_failing_handler(self) -> None:
         """A handler that raises is answered with 500 in our shape."""

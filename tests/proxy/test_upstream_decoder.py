@@ -218,3 +218,72 @@ def test_trailers_are_dropped() -> None:
     """A trailer never shows up among the headers."""
     decoder, body = decode(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Late: 1\r\n\r\n")
     assert (decoder.headers, body, decoder.reusable) == ([(b"Transfer-Encoding", b"chunked")], b"ok", True)
+
+
+HEAD_LINES = st.sampled_from(
+    [
+        b"Content-Length: 2",
+        b"content-length:2",
+        b"Content-Length: 02",
+        b"Content-Length: 2 ",
+        b"Content-Length: 3",
+        b"Content-Length: 0",
+        b"Content-Length: ",
+        b"Content-Length: -2",
+        b"Content-Length: +2",
+        b"Content-Length: 2, 2",
+        b"Content-Length: 9999999999999999999",
+        b"Content-Length : 2",
+        b"Transfer-Encoding: chunked",
+        b"Transfer-Encoding: gzip",
+        b"Connection: close",
+        b"Connection: keep-alive",
+        b"Content-Type: application/JSON; charset=utf-8",
+        b"Content-Type:",
+        b"X-A: 1",
+        b"x-a:\t2\t3 ",
+        b"X-B: \xe9",
+        b"X-C: a\x00b",
+        b"X-D: a\x01b",
+        b"X-E: a\rb",
+        b"X-F: a\nX-G: b",
+        b" folded: 1",
+        b"no colon",
+        b"X(: 1",
+        b": nameless",
+    ]
+)
+STATUS_LINES = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 200 ",
+        b"HTTP/1.1  200 OK",
+        b"HTTP/1.1 204 No Content",
+        b"HTTP/1.1 304 Not Modified",
+        b"HTTP/1.1 100 Continue",
+        b"HTTP/1.1 503 Not \xe9",
+        b"HTTP/1.1 2000 OK",
+        b"HTTP/1.1 99 OK",
+        b"HTTP/1.0 200 OK",
+        b"HTTP/2 200 OK",
+        b"http/1.1 200 OK",
+        b"\r\nHTTP/1.1 200 OK",
+    ]
+)
+
+
+@given(STATUS_LINES, st.lists(HEAD_LINES, max_size=5), st.sampled_from([b"", b"ok", b"okay", b"2\r\nok\r\n0\r\n\r\n"]))
+def test_the_quick_way_reads_what_llhttp_reads(status: bytes, lines: list[bytes], body: bytes) -> None:
+    """A head that comes in one piece says the same as one that comes byte by byte, which llhttp reads."""
+    data = b"\r\n".join([status, *lines, b"", b""]) + body
+    quick, slow = decode(data), decode(*(data[at : at + 1] for at in range(len(data))))
+    assert facts(*quick) == facts(*slow)
+
+
+def facts(decoder: AnswerDecoder, body: bytes) -> tuple[object, ...]:
+    """All that a user of the decoder can see; of one that is broken, that it is."""
+    if decoder.phase is Phase.BROKEN:
+        return Phase.BROKEN, decoder.reusable
+    head = (decoder.reason, decoder.headers, decoder.fields, decoder.content_type, decoder.content_length)
+    return decoder.phase, decoder.status, *head, decoder.reusable, body

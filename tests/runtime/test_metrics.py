@@ -3,7 +3,7 @@
 from typing import Any
 
 from meterproxy.proxy.ports import Finished
-from meterproxy.runtime.metrics import MODELS_NAMED, OTHER, TIMES_AT_ONCE, Metrics
+from meterproxy.runtime.metrics import COUNTED_AT_ONCE, MODELS_NAMED, OTHER, Metrics
 
 
 def finished(**changes: Any) -> Finished:
@@ -48,11 +48,12 @@ def test_models_beyond_the_thirtieth_are_other() -> None:
 def test_what_waits_for_a_scrape_is_bounded() -> None:
     """A service that nobody scrapes does not collect names or times for ever."""
     metrics = Metrics()
-    for number in range(3 * TIMES_AT_ONCE):
+    for number in range(3 * COUNTED_AT_ONCE + 1):
         metrics.finished(finished(model=f"m{number}"))
-    assert len(metrics._answers) <= MODELS_NAMED + 1
-    assert len(metrics._times) < TIMES_AT_ONCE
-    assert sum(requests(metrics).values()) == 3 * TIMES_AT_ONCE
+    assert len(metrics._finished) == 1
+    counted = requests(metrics)
+    assert len(counted) == MODELS_NAMED + 1
+    assert sum(counted.values()) == 3 * COUNTED_AT_ONCE + 1
 
 
 def test_status_classes() -> None:

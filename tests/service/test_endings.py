@@ -79,7 +79,7 @@ class LeapingClock:
         self._leapt_us += int(seconds * 1e6)
 
 
-def _refuse(_record: EndRecord) -> int:
+def _refuse(_record: EndRecord, _placed_at: int) -> int:
     raise JournalFailed("switched off by a test")
 
 

@@ -1,0 +1,151 @@
+"""Requests outside of the data plane: handed to their handler as aiohttp's own, and answered by its responses.
+
+Rules
+-----
+- A request is admitted by its head, before its body is read; the handler gets it with the body already there.
+- Its bodies have a limit and a room of their own, so that they cannot take the data plane's.
+- aiohttp's exceptions become errors in our shape; nothing names our software.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.client import Client, Room
+
+if TYPE_CHECKING:
+    from meterproxy.proxy.client_connection import ClientConnection
+
+OTHER_BODY_BYTES: Final = 1 << 20
+"""The largest body that such a request may have."""
+
+_CASES_OF_STATUS: Final = {
+    404: Case.PATH_UNKNOWN,
+    405: Case.METHOD_NOT_ALLOWED,
+    413: Case.TOO_LARGE,
+    500: Case.INTERNAL,
+    503: Case.UNAVAILABLE,
+}
+
+
+class OtherRequests:
+    """Answers all requests outside of the data plane."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        admit: Callable[[web.BaseRequest], object],
+        room: Room,
+    ) -> None:
+        self._handler = handler
+        self._admit = admit
+        self._room = room
+
+    async def answer(self, client: Client) -> None:
+        """Answer one request."""
+        try:
+            await self._answer(client)
+        except ApiError as error:
+            client.refuse(error)
+        except web.HTTPException as error:
+            case = _CASES_OF_STATUS.get(error.status, Case.MALFORMED)
+            client.refuse(ApiError(case, error.reason or "The request could not be answered."))
+        except ConnectionError:
+            client.abort()
+        finally:
+            self._room.give_back(client.body_bytes)
+
+    async def _answer(self, client: Client) -> None:
+        wire = _Wire(client.connection)
+        body = StreamReader(cast("Any", wire), OTHER_BODY_BYTES, loop=wire.loop)
+        request = _request(client, wire, body)
+        self._admit(request)
+        body.feed_data(await client.read_body(OTHER_BODY_BYTES, self._room))
+        body.feed_eof()
+        response = await self._handler(request)
+        if client.ends_here():
+            response.force_close()
+        client.answered_status = response.status
+        await response.prepare(request)
+        await response.write_eof()
+        client.ended = True
+
+
+class _OtherRequest(web.BaseRequest):
+    """A request outside of the data plane; its answer does not name our software."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers.pop("Server", None)
+
+
+class _Wire:
+    """What aiohttp's request and writer ask of the protocol that they belong to."""
+
+    __slots__ = ("_connection", "loop")
+
+    ssl_context = None
+    _reading_paused = False
+
+    def __init__(self, connection: "ClientConnection") -> None:
+        self._connection = connection
+        self.loop = asyncio.get_running_loop()
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        return self._connection.transport
+
+    @property
+    def peername(self) -> Any:
+        return self._told("peername")
+
+    @property
+    def sockname(self) -> Any:
+        return self._told("sockname")
+
+    def _told(self, what: str) -> Any:
+        transport = self._connection.transport
+        return None if transport is None else transport.get_extra_info(what)
+
+    @property
+    def _paused(self) -> bool:
+        return self._connection.writing_paused
+
+    async def _drain_helper(self) -> None:
+        await self._connection.drained()
+
+    def pause_reading(self) -> None:
+        """Nothing to pause: the body is whole when it is handed over."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Nothing to resume."""
+
+
+def _request(client: Client, wire: _Wire, body: StreamReader) -> web.BaseRequest:
+    head = client.head
+    headers = CIMultiDict(head.headers)
+    if client.length > 0:
+        headers["Content-Length"] = str(client.length)
+    message = RawRequestMessage(
+        head.method,
+        head.target,
+        HttpVersion11 if head.http_1_1 else HttpVersion10,
+        CIMultiDictProxy(headers),
+        head.raw_headers,
+        head.closes,
+        None,
+        upgrade=False,
+        chunked=head.chunked,
+        url=URL(head.target, encoded=True),
+    )
+    writer = StreamWriter(cast("Any", wire), wire.loop)
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    return _OtherRequest(
+        message, body, cast("Any", wire), writer, task, wire.loop, client_max_size=OTHER_BODY_BYTES + 1
+    )
