@@ -10,8 +10,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from meterproxy.proxy import client as client_module
-from meterproxy.proxy.server import ServerLimits
+from meterproxy.proxy.server_limits import ServerLimits
 from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy import raw
 from tests.proxy.fakes import SECRET
@@ -44,10 +43,9 @@ async def house() -> AsyncIterator[House]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def hasty(house: House) -> AsyncIterator[House]:
     """A house that does not wait for long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client_module, "BODY_GAP_SECONDS", 0.03)
-        async with built(other=nothing, limits=ServerLimits(head_seconds=0.03)) as made:
-            yield made
+    limits = ServerLimits(head_seconds=0.03, body_gap_seconds=0.03, keepalive_seconds=1.0)
+    async with built(other=nothing, limits=limits) as made:
+        yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
