@@ -105,6 +105,7 @@ TABLE: Final = r"""
 400       | trailer with NUL                         | $postTransfer-Encoding: chunked⏎⏎4⏎abcd⏎0⏎X: ␀⏎⏎
 400|431   | trailers without end                     | $postTransfer-Encoding: chunked⏎⏎4⏎abcd⏎0⏎‹X: abcdefgh⏎×9000›⏎
 400       | lines ended by LF alone                  | GET /v1/models HTTP/1.1␊Host: a␊Authorization: Bearer $key␊␊
+400       | tunnel without a version, ended by LF     | CONNECT evil.example␊⏎$note
 400       | lines ended by CR alone                  | GET /v1/models HTTP/1.1␍Host: a␍Authorization: Bearer $key␍␍
 400       | head ended by LF                         | GET /v1/models HTTP/1.1⏎Host: a⏎Authorization: Bearer $key⏎␊$get⏎
 400       | bare CR inside of a line                 | GET /v1/models HTTP/1.1⏎Host: a⏎X: $note␍y⏎⏎
