@@ -308,7 +308,7 @@ class Exchange:
         self, asked: Asked, route: Route, key: KeyEntry, forwarded: Forwarded, lowered_maximum: int | None
     ) -> None:
         """Pass the answer on as what it is by its status and type; the ending is captured on the way."""
-        headers = self._own_headers(lowered_maximum) + to_client(forwarded.answer.headers)
+        headers = self._own_headers(lowered_maximum) + to_client(forwarded.answer.headers, forwarded.answer.fields)
         if forwarded.error_body is not None:
             self._pass_error(forwarded, headers)
             return
@@ -362,7 +362,7 @@ class Exchange:
             client=self._client,
             forwarded=forwarded,
             headers=headers,
-            decoder=decoder_for(forwarded.answer.headers),
+            decoder=decoder_for(forwarded.answer.fields),
             hold=hold,
             counting=counting,
             operation=asked.endpoint.operation,

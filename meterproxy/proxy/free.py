@@ -151,7 +151,7 @@ class Passage:
             answer.abort()
             self._client.answer(answer.status, self._headers(answer), b"")
             return
-        if resource is None or decoder_for(answer.headers) is not None:
+        if resource is None or decoder_for(answer.fields) is not None:
             answer.abort()
             raise unreadable("The provider's answer is in a form that nobody asked for.")
         house = self._house
@@ -191,7 +191,7 @@ class Passage:
         self._client.answer(200, [JSON_TYPE, *self._own_headers], body)
 
     def _headers(self, answer: UpstreamAnswer) -> list[Header]:
-        return self._own_headers + to_client(answer.headers)
+        return self._own_headers + to_client(answer.headers, answer.fields)
 
     def _claims(self) -> Claims:
         house, endpoint = self._house, self._wish.asked.endpoint
@@ -205,7 +205,7 @@ async def _read(answer: UpstreamAnswer) -> tuple[bytes, bytes]:
     Raises:
         ApiError: it broke off or cannot be read.
     """
-    decoder: Decoder | None = decoder_for(answer.headers)
+    decoder: Decoder | None = decoder_for(answer.fields)
     try:
         body = await answer.read_all(FREE_BYTES)
     except UpstreamError as error:
