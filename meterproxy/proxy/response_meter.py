@@ -36,6 +36,16 @@ TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "respo
 ITEMS_KEPT: Final = 1024
 """Items of a stream whose end has not come that are kept to be counted."""
 
+_HINTS: Final = (
+    b"response.c",
+    b"response.in",
+    b"response.queued",
+    b"response.failed",
+    b"output_item.",
+    b"error",
+    b"\\u00",
+)
+"""Bytes of which every event that matters has one; most of those that do not have none."""
 _MARK: Final = re.compile(
     rb'(?:"type"[ ]?:[ ]?"|event:[ ]?)(?:error|response\.(?:created|queued|in_progress|completed|incomplete|failed'
     rb'|output_item\.(?:added|done)))|"error"[ ]?:[ ]?\{|\\u00[2-7]'
@@ -126,10 +136,11 @@ class ResponseMeter:
         self.overlong = self._splitter.held_bytes > HELD_MAXIMUM
         if not events:
             return b""
-        if _MARK.search(events) is None:
-            self._keep(events)
-            return events
-        return self._look_closely(events)
+        for hint in _HINTS:
+            if hint in events:
+                return self._look_closely(events)
+        self._keep(events)
+        return events
 
     def finish(self) -> bytes:
         """Read what is left at the stream's end, an event without its empty line; returns it."""
