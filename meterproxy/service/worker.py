@@ -55,7 +55,7 @@ RETRY_SECONDS: Final = 1.0
 COLLECTED_AT_ONCE: Final = 10_000
 """Objects made and still there before the youngest are looked through (Python's own default is 700)."""
 UPKEEP_SECONDS: Final = 3600.0
-LOST_SECONDS: Final = 15.0
+FLEET_SECONDS: Final = 15.0
 FRESH_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 10.0
 ORPHAN_SECONDS: Final = 3.0
@@ -219,7 +219,7 @@ class Worker:
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("partitions", self._keep_partitions)
-        self._tasks.start("lost leases", self._keep_lost_counted)
+        self._tasks.start("fleet gauges", self._keep_fleet_counted)
 
     async def _keep_session(self) -> None:
         """A session that somebody else has ended cannot be mended: end, and let the successor open its own."""
@@ -236,11 +236,16 @@ class Worker:
                 await make_partitions(self._pool)
                 await delete_old_owners(self._pool)
 
-    async def _keep_lost_counted(self) -> None:
+    async def _keep_fleet_counted(self) -> None:
+        """What only PostgreSQL knows: money that is lost sight of, and holds that outlived their exchange."""
+        metrics = self._metrics
         while True:
             with contextlib.suppress(StoreUnavailable):
-                self._metrics.lost_lease_nanos.set(await lost_lease_nanos(self._pool, self._config.lease.ttl_seconds))
-            await asyncio.sleep(LOST_SECONDS)
+                metrics.lost_lease_nanos.set(await lost_lease_nanos(self._pool, self._config.lease.ttl_seconds))
+                holds, oldest_seconds = await DurableRows(self._pool).count()
+                metrics.durable_holds_open.set(holds)
+                metrics.durable_hold_oldest_seconds.set(oldest_seconds)
+            await asyncio.sleep(FLEET_SECONDS)
 
     def _make_ledger(self) -> WorkerLedger:
         config = self._config
