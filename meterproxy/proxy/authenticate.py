@@ -17,7 +17,7 @@ from multidict import MultiMapping
 from meterproxy.core.key import KEY_PREFIX, KeyEntry, digest_of
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.proxy.client import Client
-from meterproxy.proxy.endpoints import Endpoint
+from meterproxy.proxy.endpoints import Endpoint, Way
 from meterproxy.proxy.ports import Clock, Directory
 from meterproxy.proxy.request_head import RequestHead
 
@@ -72,23 +72,28 @@ def _digest(head: RequestHead) -> bytes:
 
 def _presented(headers: MultiMapping[str]) -> str:
     """The secret of the one bearer token, or else of `x-api-key`: something on the way may have a use for the rest."""
-    values = headers.getall("Authorization", ())
-    if len(values) > 1 and len(set(values)) > 1:
-        raise ApiError(Case.KEY_INVALID, _INVALID)
-    scheme, _, secret = values[0].partition(" ") if values else ("", "", "")
+    scheme, _, secret = _only(headers, "Authorization").partition(" ")
     if scheme.lower() != "bearer":
-        return headers.get("x-api-key", "").strip()
+        return _only(headers, "x-api-key").strip()
     return secret.strip()
 
 
+def _only(headers: MultiMapping[str], name: str) -> str:
+    """A header that may be repeated but not say two things."""
+    values = headers.getall(name, ())
+    if len(values) > 1 and len(set(values)) > 1:
+        raise ApiError(Case.KEY_INVALID, _INVALID)
+    return values[0] if values else ""
+
+
 def permit(key: KeyEntry, endpoint: Endpoint, client: Client) -> None:
-    """Check what a key may do before its request is read; what is only looked up is no operation.
+    """Check what a key may do before its request is read; what we answer ourselves is no operation.
 
     Raises:
         ApiError: PERMISSION_DENIED for an operation or an address outside of the key's policy.
     """
     policy = key.policy
-    if policy.operations is not None and endpoint.members and endpoint.operation not in policy.operations:
+    if policy.operations is not None and endpoint.way is not Way.OURS and endpoint.operation not in policy.operations:
         raise ApiError(Case.PERMISSION_DENIED, f"This API key may not be used for '{endpoint.operation}'.")
     if policy.networks is not None and not _within(client.peer, key):
         raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")

@@ -36,11 +36,11 @@ _USAGE: Final = b'"usage"'
 _MEMBERS: Final = frozenset({"choices", "usage"})
 _EMPTY_LIST: Final = re.compile(rb"\[[ \t\r\n]*\]")
 _NULL_LAST: Final = re.compile(
-    rb',[ ]?"usage":[ ]?null(?=(?:,[ ]?"\w+":[ ]?(?:"[^"\\\r\n]*"|[\w.+-]+))*\}(?:\n\n|\r\n\r\n|\r\r))', re.ASCII
+    rb',[ ]?"usage":[ ]?null(?=(?:,[ ]?"\w+":[ ]?(?:"[^"\\\r\n]*"|[\w.+-]+))*\}(?>\r\n|\n|\r)(?>\r\n|\n|\r))', re.ASCII
 )
 """`"usage": null` followed by plain members only, the closing brace and the event's end: so it is at the top level."""
-_DATA_ONLY: Final = re.compile(rb"data: ?\{[^\r\n]*+(?:\n\n|\r\n\r\n|\r\r)")
-"""An event of a single line of data."""
+_DATA_ONLY: Final = re.compile(rb"data: ?\{[^\r\n]*+(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+"""An event of a single line of data; whether the last `\n` of its end has come makes no difference."""
 
 
 class EventSplitter:
@@ -273,6 +273,34 @@ class StreamEditor:
         if first is not None and first.end() == len(events):
             return edit_event(events)
         return b"".join([edit_event(event) for event in split_events(events)])
+
+
+class StreamHolder:
+    """Holds back the unfinished event and changes nothing; in the editor's place where whole events must be read first.
+
+    An event of more than 1 MiB passes, as an editor's does: no answer's head is as long.
+    """
+
+    __slots__ = ("_splitter",)
+
+    def __init__(self) -> None:
+        self._splitter = EventSplitter()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held back."""
+        return not self._splitter.held_bytes
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What can be forwarded now."""
+        events = self._splitter.feed(chunk)
+        if self._splitter.held_bytes > HELD_MAXIMUM:
+            return events + self._splitter.finish()
+        return events
+
+    def finish(self) -> bytes:
+        """What was held back, at the stream's end."""
+        return self._splitter.finish()
 
 
 def edit_event(event: bytes) -> bytes:

@@ -289,7 +289,16 @@ class Worker:
             max_seconds=config.exchange.max_seconds,
             keepalive_seconds=config.stream.keepalive_seconds,
         )
-        ports = Ports(ledger.clock, self._directory, ledger.holds, self._counter, catalog_of(config), self._metrics)
+        ports = Ports(
+            ledger.clock,
+            self._directory,
+            ledger.holds,
+            self._counter,
+            catalog_of(config),
+            self._metrics,
+            ledger.owners,
+            ledger.durable,
+        )
         return Exchanges(settings, ports, providers.build(config), self._room)
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────

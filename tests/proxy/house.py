@@ -17,7 +17,17 @@ from meterproxy.proxy.upstream import Origin, Upstream
 from meterproxy.simulator.app import running
 from meterproxy.simulator.settings import SimulatorSettings
 from tests.proxy import raw
-from tests.proxy.fakes import SECRET, FakeClock, FakeCounter, FakeDirectory, FakeLedger, FakeObserver, key_entry
+from tests.proxy.fakes import (
+    SECRET,
+    FakeClock,
+    FakeCounter,
+    FakeDirectory,
+    FakeDurableHolds,
+    FakeLedger,
+    FakeObserver,
+    FakeOwners,
+    key_entry,
+)
 
 CATALOG = Catalog()
 PROMPT = "Tell me something about proxies."
@@ -36,6 +46,8 @@ class House:
     ledger: FakeLedger
     counter: FakeCounter
     observer: FakeObserver
+    owners: FakeOwners
+    durable: FakeDurableHolds
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[raw.Raw]:
@@ -98,8 +110,12 @@ async def built(
     first_byte_seconds: float = 20.0,
     between_bytes_seconds: float = 20.0,
     provider_url: str | None = None,
+    **server: Any,
 ) -> AsyncIterator[House]:
-    """Build and run the house; `ledger`, `key` and `clock` replace the fakes by what a test has of its own."""
+    """Build and run the house; `ledger`, `key` and `clock` replace the fakes by what a test has of its own.
+
+    `server` is what `raw.serving` takes besides.
+    """
     async with running(simulator or SimulatorSettings()) as url:
         origin = Origin.from_base_url(
             provider_url or url,
@@ -113,11 +129,12 @@ async def built(
             ledger or FakeLedger(),
         )
         counter, observer = FakeCounter(), FakeObserver()
-        ports = Ports(clock, directory, books, counter, CATALOG, observer)
+        owners, durable = FakeOwners(), FakeDurableHolds(books)
+        ports = Ports(clock, directory, books, counter, CATALOG, observer, owners, durable)
         exchanges = Exchanges(settings or ExchangeSettings(), ports, (provider,))
         try:
-            async with raw.serving(exchanges.run) as (_, port):
-                yield House(port, url, exchanges, provider, clock, directory, books, counter, observer)
+            async with raw.serving(exchanges.run, **server) as (_, port):
+                yield House(port, url, exchanges, provider, clock, directory, books, counter, observer, owners, durable)
                 exchanges.cut_all_short(_over())
         finally:
             await exchanges.close()
