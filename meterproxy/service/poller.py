@@ -17,10 +17,13 @@ from typing import Final
 
 from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.record import Ending
-from meterproxy.errors import JournalFailed, StoreUnavailable
+from meterproxy.errors import JournalFailed, MeterproxyError, StoreUnavailable
 from meterproxy.ledger.durable import DurableHolds
 from meterproxy.ledger.ports import DurableStore
 from meterproxy.ledger.recover import OpenHoldPolicy
+from meterproxy.proxy.background import ask_provider
+from meterproxy.proxy.ports import Clock
+from meterproxy.proxy.route import Router
 
 POLL_SECONDS: Final = 1.0
 FIRST_PAUSE_SECONDS: Final = 1.0
@@ -32,6 +35,8 @@ TERM_SECONDS: Final = 30.0
 AT_ONCE: Final = 16
 MOST_SECONDS: Final = 48 * 3600.0
 """When a durable hold is ended whatever its provider says. Batches, the longest that run, end within 24 hours."""
+
+NOT_CONFIGURED: Final = "the provider of a durable hold is not configured any more"
 
 Ask = Callable[[DurableHold], Awaitable[Ending | None]]
 """Asks a provider for the state of a hold's resource: how it ended, or None while it runs."""
@@ -106,6 +111,18 @@ class Poller:
         except Exception as error:  # noqa: BLE001  whatever goes wrong at a provider, it is asked again
             _log.info("a provider could not be asked", extra={**_named(due), "error": repr(error)})
             return None
+
+
+def asking(router: Router, clock: Clock) -> Ask:
+    """How to ask the configured providers."""
+
+    async def ask(hold: DurableHold) -> Ending | None:
+        provider = router.named(hold.resource.provider)
+        if provider is None:
+            raise MeterproxyError(NOT_CONFIGURED)
+        return await ask_provider(provider, hold.resource, hold, clock.now_us())
+
+    return ask
 
 
 def pause_seconds(age_seconds: float) -> float:

@@ -39,6 +39,7 @@ from meterproxy.service import observe, providers
 from meterproxy.service.catalog import catalog_of
 from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import Handover, take_over
+from meterproxy.service.poller import Poller, asking
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
@@ -168,6 +169,7 @@ class Worker:
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
         )
         self._exchanges = self._make_exchanges()
+        self._tasks.start("durable holds", self._poller(self._exchanges).keep_polled)
         _spare_the_collector()
 
     async def _own_ledger(self) -> WorkerLedger:
@@ -300,6 +302,11 @@ class Worker:
             ledger.durable,
         )
         return Exchanges(settings, ports, providers.build(config), self._room)
+
+    def _poller(self, exchanges: Exchanges) -> Poller:
+        ledger = self._ledger
+        ask = asking(exchanges.router, ledger.clock)
+        return Poller(DurableRows(self._pool), ledger.durable, ask, OpenHoldPolicy(self._config.recovery.open_hold))
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
