@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from meterproxy.config import Config
     from meterproxy.ledger.segment import Entry
 
+COUNTED = frozenset({"place", "end", "defer", "owner", "forget"})
+"""Kinds of records that have a column of their own."""
 DIRECTORY = "journals"
 """Below `data_dir`: one journal per worker slot."""
+
+
+COUNTS = ("places", "ends", "deferrals", "owners", "other")
 
 
 class NoJournal(MeterproxyError):
@@ -34,6 +39,8 @@ class Segment:
     end: int
     places: int
     ends: int
+    deferrals: int
+    owners: int
     other: int
     damaged_bytes: int
     torn_bytes: int
@@ -52,13 +59,15 @@ def inspect(invocation: Invocation, directory: Path | None, records: bool) -> No
     """Summarise journals (of one DIRECTORY, else all of this host) and list the holds that are open in them."""
     journals = _journals(invocation.load(), directory)
     if records:
-        invocation.show_all(_records(journals), ("journal", "position", "record", "request_id", "amount", "outcome"))
+        invocation.show_all(
+            _records(journals), ("journal", "position", "record", "request_id", "amount", "outcome", "resource")
+        )
         return
     open_holds = list(_open_holds(journals))
     if invocation.as_json:
         invocation.show({"segments": list(_segments(journals)), "open_holds": open_holds})
         return
-    invocation.show_all(_segments(journals), ("journal", "segment", "start", "end", "places", "ends", "other"))
+    invocation.show_all(_segments(journals), ("journal", "segment", "start", "end", *COUNTS))
     print(f"\n{len(open_holds)} open holds")
     if open_holds:
         invocation.show_all(open_holds, ("request_id", "account_id", "model", "hold"))
@@ -70,7 +79,7 @@ def inspect(invocation: Invocation, directory: Path | None, records: bool) -> No
 def verify(invocation: Invocation, directory: Path | None) -> int:
     """Check that every record is whole; exit 1 if one is damaged. A torn tail is what a crash leaves, and harmless."""
     segments = list(_segments(_journals(invocation.load(), directory)))
-    invocation.show_all(segments, ("journal", "segment", "places", "ends", "other", "damaged_bytes", "torn_bytes"))
+    invocation.show_all(segments, ("journal", "segment", *COUNTS, "damaged_bytes", "torn_bytes"))
     damaged = [segment for segment in segments if segment.damaged_bytes]
     if damaged:
         note(f"meterproxy: damaged segments: {len(damaged)}; keep them: whole records are settled, the rest is not")
@@ -101,7 +110,9 @@ def _segments(journals: Iterable[Path]) -> Iterator[Segment]:
                 end=end,
                 places=kinds["place"],
                 ends=kinds["end"],
-                other=len(entries) - kinds["place"] - kinds["end"],
+                deferrals=kinds["defer"],
+                owners=kinds["owner"] + kinds["forget"],
+                other=sum(kinds[kind] for kind in kinds if kind not in COUNTED),
                 damaged_bytes=end - base - HEADER_BYTES - covered,
                 torn_bytes=_used_bytes(path, end - base),
             )
@@ -127,7 +138,7 @@ def _records(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
 
 def _said(entry: "Entry") -> dict[str, object]:
     """The members that a table shows, and the record itself for JSON."""
-    from meterproxy.core.record import EndRecord, PlaceRecord, ProgressRecord
+    from meterproxy.core.record import DeferRecord, EndRecord, ForgetRecord, OwnerRecord, PlaceRecord, ProgressRecord
 
     record = entry.record
     if isinstance(record, PlaceRecord):
@@ -141,11 +152,20 @@ def _said(entry: "Entry") -> dict[str, object]:
         }
     if isinstance(record, ProgressRecord):
         return {"request_id": record.request_id, "content": record}
+    if isinstance(record, DeferRecord):
+        return {
+            "request_id": record.subject.request_id,
+            "amount_nanos": record.subject.hold_nanos,
+            "resource": record.resource.id,
+            "content": record,
+        }
+    if isinstance(record, OwnerRecord | ForgetRecord):
+        return {"resource": record.resource.id, "content": record}
     return {"content": record}
 
 
 def _open_holds(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
-    from meterproxy.core.record import EndRecord, PlaceRecord, Subject
+    from meterproxy.core.record import DeferRecord, EndRecord, PlaceRecord, Subject
     from meterproxy.ledger.segment import read_unowned
 
     for journal in journals:
@@ -154,7 +174,7 @@ def _open_holds(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
             for entry in entries:
                 if isinstance(entry.record, PlaceRecord):
                     placed[entry.record.subject.request_id] = entry.record.subject
-                elif isinstance(entry.record, EndRecord):
+                elif isinstance(entry.record, EndRecord | DeferRecord):
                     placed.pop(entry.record.subject.request_id, None)
         for subject in placed.values():
             yield {

@@ -44,8 +44,8 @@ class LeaseKey:
 class Lent(NamedTuple):
     """PostgreSQL's answer to a borrow.
 
-    `granted` is what this borrow added, `consumed` what was settled of this lease in all; `rest` is left in the pool;
-    `outstanding` is lent to anybody and not consumed.
+    `granted` is what this borrow added, `consumed` what was settled of this lease in all and does not come back; `rest`
+    is left in the pool; `outstanding` is lent to anybody and not consumed, or held durably.
     """
 
     granted: int
@@ -56,7 +56,7 @@ class Lent(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """What is left of a limit window, what of it is lent out and not consumed, and what was consumed by the asker."""
+    """What is left of a limit window, what of it may come back, and what the asker has consumed for good."""
 
     rest: int
     outstanding: int

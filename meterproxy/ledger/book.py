@@ -28,6 +28,8 @@ class Lease:
     free: int = 0
     held: int = 0
     unsettled: int = 0
+    deferred: int = 0
+    """What of `unsettled` and `consumed` became durable holds, in all; it may come back, though not to this lease."""
 
     @property
     def outstanding(self) -> int:
@@ -150,6 +152,14 @@ class Book:
             consumed.append(used)
             overrun.append(amount - used)
         return Captured(end, tuple(consumed), tuple(overrun))
+
+    def defer(self, placed: Placed) -> End:
+        """End a hold here with all of it captured: it goes on as a durable one."""
+        end = self.capture(placed, [held for _, held in placed.draws]).end
+        if end is End.ENDED:
+            for lease, held in placed.draws:
+                lease.deferred += held
+        return end
 
     def release(self, placed: Placed) -> End:
         """End a hold with nothing consumed."""

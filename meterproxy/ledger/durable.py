@@ -59,7 +59,7 @@ class DurableHolds:
         assert hold in self._holds.open, "only an open hold can become durable"
         record = DeferRecord(hold.subject, resource, hold.input_estimate)
         position = self._journal.defer(record, hold.placed_at)
-        self._book.capture(hold.placed, [draw.amount for draw in hold.subject.draws])
+        self._book.defer(hold.placed)
         del self._holds.open[hold]
         hold.durable = DurableHold(hold.subject, hold.price, resource, hold.input_estimate)
         self._deferred[key_of(resource)] = hold.durable

@@ -113,13 +113,14 @@ class Borrower:
         """What could be held if every hold ended, as last heard; None if never heard.
 
         What was captured here and PostgreSQL had not booked when it answered is not coming back; telling the two apart
-        by what is unsettled *now* would count it twice while a settle's answer is on its way.
+        by what is unsettled *now* would count it twice while a settle's answer is on its way. What became durable here
+        may come back.
         """
         view = self._views.get(key)
         lease = self._book.leases.get(key)
         if view is None:
             return None
-        captured = lease.consumed + lease.unsettled if lease else 0
+        captured = lease.consumed + lease.unsettled - lease.deferred if lease else 0
         return view.rest + view.outstanding - max(captured - view.consumed, 0)
 
     def denied(self, key: LeaseKey, amount: int) -> bool:

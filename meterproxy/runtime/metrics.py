@@ -87,6 +87,8 @@ class Metrics:
         self.usage_source = counter("usage_source_total", "Where usage came from.", "source")
         self.holds_open = gauge("holds_open", "Holds in progress.")
         self.hold_oldest_seconds = gauge("hold_oldest_seconds", "Age of the oldest hold.")
+        self.durable_holds_open = gauge("durable_holds_open", "Holds that outlived their exchange, fleet-wide.")
+        self.durable_hold_oldest_seconds = gauge("durable_hold_oldest_seconds", "Age of the oldest of them.")
         self.lease_requests = counter("lease_requests_total", "Borrowing from PostgreSQL.", "result")
         self.lost_lease_nanos = gauge("lost_lease_nanos", "Credit lent to workers that are gone without proof.")
         self.journal_unsettled_records = gauge("journal_unsettled_records", "Records that PostgreSQL does not have.")

@@ -39,6 +39,7 @@ from meterproxy.service import observe, providers
 from meterproxy.service.catalog import catalog_of
 from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import Handover, take_over
+from meterproxy.service.poller import Poller, asking
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
@@ -55,7 +56,7 @@ RETRY_SECONDS: Final = 1.0
 COLLECTED_AT_ONCE: Final = 10_000
 """Objects made and still there before the youngest are looked through (Python's own default is 700)."""
 UPKEEP_SECONDS: Final = 3600.0
-LOST_SECONDS: Final = 15.0
+FLEET_SECONDS: Final = 15.0
 FRESH_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 10.0
 ORPHAN_SECONDS: Final = 3.0
@@ -168,6 +169,7 @@ class Worker:
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
         )
         self._exchanges = self._make_exchanges()
+        self._tasks.start("durable holds", self._poller(self._exchanges).keep_polled)
         _spare_the_collector()
 
     async def _own_ledger(self) -> WorkerLedger:
@@ -219,7 +221,7 @@ class Worker:
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("partitions", self._keep_partitions)
-        self._tasks.start("lost leases", self._keep_lost_counted)
+        self._tasks.start("fleet gauges", self._keep_fleet_counted)
 
     async def _keep_session(self) -> None:
         """A session that somebody else has ended cannot be mended: end, and let the successor open its own."""
@@ -236,11 +238,16 @@ class Worker:
                 await make_partitions(self._pool)
                 await delete_old_owners(self._pool)
 
-    async def _keep_lost_counted(self) -> None:
+    async def _keep_fleet_counted(self) -> None:
+        """What only PostgreSQL knows: money that is lost sight of, and holds that outlived their exchange."""
+        metrics = self._metrics
         while True:
             with contextlib.suppress(StoreUnavailable):
-                self._metrics.lost_lease_nanos.set(await lost_lease_nanos(self._pool, self._config.lease.ttl_seconds))
-            await asyncio.sleep(LOST_SECONDS)
+                metrics.lost_lease_nanos.set(await lost_lease_nanos(self._pool, self._config.lease.ttl_seconds))
+                holds, oldest_seconds = await DurableRows(self._pool).count()
+                metrics.durable_holds_open.set(holds)
+                metrics.durable_hold_oldest_seconds.set(oldest_seconds)
+            await asyncio.sleep(FLEET_SECONDS)
 
     def _make_ledger(self) -> WorkerLedger:
         config = self._config
@@ -295,6 +302,11 @@ class Worker:
             ledger.durable,
         )
         return Exchanges(settings, ports, providers.build(config), self._room)
+
+    def _poller(self, exchanges: Exchanges) -> Poller:
+        ledger = self._ledger
+        ask = asking(exchanges.router, ledger.clock)
+        return Poller(DurableRows(self._pool), ledger.durable, ask, OpenHoldPolicy(self._config.recovery.open_hold))
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -27,7 +27,8 @@ async def explain(pool: asyncpg.Pool, request_id: UUID) -> dict[str, Any]:
     async with transaction(pool, isolation="repeatable_read", readonly=True) as connection:
         row = await connection.fetchrow(_SQL["read_row"], request_id)
         rejected = await connection.fetchrow(_SQL["read_rejected"], request_id)
-        found = row or rejected
+        durable = await connection.fetchrow(_SQL["read_durable"], request_id)
+        found = row or rejected or durable
         if found is None:
             raise ApiError(Case.NOT_FOUND, f"Nothing is settled under request id {request_id}.")
         entries = await connection.fetch(_SQL["read_entries"], found["account_id"], request_id)
@@ -35,9 +36,12 @@ async def explain(pool: asyncpg.Pool, request_id: UUID) -> dict[str, Any]:
     answer: dict[str, Any] = {"request_id": request_id, "account_id": found["account_id"]}
     if row:
         answer |= _exchange(row) | {"limits_drawn": draws}
+    if durable:
+        answer["durable_hold"] = _durable_hold(durable)
     if rejected:
         answer["settled_with_minimal_columns"] = {"error": rejected["error"], "at": rejected["rejected_at"]}
-    answer["journal"] = {"id": found["journal_id"], "position": found["journal_position"]}
+    if row or rejected:
+        answer["journal"] = {"id": found["journal_id"], "position": found["journal_position"]}
     answer["entries"] = [_entry(entry) for entry in entries]
     return answer
 
@@ -81,6 +85,21 @@ def _drawn(draw: _Draw, limit: asyncpg.Record | None, session_state: str | None)
         "session_id": draw.session_id,
         "session_state": session_state,
         **{name: format_usd(amount) if measure == "amount" else amount for name, amount in amounts.items()},
+    }
+
+
+def _durable_hold(row: asyncpg.Record) -> dict[str, Any]:
+    """A hold that outlived its exchange: what it waits for, or when it ended."""
+    return {
+        "state": row["state"],
+        "provider": row["provider"],
+        "resource_kind": row["resource_kind"],
+        "resource_id": row["resource_id"],
+        "model": row["model"],
+        "hold": format_usd(row["hold_nanos"]),
+        "placed_at": row["placed_at"],
+        "next_poll_at": row["next_poll_at"] if row["state"] == "open" else None,
+        "ended_at": row["ended_at"],
     }
 
 

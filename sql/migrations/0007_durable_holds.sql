@@ -46,3 +46,70 @@ CREATE TABLE durable_draws (
     PRIMARY KEY (account_id, request_id, limit_id, window_start),
     CONSTRAINT durable_draw_not_negative CHECK (amount >= 0)
 );
+
+-- What of a lease's `consumed` became durable holds and may come back, in all.
+ALTER TABLE leases ADD COLUMN deferred bigint NOT NULL DEFAULT 0;
+ALTER TABLE leases ADD CONSTRAINT deferred_is_part_of_consumed CHECK (deferred BETWEEN 0 AND consumed);
+
+-- What open durable holds have drawn from a limit window.
+CREATE FUNCTION held_durably(p_account_id uuid, p_limit_id uuid, p_window_start timestamptz) RETURNS bigint
+LANGUAGE sql STABLE AS $$
+    SELECT COALESCE(sum(d.amount), 0)::bigint
+    FROM durable_holds h JOIN durable_draws d USING (account_id, request_id)
+    WHERE h.account_id = p_account_id AND h.state = 'open'
+      AND d.limit_id = p_limit_id AND d.window_start = p_window_start
+$$;
+
+-- Lend to a session up to `p_want`, at least `p_need`, or nothing. Repeating a borrow's id returns its first answer.
+-- What is lent shrinks as the cap comes near: beyond the need never more than a quarter of what is left.
+-- `outstanding` is all that may come back, durable holds among it, and `consumed` all that may not, so that nobody is told
+-- that his credit is spent which is merely held.
+CREATE OR REPLACE FUNCTION lend(
+    p_session_id uuid, p_borrow_id uuid, p_account_id uuid, p_limit_id uuid, p_window_start timestamptz,
+    p_need bigint, p_want bigint
+) RETURNS TABLE (granted bigint, total_granted bigint, consumed bigint, rest bigint, outstanding bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+    room bigint;
+    amount bigint := 0;
+    earlier leases%ROWTYPE;
+BEGIN
+    PERFORM FROM worker_sessions s WHERE s.id = p_session_id AND s.state = 'live' FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'worker session % is over', p_session_id USING ERRCODE = 'MP001';
+    END IF;
+    SELECT w.cap - w.drawn INTO room FROM limit_windows w
+        WHERE w.account_id = p_account_id AND w.limit_id = p_limit_id AND w.window_start = p_window_start FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'limit window %/% does not exist', p_limit_id, p_window_start USING ERRCODE = 'MP002';
+    END IF;
+    SELECT * INTO earlier FROM leases l
+        WHERE l.account_id = p_account_id AND l.limit_id = p_limit_id AND l.window_start = p_window_start
+          AND l.session_id = p_session_id;
+    IF FOUND AND earlier.last_borrow_id = p_borrow_id THEN
+        amount := earlier.last_granted;
+    ELSIF p_need > 0 AND room >= p_need THEN
+        amount := GREATEST(p_need, LEAST(p_want, room / 4));
+        UPDATE limit_windows w SET drawn = w.drawn + amount
+            WHERE w.account_id = p_account_id AND w.limit_id = p_limit_id AND w.window_start = p_window_start
+              AND w.drawn + amount <= w.cap;
+        ASSERT FOUND, 'the window is locked, so what fitted must still fit';
+        INSERT INTO leases AS l
+            (account_id, limit_id, window_start, session_id, granted, last_borrow_id, last_granted)
+            VALUES (p_account_id, p_limit_id, p_window_start, p_session_id, amount, p_borrow_id, amount)
+            ON CONFLICT ON CONSTRAINT leases_pkey DO UPDATE SET
+                granted = l.granted + amount, last_borrow_id = p_borrow_id, last_granted = amount, changed_at = now();
+        DELETE FROM reclaims r
+            WHERE r.account_id = p_account_id AND r.limit_id = p_limit_id AND r.window_start = p_window_start
+              AND r.session_id = p_session_id;
+        room := room - amount;
+    END IF;
+    RETURN QUERY SELECT amount,
+        COALESCE(SUM(l.granted) FILTER (WHERE l.session_id = p_session_id), 0)::bigint,
+        COALESCE(SUM(l.consumed - l.deferred) FILTER (WHERE l.session_id = p_session_id), 0)::bigint,
+        room,
+        COALESCE(SUM(l.granted - l.consumed - l.returned), 0)::bigint
+            + held_durably(p_account_id, p_limit_id, p_window_start)
+        FROM leases l
+        WHERE l.account_id = p_account_id AND l.limit_id = p_limit_id AND l.window_start = p_window_start;
+END $$;

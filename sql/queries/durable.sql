@@ -27,7 +27,8 @@ WITH fresh AS (
     SELECT d.*, LEAST(d.amount, COALESCE(l.granted - l.consumed - l.returned, 0)) AS within
     FROM drawn d LEFT JOIN leases l USING (account_id, limit_id, window_start, session_id)
 ), lease_rows AS (
-    UPDATE leases l SET consumed = l.consumed + p.within, changed_at = now() FROM placed p
+    UPDATE leases l SET consumed = l.consumed + p.within, deferred = l.deferred + p.within, changed_at = now()
+    FROM placed p
     WHERE (l.account_id, l.limit_id, l.window_start, l.session_id)
         = (p.account_id, p.limit_id, p.window_start, p.session_id) AND p.within > 0
 ), window_rows AS (

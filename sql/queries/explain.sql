@@ -18,3 +18,7 @@ SELECT id, state FROM worker_sessions WHERE id = ANY ($1::uuid[])
 -- name: read_rejected
 SELECT account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, rejected_at
 FROM settle_rejected WHERE request_id = $1
+
+-- name: read_durable
+SELECT account_id, state, provider, resource_kind, resource_id, model, hold_nanos, placed_at, next_poll_at, ended_at
+FROM durable_holds WHERE request_id = $1

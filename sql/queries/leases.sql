@@ -22,9 +22,10 @@ SELECT end_session($1, $2)
 SELECT granted, total_granted, consumed, rest, outstanding FROM lend($1, $2, $3, $4, $5, $6, $7)
 
 -- name: read_rest
--- What is left of a limit, what is lent out and not yet consumed, and what of the session's own is consumed.
-SELECT w.cap - w.drawn AS rest, COALESCE(sum(l.granted - l.consumed - l.returned), 0)::bigint AS outstanding,
-    COALESCE(sum(l.consumed) FILTER (WHERE l.session_id = $4), 0)::bigint AS consumed
+-- What is left of a limit, what is lent out or held durably and may come back, and what of the session's own may not.
+SELECT w.cap - w.drawn AS rest,
+    COALESCE(sum(l.granted - l.consumed - l.returned), 0)::bigint + held_durably($1, $2, $3) AS outstanding,
+    COALESCE(sum(l.consumed - l.deferred) FILTER (WHERE l.session_id = $4), 0)::bigint AS consumed
 FROM limit_windows w LEFT JOIN leases l USING (account_id, limit_id, window_start)
 WHERE w.account_id = $1 AND w.limit_id = $2 AND w.window_start = $3
 GROUP BY w.cap, w.drawn

@@ -6,7 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from meterproxy.core.record import Ending, EndRecord, PlaceRecord, Subject
+from meterproxy.core.record import DeferRecord, Ending, EndRecord, ForgetRecord, OwnerRecord, PlaceRecord, Subject
+from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
 from meterproxy.ledger.journal import Journal
 from tests.cli.conftest import Command
@@ -56,6 +57,27 @@ def test_inspect_records(command: Command, journal: Journal) -> None:
     assert [record["record"] for record in records] == ["place", "place", "end"]
     assert records[2]["content"]["ending"]["usage"]["output"] == 2
     assert command("journal", "inspect", journal.directory, "--records").out.count("gpt") == 0
+
+
+def test_what_is_said_of_resources(command: Command, journal: Journal) -> None:
+    """Owners and deferrals are counted and told; a hold that became durable is not open."""
+    place = subject()
+    resource = Resource(place.account_id, "response", "resp_1", "openai")
+    journal.defer(DeferRecord(place, resource), journal.place(PlaceRecord(place)))
+    journal.describe(OwnerRecord(resource, 1))
+    journal.describe(ForgetRecord(resource, 2))
+    shown = command("journal", "inspect", "--json").json
+    (segment,) = shown["segments"]
+    assert [segment[kind] for kind in ("places", "ends", "deferrals", "owners", "other")] == [3, 1, 1, 2, 0]
+    assert len(shown["open_holds"]) == 1
+    records = command("journal", "inspect", "--records", "--json").json[-3:]
+    assert [(record["record"], record["resource"]) for record in records] == [
+        ("defer", "resp_1"), ("owner", "resp_1"), ("forget", "resp_1"),
+    ]  # fmt: skip
+    assert records[0]["amount"] == "0.50"
+    (segment,) = command("journal", "verify", "--json").json
+    assert (segment["deferrals"], segment["owners"]) == (1, 2)
+    assert command("journal", "inspect", "--records").out.count("resp_1") == 3
 
 
 def test_verify_whole(command: Command, journal: Journal) -> None:

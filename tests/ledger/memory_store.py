@@ -39,6 +39,7 @@ class LeaseRow:
     consumed: int = 0
     returned: int = 0
     held: int = 0
+    deferred: int = 0
     last: tuple[UUID | None, int] = (None, 0)
 
     @property
@@ -134,8 +135,14 @@ class MemoryStore:
     async def read_rest(self, session_id: UUID, key: LeaseKey) -> Rest:
         window = self.windows[key]
         outstanding = sum(lease.outstanding for (lent, _), lease in self.leases.items() if lent == key)
+        outstanding += sum(
+            draw.amount
+            for row in self.durable.values()
+            for draw in row.subject.draws
+            if row.amount is None and key == LeaseKey(row.subject.account_id, draw.limit_id, draw.window_start_us)
+        )
         own = self.leases.get((key, session_id))
-        return Rest(window.cap - window.drawn, outstanding, own.consumed if own else 0)
+        return Rest(window.cap - window.drawn, outstanding, own.consumed - own.deferred if own else 0)
 
     async def give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None:
         for key, total in returned.items():
@@ -200,7 +207,7 @@ class MemoryStore:
         if subject.request_id not in self.rows and subject.request_id not in self.durable:
             self.durable[subject.request_id] = DurableRow(subject, resource)
             for draw in subject.draws:
-                self._draw(subject, draw, draw.amount)
+                self._draw(subject, draw, draw.amount, durable=True)
 
     def _end_durable(self, record: EndRecord) -> None:
         row, amount = self.durable[record.subject.request_id], record.amount_nanos
@@ -219,13 +226,14 @@ class MemoryStore:
         for draw in record.subject.draws:
             self._draw(record.subject, draw, record.amount_nanos)
 
-    def _draw(self, subject: Subject, draw: Draw, amount: int) -> None:
+    def _draw(self, subject: Subject, draw: Draw, amount: int, *, durable: bool = False) -> None:
         key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
         lease, window = self.leases.get((key, draw.session_id)), self.windows[key]
         consumed = min(amount, draw.amount)
         within = min(consumed, lease.outstanding) if lease else 0
         if lease:
             lease.consumed += within
+            lease.deferred += within if durable else 0
         window.overrun += amount - consumed
         window.late += consumed - within
         window.drawn += amount - within

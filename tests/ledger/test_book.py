@@ -12,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from meterproxy.core.lending import LeaseKey
 from meterproxy.ledger.book import Book, End, Lease, Placed, Short
 
-FACTS = ("granted", "consumed", "returned", "free", "held", "unsettled", "outstanding")
+FACTS = ("granted", "consumed", "returned", "free", "held", "unsettled", "deferred", "outstanding")
 
 
 def key_of(name: str) -> LeaseKey:
@@ -22,7 +22,7 @@ def key_of(name: str) -> LeaseKey:
 class Teller:
     """Reads a table line by line. A line is `verb arguments -> answer  facts…`; facts are of the last lease named.
 
-    grant L 10 · hold H L 3 [L 2…] · capture H 1 [2…] · release H · settle L 3 · return L [keep 2] · look L
+    grant L 10 · hold H L 3 [L 2…] · capture H 1 [2…] · defer H · release H · settle L 3 · return L [keep 2] · look L
     """
 
     def __init__(self) -> None:
@@ -33,6 +33,7 @@ class Teller:
             "grant": self.grant,
             "hold": self.hold,
             "capture": self.capture,
+            "defer": self.defer,
             "release": self.release,
             "settle": self.settle,
             "return": self.give_back,
@@ -78,6 +79,9 @@ class Teller:
         captured = self.book.capture(self.placed[name], [int(amount) for amount in amounts])
         over = sum(captured.overrun)
         return f"{captured.end.value}{f' over {over}' if over else ''}"
+
+    def defer(self, words: list[str]) -> str:
+        return self.book.defer(self.placed[words[0]]).value
 
     def release(self, words: list[str]) -> str:
         return self.book.release(self.placed[words[0]]).value
@@ -131,6 +135,24 @@ TABLES = {
         capture H1 350          -> already
         capture H1 100          -> differs
         settle  A 100           ->              unsettled 0 consumed 100 outstanding 400
+    """,
+    "a hold that becomes durable is captured whole": """
+        grant   A 500           ->
+        grant   B 50            ->
+        hold    H1 A 100 B 20   -> placed
+        defer   H1              -> ended
+        look    A               ->              free 400 held 0 unsettled 100 deferred 100 outstanding 500
+        look    B               ->              free 30 held 0 unsettled 20 deferred 20
+        defer   H1              -> already
+        capture H1 30 20        -> differs
+        release H1              -> differs
+        settle  A 100           ->              unsettled 0 consumed 100 deferred 100 outstanding 400
+    """,
+    "an ended hold does not become durable": """
+        grant   A 500           ->
+        hold    H1 A 100        -> placed
+        capture H1 30           -> ended
+        defer   H1              -> differs      free 470 unsettled 30 deferred 0
     """,
     "a hold that does not fit leaves nothing behind": """
         grant   A 500           ->

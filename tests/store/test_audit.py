@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from meterproxy.core.key import KeyEntry
+from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import INVARIANTS, audit
@@ -26,6 +27,9 @@ BREAKS = {
     "each_charge_has_its_row": "DELETE FROM usage_events WHERE amount_nanos = 7000",
     "drawn_is_what_was_lent_and_not_returned": "UPDATE limit_windows SET drawn = drawn + 1",
     "credit_used_is_what_leases_consumed": "UPDATE limit_windows SET late = late + 1",
+    "unspent_is_what_durable_holds_gave_back": "UPDATE durable_holds SET amount_nanos = amount_nanos - 1",
+    "durable_holds_end_with_their_rows":
+        "UPDATE durable_holds SET state = 'open', amount_nanos = NULL, ended_at = NULL",
     "credit_cap_is_credits_and_overdraft": "UPDATE limit_windows SET cap = cap + 1",
     "ended_sessions_hold_nothing": "UPDATE leases SET granted = granted + 1",
     "hours_are_the_sum_of_their_rows": "UPDATE usage_by_hour SET output_tokens = output_tokens + 1",
@@ -54,6 +58,9 @@ async def spend(pool: asyncpg.Pool, key: KeyEntry, directory: Path, *tokens: int
         hold = await ledger.holds.place(told)
         ledger.holds.capture(hold, completed(count, tools=("search",)))
         await ledger.settler.settle_batch()
+    hold = await ledger.holds.place(hold_request(ledger, key, 50_000))
+    ledger.durable.defer(hold, Resource(key.account_id, "response", "resp_1", "test"))
+    ledger.durable.capture(hold, completed(0))
     await ledger.stop()
 
 
