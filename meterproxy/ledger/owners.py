@@ -22,8 +22,8 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from meterproxy.core.lending import Noted
-from meterproxy.core.record import DeferRecord, ForgetRecord, NoteRecord, OwnerRecord, bookable_text
-from meterproxy.core.resource import Resource, ResourceKey, key_of
+from meterproxy.core.record import DeferRecord, ForgetRecord, NoteRecord, OwnerRecord
+from meterproxy.core.resource import Resource, ResourceKey, key_of, ownable
 from meterproxy.errors import JournalFailed, JournalFull, StoreUnavailable
 from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.journal import Journal
@@ -89,7 +89,7 @@ class Owners:
         resource = self._claimed.get(key) or self._known.get(key)
         if resource is not None:
             return resource
-        if key in self._forgotten or not _storable(resource_id):
+        if key in self._forgotten or not ownable(resource_id):
             return False
         until_us = self._unknown.get(key)
         return until_us is None or until_us < elapsed_us()
@@ -111,8 +111,8 @@ class Owners:
         key = key_of(resource)
         if key in self._claimed or key in self._known:
             return
-        if not _storable(resource.id):
-            raise JournalFailed("a provider's id is longer than any, or no text")
+        if not ownable(resource.id):
+            raise JournalFailed("a provider's id is none that anything could be looked up by")
         self._note(OwnerRecord(resource, occurred_us))
 
     def forget(self, resource: Resource, occurred_us: int) -> None:
@@ -264,11 +264,6 @@ class Owners:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait((self._asking,))
-
-
-def _storable(resource_id: str) -> bool:
-    """Whether an id can be one of ours: text that the journal and PostgreSQL take as it is."""
-    return bookable_text(resource_id) == resource_id and bool(resource_id)
 
 
 def _cut(entries: OrderedDict[ResourceKey, V], most: int) -> None:

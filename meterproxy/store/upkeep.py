@@ -23,9 +23,12 @@ async def make_partitions(pool: asyncpg.Pool) -> int:
 
 
 OWNER_DAYS: Final = 60
-"""How long owners of what ages are kept. Providers keep stored responses and chat completions for 30 days; twice that,
-so that it is never us who forget first. Everything else (conversations, files, …) they keep until it is deleted, and so
-do we. To forget an owner too early would be no leak: the resource would be nobody's, and 404 to all."""
+"""How long owners of responses and chat completions are kept, and tombstones. Providers keep what is stored for 30
+days; twice that, so that it is never us who forget first."""
+ITEM_DAYS: Final = 400
+"""How long owners of items are kept: those of responses go with them, those of conversations have no end, but hardly
+anybody mentions one by its id after a year. Everything else (conversations, files, …) providers keep until it is
+deleted, and so do we. To forget an owner too early is no leak: the thing is nobody's then, and 404 to all."""
 OWNERS_AT_ONCE: Final = 5000
 
 
@@ -34,7 +37,7 @@ async def delete_old_owners(pool: asyncpg.Pool) -> int:
     total = 0
     while True:
         async with transaction(pool) as connection:
-            done = await connection.execute(_UPKEEP["delete_old_owners"], OWNER_DAYS, OWNERS_AT_ONCE)
+            done = await connection.execute(_UPKEEP["delete_old_owners"], OWNER_DAYS, ITEM_DAYS, OWNERS_AT_ONCE)
         deleted = int(done.split()[-1])
         total += deleted
         if deleted < OWNERS_AT_ONCE:

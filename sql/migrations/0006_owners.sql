@@ -13,8 +13,8 @@ CREATE TABLE owners (
     PRIMARY KEY (account_id, kind, id)
 );
 
--- What providers themselves forget is deleted by age; see `delete_old_owners`, which repeats this condition.
-CREATE INDEX owners_that_age ON owners (created_at) WHERE kind IN ('response', 'chat_completion');
+-- What providers themselves forget is deleted by age; see `delete_old_owners`, whose conditions imply this one.
+CREATE INDEX owners_that_age ON owners (kind, created_at) WHERE kind IN ('response', 'chat_completion', 'item');
 
 -- Few rows, looked at by every worker twice a second, and deleted by age too.
 CREATE INDEX owners_forgotten ON owners (forgotten_at) WHERE forgotten_at IS NOT NULL;

@@ -11,14 +11,15 @@ ON CONFLICT (account_id, kind, id) DO UPDATE SET forgotten_at = excluded.forgott
 WHERE excluded.forgotten_at IS NOT NULL AND o.forgotten_at IS NULL
 
 -- name: find_owners
--- Which of these resources their accounts own. A worker that is alone need not wait for what others may settle; that is
--- told by the same snapshot, in a row without a resource.
+-- Which of these resources their accounts own. A worker that is alone need not wait for what others may settle; whether
+-- others live is told by the same snapshot, in a row without a resource. Who has not renewed its session settles nothing.
 SELECT o.account_id, o.kind, o.id, o.provider
 FROM unnest($2::uuid[], $3::text[], $4::text[]) AS asked (account_id, kind, id)
 JOIN owners o USING (account_id, kind, id) WHERE o.forgotten_at IS NULL
 UNION ALL
 SELECT NULL, NULL, NULL, NULL
-WHERE EXISTS (SELECT FROM worker_sessions s WHERE s.id <> $1 AND s.state IN ('live', 'lost'))
+WHERE EXISTS (SELECT FROM worker_sessions s
+              WHERE s.id <> $1 AND s.state = 'live' AND s.expires_at > now() - interval '1 minute')
 
 -- name: forgotten_owners
 -- What was forgotten a moment ago; asked again and again, so that a transaction that took its time is seen as well.

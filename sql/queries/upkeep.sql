@@ -17,10 +17,13 @@ WHERE s.state IN ('live', 'lost') AND s.expires_at < now() - make_interval(secs 
 WITH aged AS (
     SELECT account_id, kind, id FROM owners
     WHERE kind IN ('response', 'chat_completion') AND created_at < now() - make_interval(days => $1)
-    ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    LIMIT $3 FOR UPDATE SKIP LOCKED
+), aged_items AS (
+    SELECT account_id, kind, id FROM owners
+    WHERE kind = 'item' AND created_at < now() - make_interval(days => $2) LIMIT $3 FOR UPDATE SKIP LOCKED
 ), buried AS (
     SELECT account_id, kind, id FROM owners WHERE forgotten_at < now() - make_interval(days => $1)
-    ORDER BY forgotten_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    LIMIT $3 FOR UPDATE SKIP LOCKED
 )
-DELETE FROM owners o USING (SELECT * FROM aged UNION SELECT * FROM buried) old
+DELETE FROM owners o USING (SELECT * FROM aged UNION SELECT * FROM aged_items UNION SELECT * FROM buried) old
 WHERE (o.account_id, o.kind, o.id) = (old.account_id, old.kind, old.id)

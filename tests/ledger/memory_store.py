@@ -4,7 +4,9 @@ Every method is one transaction: it either happens altogether or raises before a
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from meterproxy.core.hold import DueHold, DurableHold
@@ -13,6 +15,8 @@ from meterproxy.core.record import DeferRecord, Draw, EndRecord, ForgetRecord, O
 from meterproxy.core.resource import Resource, ResourceKey, key_of
 from meterproxy.errors import ProgressMoved, SessionOver, Unbookable
 from tests.ledger.prices import PRICE
+
+FORGOTTEN = ("windows", "leases", "journals", "balances", "rows", "durable", "owners")
 
 
 @dataclass
@@ -67,12 +71,22 @@ class MemoryStore:
     durable: dict[UUID, DurableRow] = field(default_factory=dict)
     owners: dict[ResourceKey, Resource | None] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
     now_us: int = 1_700_000_000_000_000
 
     def credit(self, key: LeaseKey, amount: int) -> None:
         self.balances[key.account_id] = self.balances.get(key.account_id, 0) + amount
         self.windows.setdefault(key, Window()).cap += amount
         self.changes.append(Change(len(self.changes) + 1, "limit", key.limit_id))
+
+    def remember(self) -> None:
+        """Keep what there is of money and owners; worker sessions are not what a failover is about here."""
+        self.kept = {name: _copied(getattr(self, name)) for name in FORGOTTEN}
+
+    def fail_over(self) -> None:
+        """Go back to what was kept."""
+        for name, rows in self.kept.items():
+            setattr(self, name, _copied(rows))
 
     # ── sessions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -259,3 +273,8 @@ class MemoryStore:
 
     async def put_off(self, hold: DurableHold, seconds: float) -> None:
         raise AssertionError("nobody polls here")
+
+
+def _copied(rows: dict[Any, Any]) -> dict[Any, Any]:
+    """A table with rows of its own."""
+    return {key: copy(row) for key, row in rows.items()}

@@ -68,7 +68,7 @@ def stranger(number: int) -> KeyEntry:
     )
 
 
-def memory_world() -> tuple[MemoryStore, World]:
+def memory_world(*, forgetful: bool = False) -> tuple[MemoryStore, World]:
     store = MemoryStore()
 
     async def credit(key: KeyEntry, amount: int) -> None:
@@ -77,7 +77,7 @@ def memory_world() -> tuple[MemoryStore, World]:
     keys = [stranger(1), stranger(2)]
     for key in keys:
         store.credit(LeaseKey(key.account_id, key.credit_limit_id, 0), 0)
-    return store, World(store, keys, credit)
+    return store, World(store, keys, credit, forgetful=forgetful)
 
 
 def check(store: MemoryStore, world: World) -> None:
@@ -211,6 +211,50 @@ TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(
     max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+# ── failovers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+forgetful_operations = st.one_of(
+    st.tuples(st.just("place"), workers, accounts, st.integers(0, 100)),
+    captures,
+    st.tuples(st.just("defer"), workers, st.integers(0, 9)),
+    st.tuples(st.just("end_durable"), workers, st.integers(0, 9), st.none() | st.integers(0, 120)),
+    backgrounds,
+    st.tuples(st.sampled_from(["claim", "claim", "forget"]), workers, accounts, names),
+    st.tuples(st.just("lose"), workers, st.just("book")),
+    st.tuples(st.sampled_from(["kill", "start", "start", "stop"]), workers),
+    st.sampled_from([("remember",), ("fail_over",), ("fail_over",)]),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(script=st.lists(forgetful_operations, min_size=10, max_size=50))
+def test_whatever_postgresql_forgets_it_is_told_again(script: list[Operation]) -> None:
+    """Rows, durable holds and owners are in the end what the workers have written down, each once."""
+    asyncio.run(fail_over_and_finish(script))
+
+
+async def fail_over_and_finish(script: list[Operation]) -> None:
+    store, world = memory_world(forgetful=True)
+    begin: list[Operation] = [
+        ("credit", 0, 5_000_000),
+        ("credit", 1, 900_000),
+        ("remember",),
+        ("start", 0),
+        ("start", 1),
+    ]
+    notice: list[Operation] = [("claim", worker, 0, f"noticed_by_{worker}") for worker in (0, 1)]
+    settle: list[Operation] = [("background", worker, "settle") for worker in (0, 1)]
+    again: list[Operation] = [("start", 0), ("start", 1), *notice, *settle]
+    try:
+        for operation in [*begin, *script, *again]:
+            await world.do(operation)
+            check(store, world)
+        await world.finish()
+        check_end(store, world)
+    finally:
+        tidy(world.root)
 
 
 # ── the fake and PostgreSQL ─────────────────────────────────────────────────────────────────────────────────────────

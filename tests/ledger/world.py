@@ -41,11 +41,15 @@ class Place:
 class World:
     """Workers over one store; `expected` is what the auditor says each request must come to.
 
+    `forgetful`: PostgreSQL may lose what it has confirmed, leases too, so that money may be lent twice.
+
     A durable hold may be ended by several workers: `ends` are the amounts of which one must count, `unsure` what they
     may not have given back yet.
     """
 
-    def __init__(self, store: Any, keys: Sequence[KeyEntry], credit: Credit, workers: int = 2) -> None:
+    def __init__(
+        self, store: Any, keys: Sequence[KeyEntry], credit: Credit, workers: int = 2, *, forgetful: bool = False
+    ) -> None:
         root = Path(tempfile.mkdtemp(prefix="mp-world-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         self.root = root
         self.keys = keys
@@ -60,6 +64,8 @@ class World:
         self.highest_cap = [0] * len(keys)
         self.cap = [0] * len(keys)
         self._credit = credit
+        self._store = store
+        self._forgetful = forgetful
 
     def key(self, account: int) -> LeaseKey:
         return LeaseKey(self.keys[account].account_id, self.keys[account].credit_limit_id, 0)
@@ -73,7 +79,8 @@ class World:
                 await place.ledger.borrower.settle_down()
                 for lease in place.ledger.book.leases.values():
                     lease.check()
-        self.check_holds()
+        if not self._forgetful:
+            self.check_holds()
         return answer
 
     def check_holds(self) -> None:
@@ -328,6 +335,16 @@ class World:
         finally:
             place.ledger, place.up = None, False
         return "stopped"
+
+    async def remember(self) -> str:
+        """A standby has everything up to here."""
+        self._store.remember()
+        return "remembered"
+
+    async def fail_over(self) -> str:
+        """PostgreSQL goes on from what the standby has."""
+        self._store.fail_over()
+        return "failed over"
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from meterproxy.core.record import DeferRecord, EndRecord
+
 DEATHS = "METERPROXY_TEST_DEATHS"
 
 Condition = Callable[..., bool]
@@ -88,6 +90,12 @@ def set_points(points: Points) -> None:
     points.before(Client, "send", "before_terminal_event", lambda _, piece: b"[DONE]" in piece)
     points.after(Client, "send", "terminal_event", lambda _, piece: b"[DONE]" in piece)
     points.after(Client, "answer", "last_byte", lambda _, status, *_rest: status == 200)
+    points.before(Journal, "defer", "before_deferral")
+    points.after(Journal, "defer", "after_deferral")
+    points.after(settle, "_book", "deferral_before_commit", lambda _, batch: _defers(batch))
+    points.after(settle.Settlement, "book", "deferral_after_commit", lambda _, batch: _defers(batch))
+    points.before(Journal, "describe", "before_durable_ending", lambda _, record: isinstance(record, EndRecord))
+    points.after(Journal, "describe", "after_durable_ending", lambda _, record: isinstance(record, EndRecord))
     points.after(settle, "_book", "before_commit", lambda _, batch: bool(batch.endings))
     points.after(settle.Settlement, "book", "after_commit", lambda _, batch: bool(batch.endings))
 
@@ -108,6 +116,10 @@ def set_points(points: Points) -> None:
     points.after(settle.Settlement, "book", "recovery_after_commit", recovering)
     points.before(Sessions, "end_session", "recovery_before_proof", recovering)
     points.after(Sessions, "end_session", "recovery_after_proof", recovering)
+
+
+def _defers(batch: Any) -> bool:
+    return any(isinstance(noted.record, DeferRecord) for noted in batch.notes)
 
 
 def serve() -> int:

@@ -3,20 +3,28 @@
 import asyncpg
 
 from meterproxy.store import upkeep
-from meterproxy.store.upkeep import OWNER_DAYS, delete_old_owners
+from meterproxy.store.upkeep import ITEM_DAYS, OWNER_DAYS, delete_old_owners
 from tests.ledger.bank import pool_of
 
 ROWS = """
     response        old     alive   -> gone
     chat_completion old     alive   -> gone
-    conversation    old     alive   -> kept
+    item            old     alive   -> kept
+    item            ancient alive   -> gone
+    conversation    ancient alive   -> kept
     file            old     alive   -> kept
     file            old     dead    -> gone
     response        young   alive   -> kept
     response        young   buried  -> kept
     file            old     buried  -> kept
 """
-DAYS = {"old": OWNER_DAYS + 1, "young": OWNER_DAYS - 1, "dead": OWNER_DAYS + 1, "buried": OWNER_DAYS - 1}
+DAYS = {
+    "ancient": ITEM_DAYS + 1,
+    "old": OWNER_DAYS + 1,
+    "young": OWNER_DAYS - 1,
+    "dead": OWNER_DAYS + 1,
+    "buried": OWNER_DAYS - 1,
+}
 
 
 async def add(pool: asyncpg.Pool, number: int, kind: str, age: str, state: str) -> None:
@@ -34,7 +42,7 @@ async def test_owners_are_kept_for_longer_than_any_provider_knows_the_resource(d
     async with pool_of(database) as pool:
         for number, (kind, age, state, *_) in enumerate(lines):
             await add(pool, number, kind, age, state)
-        assert await delete_old_owners(pool) == 3
+        assert await delete_old_owners(pool) == 4
         left = {int(row["id"]) for row in await pool.fetch("SELECT id FROM owners")}
         assert left == {number for number, line in enumerate(lines) if line[-1] == "kept"}
         assert await delete_old_owners(pool) == 0
@@ -45,7 +53,7 @@ async def test_what_ages_is_found_by_an_index(database: str) -> None:
     query = upkeep._UPKEEP["delete_old_owners"]
     async with pool_of(database) as pool, pool.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL enable_seqscan = off")
-        rows = await connection.fetch(f"EXPLAIN {query.replace('$1', '60').replace('$2', '10')}")
+        rows = await connection.fetch(f"EXPLAIN {query.replace('$1', '60').replace('$2', '400').replace('$3', '10')}")
     plan = "\n".join(row[0] for row in rows)
-    assert "owners_that_age" in plan
+    assert plan.count("owners_that_age") == 2
     assert "owners_forgotten" in plan
