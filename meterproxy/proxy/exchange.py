@@ -313,7 +313,8 @@ class Exchange:
             self._pass_error(forwarded, headers)
             return
         delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
-        if asked.endpoint.creates is not None:
+        endpoint = asked.endpoint
+        if endpoint.creates is not None and not (endpoint.kept_if_any and asked.members.none_of(endpoint.kept_if_any)):
             self._expect_ids(asked, key, delivery)
         if forwarded.answer.content_type != _EVENT_STREAM:
             await relay_plain(delivery, self._began)

@@ -80,6 +80,7 @@ class Reading(NamedTuple):
     web_searches: int = 0
     file_searches: int = 0
     running: bool = False
+    foreground: bool = False
 
 
 class _Top(msgspec.Struct):

@@ -262,4 +262,5 @@ def _reading(operation: str, response: Response, ceiling: Ceiling) -> Reading:
         work.web_searches,
         work.file_searches,
         response.status in RUNNING,
+        response.background is False,
     )

@@ -77,6 +77,7 @@ class TestResponses:
         """What was made can be looked at until it is deleted; neither costs anything."""
         made = await sdk.responses.create(model=MODEL, input="Tell me something.")
         assert (await sdk.responses.retrieve(made.id)).output_text == made.output_text
+        assert house.durable.lookups == 0
         assert [item.type async for item in await sdk.responses.input_items.list(made.id)] == ["message"]
         await sdk.responses.delete(made.id)
         with pytest.raises(openai.NotFoundError) as gone:
