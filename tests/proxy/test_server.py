@@ -609,6 +609,43 @@ class TestConnections:
             async with asyncio.timeout(10):
                 await done.wait()
 
+    async def test_reset_is_noticed_without_writing(self) -> None:
+        """A client that resets its connection is gone, though nothing is written to it."""
+        arrived, noticed = asyncio.Event(), asyncio.Event()
+
+        async def waiting(client: Client) -> None:
+            arrived.set()
+            await until(lambda: client.gone)
+            noticed.set()
+            client.answer(200, [], b"to nobody")
+
+        async with serving(waiting) as (server, port):
+            async with connected(port) as raw:
+                raw.send(POST + b"\r\n")
+                await arrived.wait()
+                sock = raw.writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                raw.writer.transport.abort()
+            await noticed.wait()
+            await until(lambda: not server.connections)
+
+    async def test_left(self) -> None:
+        """A client that closed its sending half has left as far as one knows, but is not gone, and gets its answer."""
+        arrived = asyncio.Event()
+
+        async def waiting(client: Client) -> None:
+            assert not client.left
+            arrived.set()
+            await until(lambda: client.left)
+            client.answer(200, [], b"gone" if client.gone else b"here")
+
+        async with serving(waiting) as (_, port), connected(port) as raw:
+            raw.send(POST + b"\r\n")
+            await arrived.wait()
+            raw.writer.write_eof()
+            assert (await raw.answer()).body == b"here"
+            assert await raw.ended()
+
     async def test_draining(self, served: tuple[HttpServer, int]) -> None:
         """A draining server ends idle connections at once and the others after their answer."""
         server, port = served
