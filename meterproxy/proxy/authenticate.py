@@ -17,7 +17,7 @@ from multidict import MultiMapping
 from meterproxy.core.key import KEY_PREFIX, KeyEntry, digest_of
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.proxy.client import Client
-from meterproxy.proxy.endpoints import Endpoint
+from meterproxy.proxy.endpoints import Endpoint, Way
 from meterproxy.proxy.ports import Clock, Directory
 from meterproxy.proxy.request_head import RequestHead
 
@@ -82,13 +82,13 @@ def _presented(headers: MultiMapping[str]) -> str:
 
 
 def permit(key: KeyEntry, endpoint: Endpoint, client: Client) -> None:
-    """Check what a key may do before its request is read; what is only looked up is no operation.
+    """Check what a key may do before its request is read; what we answer ourselves is no operation.
 
     Raises:
         ApiError: PERMISSION_DENIED for an operation or an address outside of the key's policy.
     """
     policy = key.policy
-    if policy.operations is not None and endpoint.members and endpoint.operation not in policy.operations:
+    if policy.operations is not None and endpoint.way is not Way.OURS and endpoint.operation not in policy.operations:
         raise ApiError(Case.PERMISSION_DENIED, f"This API key may not be used for '{endpoint.operation}'.")
     if policy.networks is not None and not _within(client.peer, key):
         raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")
