@@ -465,6 +465,21 @@ class TestConnections:
         assert (await raw.answer(bodiless=True)).headers["content-length"] == "5"
         assert (await raw.answer()).body == b"GET "
 
+    @pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 204), (b"GET", 304)])
+    async def test_streams_without_a_body(self, method: bytes, status: int) -> None:
+        """An answer that may have no body has none, in however many pieces it comes; the next one follows at once."""
+
+        async def streaming(client: Client) -> None:
+            client.begin(status if client.target == "/v1/x" else 200, [])
+            client.send(b"some")
+            client.end(b"thing")
+
+        async with serving(streaming) as (_, port), connected(port) as raw:
+            raw.send(method + b" /v1/x HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/y HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = await raw.answer(bodiless=True)
+            assert (answer.status, "transfer-encoding" in answer.headers) == (status, status == 200)
+            assert (await raw.answer()).body == b"something"
+
     async def test_http_1_0(self, raw: Raw) -> None:
         """A client of HTTP/1.0 gets its answer and the end of the connection."""
         raw.send(b"POST /v1/x HTTP/1.0\r\nContent-Length: 2\r\n\r\nok")
