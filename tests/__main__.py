@@ -12,7 +12,7 @@ from pathlib import Path
 from meterproxy.runtime.postmaster import binary_version
 from tests.environment import scrub
 from tests.postgres import BIN_DIR
-from tests.tools import PACKAGES, missing
+from tests.tools import missing
 
 _OLDEST = 15
 _NOTHING_COLLECTED = 5
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     words = [f"{what}: {'passed' if code == 0 else f'failed ({code})'}" for what, code in results.items()]
     if not found:
         words.append(f"not run: any other PostgreSQL (none of version {_OLDEST} or newer found)")
-    words += [f"not run: tests that need {program} (Debian: {PACKAGES[program]})" for program in missing()]
+    words += [f"not run: tests that need {needed}" for needed in missing()]
     tell("tests: " + "; ".join(words))
     return next((code for code in results.values() if code), 0)
 

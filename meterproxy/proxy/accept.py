@@ -6,8 +6,9 @@ Rules
 - A request body with a content coding is refused: what it holds could not be bounded.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
+
+from multidict import MultiMapping
 
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import Members, scan
@@ -23,14 +24,13 @@ class Asked(NamedTuple):
     stream: bool
 
 
-def check_readable(headers: Mapping[str, str]) -> None:
+def check_readable(headers: MultiMapping[str]) -> None:
     """Refuse what could not be read anyway, before its body comes.
 
     Raises:
         ApiError: ENCODING_UNSUPPORTED.
     """
-    coding = headers.get("Content-Encoding")
-    if coding is not None and coding.strip().lower() != "identity":
+    if any(coding.strip().lower() != "identity" for coding in headers.getall("Content-Encoding", ())):
         raise ApiError(Case.ENCODING_UNSUPPORTED, "Request bodies with a Content-Encoding are not supported.")
 
 

@@ -72,13 +72,18 @@ def _digest(head: RequestHead) -> bytes:
 
 def _presented(headers: MultiMapping[str]) -> str:
     """The secret of the one bearer token, or else of `x-api-key`: something on the way may have a use for the rest."""
-    values = headers.getall("Authorization", ())
+    scheme, _, secret = _only(headers, "Authorization").partition(" ")
+    if scheme.lower() != "bearer":
+        return _only(headers, "x-api-key").strip()
+    return secret.strip()
+
+
+def _only(headers: MultiMapping[str], name: str) -> str:
+    """A header that may be repeated but not say two things."""
+    values = headers.getall(name, ())
     if len(values) > 1 and len(set(values)) > 1:
         raise ApiError(Case.KEY_INVALID, _INVALID)
-    scheme, _, secret = values[0].partition(" ") if values else ("", "", "")
-    if scheme.lower() != "bearer":
-        return headers.get("x-api-key", "").strip()
-    return secret.strip()
+    return values[0] if values else ""
 
 
 def permit(key: KeyEntry, endpoint: Endpoint, client: Client) -> None:

@@ -128,6 +128,8 @@ class HeadReader:
         if end < 0:
             self._check_partial()
             self._parse(data)
+            if self._heard is not None and self._heard.whole:
+                raise malformed()
             return None
         end += len(_END)
         head = bytes(self._partial[:end])

@@ -36,11 +36,11 @@ _USAGE: Final = b'"usage"'
 _MEMBERS: Final = frozenset({"choices", "usage"})
 _EMPTY_LIST: Final = re.compile(rb"\[[ \t\r\n]*\]")
 _NULL_LAST: Final = re.compile(
-    rb',[ ]?"usage":[ ]?null(?=(?:,[ ]?"\w+":[ ]?(?:"[^"\\\r\n]*"|[\w.+-]+))*\}(?:\n\n|\r\n\r\n|\r\r))', re.ASCII
+    rb',[ ]?"usage":[ ]?null(?=(?:,[ ]?"\w+":[ ]?(?:"[^"\\\r\n]*"|[\w.+-]+))*\}(?>\r\n|\n|\r)(?>\r\n|\n|\r))', re.ASCII
 )
 """`"usage": null` followed by plain members only, the closing brace and the event's end: so it is at the top level."""
-_DATA_ONLY: Final = re.compile(rb"data: ?\{[^\r\n]*+(?:\n\n|\r\n\r\n|\r\r)")
-"""An event of a single line of data."""
+_DATA_ONLY: Final = re.compile(rb"data: ?\{[^\r\n]*+(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+"""An event of a single line of data; whether the last `\n` of its end has come makes no difference."""
 
 
 class EventSplitter:

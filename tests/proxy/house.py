@@ -110,8 +110,12 @@ async def built(
     first_byte_seconds: float = 20.0,
     between_bytes_seconds: float = 20.0,
     provider_url: str | None = None,
+    **server: Any,
 ) -> AsyncIterator[House]:
-    """Build and run the house; `ledger`, `key` and `clock` replace the fakes by what a test has of its own."""
+    """Build and run the house; `ledger`, `key` and `clock` replace the fakes by what a test has of its own.
+
+    `server` is what `raw.serving` takes besides.
+    """
     async with running(simulator or SimulatorSettings()) as url:
         origin = Origin.from_base_url(
             provider_url or url,
@@ -129,7 +133,7 @@ async def built(
         ports = Ports(clock, directory, books, counter, CATALOG, observer, owners, durable)
         exchanges = Exchanges(settings or ExchangeSettings(), ports, (provider,))
         try:
-            async with raw.serving(exchanges.run) as (_, port):
+            async with raw.serving(exchanges.run, **server) as (_, port):
                 yield House(port, url, exchanges, provider, clock, directory, books, counter, observer, owners, durable)
                 exchanges.cut_all_short(_over())
         finally:

@@ -335,3 +335,11 @@ def test_any_split_reads_the_same(head: bytes, cuts: list[int]) -> None:
             said = (*said[:2], said[2] + rest) if isinstance(said, tuple) else said
             break
     assert said == whole
+
+
+@pytest.mark.parametrize("head", [b"CONNECT a.example\n\r\n", b"GET /v1/x\n\r\n"])
+def test_an_end_that_only_llhttp_sees_is_refused_at_once(head: bytes) -> None:
+    """A head that is over for one reader and not for the other is refused in any pieces, whatever comes behind."""
+    for pieces in ([head], [head + b"more"], [head[at : at + 1] for at in range(len(head))]):
+        with pytest.raises(ApiError):
+            b"".join(filter(None, map(reader().feed, pieces)))

@@ -69,6 +69,14 @@ def test_edits_each_event_as_if_usage_had_not_been_asked_for(sent, wanted):
     assert edited(sent, range(len(sent))) == wanted
 
 
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\r\r\n", b"\r\n\r"])
+def test_garbage_is_edited_alike_in_any_pieces(end):
+    """What only looks like JSON is treated the same whether the last byte of its end has come or not."""
+    stream = b'data: {"a}b":1],"usage":null}' + end + b"data: 1\n\n"
+    assert {edited(stream, [cut]) for cut in range(len(stream))} == {edited(stream)}
+    assert edited(stream, range(len(stream))) == edited(stream)
+
+
 def test_edits_an_event_without_its_empty_line():
     """A stream that ends without a final newline is edited all the same."""
     assert edited(b'data: {"choices":[1],"usage":null}') == b'data: {"choices":[1]}'

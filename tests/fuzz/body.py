@@ -1,0 +1,157 @@
+"""The body scanner against the strictest reader there is: Python's own, told of duplicates and of odd numbers."""
+
+import json
+from typing import Any, NamedTuple, NoReturn
+
+from meterproxy.errors import ApiError
+from meterproxy.proxy.body import INTEGER_MAXIMUM, MEMBERS_MAXIMUM, TEXT_MAXIMUM, Members, scan
+from meterproxy.proxy.request_facts import members_read, read_facts
+from meterproxy.proxy.request_texts import request_texts
+from tests.proxy.hostile import ROWS
+from tests.proxy.house import chat
+
+WANTED = frozenset({"model", "max_tokens", "stream", "n", "stream_options", "messages"})
+BRACKETS_MAXIMUM = 300
+"""Deeper inputs are not compared: where readers give up differs."""
+_SECRET = "mp-x"
+
+SEEDS = (
+    json.dumps(chat(stream=True, stream_options={"include_usage": None})).encode(),
+    json.dumps(chat(n=2, tools=[{"type": "function", "function": {"name": "f"}}]), separators=(",", ":")).encode(),
+    *(
+        row.sent(_SECRET).partition(b"\r\n\r\n")[2]
+        for row in ROWS
+        if row.section in {"body", "chat"} and "×" not in row.wire
+    ),
+)
+
+
+class _Number(str):
+    """A number as it is written."""
+
+    __slots__ = ()
+
+
+class _Pairs(NamedTuple):
+    """An object's members in order, duplicates and all."""
+
+    pairs: list[tuple[str, Any]]
+
+
+def _refuse(_text: str) -> NoReturn:
+    raise ValueError("not JSON")
+
+
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_Pairs, parse_int=_Number, parse_float=_Number, parse_constant=_refuse, strict=True
+)
+
+
+class Unclear(Exception):
+    """The reference cannot say."""
+
+
+def strict(body: bytes) -> list[tuple[str, Any]]:
+    """The members of one JSON object.
+
+    Raises:
+        ValueError: anything else.
+        Unclear: too deep, or a name that is not UTF-8 (the reference would take it for an escaped surrogate).
+    """
+    if body.count(b"[") + body.count(b"{") > BRACKETS_MAXIMUM:
+        raise Unclear
+    text = body.decode("utf-8", "surrogateescape").strip(" \t\r\n")
+    document, end = _STRICT.raw_decode(text)
+    if not isinstance(document, _Pairs) or end != len(text):
+        raise ValueError("not one object")
+    if any("\udc80" <= letter <= "\udcff" for name, _ in document.pairs for letter in name):
+        raise Unclear
+    return document.pairs
+
+
+def acceptable(pairs: list[tuple[str, Any]]) -> bool:
+    """Whether every member that is read can be read in one way only."""
+    names = [name for name, _ in pairs if name.casefold() in WANTED]
+    return len(pairs) <= MEMBERS_MAXIMUM and len(set(names)) == len(names) and WANTED.issuperset(names)
+
+
+def check(data: bytes) -> None:
+    """The scanner accepts what the reference does, finds the same members, and changes nothing but what it is told."""
+    try:
+        members = scan(data, WANTED)
+    except ApiError:
+        members = None
+    _never_fails(data)
+    try:
+        pairs = strict(data)
+        wanted = acceptable(pairs)
+    except ValueError:
+        pairs, wanted = [], False
+    except Unclear:
+        return
+    assert (members is not None) == wanted, f"scanned: {members is not None}, strictly: {wanted}"
+    if members is not None:
+        _same_values(members, dict(pairs))
+        _same_changes(members, pairs)
+
+
+def _same_values(members: Members, values: dict[str, Any]) -> None:
+    for name in WANTED:
+        assert (name in members) == (name in values)
+        if name not in values:
+            assert members.absent(name)
+            continue
+        span, value = members.spans[name], values[name]
+        assert members.body[span.start : span.end] == members.raw(name)
+        raw = members.raw(name) or b""
+        again, end = _STRICT.raw_decode(raw.decode("utf-8", "surrogateescape"))
+        assert (again, end) == (value, len(raw.decode("utf-8", "surrogateescape")))
+        assert _said(members.boolean, name) == _flag(value)
+        assert _said(members.string, name) == _text(value, raw)
+        assert _said(members.integer, name) == _integer(value)
+
+
+def _said(reader: Any, name: str) -> Any:
+    try:
+        return reader(name)
+    except ApiError:
+        return ApiError
+
+
+def _flag(value: Any) -> Any:
+    return bool(value) if value is None or isinstance(value, bool) else ApiError
+
+
+def _text(value: Any, raw: bytes) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, str) or isinstance(value, _Number) or len(raw) > TEXT_MAXIMUM:
+        return ApiError
+    return ApiError if any("\ud800" <= letter <= "\udfff" for letter in value) else value
+
+
+def _integer(value: Any) -> Any:
+    if value is None:
+        return None
+    plain = isinstance(value, _Number) and value.isascii() and value.isdigit() and len(value) <= 10
+    return int(value) if plain and int(value) <= INTEGER_MAXIMUM else ApiError
+
+
+def _same_changes(members: Members, pairs: list[tuple[str, Any]]) -> None:
+    """Replaced in place, appended behind, and nothing else is touched."""
+    changed = strict(members.rewrite({"model": b'"x"', "max_tokens": b"7"}))
+    told = {"model": "x", "max_tokens": _Number("7")}
+    kept = [(name, told.get(name, value)) for name, value in pairs]
+    added = [(name, value) for name, value in told.items() if name not in dict(pairs)]
+    assert changed == kept + added
+
+
+def _never_fails(body: bytes) -> None:
+    """What is read of a request raises nothing but what its client can be told."""
+    for operation, model in (("chat", "gpt-4o"), ("completion", "gpt-3.5-turbo-instruct"), ("embedding", "ada")):
+        try:
+            members = scan(body, members_read(operation))
+            read_facts(operation, members, model)
+            request_texts(operation, members)
+        except ApiError:
+            continue
