@@ -323,7 +323,7 @@ class StreamMeter:
         finished = event.find(b'"finish_reason":"') >= 0 or event.find(b'"finish_reason": "') >= 0
         self.finished = self.finished or finished
         matters = _matters(event)
-        if self._holding and _AUDIO in event:
+        if self._holding and event.find(_AUDIO) >= 0:
             self._new_ids += audio_ids(data_of(event))
         if self._heads_left or matters:
             self._read_data(data_of(event))

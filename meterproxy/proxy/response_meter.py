@@ -137,7 +137,7 @@ class ResponseMeter:
         if not events:
             return b""
         for hint in _HINTS:
-            if hint in events:
+            if events.find(hint) >= 0:
                 return self._look_closely(events)
         self._keep(events)
         return events
