@@ -71,17 +71,26 @@ class Claims:
                 self._owners.claim(self.resource(kind, id_), self._clock.now_us())
 
 
-def claims_for(asked: Asked, owners: Owners, clock: Clock, account_id: UUID, provider: str) -> Claims | None:
-    """Who writes down what a metered answer brings; None where that can be nothing.
+def keeps(asked: Asked) -> bool:
+    """Whether an answer may bring anything that its client can mention later; asked before the request is sent.
 
     Raises:
-        ApiError: MALFORMED where `store` is no boolean.
+        ApiError: MALFORMED where `store` or `background` is no boolean.
     """
-    kind, items = _kind_kept(asked), asked.endpoint.items
-    speaks = asked.endpoint.speaks and _AUDIO in (asked.members.raw("modalities") or b"")
-    if kind is None and items is None and not speaks:
-        return None
-    return Claims(owners, clock, account_id, provider, kind, items, speaks=speaks)
+    endpoint = asked.endpoint
+    if endpoint.creates is None or (endpoint.kept_if_any and asked.members.none_of(endpoint.kept_if_any)):
+        return False
+    return _kind_kept(asked) is not None or endpoint.items is not None or _speaks(asked)
+
+
+def claims_for(asked: Asked, owners: Owners, clock: Clock, account_id: UUID, provider: str) -> Claims:
+    """Who writes down what the answer to such a request brings."""
+    items = asked.endpoint.items
+    return Claims(owners, clock, account_id, provider, _kind_kept(asked), items, speaks=_speaks(asked))
+
+
+def _speaks(asked: Asked) -> bool:
+    return asked.endpoint.speaks and _AUDIO in (asked.members.raw("modalities") or b"")
 
 
 def _kind_kept(asked: Asked) -> str | None:

@@ -25,7 +25,7 @@ from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt, Authorizer
 from meterproxy.proxy.background import Background
 from meterproxy.proxy.capture import Measured, OpenHold
-from meterproxy.proxy.claims import claims_for
+from meterproxy.proxy.claims import claims_for, keeps
 from meterproxy.proxy.client import JSON_TYPE, Client, Room
 from meterproxy.proxy.counting import Counting
 from meterproxy.proxy.decode import decoder_for
@@ -179,6 +179,7 @@ class Exchange:
         "_forwarded_us",
         "_hold",
         "_house",
+        "_keeps",
         "_model",
         "_provider",
         "_request_id_text",
@@ -207,6 +208,7 @@ class Exchange:
         self._route_name = UNKNOWN_ROUTE
         self._model = ""
         self._provider = ""
+        self._keeps = False
         self._streaming = False
         self._forwarded_us = 0
         self._upstream_us = 0
@@ -266,6 +268,7 @@ class Exchange:
         if owned.provider is not None and owned.provider != route.provider.name:
             raise at_another_provider(asked, owned)
         self._model, self._provider = route.model, route.provider.name
+        self._keeps = keeps(asked)
         return route
 
     async def _authorize(self, asked: Asked, owned: Owned, route: Route, key: KeyEntry) -> int | None:
@@ -313,8 +316,7 @@ class Exchange:
             self._pass_error(forwarded, headers)
             return
         delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
-        endpoint = asked.endpoint
-        if endpoint.creates is not None and not (endpoint.kept_if_any and asked.members.none_of(endpoint.kept_if_any)):
+        if self._keeps:
             self._expect_ids(asked, key, delivery)
         if forwarded.answer.content_type != _EVENT_STREAM:
             await relay_plain(delivery, self._began)

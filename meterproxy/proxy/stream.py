@@ -151,7 +151,7 @@ class StreamRelay:
                 async with asyncio.timeout(self._keepalive_seconds):
                     return await self._answer.read()
             except TimeoutError:
-                if self._at_boundary and self._hold.open:
+                if self._at_boundary and self._hold.ending is None:
                     self._client.send(KEEPALIVE)
 
     def _send(self, piece: bytes) -> None:
@@ -266,7 +266,7 @@ class StreamRelay:
         """
         if self._client.gone and not self._leaving:
             self._answer.interrupt()
-        elif self._client.left and self._at_boundary and self._hold.open:
+        elif self._client.left and self._at_boundary and self._hold.ending is None:
             self._client.send(KEEPALIVE)
 
     def tell_progress(self, elapsed_us: int) -> None:

@@ -9,6 +9,7 @@ from meterproxy.core.key import KeyPolicy
 from meterproxy.core.resource import RESPONSE
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy import listing, plain
+from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy.fakes import key_entry
 from tests.proxy.house import House, built, chat, request, until
 from tests.proxy.raw import Answer
@@ -293,6 +294,18 @@ async def test_shutdown_in_the_stream_of_a_response() -> None:
         await house.ended()
         [row] = house.ledger.rows
         assert (row.outcome, row.source) == ("stream_broken", "counted")
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_silent_streams_are_kept_alive(background: bool) -> None:
+    """Comments stand between events only, also where the hold is not this exchange's any more."""
+    async with built(ExchangeSettings(keepalive_seconds=0.01)) as house:
+        body = response(stream=True, background=background)
+        answer = await house.ask(RESPONSES, body, X_Simulate="tokens=3,slow=0.05")
+        assert answer.body.count(b": keepalive\n\n") > 3
+        events = [event for event in answer.body.split(b"\n\n") if event and event != b": keepalive"]
+        assert all(event.startswith(b"event: ") for event in events)
+        assert [row.outcome for row in house.ledger.rows] == ["completed"]
 
 
 async def test_answer_too_long_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -334,6 +334,20 @@ async def test_deletion_that_cannot_be_written_down() -> None:
             assert (await client.answer()).status == 500
 
 
+@pytest.mark.parametrize("name", ["store", "background", "stream"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", RESPONSES])
+async def test_what_decides_is_a_boolean(path: str, name: str) -> None:
+    """What says whether an answer is kept is read before anything is sent."""
+    if (path, name) == ("/v1/chat/completions", "background"):
+        return
+    async with built() as house:
+        body = chat() if "chat" in path else response()
+        answer = await house.ask(path, {**body, name: "yes"})
+        assert (answer.status, answer.error["param"]) == (400, name)
+        assert not await house.calls()
+        assert not house.ledger.placed
+
+
 async def test_too_many_mentions() -> None:
     """A request may name so many ids and no more."""
     async with built() as house:
