@@ -11,6 +11,7 @@ Rules
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.resource import RESPONSE, Resource
@@ -97,7 +98,8 @@ class Passage:
     def _find_route(self) -> Route:
         asked, owned = self._wish.asked, self._wish.owned
         operation, now_us = asked.endpoint.operation, self._house.clock.now_us()
-        route = self._house.router.free_route(asked.model, owned.provider, operation, self._wish.key, now_us)
+        model = asked.model or (_model_listed(self._wish.query) if asked.endpoint.lists else "")
+        route = self._house.router.free_route(model, owned.provider, operation, self._wish.key, now_us)
         if route is None:
             raise at_another_provider(asked, owned)
         return route
@@ -197,6 +199,11 @@ class Passage:
         house, endpoint = self._house, self._wish.asked.endpoint
         account_id = self._wish.key.account_id
         return Claims(house.owners, house.clock, account_id, self.provider, endpoint.creates, endpoint.items)
+
+
+def _model_listed(query: str) -> str:
+    """The model that a list is narrowed to, empty where it is not."""
+    return next((value for name, value in parse_qsl(query) if name == "model"), "")
 
 
 async def _read(answer: UpstreamAnswer) -> tuple[bytes, bytes]:

@@ -120,6 +120,8 @@ async def test_policy_names_models() -> None:
         assert (await house.ask(path, {"model": "gpt-4o", "input": "Hi"})).status == 200
         refused = await house.ask(path, {"model": "gpt-4.1", "input": "Hi"})
         assert (refused.status, refused.error["code"]) == (404, "model_not_found")
+        assert (await get(house, "/v1/chat/completions?model=gpt-4o")).status == 200
+        assert (await get(house, "/v1/chat/completions?model=gpt-4.1")).status == 404
 
 
 async def test_bodies_are_read_where_they_matter() -> None:

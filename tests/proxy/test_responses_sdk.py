@@ -507,3 +507,60 @@ class TestModerations:
             parts: Any = [{"type": "text", "text": "A flower."}]
             assert not (await sdk.moderations.create(model="omni-moderation-latest", input=parts)).results[0].flagged
             assert (await sdk.conversations.create()).id
+
+
+def everything(client: openai.OpenAI) -> list[int]:
+    """Every endpoint of a provider's store, through the SDK's raw face; the statuses of the answers."""
+    responses, conversations = client.responses.with_raw_response, client.conversations.with_raw_response
+    completions, items = client.chat.completions.with_raw_response, client.conversations.items.with_raw_response
+    made = responses.create(model=MODEL, input="Hi")
+    response_id = made.parse().id
+    background = responses.create(model=MODEL, input="Hi", background=True)
+    conversation = conversations.create(items=HI)
+    conversation_id = conversation.parse().id
+    added = items.create(conversation_id, items=HI)
+    item_id: Any = added.parse().data[0].id
+    stored = completions.create(model=MODEL, messages=HI, store=True)
+    stored_id = stored.parse().id
+    answers: list[Any] = [
+        made,
+        background,
+        conversation,
+        added,
+        stored,
+        responses.retrieve(response_id),
+        responses.compact(model=MODEL, previous_response_id=response_id),
+        responses.cancel(background.parse().id),
+        client.responses.input_items.with_raw_response.list(response_id),
+        client.responses.input_tokens.with_raw_response.count(model=MODEL, input="Hi"),
+        conversations.retrieve(conversation_id),
+        conversations.update(conversation_id, metadata={}),
+        items.list(conversation_id),
+        items.retrieve(item_id, conversation_id=conversation_id),
+        items.delete(item_id, conversation_id=conversation_id),
+        completions.retrieve(stored_id),
+        completions.update(stored_id, metadata={}),
+        completions.list(),
+        client.chat.completions.messages.with_raw_response.list(stored_id),
+        client.moderations.with_raw_response.create(input="A flower."),
+        completions.delete(stored_id),
+        conversations.delete(conversation_id),
+        responses.delete(response_id),
+    ]
+    for answer in answers:
+        assert answer.parse() is not None or answer.http_request.method == "DELETE"
+        assert answer.headers["x-meterproxy-request-id"]
+    return [answer.status_code for answer in answers]
+
+
+async def test_the_synchronous_sdk_over_every_endpoint(house: House) -> None:
+    """The blocking client reaches each endpoint, raw and parsed; only what is metered leaves rows."""
+
+    def ask() -> list[int]:
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{house.port}/v1", api_key=SECRET, max_retries=0) as client:
+            return everything(client)
+
+    assert await asyncio.to_thread(ask) == [200] * 23
+    rows = [row for row in house.ledger.rows if row.how == "captured"]
+    assert len(rows) == 5
+    assert not house.ledger.open
