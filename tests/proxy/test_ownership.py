@@ -348,6 +348,22 @@ async def test_what_decides_is_a_boolean(path: str, name: str) -> None:
         assert not house.ledger.placed
 
 
+async def test_long_histories() -> None:
+    """A history of which memory knows nothing is looked up ever more at a time; a foreign id ends it."""
+    async with built() as house:
+        ids = [f"msg_{number}" for number in range(300)]
+        for id_ in ids:
+            house.owners.give(ITEM, id_)
+        history = [{"type": "message", "role": "assistant", "id": id_, "content": "a"} for id_ in ids]
+        assert (await house.ask(RESPONSES, response(input=history))).status != 404
+        assert house.owners.lookups == 300
+        await house.ask(RESPONSES, response(input=history))
+        assert house.owners.lookups == 300
+        foreign = [{"type": "item_reference", "id": f"foreign_{number}"} for number in range(300)]
+        assert (await house.ask(RESPONSES, response(input=foreign))).status == 404
+        assert house.owners.lookups == 301
+
+
 async def test_too_many_mentions() -> None:
     """A request may name so many ids and no more."""
     async with built() as house:
