@@ -62,7 +62,7 @@ _ATTRIBUTING: Final = (CONVERSATION, RESPONSE)
 _SHOWN: Final = 80
 
 LOOKED_UP_AT_ONCE: Final = 64
-"""Ids of one request that are looked up at the same time; one by one, a long history would take long after a restart."""
+"""Ids of one request that are looked up at the same time: after a restart, a long history is all unknown."""
 
 
 class Owned(NamedTuple):
