@@ -50,7 +50,7 @@ _MARK: Final = re.compile(
     rb'(?:"type"[ ]?:[ ]?"|event:[ ]?)(?:error|response\.(?:created|queued|in_progress|completed|incomplete|failed'
     rb'|output_item\.(?:added|done)))|"error"[ ]?:[ ]?\{|\\u00[2-7]'
 )
-_NAME: Final = re.compile(rb"^event:[ ]?([^\r\n]*)", re.MULTILINE)
+_NAME: Final = re.compile(rb"(?:\A|[\r\n])event:[ ]?([^\r\n]*)")
 _DELTA: Final = re.compile(rb'"delta"[ ]?:[ ]?"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _AUDIO: Final = b"audio.delta"
 

@@ -120,6 +120,7 @@ def test_terminal_event_waits() -> None:
         b'data: {"type":"response.completed","response":{"id":"resp_1","status":"completed"}}\n\n',
         b'event: response.completed\ndata: {"response":{"id":"resp_1","status":"completed"}}\n\n',
         b'data: {"type" : "response.completed","response":{"id":"resp_1","status":"completed"}}\n\n',
+        b': c\revent: response.completed\rdata: {"response":{"id":"resp_1","status":"completed"}}\r\r',
         b'event:response.failed\ndata:{"type":"response.failed","response":{"id":"resp_1","status":"failed"}}\n\n',
         b'data: {"type":"response\\u002ecompleted","response":{"id":"resp_1","status":"completed"}}\n\n',
     ],
