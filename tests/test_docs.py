@@ -109,8 +109,8 @@ def test_metrics_document_matches_the_registry() -> None:
     for collector in Metrics().registry._collector_to_names:
         (described,) = collector.describe()
         name = f"{described.name}_total" if described.type == "counter" else described.name
-        labels = (collector if hasattr(collector, "_labelnames") else described)._labelnames
-        shown[name] = (described.type, ", ".join(labels))
+        labelled = collector if hasattr(collector, "_labelnames") else described
+        shown[name] = (described.type, ", ".join(labelled._labelnames))
     assert rows == shown
 
 

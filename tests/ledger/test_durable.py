@@ -13,7 +13,7 @@ import pytest
 from meterproxy.core.hold import DurableHold
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.resource import Resource
-from meterproxy.errors import JournalFailed
+from meterproxy.errors import ApiError, JournalFailed
 from meterproxy.ledger import journal as journal_module
 from meterproxy.ledger.journal import SLACK_BYTES
 from meterproxy.ledger.recover import OpenHoldPolicy
@@ -177,8 +177,13 @@ async def test_the_money_that_comes_back_can_be_held_again(pool: asyncpg.Pool, t
     key = await customer(pool, HOLD)
     ledger = await started(pool, tmp_path)
     hold = await deferred(ledger, key)
+    with pytest.raises(ApiError, match="hold the rest"):
+        await ledger.holds.place(hold_request(ledger, key, 1000))
     await settle(ledger)
-    with pytest.raises(Exception, match="hold the rest"):
+    with pytest.raises(ApiError, match="hold the rest"):
+        await ledger.holds.place(hold_request(ledger, key, 1000))
+    assert await ledger.holds.fetch_rest_nanos(key) == 0
+    with pytest.raises(ApiError, match="hold the rest"):
         await ledger.holds.place(hold_request(ledger, key, 1000))
     ledger.durable.capture(hold, completed(100))
     await settle(ledger)
@@ -337,6 +342,7 @@ async def test_a_recovery_that_does_not_know_of_the_deferral_changes_nothing(
     """A power cut took the deferral from the journal and PostgreSQL has it: the hold stays durable."""
     ledger = await started(pool, tmp_path, segment_bytes=2 * SLACK_BYTES)
     hold = await place(ledger, key)
+    earlier = await Snapshot.of(pool)
     written = ledger.journal.position
     ledger.durable.defer(hold, resource_of(key))
     await settle(ledger)
@@ -353,9 +359,16 @@ async def test_a_recovery_that_does_not_know_of_the_deferral_changes_nothing(
     found = await successor.durable.find(resource_of(key))
     assert found is not None
     successor.durable.capture(found, completed(100))
-    await successor.stop()
+    await settle(successor)
     assert await spent(pool, key) == 100_000
-    assert await drawn(pool) == 100_000
+    await earlier.put_back(pool)
+    successor.owners.claim(resource_of(key, "nudge"), 0)
+    await settle(successor)  # the recovery and the ending, in one batch, and PostgreSQL knows of neither
+    await successor.stop()
+    assert await wrong(pool) == {"ended_sessions_hold_nothing"}, "what the first worker had been lent came back with it"
+    assert await balance(pool, key.account_id) == CREDIT - 100_000
+    assert await states(pool) == ["captured"]
+    assert await pool.fetchval("SELECT ending FROM usage_events") == "captured"
 
 
 async def test_what_was_recovered_first_does_not_become_durable(

@@ -185,6 +185,8 @@ async def test_what_was_forgotten_is_nobodys_here_and_there(pool: asyncpg.Pool, 
     assert await find(there, key, "resp_1") == mine
     here.owners.forget(mine, NOW_US)
     assert here.owners.known(key.account_id, KIND, "resp_1") is False
+    here.owners.claim(mine, NOW_US)
+    assert here.owners.known(key.account_id, KIND, "resp_1") is False
     assert await find(here, key, "resp_1") is None
     await settle(here)
     assert there.owners.known(key.account_id, KIND, "resp_1") == mine
