@@ -372,9 +372,11 @@ TABLE: Final = r"""
 400       | messages as a number                     | {"model":"gpt-4o","messages":7}
 400       | message that is none                     | {"model":"gpt-4o","messages":[7]}
 400       | deep                                     | {"model":"gpt-4o","messages":‹[×100000›‹]×100000›}
+400       | deep in a member that nobody reads       | {"model":"gpt-4o","messages":[],"metadata":‹{"a":×100000›1‹}×100000›}
+400       | deep in the options                      | {"model":"gpt-4o","messages":[],"stream":true,"stream_options":‹[×100000›‹]×100000›}
 400       | deep and cut                             | {"model":"gpt-4o","messages":‹[×100000›
 400       | deep objects                             | {"model":"gpt-4o","x":‹{"x":×100000›1‹}×100000›}
-400       | many members                             | {"model":"gpt-4o"‹,"x":1×200000›}
+400       | a million members                        | {"model":"gpt-4o"‹,"x":1×1000000›}
 400       | many messages                            | {"model":"gpt-4o","messages":[‹{},×100000›{}]}
 400       | huge number                              | {"model":"gpt-4o","messages":[],"max_tokens":‹9×500000›}
 400       | huge name                                | {"‹x×500000›":1}
@@ -421,6 +423,7 @@ TABLE: Final = r"""
 400       | tier as a list                           | "service_tier":["flex"]
 400       | unknown tier                             | "service_tier":"free"
 400       | long tier                                | "service_tier":"‹x×2000›"
+400       | huge tier                                | "service_tier":"‹x×5000000›"
 400       | tier with half a surrogate               | "service_tier":"\ud800"
 400       | modalities as text                       | "modalities":"text"
 400       | modalities as a number                   | "modalities":3

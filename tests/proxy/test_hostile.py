@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SECONDS = 20
 """Nothing that is sent here may take longer."""
-BODY_BYTES = 2 << 20
+BODY_BYTES = 8 << 20
 DRIPPED_BYTES = 1500
 """Longer requests are not sent byte by byte."""
 GOOD = request("/v1/chat/completions", chat("tokens=2"))
