@@ -74,6 +74,8 @@ class Case(Enum):
     ENCODING_UNSUPPORTED = (415, "invalid_request_error", None, _PLAIN)
     PATH_UNKNOWN = (404, "invalid_request_error", "unknown_url", _PLAIN)
     NOT_FOUND = (404, "invalid_request_error", "not_found", _PLAIN)
+    RESOURCE_NOT_FOUND = (404, "invalid_request_error", None, _PLAIN)
+    RESOURCE_BUSY = (409, "invalid_request_error", None, _PLAIN)
     METHOD_NOT_ALLOWED = (405, "invalid_request_error", "method_not_supported", _PLAIN)
     CONFLICT = (409, "invalid_request_error", "conflict", _PLAIN)
     ADMIN_TOKEN_INVALID = (401, "invalid_request_error", "invalid_admin_token", _PLAIN)

@@ -6,6 +6,8 @@ Rules
 - A price is chosen by the time the request was accepted.
 - A model is priced only if what its operation needs is priced: answers that write need a rate of input and one of
   output, embeddings one of input. Free is what is written as 0; an empty price list is not.
+- What a provider bills to nobody (`FREE`) is free whatever model does it, unless the operator has set a price for that
+  model: no list names a price for it, which is not the same as unpriced.
 - What the operator sets for a model replaces the data's price whole: nothing of it shines through.
 """
 
@@ -19,6 +21,7 @@ from meterproxy.catalog.compile import FOREVER_US, Compiled, compile_price
 from meterproxy.catalog.maxima import Maxima
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.price import DEFAULT, Price, RateCard
+from meterproxy.core.record import bookable_text
 from meterproxy.core.usage import INPUT_KINDS, KINDS, OUTPUT_KINDS
 
 if TYPE_CHECKING:
@@ -33,9 +36,12 @@ _INPUT: Final = frozenset(INPUT_KINDS)
 _OUTPUT: Final = frozenset(OUTPUT_KINDS)
 _BOTH: Final = (_INPUT, _OUTPUT)
 _NEEDS: Final[Mapping[str, tuple[frozenset[str], ...]]] = MappingProxyType(
-    {"chat": _BOTH, "completion": _BOTH, "embedding": (_INPUT,)}
+    {"chat": _BOTH, "completion": _BOTH, "embedding": (_INPUT,), "response": _BOTH}
 )
 """Per operation: of each of these sets some kind must have a rate of its own."""
+
+FREE: Final = frozenset({"moderation"})
+"""Operations that are billed to nobody. Source: OpenAI's guide "Moderation"."""
 
 _ANY: Final = (frozenset(KINDS),)
 _OPERATION_OF_MODE: Final[Mapping[str, str]] = MappingProxyType(
@@ -43,6 +49,7 @@ _OPERATION_OF_MODE: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Models of other modes (speech, pictures, …) are priced if anything of theirs is."""
 
+_ZERO: Final = RateCard.written([(-1, dict.fromkeys(KINDS, 0))])
 _WORDS_OF_EMBEDDINGS: Final = ("embed", "bge-", "voyage-")
 _REMEMBERED: Final = 4096
 _Key = TypeVar("_Key")
@@ -115,6 +122,8 @@ class Catalog:
         card = self._overrides.get(model)
         if card is not None:
             compiled = Compiled(Price(prices_id, model, {DEFAULT: card}), -FOREVER_US, FOREVER_US)
+        elif operation in FREE:
+            return Compiled(Price(prices_id, bookable_text(model), {DEFAULT: _ZERO}), -FOREVER_US, FOREVER_US)
         else:
             compiled = _compile_entry(prices_id, model, at_us)
         needs = _NEEDS.get(operation or self._operation_of(prices_id, model), _ANY)

@@ -14,6 +14,9 @@ Rules
   long as the known context is not below the real one, so the catalog takes the highest number that any source names,
   and the highest of all models where none does.
 - Output is what the request itself allows, else what the model can; for each choice of each prompt.
+- Tools that the provider runs itself make the model read its context again after each call, and may have a fee of
+  their own per call. How many calls there may be is in the request, or is written into it; a tool that is not in
+  `HOSTED_TOOLS` has costs that no price of ours names.
 - What cannot be bounded is refused by the caller, never guessed.
 """
 
@@ -75,7 +78,9 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `text_bytes` is the length of the body without base64. `picture_details` has the wanted detail of each picture.
     `choices` is `n` or `best_of`, whichever is higher; `prompts` how many inputs are answered one by one.
     `prediction_bytes` is the length of a predicted output, whose rejected tokens are billed as output.
-    `outside` says that input comes from elsewhere than the body.
+    `outside` says that input comes from elsewhere than the body. `hosted_tools` are the names of the tools that the
+    provider may run, `tool_calls` how often at most all together; `passes` says how often the model may read and write
+    anew of its own accord (a conversation that is compacted on the way takes two).
     """
 
     text_bytes: int
@@ -90,6 +95,9 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     image_output: bool = False
     web_search: bool = False
     service_tier: str | None = None
+    hosted_tools: tuple[str, ...] = ()
+    tool_calls: int = 0
+    passes: int = 1
 
 
 class OperationBound(NamedTuple):
@@ -124,8 +132,23 @@ OPERATION_BOUNDS: Final[Mapping[str, OperationBound]] = MappingProxyType(
             prompts="prompt",
         ),
         "embedding": OperationBound(output=False, template_tokens=8, prompts="input"),
+        "response": OperationBound(
+            output=True,
+            template_tokens=TEMPLATE_TOKENS,
+            maxima=("max_output_tokens",),
+            outside=("previous_response_id", "conversation", "prompt"),
+        ),
+        "moderation": OperationBound(output=False, template_tokens=8, prompts="input"),
     }
 )
+
+
+HOSTED_TOOLS: Final[Mapping[str, str | None]] = MappingProxyType(
+    {"web_search": "web_searches", "file_search": "file_searches", "mcp": None, "tool_search": None}
+)
+"""Tools that a provider runs by itself, each with the kind that its calls are charged as, if they are.
+
+Not here: pictures and code, whose fees are another model's tokens and containers by the hour."""
 
 _VARIANTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -160,6 +183,8 @@ def bound_of(operation: str, request: RequestFacts, model: str, facts: ModelFact
     context = facts.context_tokens * prompts
     in_body = request.text_bytes + row.template_tokens * prompts + pictures + request.audio_tokens
     input_tokens = context if request.outside or request.web_search else min(in_body, context)
+    if request.hosted_tools or request.passes > 1:
+        return _bound_of_many_turns(request, facts, context, pictures)
     return Bound(
         input_tokens=input_tokens,
         input_audio_tokens=min(request.audio_tokens, input_tokens),
@@ -168,6 +193,28 @@ def bound_of(operation: str, request: RequestFacts, model: str, facts: ModelFact
         output_audio=request.audio_output,
         output_image=request.image_output,
         web_searches=choices * prompts if request.web_search else 0,
+        variants=variants_of(request.service_tier),
+    )
+
+
+def _bound_of_many_turns(request: RequestFacts, facts: ModelFacts, context: int, pictures: int) -> Bound:
+    """Bound an answer for which the model reads its context several times, with whatever its tools have found.
+
+    The request's own maximum holds for all turns together, the model's for each.
+    """
+    calls = request.tool_calls if request.hosted_tools else 0
+    turns = (calls + 1) * request.passes
+    output = facts.max_output_tokens * turns if request.own_maximum is None else request.own_maximum
+    counted = {HOSTED_TOOLS[name] for name in request.hosted_tools}
+    return Bound(
+        input_tokens=context * turns,
+        input_audio_tokens=min(request.audio_tokens, context) * turns,
+        input_image_tokens=(context if request.hosted_tools else min(pictures, context)) * turns,
+        output_tokens=output + request.prediction_bytes,
+        output_audio=request.audio_output,
+        output_image=request.image_output,
+        web_searches=calls if "web_searches" in counted else 0,
+        file_searches=calls if "file_searches" in counted else 0,
         variants=variants_of(request.service_tier),
     )
 
@@ -222,8 +269,11 @@ _PICTURE_OF_UNKNOWN: Final = _PictureTokens(49_152, 49_152)
 def picture_tokens(model: str, detail: str) -> int:
     """The most tokens of input that one picture can be counted as, whatever its bytes.
 
-    Bytes say nothing: a large picture of one colour compresses to a few hundred. `detail` is "low", "high" or "auto".
+    Bytes say nothing: a large picture of one colour compresses to a few hundred. `detail` is "low", "high", "auto", or
+    "original", for which no formula is published.
     """
+    if detail == "original":
+        return _PICTURE_OF_UNKNOWN.high
     name = model.rpartition("/")[2]
     for family, tokens in _PICTURES.items():
         if name == family or name.startswith(f"{family}-"):

@@ -8,6 +8,7 @@ from meterproxy.core.bound import Bound
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.price import Price
 from meterproxy.core.record import Subject
+from meterproxy.core.resource import Resource
 
 
 class HoldRequest(msgspec.Struct, frozen=True):
@@ -43,3 +44,17 @@ class Hold(msgspec.Struct, eq=False):
 
     subject: Subject
     price: Price
+
+
+class DurableHold(Hold, eq=False):
+    """A hold that outlived its exchange: it ends with what runs at the provider, on whichever worker hears of that."""
+
+    resource: Resource
+    input_estimate: int | None = None
+
+
+class DueHold(msgspec.Struct, frozen=True):
+    """A durable hold whose provider is to be asked now; `age_seconds` since its request was accepted."""
+
+    hold: DurableHold
+    age_seconds: float

@@ -6,7 +6,8 @@ from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from meterproxy.core.record import EndRecord
+from meterproxy.core.record import EndRecord, NoteRecord
+from meterproxy.core.resource import Resource, ResourceKey
 
 UNWRITTEN = -1
 
@@ -78,6 +79,13 @@ class News(NamedTuple):
     version: int | None = None
 
 
+class Ownership(NamedTuple):
+    """Which of the resources that were asked for exist; `alone`: no other worker may be about to settle one."""
+
+    found: Mapping[ResourceKey, Resource]
+    alone: bool
+
+
 @dataclass(slots=True, eq=False)
 class Settling:
     """An ending on its way to PostgreSQL.
@@ -97,9 +105,27 @@ class Settling:
         return self.position != UNWRITTEN
 
 
+@dataclass(slots=True, eq=False)
+class Noted:
+    """A record on its way to PostgreSQL that is no ending: whose a resource is, or that a hold has become durable.
+
+    Its members are those of `Settling`; only a hold that became durable was placed.
+    """
+
+    position: int
+    record: NoteRecord
+    placed_at: int = UNWRITTEN
+    accounted: bool = False
+
+    @property
+    def written(self) -> bool:
+        """Always: what the journal has not taken was never promised to anybody."""
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A stretch of a journal to be booked in one transaction: the endings in (`start`, `end`], and its prices.
+    """A stretch of a journal to be booked in one transaction: what was written in (`start`, `end`], and its prices.
 
     `own_session` is the settler's living session; draws of any other may turn out late.
     """
@@ -111,3 +137,4 @@ class Batch:
     endings: Sequence[Settling]
     prices: Mapping[UUID, bytes]
     own_session: UUID | None
+    notes: Sequence[Noted] = ()

@@ -8,12 +8,14 @@ Rules
 - Records are versioned by appending members with defaults; members are never removed or given a new meaning.
 """
 
+from collections.abc import Hashable
 from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
+from meterproxy.core.resource import Resource
 from meterproxy.core.usage import MAX_COUNT, Usage
 
 TEXT_LENGTH: Final = 256
@@ -111,7 +113,8 @@ class EndRecord(msgspec.Struct, array_like=True, tag="end", frozen=True):
     """A hold ended: `captured` with an amount, `released`, or `recovered`.
 
     `amount_nanos` is all that is charged, overrun included; `cost_nanos` what the provider charges us.
-    `overrun_nanos` is the part of the amount above the hold.
+    `overrun_nanos` is the part of the amount above the hold. `resource` is there where the hold was durable: the money
+    comes out of its row instead of the leases.
     """
 
     how: str
@@ -120,9 +123,45 @@ class EndRecord(msgspec.Struct, array_like=True, tag="end", frozen=True):
     cost_nanos: int
     amount_nanos: int
     overrun_nanos: int
+    resource: Resource | None = None
 
 
-Record = PriceRecord | SessionRecord | PlaceRecord | ProgressRecord | EndRecord
+class DeferRecord(msgspec.Struct, array_like=True, tag="defer", frozen=True):
+    """A hold outlives its exchange: it ends here as a durable one, under the resource that runs at the provider."""
+
+    subject: Subject
+    resource: Resource
+    input_estimate: int | None = None
+
+
+class OwnerRecord(msgspec.Struct, array_like=True, tag="owner", frozen=True):
+    """An account has made a resource; written before its id reaches the client."""
+
+    resource: Resource
+    occurred_us: int
+
+
+class ForgetRecord(msgspec.Struct, array_like=True, tag="forget", frozen=True):
+    """A resource was deleted: nobody owns it any more, and no replay gives it back."""
+
+    resource: Resource
+    occurred_us: int
+
+
+NoteRecord = DeferRecord | OwnerRecord | ForgetRecord
+"""What is settled like an ending and is none: it charges nothing."""
+
+Record = PriceRecord | SessionRecord | PlaceRecord | ProgressRecord | EndRecord | NoteRecord
+
+
+def identity(record: EndRecord | NoteRecord) -> Hashable:
+    """What a record is about: of several with the same identity in one journal the first counts.
+
+    A hold ends in its journal once, be it by becoming durable; a durable one has an ending of its own.
+    """
+    if isinstance(record, EndRecord):
+        return record.subject.request_id if record.resource is None else ("durable", record.subject.request_id)
+    return record.subject.request_id if isinstance(record, DeferRecord) else record
 
 
 _encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")

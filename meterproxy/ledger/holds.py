@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from meterproxy.core.hold import Hold, HoldRequest, Receipt
+from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Receipt
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
 from meterproxy.core.money import MAX_NANOS
@@ -48,13 +48,18 @@ RETRY_SECONDS: Final = 0.25
 
 
 class PlacedHold(Hold, eq=False):
-    """A hold of this worker: where its parts are in book and journal, and its receipt once it was captured."""
+    """A hold of this worker: where its parts are in book and journal, and its receipt once it was captured.
+
+    `durable` is what it goes on as once it has become durable.
+    """
 
     key: LeaseKey
     placed: Placed
     placed_us: int
+    input_estimate: int | None = None
     placed_at: int = UNWRITTEN
     receipt: Receipt | None = None
+    durable: DurableHold | None = None
 
 
 class Holds:
@@ -85,8 +90,8 @@ class Holds:
             if self._borrower.denied(key, request.hold_nanos):
                 raise _spent()
             return None
-        hold = PlacedHold(self._subject(request), request.price, key, placed, now_us)
-        self._write_place(hold, request.input_estimate)
+        hold = PlacedHold(self._subject(request), request.price, key, placed, now_us, request.input_estimate)
+        self._write_place(hold)
         self.open[hold] = hold
         self._borrower.touch(key, now_us)
         return hold
@@ -141,12 +146,11 @@ class Holds:
         except (StoreUnavailable, SessionOver) as error:
             raise _unavailable() from error
 
-    def _write_place(self, hold: PlacedHold, input_estimate: int | None) -> None:
+    def _write_place(self, hold: PlacedHold) -> None:
         try:
             self._journal.make_room()  # may begin a segment, which must be readable by itself
-            if hold.price.id not in self._prices_written:
-                self._write_price(hold.price)
-            hold.placed_at = self._journal.place(PlaceRecord(hold.subject, input_estimate))
+            self.write_price(hold.price)
+            hold.placed_at = self._journal.place(PlaceRecord(hold.subject, hold.input_estimate))
         except (JournalFull, JournalFailed) as error:
             self._book.release(hold.placed)
             raise ApiError(Case.OVERLOADED, "The service cannot take requests right now.") from error
@@ -154,7 +158,10 @@ class Holds:
             self._book.release(hold.placed)  # whatever it was, nobody knows of this hold and nobody would end it
             raise
 
-    def _write_price(self, price: Price) -> None:
+    def write_price(self, price: Price) -> None:
+        """Write a price's document before the first record of a segment that names it. Raises as `Journal.describe`."""
+        if price.id in self._prices_written:
+            return
         document = price.document()
         self._settler.know_price(price.id, document)
         self._journal.describe(PriceRecord(price.id, document))

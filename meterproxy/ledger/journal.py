@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
-from meterproxy.core.record import EndRecord, PlaceRecord, ProgressRecord, Record
+from meterproxy.core.record import DeferRecord, EndRecord, PlaceRecord, ProgressRecord, Record
 from meterproxy.errors import JournalFailed, JournalFull, MeterproxyError
 from meterproxy.ledger.segment import (
     FRAME_BYTES,
@@ -251,8 +251,19 @@ class Journal:
         self._unsettled[placed_at] = 0
         return self._write(encode(record))
 
-    def describe(self, record: Record) -> None:
-        """Write what following records refer to, where there is room that is promised to nobody.
+    def defer(self, record: DeferRecord, placed_at: int) -> int:
+        """Write that the hold has become durable that was placed there, in the room that was kept for its ending.
+
+        Raises:
+            JournalFailed: the volume refused; the hold is as open as before, and its room still kept.
+        """
+        end = self._write(encode(record))
+        self._reserved -= self._unsettled[placed_at]
+        self._unsettled[placed_at] = 0
+        return end
+
+    def describe(self, record: Record) -> int:
+        """Write what nobody has kept room for, where there is room that is promised to nobody.
 
         Raises:
             JournalFull: there is none.
@@ -261,7 +272,7 @@ class Journal:
         payload = encode(record)
         if self._spare_room < FRAME_BYTES + len(payload):
             raise JournalFull("the journal's volume has no room left")
-        self._write(payload)
+        return self._write(payload)
 
     def progress(self, record: ProgressRecord) -> None:
         """Write a stream's progress where there is room to spare; losing one is harmless."""

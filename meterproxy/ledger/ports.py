@@ -1,10 +1,12 @@
 """Ports: what the ledger needs of PostgreSQL, as narrow protocols next to their consumer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from meterproxy.core.lending import Batch, LeaseKey, Lent, News, Rest
+from meterproxy.core.hold import DueHold, DurableHold
+from meterproxy.core.lending import Batch, LeaseKey, Lent, News, Ownership, Rest
+from meterproxy.core.resource import ResourceKey
 
 
 class SessionStore(Protocol):
@@ -45,3 +47,21 @@ class SettleStore(Protocol):
     async def book(self, batch: Batch) -> int: ...
 
     async def reject(self, batch: Batch, error: str) -> None: ...
+
+
+class OwnerStore(Protocol):
+    """Whose the resources are, as far as it was settled."""
+
+    async def find_owners(self, session_id: UUID, keys: Sequence[ResourceKey]) -> Ownership: ...
+
+    async def forgotten_owners(self) -> Sequence[ResourceKey]: ...
+
+
+class DurableStore(Protocol):
+    """Durable holds, as far as they were settled."""
+
+    async def find_durable(self, key: ResourceKey) -> DurableHold | None: ...
+
+    async def take_due(self, most: int, term_seconds: float) -> Sequence[DueHold]: ...
+
+    async def put_off(self, hold: DurableHold, seconds: float) -> None: ...

@@ -2,13 +2,15 @@
 
 Rules
 -----
-- Endings behind what PostgreSQL has confirmed are settled. If PostgreSQL has a row for an id already, that row wins.
+- Endings and notes behind what PostgreSQL has confirmed are settled. If PostgreSQL has a row for an id already, that
+  row wins.
 - Holds without an ending are ended as `recovered`, by policy, and that ending is written to the journal before it is
   settled: a kill during recovery changes nothing.
 - A record that was written again after a failed fsync counts once: the first ending is the ending.
 - When all of it is settled, the sessions that wrote this journal are `proved`: what they had leased returns at once.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -16,10 +18,11 @@ from uuid import UUID
 
 from meterproxy.core.lending import Settling
 from meterproxy.core.price import Price
-from meterproxy.core.record import Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord
+from meterproxy.core.record import Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord, identity
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.ledger.holds import priced
 from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.settle import Item, item_of
 
 STATUS_NOT_SENT: Final = 0
 """The status of a row whose worker died: what the client saw, if anything, is not known."""
@@ -35,9 +38,9 @@ class OpenHoldPolicy(StrEnum):
 
 @dataclass(slots=True)
 class Replay:
-    """What a journal says beyond what PostgreSQL has: endings to settle, and holds that never ended."""
+    """What a journal says beyond what PostgreSQL has: records to settle, and holds that never ended."""
 
-    endings: list[Settling] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
     open: dict[UUID, PlaceRecord] = field(default_factory=dict)
     progress: dict[UUID, Usage] = field(default_factory=dict)
     prices: dict[UUID, bytes] = field(default_factory=dict)
@@ -46,24 +49,30 @@ class Replay:
 def replay(journal: Journal, position: int, open_from: int) -> Replay:
     """Read a journal from where its oldest open hold was placed."""
     found = Replay()
-    ended: set[UUID] = set()
+    seen: set[Hashable] = set()
     for entry in journal.read(open_from):
         match entry.record:
-            case PlaceRecord(subject) as record if subject.request_id not in ended:
+            case PlaceRecord(subject) as record if subject.request_id not in seen:
                 found.open[subject.request_id] = record
             case ProgressRecord(request_id, usage) if request_id in found.open:
                 found.progress[request_id] = usage
-            case EndRecord() as record if record.subject.request_id not in ended:
-                ended.add(record.subject.request_id)
-                found.open.pop(record.subject.request_id, None)
-                found.progress.pop(record.subject.request_id, None)
-                if entry.end > position:
-                    found.endings.append(Settling(entry.end, record))
             case PriceRecord(price_id, document):
                 found.prices[price_id] = document
-            case _:
-                pass
+            case record:
+                _settle_later(found, item_of(entry.end, record), position, seen)
     return found
+
+
+def _settle_later(found: Replay, item: Item | None, position: int, seen: set[Hashable]) -> None:
+    """Take note of what is settled by itself, unless it was read before; a hold that it ends is not open."""
+    if item is None or (about := identity(item.record)) in seen:
+        return
+    seen.add(about)
+    if isinstance(about, UUID):
+        found.open.pop(about, None)
+        found.progress.pop(about, None)
+    if item.position > position:
+        found.items.append(item)
 
 
 def end_open_holds(journal: Journal, found: Replay, policy: OpenHoldPolicy) -> list[Settling]:

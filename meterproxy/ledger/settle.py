@@ -8,19 +8,32 @@ Rules
   behind ours means that PostgreSQL has lost confirmed rows (a failover): the journal is read again from there.
 - A batch that PostgreSQL refuses is halved until the bad record is alone; that one is booked with minimal columns.
   Nothing waits for it, nothing is dropped.
+- Notes (whose a resource is, that a hold became durable) are queued among the endings, in the order of the journal, and
+  booked in the same batches.
 """
 
 import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
-from meterproxy.core.lending import Batch, LeaseKey, Settling
-from meterproxy.core.record import EndRecord, PriceRecord
+from meterproxy.core.lending import Batch, LeaseKey, Noted, Settling
+from meterproxy.core.record import (
+    DeferRecord,
+    Draw,
+    EndRecord,
+    ForgetRecord,
+    NoteRecord,
+    OwnerRecord,
+    PriceRecord,
+    Record,
+    Subject,
+    identity,
+)
 from meterproxy.errors import ProgressMoved, StoreUnavailable, Unbookable
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.journal import Journal
@@ -28,10 +41,21 @@ from meterproxy.ledger.ports import SettleStore
 
 BATCH_ENDINGS: Final = 256
 RETRY_SECONDS: Final = 0.5
+HASTE_SECONDS: Final = 0.025
+"""How long what is to be settled at once waits for others: many claims a second are no reason for as many batches."""
 
 _log: Final = logging.getLogger(__name__)
 
 Observer = Callable[[Sequence[Settling], float], None]
+Item = Settling | Noted
+
+
+class NoteObserver(Protocol):
+    """Told of each note when it is queued, and again when PostgreSQL has it."""
+
+    def queued(self, record: NoteRecord) -> None: ...
+
+    def settled(self, record: NoteRecord) -> None: ...
 
 
 class Settler:
@@ -51,33 +75,46 @@ class Settler:
         self._session_id = session_id
         self._interval_seconds = interval_ms / 1000
         self._position = position
-        self._queue: deque[Settling] = deque()
+        self._queue: deque[Item] = deque()
         self._documents: dict[UUID, bytes] = {}
         self._stored: set[UUID] = set()
         self._full = asyncio.Event()
         self._progress = asyncio.Event()
+        self._hastened = False
         self.rejected = 0
+        self.notes: list[NoteObserver] = []
         self.observe: Observer = lambda _endings, _seconds: None
 
     @property
     def queued(self) -> int:
-        """Endings that PostgreSQL does not have yet."""
+        """Records that PostgreSQL does not have yet."""
         return len(self._queue)
 
     @property
     def oldest_us(self) -> int | None:
-        """Accept time of the oldest ending that waits."""
-        return self._queue[0].record.subject.occurred_us if self._queue else None
+        """Accept time of the oldest record that waits."""
+        if not self._queue:
+            return None
+        record = self._queue[0].record
+        return record.occurred_us if isinstance(record, OwnerRecord | ForgetRecord) else record.subject.occurred_us
 
     def know_price(self, price_id: UUID, document: bytes) -> None:
         """Remember a price's document, to be stored with the first row that names it."""
         self._documents[price_id] = document
 
-    def add(self, settling: Settling) -> None:
-        """Queue an ending."""
-        self._queue.append(settling)
+    def add(self, item: Item) -> None:
+        """Queue an ending or a note."""
+        self._queue.append(item)
+        if isinstance(item, Noted):
+            self._tell_queued(item)
         if len(self._queue) >= BATCH_ENDINGS:
             self._full.set()
+
+    def hasten(self) -> None:
+        """Have what is queued settled at once, together with what else comes in a moment."""
+        if not self._hastened:
+            self._hastened = True
+            asyncio.get_running_loop().call_later(HASTE_SECONDS, self._full.set)
 
     async def catch_up(self) -> None:
         """Wait until everything that is queued now is in PostgreSQL; needs `run` to be running."""
@@ -93,6 +130,7 @@ class Settler:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._full.wait(), self._interval_seconds)
             self._full.clear()
+            self._hastened = False
             await self.drain()
 
     async def drain(self) -> None:
@@ -107,27 +145,26 @@ class Settler:
             await asyncio.sleep(0)
 
     async def settle_batch(self) -> None:
-        """Book the next endings in line. Raises StoreUnavailable."""
-        endings = [self._queue[index] for index in range(min(BATCH_ENDINGS, len(self._queue)))]
-        await self._settle(endings)
+        """Book the next records in line. Raises StoreUnavailable."""
+        await self._settle([self._queue[index] for index in range(min(BATCH_ENDINGS, len(self._queue)))])
 
-    async def _settle(self, endings: Sequence[Settling]) -> None:
-        batch = self._batch(endings)
+    async def _settle(self, items: Sequence[Item]) -> None:
+        batch = self._batch(items)
         begun = time.perf_counter()
         try:
             await self._store.book(batch)
         except ProgressMoved as moved:
             self._follow(moved)
         except Unbookable as error:
-            await self._divide(batch, error)
+            await self._divide(items, batch, error)
         else:
             self._stored.update(batch.prices)
-            self._confirmed(batch, time.perf_counter() - begun)
+            self._confirmed(items, batch, time.perf_counter() - begun)
 
-    async def _divide(self, batch: Batch, error: Unbookable) -> None:
-        if len(batch.endings) > 1:
-            middle = len(batch.endings) // 2
-            first, second = batch.endings[:middle], batch.endings[middle:]
+    async def _divide(self, items: Sequence[Item], batch: Batch, error: Unbookable) -> None:
+        if len(items) > 1:
+            middle = len(items) // 2
+            first, second = items[:middle], items[middle:]
             await self._settle(first)
             if self._queue and self._queue[0] is second[0]:
                 await self._settle(second)
@@ -135,18 +172,22 @@ class Settler:
         self.rejected += 1
         _log.error(
             "a record could not be booked as it is",
-            extra={"request_id": batch.endings[0].record.subject.request_id, "error": str(error)},
+            extra={"record": str(identity(items[0].record)), "position": items[0].position, "error": str(error)},
         )
         try:
             await self._store.reject(batch, str(error))
         except ProgressMoved as moved:
             self._follow(moved)
         else:
-            self._confirmed(batch, 0.0)
+            self._confirmed(items, batch, 0.0)
 
-    def _batch(self, endings: Sequence[Settling]) -> Batch:
-        end = max(self._position, *(settling.position for settling in endings))
-        named = {settling.record.subject.price_id for settling in endings} - self._stored
+    def _batch(self, items: Sequence[Item]) -> Batch:
+        end = max(self._position, *(item.position for item in items))
+        endings = [item for item in items if isinstance(item, Settling)]
+        notes = [item for item in items if isinstance(item, Noted)]
+        named = {settling.record.subject.price_id for settling in endings}
+        named |= {noted.record.subject.price_id for noted in notes if isinstance(noted.record, DeferRecord)}
+        named -= self._stored
         return Batch(
             journal_id=self._journal.journal_id,
             start=self._position,
@@ -155,29 +196,44 @@ class Settler:
             endings=endings,
             prices={price_id: self._documents[price_id] for price_id in named if price_id in self._documents},
             own_session=self._session_id,
+            notes=notes,
         )
 
-    def _confirmed(self, batch: Batch, seconds: float) -> None:
-        for settling in batch.endings:
+    def _confirmed(self, items: Sequence[Item], batch: Batch, seconds: float) -> None:
+        for item in items:
             confirmed = self._queue.popleft()
-            assert confirmed is settling, "endings are settled in the order in which they were queued"
-        self._account(batch.endings, batch.end)
-        self.observe(batch.endings, seconds)
+            assert confirmed is item, "records are settled in the order in which they were queued"
+        self._account(items, batch.end)
+        if batch.endings:
+            self.observe(batch.endings, seconds)
 
-    def _account(self, endings: Sequence[Settling], position: int) -> None:
-        """Tell the book that PostgreSQL has counted what leases had captured, once per ending, and the journal."""
-        for settling in endings:
-            if settling.accounted:
-                continue
-            settling.accounted = True
-            subject, amount = settling.record.subject, settling.record.amount_nanos
-            for draw in subject.draws:
-                if draw.session_id == self._session_id:
-                    key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
-                    self._book.settled(key, min(amount, draw.amount))
+    def _account(self, items: Sequence[Item], position: int) -> None:
+        """Tell the book that PostgreSQL has counted what leases had captured, once per record, and the journal."""
+        for item in items:
+            if isinstance(item, Noted):
+                self._account_note(item)
+            elif not item.accounted and item.record.resource is None:
+                amount = item.record.amount_nanos
+                for draw in item.record.subject.draws:
+                    if draw.session_id == self._session_id:
+                        self._book.settled(_lease_of(item.record.subject, draw), min(amount, draw.amount))
+            item.accounted = True
         self._position = position
-        self._journal.confirm(position, [settling.placed_at for settling in endings])
+        self._journal.confirm(position, [item.placed_at for item in items])
         self._progress.set()
+
+    def _account_note(self, noted: Noted) -> None:
+        """A lease has paid all that a hold had drawn which became durable."""
+        if isinstance(noted.record, DeferRecord) and not noted.accounted:
+            for draw in noted.record.subject.draws:
+                if draw.session_id == self._session_id:
+                    self._book.settled(_lease_of(noted.record.subject, draw), draw.amount)
+        for observer in self.notes:
+            observer.settled(noted.record)
+
+    def _tell_queued(self, noted: Noted) -> None:
+        for observer in self.notes:
+            observer.queued(noted.record)
 
     def _follow(self, moved: ProgressMoved) -> None:
         if moved.position > self._position:
@@ -186,27 +242,39 @@ class Settler:
             self._rewind(moved)
 
     def _skip(self, position: int) -> None:
-        booked = [settling for settling in self._queue if settling.written and settling.position <= position]
-        self._queue = deque(
-            settling for settling in self._queue if not (settling.written and settling.position <= position)
-        )
+        booked = [item for item in self._queue if item.written and item.position <= position]
+        self._queue = deque(item for item in self._queue if not (item.written and item.position <= position))
         self._account(booked, position)
 
     def _rewind(self, moved: ProgressMoved) -> None:
         """Queue what the journal has behind `moved`, each ending once; what it has not, only this memory has."""
         _log.warning("PostgreSQL lost confirmed rows; they are sent again", extra={"from": moved.position})
-        queued = {settling.record.subject.request_id: settling for settling in self._queue}
-        again: dict[UUID, Settling] = {}
+        queued = {identity(item.record): item for item in self._queue}
+        again: dict[Hashable, Item] = {}
         for entry in self._journal.read(moved.open_from):
             if isinstance(entry.record, PriceRecord):
                 self.know_price(entry.record.price_id, entry.record.document)
-            elif isinstance(entry.record, EndRecord) and entry.end > moved.position:
-                request_id = entry.record.subject.request_id
-                settled = Settling(entry.end, entry.record, accounted=True)
-                again.setdefault(request_id, queued.get(request_id, settled))
-        for request_id, settling in queued.items():
-            again.setdefault(request_id, settling)
+            elif entry.end > moved.position and (item := item_of(entry.end, entry.record)) is not None:
+                about = identity(item.record)
+                item.accounted = True
+                again.setdefault(about, queued.get(about, item))
+        for about, item in queued.items():
+            again.setdefault(about, item)
         self._queue = deque(again.values())
         self._stored.clear()
         self._position = moved.position
         self._journal.rewind(moved.position)
+        for item in again.values():
+            if isinstance(item, Noted):
+                self._tell_queued(item)
+
+
+def item_of(position: int, record: Record) -> Item | None:
+    """A record of a journal as it is queued, None for one that is not settled by itself."""
+    if isinstance(record, EndRecord):
+        return Settling(position, record)
+    return Noted(position, record) if isinstance(record, DeferRecord | OwnerRecord | ForgetRecord) else None
+
+
+def _lease_of(subject: Subject, draw: Draw) -> LeaseKey:
+    return LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)

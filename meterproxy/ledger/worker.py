@@ -16,10 +16,12 @@ from meterproxy.core.record import SessionRecord
 from meterproxy.errors import StoreUnavailable
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import DatabaseClock
+from meterproxy.ledger.durable import DurableHolds
 from meterproxy.ledger.holds import Holds
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.lease import Borrower
-from meterproxy.ledger.ports import SessionStore, SettleStore
+from meterproxy.ledger.owners import Owners
+from meterproxy.ledger.ports import DurableStore, OwnerStore, SessionStore, SettleStore
 from meterproxy.ledger.recover import OpenHoldPolicy, end_open_holds, replay
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.settle import Settler
@@ -35,7 +37,7 @@ class WorkerLedger:
     """Everything that handles money in one worker; `holds` is what the proxy gets to see.
 
     Args:
-        sessions, settlement: PostgreSQL.
+        sessions, settlement, owner_rows, durable_rows: PostgreSQL.
         directory: this worker slot's journal.
         on_change: called for every step of the fleet's change counter, and with None when steps may have been missed.
     """
@@ -46,6 +48,8 @@ class WorkerLedger:
         settlement: SettleStore,
         directory: Path,
         *,
+        owner_rows: OwnerStore,
+        durable_rows: DurableStore,
         host: str = "",
         slot: int = 0,
         ttl_seconds: float = 30,
@@ -63,6 +67,7 @@ class WorkerLedger:
         self.journal = Journal(
             directory, segment_bytes=segment_bytes, max_bytes=max_bytes, retain_seconds=retain_seconds
         )
+        self._durable_rows = durable_rows
         self._sessions = sessions
         self._settlement = settlement
         self._host, self._slot = host, slot
@@ -74,6 +79,7 @@ class WorkerLedger:
         self._version = 0
         self.session = Session(sessions, self.clock, uuid4(), self.journal.journal_id, ttl_seconds)
         self.borrower = Borrower(sessions, self.session, self.book)
+        self.owners = Owners(owner_rows, self.journal, self.session.session_id, settle_interval_ms)
         self.recovered = 0
         self.database_up = False
 
@@ -88,12 +94,14 @@ class WorkerLedger:
         self.settler = Settler(
             self._settlement, self.journal, self.book, position, self.session.session_id, self._settle_interval_ms
         )
+        self.settler.notes.append(self.owners)
+        self.owners.settler = self.settler
         for price_id, document in found.prices.items():
             self.settler.know_price(price_id, document)
         recovered = end_open_holds(self.journal, found, self._open_hold)
         self.journal.sync_now()
         self.recovered += len(recovered)
-        for settling in (*found.endings, *recovered):
+        for settling in (*found.items, *recovered):
             self.settler.add(settling)
         while self.settler.queued:
             await self.settler.settle_batch()
@@ -101,6 +109,10 @@ class WorkerLedger:
         await self.session.open(self._host, self._slot)
         await self._prove(journal_id)
         self.holds = Holds(self.book, self.journal, self.session, self.borrower, self.settler, self._wait_ms)
+        self.durable = DurableHolds(
+            self._durable_rows, self.book, self.journal, self.holds, self.borrower, self.settler
+        )
+        self.settler.notes.append(self.durable)
         self.journal.on_segment = self._segment_began
         self._segment_began()
 
@@ -120,6 +132,7 @@ class WorkerLedger:
             StoreUnavailable: the journal is left to a later start, which proves it.
         """
         try:
+            await self.owners.close()
             await self.borrower.settle_down()
             while self.settler.queued:
                 await self.settler.settle_batch()

@@ -12,11 +12,11 @@ from multidict import MultiMapping
 
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import Members, scan
-from meterproxy.proxy.endpoints import Endpoint
+from meterproxy.proxy.endpoints import Endpoint, Way
 
 
 class Asked(NamedTuple):
-    """A request that was read."""
+    """A request that was read; `model` is empty where it names none and needs none."""
 
     endpoint: Endpoint
     members: Members
@@ -40,8 +40,12 @@ def read_asked(endpoint: Endpoint, body: bytes) -> Asked:
     Raises:
         ApiError: MALFORMED.
     """
+    if endpoint.way is Way.FREE and not (body and endpoint.members):
+        return Asked(endpoint, Members(b"", {}, endpoint.members, None), "", stream=False)
     members = scan(body, endpoint.members)
-    model = members.string("model")
+    model = members.string("model") or endpoint.default_model
     if not model:
+        if endpoint.way is Way.FREE:
+            return Asked(endpoint, members, "", stream=False)
         raise ApiError(Case.MALFORMED, "you must provide a model parameter", param="model")
     return Asked(endpoint, members, model, endpoint.streams and members.boolean("stream"))

@@ -16,8 +16,10 @@ from multidict import MultiMapping
 
 from meterproxy.core.key import KEY_PREFIX, KeyEntry, digest_of
 from meterproxy.errors import ApiError, Case, StoreUnavailable
-from meterproxy.proxy.endpoints import Endpoint
+from meterproxy.proxy.client import Client
+from meterproxy.proxy.endpoints import Endpoint, Way
 from meterproxy.proxy.ports import Clock, Directory
+from meterproxy.proxy.request_head import RequestHead
 
 SECRET_LENGTH: Final = 256
 
@@ -28,24 +30,44 @@ _MISSING: Final = (
 _INVALID: Final = "Incorrect API key provided."
 
 
-async def authenticate(headers: MultiMapping[str], directory: Directory, clock: Clock) -> KeyEntry:
-    """Find the live key that a request presents.
+def known_key(head: RequestHead, directory: Directory, clock: Clock) -> KeyEntry | None:
+    """The live key that a request presents, as far as memory knows; None where `find_key` must be asked.
 
     Raises:
-        ApiError: KEY_MISSING, KEY_INVALID (unknown, revoked, expired), UNAVAILABLE where PostgreSQL cannot be asked.
+        ApiError: KEY_MISSING, KEY_INVALID (unknown, revoked, expired).
     """
-    secret = _presented(headers)
-    if not secret:
-        raise ApiError(Case.KEY_MISSING, _MISSING)
-    if not secret.startswith(KEY_PREFIX) or len(secret) > SECRET_LENGTH or not secret.isascii():
-        raise ApiError(Case.KEY_INVALID, _INVALID)
-    digest = digest_of(secret.encode())
-    key = directory.known(digest)
-    if key is True:
-        key = await _find(directory, digest)
+    key = directory.known(_digest(head))
+    return None if key is True else _live(key, clock)
+
+
+async def find_key(head: RequestHead, directory: Directory, clock: Clock) -> KeyEntry:
+    """The live key that a request presents, looked up in PostgreSQL.
+
+    Raises:
+        ApiError: KEY_INVALID, UNAVAILABLE where PostgreSQL cannot be asked.
+    """
+    try:
+        return _live(await directory.find(_digest(head)), clock)
+    except StoreUnavailable:
+        raise ApiError(Case.UNAVAILABLE, "The API key cannot be checked right now. Please try again.") from None
+
+
+def _live(key: KeyEntry | bool | None, clock: Clock) -> KeyEntry:
     if not isinstance(key, KeyEntry) or (key.expires_us is not None and clock.now_us() >= key.expires_us):
         raise ApiError(Case.KEY_INVALID, _INVALID)
     return key
+
+
+def _digest(head: RequestHead) -> bytes:
+    """The digest of the presented secret, kept with the head it came in."""
+    if head.digest is None:
+        secret = _presented(head.headers)
+        if not secret:
+            raise ApiError(Case.KEY_MISSING, _MISSING)
+        if not secret.startswith(KEY_PREFIX) or len(secret) > SECRET_LENGTH or not secret.isascii():
+            raise ApiError(Case.KEY_INVALID, _INVALID)
+        head.digest = digest_of(secret.encode())
+    return head.digest
 
 
 def _presented(headers: MultiMapping[str]) -> str:
@@ -64,23 +86,16 @@ def _only(headers: MultiMapping[str], name: str) -> str:
     return values[0] if values else ""
 
 
-async def _find(directory: Directory, digest: bytes) -> KeyEntry | bool:
-    try:
-        return await directory.find(digest) or False
-    except StoreUnavailable:
-        raise ApiError(Case.UNAVAILABLE, "The API key cannot be checked right now. Please try again.") from None
-
-
-def permit(key: KeyEntry, endpoint: Endpoint, peer: str) -> None:
-    """Check what a key may do before its request is read; what is only looked up is no operation.
+def permit(key: KeyEntry, endpoint: Endpoint, client: Client) -> None:
+    """Check what a key may do before its request is read; what we answer ourselves is no operation.
 
     Raises:
         ApiError: PERMISSION_DENIED for an operation or an address outside of the key's policy.
     """
     policy = key.policy
-    if policy.operations is not None and endpoint.members and endpoint.operation not in policy.operations:
+    if policy.operations is not None and endpoint.way is not Way.OURS and endpoint.operation not in policy.operations:
         raise ApiError(Case.PERMISSION_DENIED, f"This API key may not be used for '{endpoint.operation}'.")
-    if policy.networks is not None and not _within(peer, key):
+    if policy.networks is not None and not _within(client.peer, key):
         raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")
 
 

@@ -126,8 +126,26 @@ class Authorizer:
         self._max_share_ppm = settings.hold_max_share_ppm
         self._count_seconds = settings.count_seconds
 
+    def try_authorize(self, attempt: Attempt) -> Authorized | None:
+        """Place the hold of a request if nobody must be asked and nothing adjusted for it; None if `authorize` must.
+
+        Raises:
+            ApiError: UNAVAILABLE, OVERLOADED from the ledger.
+        """
+        request = attempt.hold_request(self._markup_ppm)
+        ceiling = self._ceiling_within(attempt, self._ledger.rest_nanos(attempt.key) or 0)
+        if ceiling is not None and request.hold_nanos > ceiling:
+            return None
+        try:
+            hold = self._ledger.try_place(request)
+        except ApiError as refusal:
+            if refusal.case in _NO_CREDIT:
+                return None
+            raise
+        return None if hold is None else Authorized(hold, request.bound, None)
+
     async def authorize(self, attempt: Attempt) -> Authorized:
-        """Place the hold of a request.
+        """Place the hold of a request, whatever that takes.
 
         Raises:
             ApiError: CREDIT_SPENT, CREDIT_HELD, BUDGET_SPENT, UNAVAILABLE, OVERLOADED from the ledger;
@@ -151,13 +169,16 @@ class Authorizer:
 
     async def _ceiling(self, attempt: Attempt) -> int | None:
         """The most that this request may hold by rule, None where only the rest itself limits it."""
+        rest = self._ledger.rest_nanos(attempt.key)
+        if rest is None and attempt.unlimited:
+            rest = await self._ledger.fetch_rest_nanos(attempt.key)
+        return self._ceiling_within(attempt, rest or 0)
+
+    def _ceiling_within(self, attempt: Attempt, rest_nanos: int) -> int | None:
         highest = attempt.key.policy.highest_request_nanos
         if not attempt.unlimited:
             return highest
-        rest = self._ledger.rest_nanos(attempt.key)
-        if rest is None:
-            rest = await self._ledger.fetch_rest_nanos(attempt.key)
-        share = max(rest, 0) * self._max_share_ppm // PPM
+        share = max(rest_nanos, 0) * self._max_share_ppm // PPM
         return share if highest is None else min(share, highest)
 
     async def _fit(self, attempt: Attempt, ceiling: int) -> tuple[HoldRequest, int | None]:

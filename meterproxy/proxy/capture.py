@@ -5,8 +5,11 @@ Rules
 - A hold is ended by `capture` or by `release`, whichever comes first, and never again.
 - Both are synchronous. `capture` returns before any terminal piece of the answer may be written.
 - Usage that the provider did not tell is counted, never zero.
+- A hold whose work goes on at the provider is deferred: from then on it is no longer this exchange's to end, unless the
+  exchange is the first to see the end.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import msgspec
@@ -14,10 +17,11 @@ import msgspec
 from meterproxy.core.bound import Bound
 from meterproxy.core.hold import Receipt
 from meterproxy.core.record import Ending, bookable_text
+from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import JournalFailed
 from meterproxy.proxy.meter import Reading
-from meterproxy.proxy.ports import Clock, Hold, Ledger
+from meterproxy.proxy.ports import Clock, DurableHolds, Hold, Ledger
 
 
 class Measured(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +42,7 @@ class OpenHold:
     __slots__ = (
         "_begun_us",
         "_clock",
+        "_durable",
         "_hold",
         "_ledger",
         "bound",
@@ -53,6 +58,7 @@ class OpenHold:
         self._ledger = ledger
         self._clock = clock
         self._begun_us = begun_us
+        self._durable: DurableHolds | None = None
         self.bound = bound
         self.confirmed = False
         self.ending: Ending | None = None
@@ -62,19 +68,31 @@ class OpenHold:
 
     @property
     def open(self) -> bool:
-        return self.ending is None
+        """Whether this exchange must end the hold."""
+        return self.ending is None and self._durable is None
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the hold outlives this exchange, and its end has not been seen."""
+        return self.ending is None and self._durable is not None
+
+    def defer(self, durable: DurableHolds, resource: Resource) -> None:
+        """Let the hold outlive this exchange; written to the journal when this returns. Raises JournalFailed."""
+        assert self.open, "only an open hold can be deferred"
+        durable.defer(self._hold, resource)
+        self._durable = durable
 
     def confirm(self) -> None:
         """Ask, in the step that sends the first byte, whether this worker may still spend. Raises ApiError."""
         self._ledger.confirm(self._hold)
         self.confirmed = True
 
-    def answered(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """The head of the provider's answer is here."""
+    def answered(self, fields: Mapping[bytes, bytes]) -> None:
+        """The head of the provider's answer is here, its headers by their names in lower case."""
         self.first_byte_us = self._elapsed_us()
-        for name, value in headers:
-            if len(name) == 12 and name.lower() == b"x-request-id":
-                self.provider_request_id = bookable_text(value.decode("latin-1"))
+        provider_request_id = fields.get(b"x-request-id")
+        if provider_request_id is not None:
+            self.provider_request_id = bookable_text(provider_request_id.decode("latin-1"))
 
     def progress(self, usage: Usage) -> None:
         """Journal what a stream has delivered so far."""
@@ -97,7 +115,10 @@ class OpenHold:
         assert self.ending is None, "a hold ends once"
         ending = self._ending(outcome, status, reading, measured)
         try:
-            self.receipt = self._ledger.capture(self._hold, ending, status_unwritten)
+            if self._durable is not None:
+                self.receipt = self._durable.capture(self._hold, ending)
+            else:
+                self.receipt = self._ledger.capture(self._hold, ending, status_unwritten)
         except JournalFailed:
             self.ending = ending
             raise

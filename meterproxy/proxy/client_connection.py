@@ -52,6 +52,18 @@ class Serving(Protocol):
         ...
 
 
+class Receiver(Protocol):
+    """Whoever takes all further bytes of a connection that is no longer HTTP."""
+
+    def feed_data(self, data: bytes) -> object:
+        """These bytes came."""
+        ...
+
+    def feed_eof(self) -> None:
+        """No more will come."""
+        ...
+
+
 class ClientConnection(asyncio.Protocol):
     """A connection that a listening socket has accepted.
 
@@ -59,6 +71,7 @@ class ClientConnection(asyncio.Protocol):
         deadline: the loop's time after which `overdue` is to be called.
         half_closed: whether the client sends nothing any more.
         idle: whether no request is being read, waiting or answered.
+        reading_paused: whether nothing is read for now.
         writing_paused: whether the client takes bytes slower than they come.
     """
 
@@ -72,13 +85,14 @@ class ClientConnection(asyncio.Protocol):
         "_held",
         "_loop",
         "_peer",
-        "_reading_paused",
+        "_receiver",
         "_server",
         "_task",
         "_unwritten_bytes",
         "deadline",
         "half_closed",
         "idle",
+        "reading_paused",
         "transport",
         "writing_paused",
     )
@@ -91,10 +105,11 @@ class ClientConnection(asyncio.Protocol):
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
         self._body: IncomingBody | None = None
+        self._receiver: Receiver | None = None
         self._drained: asyncio.Future[None] | None = None
         self._ending = False
         self._faulted = False
-        self._reading_paused = False
+        self.reading_paused = False
         self._unwritten_bytes = 0
         self._peer: str | None = None
         self.transport: asyncio.Transport | None = None
@@ -126,6 +141,8 @@ class ClientConnection(asyncio.Protocol):
         self.half_closed = True
         if self._body is not None:
             self._body.fail(_broken_off())
+        if self._receiver is not None:
+            self._receiver.feed_eof()
         return self._client is not None and not self._ending
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -133,6 +150,8 @@ class ClientConnection(asyncio.Protocol):
         self.idle = False
         if self._body is not None:
             self._body.fail(_broken_off())
+        if self._receiver is not None:
+            self._receiver.feed_eof()
         self.resume_writing()
         if self._client is None:
             self._server.over(self)
@@ -150,6 +169,9 @@ class ClientConnection(asyncio.Protocol):
     def _receive(self, data: bytes) -> None:
         if self._ending or self._faulted:
             return
+        if self._receiver is not None:
+            self._receiver.feed_data(data)
+            return
         if self._body is not None and not self._body.ended:
             data = self._receive_body(self._body, data)
         if not data:
@@ -157,7 +179,7 @@ class ClientConnection(asyncio.Protocol):
         if self._client is not None:
             self._held += data
             if len(self._held) > HELD_BYTES:
-                self._pause_reading()
+                self.pause_reading()
         else:
             self._read_head(data)
 
@@ -177,10 +199,10 @@ class ClientConnection(asyncio.Protocol):
             return rest if self._client is not None else self._discarded(rest)
         if rest:
             self._held = rest
-            self._pause_reading()
+            self.pause_reading()
             self._loop.call_soon(self._receive_held)
         elif body.waiting_bytes > HELD_BYTES:
-            self._pause_reading()
+            self.pause_reading()
         return b""
 
     def _discarded(self, rest: bytes) -> bytes:
@@ -194,7 +216,7 @@ class ClientConnection(asyncio.Protocol):
         """Go on in a body of which not all was read that had come."""
         held, self._held = self._held, b""
         if held and self.transport is not None:
-            self._resume_reading()
+            self.resume_reading()
             self._receive(held)
 
     def _read_head(self, data: bytes) -> None:
@@ -274,12 +296,12 @@ class ClientConnection(asyncio.Protocol):
         else:
             body.discard()
             self.deadline = self._loop.time() + self._server.limits.linger_seconds
-            self._resume_reading()
+            self.resume_reading()
 
     def _go_on(self) -> None:
         """Read what was held back while the request before it was answered."""
-        if self._reading_paused:
-            self._resume_reading()
+        if self.reading_paused:
+            self.resume_reading()
         if self._held:
             held, self._held = self._held, b""
             self._read_head(held)
@@ -330,9 +352,32 @@ class ClientConnection(asyncio.Protocol):
         finally:
             self.deadline = NEVER
         piece = body.take()
-        if self._reading_paused and len(self._held) <= HELD_BYTES:
-            self._resume_reading()
+        if self.reading_paused and len(self._held) <= HELD_BYTES:
+            self.resume_reading()
         return piece
+
+    def take_over(self, receiver: Receiver) -> None:
+        """Hand all further bytes to somebody else, until the running request is answered; then the connection ends."""
+        assert self._client is not None
+        self._client.closing = True
+        self._receiver = receiver
+        held, self._held = self._held, b""
+        if held:
+            receiver.feed_data(held)
+
+    def pause_reading(self) -> None:
+        """Read nothing for now."""
+        if not self.reading_paused and self._reads():
+            self.reading_paused = True
+            assert self.transport is not None
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self.reading_paused and self._reads():
+            self.reading_paused = False
+            assert self.transport is not None
+            self.transport.resume_reading()
 
     async def drained(self) -> None:
         """Wait until the client has taken enough of what was written, or has left."""
@@ -386,25 +431,13 @@ class ClientConnection(asyncio.Protocol):
         self.idle = False
         self._ending = True
         unread = self._faulted or bool(self._held) or (self._body is not None and not self._body.ended)
-        self._held, self._body = b"", None
+        self._held, self._body, self._receiver = b"", None, None
         self.deadline = self._loop.time() + self._server.limits.close_seconds
         if unread and not self.half_closed and not transport.is_closing() and transport.can_write_eof():
             transport.write_eof()
-            self._resume_reading()
+            self.resume_reading()
         else:
             transport.close()
-
-    def _pause_reading(self) -> None:
-        if not self._reading_paused and self._reads():
-            self._reading_paused = True
-            assert self.transport is not None
-            self.transport.pause_reading()
-
-    def _resume_reading(self) -> None:
-        if self._reading_paused and self._reads():
-            self._reading_paused = False
-            assert self.transport is not None
-            self.transport.resume_reading()
 
     def _reads(self) -> bool:
         """Whether anything may still come."""

@@ -96,17 +96,33 @@ class Connection(asyncio.Protocol):
 
     # What a request does.
 
-    async def exchange(self, head: bytes, body: bytes, *, bodiless: bool) -> UpstreamAnswer:
-        """Send one request and wait for its answer's head; cancelling closes the connection.
+    async def exchange(
+        self, head: bytes, body: bytes, before_first_byte: Callable[[], None], *, bodiless: bool
+    ) -> UpstreamAnswer:
+        """Send one request, if `before_first_byte` agrees, and wait for its answer's head.
+
+        What that raises, this raises, and the connection goes back as it was. Cancelling closes it.
 
         Raises:
             UpstreamSilent, UpstreamBroken, UpstreamTimeout: as their names say.
         """
+        try:
+            before_first_byte()
+        except BaseException:
+            self.return_unused()
+            raise
+        transport = self._transport
+        assert transport is not None, "a connection is used after it was made"
         self._decoder = AnswerDecoder(bodiless=bodiless)
         waiter: asyncio.Future[UpstreamAnswer] = self._loop.create_future()
         self._waiter = waiter
         self.quiet_since = self._clock()
-        self._write(head, body)
+        if len(body) <= _SLICE_BYTES:
+            transport.write(head + body if body else head)
+        else:
+            transport.write(head)
+            self._unsent = memoryview(body)
+            self._pump()
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -126,15 +142,6 @@ class Connection(asyncio.Protocol):
             self.quiet_since = self._clock()
             self.reused = True
             self._keeper.freed(self)
-
-    def _write(self, head: bytes, body: bytes) -> None:
-        assert self._transport is not None, "a connection is used after it was made"
-        if len(body) <= _SLICE_BYTES:
-            self._transport.write(head + body if body else head)
-            return
-        self._transport.write(head)
-        self._unsent = memoryview(body)
-        self._pump()
 
     def _pump(self) -> None:
         """Write the next slice of a large body, and come back in a later turn of the loop for more."""

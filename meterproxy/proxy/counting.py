@@ -75,7 +75,13 @@ class Counting:
         output_tokens, exact_output = await self._output(answer)
         exact = exact_input and exact_output and not answer.unread_bytes
         source = UsageSource.COUNTED if exact else UsageSource.ESTIMATED
-        usage = Usage(input=min(input_tokens, self._bound.input_tokens), output=output_tokens, requests=1)
+        usage = Usage(
+            input=min(input_tokens, self._bound.input_tokens),
+            output=output_tokens,
+            requests=1,
+            web_searches=reading.web_searches,
+            file_searches=reading.file_searches,
+        )
         return Measured(usage, source, (*reading.flags, *self._flags))
 
     def estimate(self, output_tokens: int) -> Usage:
@@ -86,7 +92,10 @@ class Counting:
         """The usage that the provider told, or else an estimate, at once."""
         if reading.usage is not None:
             return Measured(reading.usage, UsageSource.PROVIDER, reading.flags)
-        return Measured(self.estimate(output_tokens), UsageSource.ESTIMATED, (*reading.flags, *self._flags))
+        usage = self.estimate(output_tokens)._replace(
+            web_searches=reading.web_searches, file_searches=reading.file_searches
+        )
+        return Measured(usage, UsageSource.ESTIMATED, (*reading.flags, *self._flags))
 
     def _usage(self, input_tokens: int, output_tokens: int) -> Usage:
         return Usage(
@@ -106,7 +115,7 @@ class Counting:
         if counted is None:
             return self._facts.text_bytes + beside, False
         tokens, exact = counted
-        if operation == "chat":
+        if operation in {"chat", "response"}:
             tokens += TEMPLATE_TOKENS_PER_TEXT * len(texts) + TEMPLATE_TOKENS
         return tokens + known_tokens + beside, exact and not beside and not self._facts.outside
 

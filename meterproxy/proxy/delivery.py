@@ -4,12 +4,15 @@ from typing import Final
 
 import msgspec
 
+from meterproxy.core.resource import RESPONSE
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.capture import OpenHold
+from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.client import Client
 from meterproxy.proxy.counting import Counting
 from meterproxy.proxy.decode import Decoder
 from meterproxy.proxy.forward import Forwarded
+from meterproxy.proxy.ports import DurableHolds
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.proxy.texts import TextPool
 from meterproxy.proxy.usage_shapes import Ceiling
@@ -24,6 +27,9 @@ class Delivery(msgspec.Struct, eq=False):
         headers: what the client gets, but for what only the ending knows.
         ceiling: the most that the answer can honestly have used.
         hidden_output: whether the model thinks before it speaks, so that what was seen is not what is billed.
+        claims: writes down what the answer brings, where its client may mention that later.
+        durable: where the hold goes if the work goes on in the background.
+        background: whether the request asked for that.
     """
 
     client: Client
@@ -37,6 +43,15 @@ class Delivery(msgspec.Struct, eq=False):
     hidden_output: bool
     settings: ExchangeSettings
     pool: TextPool
+    claims: Claims | None = None
+    durable: DurableHolds | None = None
+    background: bool = False
+
+    def defer(self, response_id: str) -> None:
+        """Let the hold wait for the end of a response that goes on in the background. Raises JournalFailed."""
+        assert self.claims is not None
+        assert self.durable is not None
+        self.hold.defer(self.durable, self.claims.resource(RESPONSE, response_id))
 
     @property
     def status(self) -> int:

@@ -12,30 +12,46 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
 from meterproxy.core.identifier import uuid7
 from meterproxy.core.key import KeyEntry
+from meterproxy.core.resource import RESPONSE, Resource
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, JournalFailed
 from meterproxy.proxy.accept import Asked, check_readable, read_asked
-from meterproxy.proxy.authenticate import authenticate, permit
+from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt, Authorizer
+from meterproxy.proxy.background import Background
 from meterproxy.proxy.capture import Measured, OpenHold
+from meterproxy.proxy.claims import Claims, kind_kept
 from meterproxy.proxy.client import JSON_TYPE, Client, Room
 from meterproxy.proxy.counting import Counting
 from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.delivery import Delivery
-from meterproxy.proxy.endpoints import Endpoint, find_endpoint
-from meterproxy.proxy.forward import Failed, Forwarded, Forwarder
-from meterproxy.proxy.headers import attribution, to_client
+from meterproxy.proxy.endpoints import Endpoint, Way, find_endpoint
+from meterproxy.proxy.forward import Failed, Forwarded, Forwarder, unreadable
+from meterproxy.proxy.free import Passing, ReplayRelay, pass_plain, read_answer_whole
+from meterproxy.proxy.headers import CONVERSATION_BYTES, attribution, to_client
+from meterproxy.proxy.listing import Listing
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.models import Models
+from meterproxy.proxy.ownership import NOTHING, Owned, Ownership, at_another_provider, in_body
+from meterproxy.proxy.paths import allowed_query
 from meterproxy.proxy.plain import LargeRelay, relay_plain
-from meterproxy.proxy.ports import Catalog, Clock, Directory, Finished, Ledger, Observer, TokenCounter
+from meterproxy.proxy.ports import (
+    Catalog,
+    Clock,
+    Directory,
+    DurableHolds,
+    Finished,
+    Ledger,
+    Observer,
+    Owners,
+    TokenCounter,
+)
 from meterproxy.proxy.provider import Provider
 from meterproxy.proxy.route import Route, Router
 from meterproxy.proxy.settings import ExchangeSettings
@@ -61,6 +77,12 @@ class Ports:
     counter: TokenCounter
     catalog: Catalog
     observer: Observer
+    owners: Owners
+    durable: DurableHolds
+
+
+def _nothing_held() -> None:
+    """What costs nothing is held nowhere, so nothing speaks against sending."""
 
 
 class Exchanges:
@@ -73,24 +95,27 @@ class Exchanges:
         self.ports = ports
         self.router = Router(providers, ports.catalog, unpriced_free=settings.unpriced == "free")
         self.models = Models(self.router)
+        self.ownership = Ownership(ports.owners)
+        self.background = Background(ports.durable, ports.clock)
         self.authorizer = Authorizer(ports.ledger, ports.counter, settings)
         self.room = room or Room(settings.bodies_bytes)
         self.pool = TextPool()
         self.leavers = Leavers(settings.leavers)
-        self.open: dict[UUID, Exchange] = {}
+        self.open: dict[Exchange, None] = {}
+        """Those that are not answered yet, the oldest first."""
         self._tick: asyncio.TimerHandle | None = None
         self._none_open: asyncio.Event | None = None
 
     async def run(self, client: Client) -> None:
         """Answer one request."""
         exchange = Exchange(self, client)
-        self.open[exchange.request_id] = exchange
+        self.open[exchange] = None
         if self._tick is None:
             self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._look_after)
         try:
             await exchange.run()
         finally:
-            del self.open[exchange.request_id]
+            del self.open[exchange]
             if self._none_open is not None and not self.open:
                 self._none_open.set()
 
@@ -110,7 +135,7 @@ class Exchanges:
 
     def cut_all_short(self, error: ApiError) -> None:
         """End every running exchange; each tells its client this error and books what was delivered."""
-        for exchange in list(self.open.values()):
+        for exchange in list(self.open):
             exchange.cut_short(error)
 
     async def _all_ended(self, seconds: float) -> bool:
@@ -133,7 +158,7 @@ class Exchanges:
         overdue_us = now_us - int(self.settings.max_seconds * 1_000_000)
         for exchange in list(self._overdue(overdue_us)):
             exchange.cut_short(ApiError(Case.UPSTREAM_TIMEOUT, "The request took longer than is allowed."))
-        for exchange in list(self.open.values()):
+        for exchange in list(self.open):
             if exchange.relay is not None:
                 exchange.relay.notice_absence()
                 exchange.relay.tell_progress(now_us)
@@ -142,7 +167,7 @@ class Exchanges:
 
     def _overdue(self, before_us: int) -> Iterator["Exchange"]:
         """The exchanges begun before an instant; the oldest come first, so that this costs nothing as a rule."""
-        for exchange in self.open.values():
+        for exchange in self.open:
             if exchange.begun_us >= before_us:
                 return
             yield exchange
@@ -176,7 +201,7 @@ class Exchange:
         self.begun_us = house.ports.clock.elapsed_us()
         self.request_id = uuid7(self.started_us, os.urandom(10))
         self._request_id_text = str(self.request_id).encode()
-        self.relay: StreamRelay | LargeRelay | None = None
+        self.relay: StreamRelay | LargeRelay | ReplayRelay | None = None
         self._house = house
         self._client = client
         self._task: asyncio.Task[object] | None = None
@@ -191,20 +216,30 @@ class Exchange:
         self._upstream_us = 0
 
     async def run(self) -> None:
-        """Answer the request: accept → authenticate → route → authorize → forward → relay → capture."""
+        """Answer the request: accept → authenticate → own → route → authorize → forward → relay → capture."""
         self._task = asyncio.current_task()
         client, ports = self._client, self._house.ports
         try:
-            endpoint, ids = find_endpoint(client.method, client.target)
+            head = client.head
+            endpoint, ids = head.matched = head.matched or find_endpoint(head.method, head.target)
             self._route_name = endpoint.template
-            key = await authenticate(client.headers, ports.directory, ports.clock)
-            permit(key, endpoint, client.peer)
-            if endpoint.members:
+            key = known_key(head, ports.directory, ports.clock)
+            if key is None:
+                key = await find_key(head, ports.directory, ports.clock)
+            permit(key, endpoint, client)
+            if endpoint.way is Way.METERED:
                 asked = await self._accept(endpoint)
-                route = self._route(asked, key)
-                lowered_maximum = await self._authorize(asked, route, key)
+                mentions = endpoint.mentions and in_body(asked)
+                owned = await self._check_owned(asked, ids, "", key) if mentions else NOTHING
+                route = self._route(asked, owned, key)
+                lowered_maximum = await self._authorize(asked, owned, route, key)
                 forwarded = await self._forward(asked, ids, route, key, lowered_maximum)
-                await self._relay(asked, route, forwarded, lowered_maximum)
+                await self._relay(asked, route, key, forwarded, lowered_maximum)
+            elif endpoint.way is Way.FREE:
+                asked = await self._accept(endpoint)
+                query = allowed_query(head.target.partition("?")[2], endpoint.query)
+                owned = await self._check_owned(asked, ids, query, key)
+                await self._pass(asked, ids, query, owned, key)
             else:
                 await self._list_models(ids, key)
         except ApiError as error:
@@ -222,20 +257,31 @@ class Exchange:
     # ── the stages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _accept(self, endpoint: Endpoint) -> Asked:
-        check_readable(self._client.headers)
-        body = await self._client.read_body(self._house.settings.max_body_bytes, self._house.room)
-        return read_asked(endpoint, body)
+        client, limit_bytes, room = self._client, self._house.settings.max_body_bytes, self._house.room
+        check_readable(client.headers)
+        body = client.whole_body(limit_bytes, room)
+        return read_asked(endpoint, await client.read_body(limit_bytes, room) if body is None else body)
 
-    def _route(self, asked: Asked, key: KeyEntry) -> Route:
+    async def _check_owned(self, asked: Asked, ids: tuple[str, ...], query: str, key: KeyEntry) -> Owned:
+        return await self._house.ownership.check(asked, ids, query, key.account_id)
+
+    def _route(self, asked: Asked, owned: Owned, key: KeyEntry) -> Route:
         route = self._house.router.route(asked.model, asked.endpoint.operation, key, self.started_us)
+        if owned.provider is not None and owned.provider != route.provider.name:
+            raise at_another_provider(asked, owned)
         self._model, self._provider = route.model, route.provider.name
         return route
 
-    async def _authorize(self, asked: Asked, route: Route, key: KeyEntry) -> int | None:
+    async def _authorize(self, asked: Asked, owned: Owned, route: Route, key: KeyEntry) -> int | None:
         """Place the hold; the maximum to which each answer was lowered, if it was."""
         ports, settings = self._house.ports, self._house.settings
-        attempt = Attempt(self.request_id, self.started_us, key, asked, route, attribution(self._client.headers))
-        hold, bound, lowered_maximum = await self._house.authorizer.authorize(attempt)
+        head = self._client.head
+        belongs = head.attribution = head.attribution or attribution(head.headers)
+        if owned.conversation is not None and belongs.conversation is None:
+            belongs = belongs._replace(conversation=owned.conversation[:CONVERSATION_BYTES])
+        attempt = Attempt(self.request_id, self.started_us, key, asked, route, belongs)
+        authorizer = self._house.authorizer
+        hold, bound, lowered_maximum = authorizer.try_authorize(attempt) or await authorizer.authorize(attempt)
         self._hold = OpenHold(hold, bound, ports.ledger, ports.clock, self.begun_us)
         self._counting = Counting(
             asked,
@@ -259,16 +305,20 @@ class Exchange:
             self._client, asked, ids, route, key.account_id, clock.now_us(), before_first_byte=hold.confirm
         )
         forwarded = await forwarder.forward(lowered_maximum)
-        hold.answered(forwarded.answer.headers)
+        hold.answered(forwarded.answer.fields)
         return forwarded
 
-    async def _relay(self, asked: Asked, route: Route, forwarded: Forwarded, lowered_maximum: int | None) -> None:
+    async def _relay(
+        self, asked: Asked, route: Route, key: KeyEntry, forwarded: Forwarded, lowered_maximum: int | None
+    ) -> None:
         """Pass the answer on as what it is by its status and type; the ending is captured on the way."""
         headers = self._own_headers(lowered_maximum) + to_client(forwarded.answer.headers)
         if forwarded.error_body is not None:
             self._pass_error(forwarded, headers)
             return
         delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
+        if asked.endpoint.creates is not None:
+            self._expect_ids(asked, key, delivery)
         if forwarded.answer.content_type != _EVENT_STREAM:
             await relay_plain(delivery, self._began)
             self._received()
@@ -285,6 +335,33 @@ class Exchange:
     def _began(self, relay: StreamRelay | LargeRelay) -> None:
         """The client gets this answer as it comes: however it ends from now on, what was delivered is charged."""
         self.relay = relay
+
+    async def _pass(self, asked: Asked, ids: tuple[str, ...], query: str, owned: Owned, key: KeyEntry) -> None:
+        """Answer what costs nothing: forward, write down what it brings or takes away, pass on."""
+        house, client, endpoint = self._house, self._client, asked.endpoint
+        route = house.router.free_route(asked.model, owned.provider, endpoint.operation, key, self.started_us)
+        if route is None or (owned.provider is not None and owned.provider != route.provider.name):
+            raise at_another_provider(asked, owned)
+        self._provider = route.provider.name
+
+        async def ask(query: str) -> Forwarded:
+            now_us = house.ports.clock.now_us()
+            forwarder = Forwarder(client, asked, ids, route, key.account_id, now_us, _nothing_held, query)
+            return await forwarder.forward(None)
+
+        resource = owned.resources[0] if ids else None
+        if endpoint.lists is not None:
+            listing = Listing(house.ports.owners, key.account_id, endpoint.lists, self._provider, query)
+            await self._list(listing, ask)
+            return
+        if endpoint.deletes and resource is not None and resource.kind == RESPONSE:
+            await house.background.before_deletion(resource, route.provider)
+        self._forwarded_us = house.ports.clock.elapsed_us()
+        forwarded = await ask(query)
+        if forwarded.error_body is None:
+            await self._pass_answer(asked, key, forwarded, resource)
+        else:
+            self._pass_on(forwarded)
 
     # ── what the stages share ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -314,6 +391,77 @@ class Exchange:
             settings=self._house.settings,
             pool=self._house.pool,
         )
+
+    def _expect_ids(self, asked: Asked, key: KeyEntry, delivery: Delivery) -> None:
+        """Have what the answer brings written down before it goes out, if its client may mention it later."""
+        kind = kind_kept(asked)
+        if kind is None and asked.endpoint.items is None:
+            return
+        delivery.claims = self._claims(asked, key, kind)
+        delivery.durable = self._house.ports.durable
+        if "background" in asked.endpoint.members:
+            delivery.background = asked.members.boolean("background")
+        if delivery.decoder is not None and delivery.forwarded.answer.content_type == _EVENT_STREAM:
+            delivery.forwarded.answer.abort()
+            raise unreadable("The provider's answer is in a coding that nobody asked for.")
+
+    def _claims(self, asked: Asked, key: KeyEntry, kind: str | None) -> Claims:
+        ports = self._house.ports
+        return Claims(ports.owners, ports.clock, key.account_id, self._provider, kind, asked.endpoint.items)
+
+    async def _pass_answer(self, asked: Asked, key: KeyEntry, forwarded: Forwarded, resource: Resource | None) -> None:
+        house, answer = self._house, forwarded.answer
+        passing = Passing(
+            client=self._client,
+            answer=answer,
+            headers=self._own_headers() + to_client(answer.headers),
+            decoder=decoder_for(answer.headers),
+            endpoint=asked.endpoint,
+            resource=resource,
+            owners=house.ports.owners,
+            clock=house.ports.clock,
+            claims=self._claims(asked, key, asked.endpoint.creates),
+            background=house.background,
+            pool=house.pool,
+        )
+        if answer.content_type != _EVENT_STREAM:
+            await pass_plain(passing)
+            self._received()
+            return
+        if passing.decoder is not None or self._client.head.method == "HEAD":
+            answer.abort()
+            raise unreadable("The provider's answer is in a coding that nobody asked for.")
+        relay = self.relay = ReplayRelay(passing)
+        self._streaming = True
+        house.ports.observer.stream_opened()
+        await relay.run()
+        self._received()
+
+    async def _list(self, listing: Listing, ask: Callable[[str], Awaitable[Forwarded]]) -> None:
+        """Answer with a provider's list without what is others'; an error of the provider's passes."""
+        refused: list[Forwarded] = []
+
+        async def fetch(query: str) -> bytes:
+            forwarded = await ask(query)
+            if forwarded.error_body is not None:
+                refused.append(forwarded)
+                raise ApiError(Case.UPSTREAM_UNREACHABLE, "The provider has refused to list.")
+            return await read_answer_whole(forwarded.answer)
+
+        try:
+            body = await listing.read(fetch)
+        except ApiError:
+            if not refused:
+                raise
+            self._pass_on(refused[0])
+            return
+        self._client.answer(200, [JSON_TYPE, *self._own_headers()], body)
+
+    def _pass_on(self, forwarded: Forwarded) -> None:
+        """The provider refused what costs nothing: its words pass."""
+        self._received()
+        headers = self._own_headers() + to_client(forwarded.answer.headers)
+        self._client.answer(forwarded.answer.status, headers, forwarded.error_body or b"")
 
     def _own_headers(self, lowered_maximum: int | None = None) -> list[tuple[bytes, bytes]]:
         headers = [(REQUEST_ID, self._request_id_text)]
@@ -394,7 +542,7 @@ class Exchange:
         """What a provider may charge for a request that it did not answer."""
         return None if self._counting is None else self._counting.estimate(0)
 
-    def _capture_delivered(self, relay: StreamRelay | LargeRelay, hold: OpenHold) -> None:
+    def _capture_delivered(self, relay: StreamRelay | LargeRelay | ReplayRelay, hold: OpenHold) -> None:
         try:
             relay.resolve()
         except JournalFailed:

@@ -26,8 +26,10 @@ from meterproxy.proxy.client import Client
 from meterproxy.proxy.headers import to_provider
 from meterproxy.proxy.paths import provider_path
 from meterproxy.proxy.provider import Provider, account_refused
+from meterproxy.proxy.response_facts import tool_calls_edit
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.upstream import (
+    ProviderHead,
     UpstreamAnswer,
     UpstreamBroken,
     UpstreamBusy,
@@ -69,7 +71,17 @@ class Forwarded(msgspec.Struct, frozen=True):
 class Forwarder:
     """Sends one request."""
 
-    __slots__ = ("_account_id", "_asked", "_before_first_byte", "_client", "_ids", "_now_us", "_provider", "_route")
+    __slots__ = (
+        "_account_id",
+        "_asked",
+        "_before_first_byte",
+        "_client",
+        "_ids",
+        "_now_us",
+        "_provider",
+        "_query",
+        "_route",
+    )
 
     def __init__(
         self,
@@ -80,6 +92,7 @@ class Forwarder:
         account_id: UUID,
         now_us: int,
         before_first_byte: Callable[[], None],
+        query: str = "",
     ) -> None:
         self._client = client
         self._asked = asked
@@ -89,6 +102,7 @@ class Forwarder:
         self._account_id = account_id
         self._now_us = now_us
         self._before_first_byte = before_first_byte
+        self._query = query
 
     async def forward(self, lowered_maximum: int | None) -> Forwarded:
         """Send the request and read the head of its answer.
@@ -98,6 +112,8 @@ class Forwarder:
             ApiError: what `before_first_byte` raised.
         """
         edits = self._maximum_edit(lowered_maximum)
+        if self._asked.endpoint.tool_calls_maximum is not None:
+            edits |= tool_calls_edit(self._asked.members)
         option = self._usage_option()
         if option is None:
             return await self._judge(await self._send(edits), usage_injected=False)
@@ -117,7 +133,7 @@ class Forwarder:
 
     def _usage_option(self) -> bytes | None:
         """`stream_options` with `include_usage` as raw JSON; None where it is not wanted or the client asked itself."""
-        if not self._asked.stream:
+        if not self._asked.stream or not self._asked.endpoint.takes_usage_option:
             return None
         if not self._provider.takes_usage_option(self._asked.endpoint.operation, self._route.model, self._now_us):
             return None
@@ -132,16 +148,30 @@ class Forwarder:
     async def _send(self, edits: dict[str, bytes]) -> UpstreamAnswer:
         members = self._asked.members
         body = members.rewrite(edits) if edits else members.body
-        path = provider_path(self._asked.endpoint.upstream_template, self._ids)
-        headers = to_provider(
-            self._client.raw_headers, self._provider.own_headers, idempotency_key=self._idempotency_key()
-        )
         try:
-            return await self._provider.upstream.send(
-                b"POST", path, headers, body, before_first_byte=self._before_first_byte
+            return await self._provider.upstream.send_prepared(
+                self._head(), body, before_first_byte=self._before_first_byte
             )
         except UpstreamError as error:
             raise failed(error) from None
+
+    def _head(self) -> ProviderHead:
+        """The head of the request, kept with the client's for the next one that reads the same.
+
+        One with a query is not kept: a list is read with queries of our own.
+        """
+        own, upstream = self._client.head, self._provider.upstream
+        if own.forwarded is not None and own.forwarded.upstream is upstream and not self._query:
+            return own.forwarded
+        path = provider_path(self._asked.endpoint.upstream_template, self._ids)
+        if self._query:
+            path += "?" + self._query
+        idempotency_key = self._idempotency_key()
+        headers = to_provider(own.raw_headers, self._provider.own_headers, idempotency_key=idempotency_key)
+        head = upstream.prepare(self._asked.endpoint.method, path, headers)
+        if idempotency_key is None and not self._query:  # one is sent with one request only
+            own.forwarded = head
+        return head
 
     def _idempotency_key(self) -> bytes | None:
         """The client's key, made different for each account so that tenants cannot meet in one."""
@@ -187,6 +217,11 @@ def failed(error: UpstreamError) -> Failed:
     if isinstance(error, UpstreamTimeout) or (isinstance(error, UpstreamBroken) and error.reason == "between_bytes"):
         return Failed(Case.UPSTREAM_TIMEOUT, "The provider did not answer in time.", Outcome.TIMED_OUT, sent=error.sent)
     return Failed(Case.UPSTREAM_UNREACHABLE, "The provider could not be reached.", Outcome.UNREACHABLE, sent=error.sent)
+
+
+def unreadable(message: str) -> Failed:
+    """What a client hears of an answer that must be read before it may be passed on, and cannot be."""
+    return Failed(Case.UPSTREAM_UNREACHABLE, message, Outcome.PROVIDER_ERROR, sent=True)
 
 
 def _rejects_option(forwarded: Forwarded) -> bool:

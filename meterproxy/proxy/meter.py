@@ -18,17 +18,19 @@ import orjson
 from meterproxy.core.record import TOOLS_KEPT, bookable_text
 from meterproxy.core.usage import Usage
 from meterproxy.proxy.body import without_surrogates
+from meterproxy.proxy.new_ids import OWN, Found
 from meterproxy.proxy.ordinary import OrdinaryEvents
 from meterproxy.proxy.sse import (
     EVENT_MAXIMUM,
     DoneFinder,
     EventSplitter,
     StreamEditor,
+    StreamHolder,
     data_of,
     edit_event,
     split_events,
 )
-from meterproxy.proxy.texts import Kept, KeptEvents, TextPool, tool_names
+from meterproxy.proxy.texts import Kept, KeptEvents, TextPool, stream_texts, tool_names
 from meterproxy.proxy.usage_shapes import CHAT, SHAPES, Ceiling, take_usage, take_usual_usage
 
 RAW_USAGE_MAXIMUM: Final = 1024
@@ -54,7 +56,8 @@ class Reading(NamedTuple):
     """What an answer says of itself; `usage` is None where it says nothing that can be.
 
     `raw_usage` is the provider's own object, kept where `flags` say that it was impossible or not wholly understood.
-    `provider_id` is the id in the body, `failed` whether it is or ended in an error.
+    `provider_id` is the id in the body, `failed` whether it is or ended in an error. `running` says that the answer is
+    only the beginning of work that goes on in the background.
     """
 
     usage: Usage | None = None
@@ -65,6 +68,9 @@ class Reading(NamedTuple):
     tools: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     failed: bool = False
+    web_searches: int = 0
+    file_searches: int = 0
+    running: bool = False
 
 
 class _Top(msgspec.Struct):
@@ -83,10 +89,10 @@ def read_answer(operation: str, body: bytes, ceiling: Ceiling = NO_CEILING) -> R
     top = _top(body)
     if top is None:
         return Reading()
-    usage, raw_usage, flags = _usage(operation, bytes(top.usage), ceiling)
-    tools = _distinct(tool_names(body)) if _calls_tools(body) else ()
+    usage, raw_usage, flags = read_usage(operation, bytes(top.usage), ceiling)
+    tools = distinct(tool_names(body)) if _calls_tools(body) else ()
     return Reading(
-        usage, raw_usage, _text(top.model), _text(top.service_tier), _text(top.id), tools, flags, _there(top.error)
+        usage, raw_usage, text_of(top.model), text_of(top.service_tier), text_of(top.id), tools, flags, there(top.error)
     )
 
 
@@ -97,10 +103,12 @@ class StreamMeter:
         operation: the glossary's name of what was asked.
         pool: where events that may have to be counted are kept.
         editing: whether we asked for usage and the client did not, so that it must not see it (see `sse`).
+        holding: whether only whole events may go on, because what they say must be written down before.
     """
 
     __slots__ = (
         "_done",
+        "_editing",
         "_editor",
         "_head",
         "_heads_left",
@@ -110,25 +118,34 @@ class StreamMeter:
         "_ordinary",
         "_raw_usage",
         "_splitter",
+        "_told",
         "_tools",
         "events",
         "failed",
         "finished",
+        "overlong",
+        "running",
         "terminal",
     )
 
-    def __init__(self, operation: str, pool: TextPool, *, editing: bool = False) -> None:
+    def __init__(self, operation: str, pool: TextPool, *, editing: bool = False, holding: bool = False) -> None:
         self._operation = operation
         self._splitter = EventSplitter(EVENT_MAXIMUM)
         self._done = DoneFinder()
-        self._editor = StreamEditor() if editing else None
+        self._editing = editing
+        self._editor = StreamEditor() if editing else StreamHolder() if holding else None
         self._kept = KeptEvents(pool)
         self._ordinary = OrdinaryEvents(self._kept.add)
         self._idle = True
         self._head: dict[str, str] = {}
         self._heads_left = HEADS_READ
+        self._told = False
         self._tools: list[str] = []
         self._raw_usage = b""
+        self.running = False
+        """Whether the answer goes on in the background; these never do."""
+        self.overlong = False
+        """Whether an event was too long to be held; these pass."""
         self.events = 0
         """Events with JSON so far: about the tokens that were delivered, where a provider sends one in each."""
         self.finished = False
@@ -187,7 +204,7 @@ class StreamMeter:
         return edited
 
     def _edited(self, event: bytes) -> bytes:
-        return event if self._editor is None else edit_event(event)
+        return edit_event(event) if self._editing else event
 
     def _feed(self, chunk: bytes) -> bytes:
         cut = self._done.feed(chunk)
@@ -217,10 +234,22 @@ class StreamMeter:
 
     def reading(self, ceiling: Ceiling = NO_CEILING) -> Reading:
         """What the stream has said so far."""
-        usage, raw_usage, flags = _usage(self._operation, self._raw_usage, ceiling)
+        usage, raw_usage, flags = read_usage(self._operation, self._raw_usage, ceiling)
         head = self._head.get
-        tools = _distinct(self._tools)
+        tools = distinct(self._tools)
         return Reading(usage, raw_usage, head("model"), head("service_tier"), head("id"), tools, flags, self.failed)
+
+    def new_ids(self) -> list[Found]:
+        """The answer's own id, told once: it must be written down before what `feed` has returned goes on."""
+        if self._told or "id" not in self._head:
+            return []
+        self._told = True
+        return [Found(OWN, self._head["id"])]
+
+    def texts(self) -> tuple[list[str], int]:
+        """What the answer has said so far, and how many bytes of it found no room."""
+        events, dropped_bytes = self.kept()
+        return stream_texts(events), dropped_bytes
 
     def kept(self) -> Kept:
         """The events so far, for `texts.stream_texts`, and how many bytes of them found no room."""
@@ -255,10 +284,10 @@ class StreamMeter:
         if top is None:
             return
         for name, value in (("id", top.id), ("model", top.model), ("service_tier", top.service_tier)):
-            if text := _text(value):
+            if text := text_of(value):
                 self._head[name] = text
         self._heads_left = 0 if "model" in self._head else max(0, self._heads_left - 1)
-        self.failed = self.failed or _there(top.error)
+        self.failed = self.failed or there(top.error)
         usage = bytes(top.usage)
         if usage.startswith(b"{"):
             self._raw_usage = usage
@@ -287,21 +316,21 @@ def _top(document: bytes) -> _Top | None:
         return None if whole == document else _top(whole)
 
 
-def _there(raw: msgspec.Raw) -> bool:
+def there(raw: msgspec.Raw) -> bool:
     return bytes(raw) not in _ABSENT
 
 
-def _text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
     return bookable_text(value) or None if isinstance(value, str) else None
 
 
-def _distinct(names: list[str]) -> tuple[str, ...]:
+def distinct(names: list[str]) -> tuple[str, ...]:
     """Tool names once each in their order, bookable, as many as a record keeps."""
-    texts = dict.fromkeys(text for name in names if (text := _text(name)) is not None)
+    texts = dict.fromkeys(text for name in names if (text := text_of(name)) is not None)
     return tuple(texts)[:TOOLS_KEPT]
 
 
-def _usage(operation: str, raw: bytes, ceiling: Ceiling) -> tuple[Usage | None, bytes | None, tuple[str, ...]]:
+def read_usage(operation: str, raw: bytes, ceiling: Ceiling) -> tuple[Usage | None, bytes | None, tuple[str, ...]]:
     """Usage, the raw object where it says more than the usage, and flags that say why."""
     shape = SHAPES.get(operation)
     if raw in _ABSENT or shape is None:

@@ -5,6 +5,7 @@ Rules
 - A request is admitted by its head, before its body is read; the handler gets it with the body already there.
 - Its bodies have a limit and a room of their own, so that they cannot take the data plane's.
 - aiohttp's exceptions become errors in our shape; nothing names our software.
+- A handler may answer by a websocket; the connection is that websocket's from then on.
 """
 
 import asyncio
@@ -53,10 +54,10 @@ class OtherRequests:
         try:
             await self._answer(client)
         except ApiError as error:
-            client.refuse(error)
+            _refuse(client, error)
         except web.HTTPException as error:
             case = _CASES_OF_STATUS.get(error.status, Case.MALFORMED)
-            client.refuse(ApiError(case, error.reason or "The request could not be answered."))
+            _refuse(client, ApiError(case, error.reason or "The request could not be answered."))
         except ConnectionError:
             client.abort()
         finally:
@@ -72,17 +73,27 @@ class OtherRequests:
         response = await self._handler(request)
         if client.ends_here():
             response.force_close()
-        client.answered_status = response.status
         await response.prepare(request)
         await response.write_eof()
         client.ended = True
 
 
+def _refuse(client: Client, error: ApiError) -> None:
+    if client.answered_status is None:
+        client.refuse(error)
+    else:
+        client.abort()  # its handler had begun another answer
+
+
 class _OtherRequest(web.BaseRequest):
     """A request outside of the data plane; its answer does not name our software."""
 
+    ATTRS = web.BaseRequest.ATTRS | frozenset({"client"})
+    client: Client
+
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         response.headers.pop("Server", None)
+        self.client.answered_status = response.status
 
 
 class _Wire:
@@ -91,7 +102,9 @@ class _Wire:
     __slots__ = ("_connection", "loop")
 
     ssl_context = None
-    _reading_paused = False
+    max_field_size = 8190
+    max_headers = 128
+    _timeout_ceil_threshold = 5
 
     def __init__(self, connection: "ClientConnection") -> None:
         self._connection = connection
@@ -120,11 +133,38 @@ class _Wire:
     async def _drain_helper(self) -> None:
         await self._connection.drained()
 
-    def pause_reading(self) -> None:
-        """Nothing to pause: the body is whole when it is handed over."""
+    @property
+    def _reading_paused(self) -> bool:
+        return self._connection.reading_paused
 
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Nothing to resume."""
+    def pause_reading(self) -> None:
+        self._connection.pause_reading()
+
+    def resume_reading(self, *, resume_parser: bool = True) -> None:
+        del resume_parser
+        self._connection.resume_reading()
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        self._connection.take_over(_Frames(parser, data_received_cb))
+
+    def keep_alive(self, val: bool) -> None:
+        """A websocket's connection is never used again."""
+
+
+class _Frames:
+    """Hands the bytes of a websocket to aiohttp's reader, and tells its heartbeat of them."""
+
+    __slots__ = ("_feed", "_heard", "feed_eof")
+
+    def __init__(self, reader: Any, heard: Callable[[], None] | None) -> None:
+        self._feed = reader.feed_data
+        self._heard = heard
+        self.feed_eof = reader.feed_eof
+
+    def feed_data(self, data: bytes) -> None:
+        self._feed(data)
+        if self._heard is not None:
+            self._heard()
 
 
 def _request(client: Client, wire: _Wire, body: StreamReader) -> web.BaseRequest:
@@ -140,12 +180,20 @@ def _request(client: Client, wire: _Wire, body: StreamReader) -> web.BaseRequest
         head.raw_headers,
         head.closes,
         None,
-        upgrade=False,
+        upgrade=head.upgrades,
         chunked=head.chunked,
-        url=URL(head.target, encoded=True),
+        url=_url(head.target),
     )
     writer = StreamWriter(cast("Any", wire), wire.loop)
     task = cast("asyncio.Task[None]", asyncio.current_task())
-    return _OtherRequest(
+    request = _OtherRequest(
         message, body, cast("Any", wire), writer, task, wire.loop, client_max_size=OTHER_BODY_BYTES + 1
     )
+    request.client = client
+    return request
+
+
+def _url(target: str) -> URL:
+    """The target as a path with its query, whatever its path looks like."""
+    path, _, query = target.partition("#")[0].partition("?")
+    return URL.build(path=path, query_string=query, encoded=True)

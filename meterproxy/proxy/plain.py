@@ -5,6 +5,7 @@ Rules
 - The ending is written before the client gets the last byte. An answer too large to be read whole is passed on piece
   by piece, one piece behind, and its usage is looked for in its tail.
 - A client that has left does not stop the call: the provider bills all of it.
+- An answer that brings ids which must be written down is read whole, or not passed on at all.
 """
 
 from collections.abc import Callable
@@ -15,17 +16,21 @@ from meterproxy.core.money import format_usd
 from meterproxy.core.usage import Outcome
 from meterproxy.errors import ApiError, JournalFailed
 from meterproxy.proxy.authorize import BYTES_PER_TOKEN
+from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.delivery import Delivery, not_recorded
-from meterproxy.proxy.forward import failed
-from meterproxy.proxy.meter import Reading, read_answer
-from meterproxy.proxy.texts import answer_texts
+from meterproxy.proxy.forward import failed, unreadable
+from meterproxy.proxy.meter import Reading
+from meterproxy.proxy.meters import plain_reader
 from meterproxy.proxy.upstream import UpstreamError
 
 TAIL_BYTES: Final = 65536
 """How much of a large answer's end is looked through for its usage."""
 COST: Final = b"x-meterproxy-cost"
 BALANCE: Final = b"x-meterproxy-balance"
+
+CLAIMED_BYTES: Final = 64 << 20
+"""The longest answer with ids that must be written down."""
 
 NOT_RECORDED: Final = not_recorded().status
 _USAGE: Final = b'"usage"'
@@ -39,10 +44,14 @@ async def relay_plain(delivery: Delivery, began: "Callable[[LargeRelay], None]")
         ApiError: the ending could not be written, and the client has got nothing.
     """
     answer = delivery.forwarded.answer
+    limit = delivery.settings.buffered_bytes if delivery.claims is None else CLAIMED_BYTES
     try:
-        body, whole = await answer.read_up_to(delivery.settings.buffered_bytes)
+        body, whole = await answer.read_up_to(limit)
     except UpstreamError as error:
         raise failed(error) from None
+    if not whole and delivery.claims is not None:
+        answer.abort()
+        raise unreadable("The provider's answer is too long to be read.")
     if whole:
         await _answer_whole(delivery, body)
     else:
@@ -53,7 +62,13 @@ async def relay_plain(delivery: Delivery, began: "Callable[[LargeRelay], None]")
 
 async def _answer_whole(delivery: Delivery, body: bytes) -> None:
     text = body if delivery.decoder is None else delivery.decoder.feed(body)
-    reading = read_answer(delivery.operation, text, delivery.ceiling)
+    reader = plain_reader(delivery.operation)
+    reading = reader.reading(delivery.operation, text, delivery.ceiling)
+    if delivery.claims is not None:
+        _write_down(delivery, delivery.claims, reading, text)
+        if delivery.hold.deferred:
+            delivery.client.answer(delivery.status, delivery.headers, body)
+            return
     if reading.failed and reading.usage is None:
         delivery.hold.release(Outcome.PROVIDER_ERROR, delivery.status)
         delivery.client.answer(delivery.status, delivery.headers, body)
@@ -64,6 +79,18 @@ async def _answer_whole(delivery: Delivery, body: bytes) -> None:
     except JournalFailed:
         raise not_recorded() from None
     delivery.client.answer(delivery.status, [*delivery.headers, *charged(receipt)], body)
+
+
+def _write_down(delivery: Delivery, claims: Claims, reading: Reading, text: bytes) -> None:
+    """Claim what the answer brings, and defer its hold if the work is still going on."""
+    if delivery.decoder is not None and (not delivery.decoder.known or delivery.decoder.unread_bytes):
+        raise unreadable("The provider's answer is in a coding that nobody asked for.")
+    try:
+        claims.take_answer(text)
+        if reading.running and reading.provider_id is not None:
+            delivery.defer(reading.provider_id)
+    except JournalFailed:
+        raise not_recorded() from None
 
 
 def _outcome(delivery: Delivery) -> Outcome:
@@ -83,7 +110,7 @@ def _texts(delivery: Delivery, reading: Reading, text: bytes) -> AnswerTexts:
     unread = 0 if delivery.decoder is None else delivery.decoder.unread_bytes
     if reading.served_model is None and reading.provider_id is None:
         unread += len(text)
-    return AnswerTexts(answer_texts(text), unread if delivery.hold.bound.output_tokens else 0)
+    return AnswerTexts(plain_reader(delivery.operation).texts(text), unread if delivery.hold.bound.output_tokens else 0)
 
 
 class LargeRelay:
@@ -176,7 +203,8 @@ class _Tail:
         start = self._bytes.rfind(_USAGE)
         if start < 0:
             return Reading()
-        return read_answer(self._delivery.operation, b"{" + self._bytes[start:], self._delivery.ceiling)
+        operation = self._delivery.operation
+        return plain_reader(operation).reading(operation, b"{" + self._bytes[start:], self._delivery.ceiling)
 
     def texts(self) -> AnswerTexts:
         unread = self._seen_bytes + (0 if self._decoder is None else self._decoder.unread_bytes)

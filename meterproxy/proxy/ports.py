@@ -147,11 +147,22 @@ class DurableHolds(Protocol):
         ...
 
     async def find(self, resource: Resource) -> Hold | None:
-        """The durable hold of a resource while it has not been captured. Raises StoreUnavailable."""
+        """The durable hold of a resource while it has not ended, as far as is known here. Raises StoreUnavailable."""
         ...
 
     def capture(self, hold: Hold, ending: Ending) -> Receipt:
-        """End a durable hold, as `Ledger.capture` does; whoever sees the end first is the one who counts."""
+        """End a durable hold with what was consumed; whoever sees the end first is the one who counts. Synchronous.
+
+        `hold` is what `find` gave, or the one that was deferred here. Ended again on this worker it gets the receipt of
+        the first time.
+
+        Raises:
+            JournalFailed: it could not be written; the hold is still open, and ends with the next one who sees the end.
+        """
+        ...
+
+    def release(self, hold: Hold, ending: Ending) -> None:
+        """End a durable hold with nothing charged: the provider never ran it. Otherwise as `capture`."""
         ...
 
 

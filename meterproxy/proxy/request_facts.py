@@ -20,6 +20,7 @@ from meterproxy.core.bound import OPERATION_BOUNDS, RequestFacts, audio_tokens
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import Members
 from meterproxy.proxy.outline import outline
+from meterproxy.proxy.response_facts import read_response_facts
 
 CHOICES_MAXIMUM: Final = 128
 """The most choices that one request may ask for. Source: OpenAI's API description, `n`."""
@@ -37,13 +38,19 @@ _OTHER_TYPE: Final = re.compile(rb'"type"[ \t\r\n]*+:[ \t\r\n]*+(?!"(?:text|refu
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 _SEARCHING: Final = ("search-preview", "search-api")
 
+_CONTENTS: Final = {
+    "chat": ("messages", "tools", "functions", "response_format"),
+    "completion": ("suffix",),
+    "response": ("input", "instructions", "tools", "text", "max_tool_calls", "context_management"),
+}
+"""The members that hold an operation's texts, where they are not its prompts."""
+
 
 def members_read(operation: str) -> frozenset[str]:
     """The members of an operation's body that facts and texts are read from."""
     row = OPERATION_BOUNDS[operation]
-    contents = {"messages", "tools", "functions", "response_format"} if operation == "chat" else {"suffix"}
     prompts = () if row.prompts is None else (row.prompts,)
-    return READ_ALWAYS.union(contents, row.maxima, row.choices, prompts, row.outside)
+    return READ_ALWAYS.union(_CONTENTS.get(operation, ()), row.maxima, row.choices, prompts, row.outside)
 
 
 _UNUSUAL: Final = {
@@ -61,6 +68,8 @@ def read_facts(operation: str, members: Members, model: str) -> RequestFacts:
         ApiError: MALFORMED where a number is not one, or out of range.
     """
     row = OPERATION_BOUNDS[operation]
+    if operation == "response":
+        return read_response_facts(members, row.outside)
     messages = members.raw("messages") or b""
     if len(messages) > UNCOUNTED_BYTES:
         _check_messages(messages)

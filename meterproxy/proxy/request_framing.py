@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from meterproxy.proxy.request_head import malformed
 
-STEPS_AT_ONCE: Final = 6144
+STEPS_AT_ONCE: Final = 3072
 """How many lines and pieces are read in one go: whoever sends tiny chunks must not keep everybody else waiting."""
 LINE_BYTES: Final = 1024
 BARREN_BYTES: Final = 65536

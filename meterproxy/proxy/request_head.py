@@ -20,6 +20,7 @@ from meterproxy.proxy.headers import Attribution, Header
 
 if TYPE_CHECKING:
     from meterproxy.proxy.endpoints import Endpoint
+    from meterproxy.proxy.upstream import ProviderHead
 
 NO_LENGTH: Final = -1
 """What is told as the length of a body that comes in chunks."""
@@ -38,13 +39,14 @@ class RequestHead:
         http_1_1: whether it came over HTTP/1.1; else it was HTTP/1.0.
         closes: whether the client wants the connection to end with the answer, or must.
         chunked: whether the body comes in chunks.
+        upgrades: whether the client offers to go on in another protocol; nobody has to take that.
         expects_continue: whether the client waits for `100 Continue` before it sends the body.
 
     For those who answer (None until one of them has filled it in):
         matched: the endpoint that method and target lead to, with the ids in its path.
         digest: of the secret that the request presents.
         attribution: the conversation and tags that it names.
-        forwarded: the headers that may reach any provider.
+        forwarded: the head of the request that goes to the provider.
     """
 
     __slots__ = (
@@ -60,6 +62,7 @@ class RequestHead:
         "method",
         "raw_headers",
         "target",
+        "upgrades",
     )
 
     def __init__(
@@ -72,6 +75,7 @@ class RequestHead:
         closes: bool,
         chunked: bool,
         expects_continue: bool,
+        upgrades: bool,
     ) -> None:
         self.method = method
         self.target = target
@@ -80,11 +84,12 @@ class RequestHead:
         self.closes = closes
         self.chunked = chunked
         self.expects_continue = expects_continue
+        self.upgrades = upgrades
         self._headers: CIMultiDictProxy[str] | None = None
         self.matched: tuple[Endpoint, tuple[str, ...]] | None = None
         self.digest: bytes | None = None
         self.attribution: Attribution | None = None
-        self.forwarded: tuple[Header, ...] | None = None
+        self.forwarded: ProviderHead | None = None
 
     @property
     def headers(self) -> CIMultiDictProxy[str]:
@@ -112,24 +117,26 @@ def understand(method: str, target: str, fields: list[Header], *, http_1_1: bool
     """
     if method == "CONNECT":
         raise ApiError(Case.METHOD_NOT_ALLOWED, "CONNECT is not supported.")
-    special = _special(fields)
+    special, others = _sorted(fields)
     _check_host(special[b"host"], http_1_1=http_1_1)
     chunked, length = _framing(special, http_1_1=http_1_1)
+    connection = _tokens(special[b"connection"])
     expect = [value.lower() for value in special[b"expect"]]
     head = RequestHead(
         method,
         _in_origin_form(method, target),
-        tuple([field for field in fields if field[0].lower() != b"content-length"]),
+        others,
         http_1_1=http_1_1,
-        closes=not http_1_1 or b"close" in _tokens(special[b"connection"]),
+        closes=not http_1_1 or b"close" in connection,
         chunked=chunked,
         expects_continue=http_1_1 and expect == [b"100-continue"],
+        upgrades=http_1_1 and b"upgrade" in connection,
     )
     return head, length
 
 
-def _special(fields: list[Header]) -> dict[bytes, list[bytes]]:
-    """The values of those headers that decide how a request is read."""
+def _sorted(fields: list[Header]) -> tuple[dict[bytes, list[bytes]], tuple[Header, ...]]:
+    """The values of those headers that decide how a request is read, and all headers but its length."""
     special: dict[bytes, list[bytes]] = {
         b"host": [],
         b"content-length": [],
@@ -137,11 +144,15 @@ def _special(fields: list[Header]) -> dict[bytes, list[bytes]]:
         b"connection": [],
         b"expect": [],
     }
-    for name, value in fields:
-        values = special.get(name.lower())
+    others = []
+    for field in fields:
+        name = field[0].lower()
+        values = special.get(name)
         if values is not None:
-            values.append(value)
-    return special
+            values.append(field[1])
+        if name != b"content-length":
+            others.append(field)
+    return special, tuple(others)
 
 
 def _check_host(hosts: list[bytes], *, http_1_1: bool) -> None:

@@ -204,13 +204,13 @@ class HeadReader:
 
 
 def _check_size(head: bytes, limits: HeadLimits) -> None:
+    size = len(head)
+    if size > limits.head_bytes or head.count(b"\r\n") - 2 > limits.fields:
+        raise _too_large()
+    if size <= limits.line_bytes and size <= limits.field_bytes:
+        return
     line, *fields = head[: -len(_END)].split(b"\r\n")
-    if (
-        len(head) > limits.head_bytes
-        or len(line) > limits.line_bytes
-        or len(fields) > limits.fields
-        or any(len(field) > limits.field_bytes for field in fields)
-    ):
+    if len(line) > limits.line_bytes or any(len(field) > limits.field_bytes for field in fields):
         raise _too_large()
 
 

@@ -17,6 +17,7 @@ import orjson
 
 from meterproxy.proxy.body import Members, without_surrogates
 from meterproxy.proxy.outline import outline
+from meterproxy.proxy.response_texts import response_request_texts
 
 _EMPTY: Final = re.compile(rb"\[\s*\]")
 _MODEL_READS: Final = ("tools", "functions", "response_format")
@@ -53,6 +54,8 @@ def request_texts(operation: str, members: Members) -> tuple[list[str], int]:
     """The texts of a request, and how many tokens it brings as ids."""
     if operation == "chat":
         return list(_chat_texts(members)), 0
+    if operation == "response":
+        return list(response_request_texts(members)), 0
     texts: list[str] = []
     known_tokens = 0
     for name in ("prompt", "input", "suffix"):

@@ -58,6 +58,29 @@ class Router:
         provider.check_awake(key.account_id, operation, model, at_us)
         return Route(provider, model, price, self._catalog.facts(model, provider.prices))
 
+    def free_route(self, model: str, owner: str | None, operation: str, key: KeyEntry, at_us: int) -> Route | None:
+        """Find where a request goes that costs nothing; None where its resource's provider is no longer configured.
+
+        What it mentions decides, then its model, then the configuration's order.
+
+        Raises:
+            ApiError: MODEL_NOT_FOUND, UPSTREAM_ACCOUNT while the provider rests.
+        """
+        provider = self.providers[0] if owner is None else self.named(owner)
+        if model:
+            serving = self.provider_of(model)
+            if serving is None or not may_use_model(key, model):
+                raise not_found(model)
+            provider = serving if owner is None else provider
+        if provider is None:
+            return None
+        provider.check_awake(key.account_id, operation, model, at_us)
+        return Route(provider, model, _free_price(provider.prices, model), self._catalog.facts(model, provider.prices))
+
+    def named(self, name: str) -> Provider | None:
+        """The provider of that name, None where none is configured."""
+        return next((provider for provider in self.providers if provider.name == name), None)
+
     def provider_of(self, model: str) -> Provider | None:
         """The provider that serves a model, None where none does."""
         try:

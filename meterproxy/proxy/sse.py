@@ -275,6 +275,34 @@ class StreamEditor:
         return b"".join([edit_event(event) for event in split_events(events)])
 
 
+class StreamHolder:
+    """Holds back the unfinished event and changes nothing; in the editor's place where whole events must be read first.
+
+    An event of more than 1 MiB passes, as an editor's does: no answer's head is as long.
+    """
+
+    __slots__ = ("_splitter",)
+
+    def __init__(self) -> None:
+        self._splitter = EventSplitter()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held back."""
+        return not self._splitter.held_bytes
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What can be forwarded now."""
+        events = self._splitter.feed(chunk)
+        if self._splitter.held_bytes > HELD_MAXIMUM:
+            return events + self._splitter.finish()
+        return events
+
+    def finish(self) -> bytes:
+        """What was held back, at the stream's end."""
+        return self._splitter.finish()
+
+
 def edit_event(event: bytes) -> bytes:
     """One event without the usage that we asked for; where it goes, the empty lines before it stay."""
     if _USAGE not in event:

@@ -8,6 +8,8 @@ Rules
   Aborting is right by itself only where no sign of the end was seen and nothing is produced unseen.
 - A stream that breaks ends with an error event; what was delivered is captured first. An error's text is no output.
 - What we write by ourselves (comments, errors) goes between events, never into one.
+- Ids that the client may mention later are written down before the events that bring them go on. The hold of work that
+  goes on in the background is deferred with the first of them: however the stream ends, it stays.
 """
 
 import asyncio
@@ -15,10 +17,12 @@ from typing import Final
 
 from meterproxy.core.usage import Outcome, Usage
 from meterproxy.errors import ApiError, Case, JournalFailed
+from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.delivery import Delivery, not_recorded
-from meterproxy.proxy.meter import StreamMeter
-from meterproxy.proxy.texts import stream_texts
+from meterproxy.proxy.forward import unreadable
+from meterproxy.proxy.meters import meter_of
+from meterproxy.proxy.new_ids import OWN
 from meterproxy.proxy.upstream import ReadInterrupted, UpstreamError
 
 KEEPALIVE: Final = b": keepalive\n\n"
@@ -41,6 +45,7 @@ class StreamRelay:
     __slots__ = (
         "_answer",
         "_at_boundary",
+        "_claims",
         "_client",
         "_decoder",
         "_delivery",
@@ -60,7 +65,8 @@ class StreamRelay:
         self._hold = delivery.hold
         self._decoder = delivery.decoder
         editing = delivery.forwarded.usage_injected and delivery.decoder is None
-        self._meter = StreamMeter(delivery.operation, delivery.pool, editing=editing)
+        self._claims = delivery.claims
+        self._meter = meter_of(delivery.operation, delivery.pool, editing=editing, holding=delivery.claims is not None)
         self._keepalive_seconds = delivery.settings.keepalive_seconds
         self._leavers = leavers
         self._at_boundary = True
@@ -87,7 +93,9 @@ class StreamRelay:
                 await self._leave(piece)
                 return
             forwarded, terminal = self._metered(piece)
-            if meter.done and hold.open:
+            if self._claims is not None and not await self._written_down(self._claims):
+                return
+            if meter.done and hold.ending is None:
                 self._send(forwarded)
                 if not await self._captured(self._read_outcome()):
                     return
@@ -103,7 +111,27 @@ class StreamRelay:
         if self._decoder is None:
             return meter.feed(piece), meter.terminal
         meter.feed(self._decoder.feed(piece))
-        return (b"", piece) if meter.done and self._hold.open else (piece, b"")
+        return (b"", piece) if meter.done and self._hold.ending is None else (piece, b"")
+
+    async def _written_down(self, claims: Claims) -> bool:
+        """Claim what the last piece brought; False where that could not be written, of which the client was told."""
+        try:
+            self._write_down(claims)
+        except JournalFailed:
+            await self.break_off(not_recorded())
+            return False
+        if self._meter.overlong:
+            await self.break_off(unreadable("The provider's answer has an event that is too long to be read."))
+            return False
+        return True
+
+    def _write_down(self, claims: Claims) -> None:
+        found = self._meter.new_ids()
+        claims.take(found)
+        if self._delivery.background and self._hold.open and self._meter.running:
+            own_id = next((id_ for kind, id_ in found if kind == OWN), None)
+            if own_id is not None:
+                self._delivery.defer(own_id)
 
     async def _next(self) -> bytes:
         piece = self._answer.read_nowait()
@@ -127,6 +155,10 @@ class StreamRelay:
     async def _end(self) -> None:
         """The provider has ended the stream properly."""
         rest = self._meter.finish()
+        if self._claims is not None and not await self._written_down(self._claims):
+            return
+        if self._hold.deferred and self._meter.done and not await self._captured(self._read_outcome()):
+            return
         if not self._hold.open or await self._captured(self._natural_outcome()):
             self._client.end(rest if self._decoder is None else b"")
 
@@ -141,6 +173,8 @@ class StreamRelay:
 
     def _read_outcome(self) -> Outcome:
         """How a stream ended that came to its proper end."""
+        if self._meter.failed and self._delivery.operation == "response":
+            return Outcome.PROVIDER_ERROR
         return Outcome.CLIENT_LEFT if self._client.gone else Outcome.COMPLETED
 
     async def _captured(self, outcome: Outcome) -> bool:
@@ -159,9 +193,9 @@ class StreamRelay:
         self._hold.capture(outcome, self._delivery.status, reading, measured)
 
     def _texts(self) -> AnswerTexts:
-        kept = self._meter.kept()
+        texts, dropped_bytes = self._meter.texts()
         unread = 0 if self._decoder is None else self._decoder.unread_bytes
-        return AnswerTexts(stream_texts(kept.events), kept.dropped_bytes + unread)
+        return AnswerTexts(texts, dropped_bytes + unread)
 
     # When it does not go as planned.
 
@@ -172,6 +206,8 @@ class StreamRelay:
             self._meter.finish()
             if not await self._captured(Outcome.CLIENT_LEFT if self._client.gone else Outcome.STREAM_BROKEN):
                 return
+            self._say(error)
+        elif self._hold.deferred:
             self._say(error)
         elif not self._client.ended:
             self._client.end()

@@ -14,8 +14,8 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
-from meterproxy.proxy.connection import Connection
 from meterproxy.proxy.connection_pool import ConnectionPool, Stats
 from meterproxy.proxy.dial import Dialer, Resolve, resolve
 from meterproxy.proxy.upstream_answer import UpstreamAnswer
@@ -48,6 +48,15 @@ _OURS = frozenset(
     b"host content-length connection transfer-encoding keep-alive proxy-connection te trailer upgrade expect".split()
 )
 _WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
+
+
+class ProviderHead(NamedTuple):
+    """A request's head without the length of its body, for all requests that differ in nothing else."""
+
+    upstream: "Upstream"
+    start: bytes
+    with_body: bool
+    bodiless: bool
 
 
 class Upstream:
@@ -97,14 +106,32 @@ class Upstream:
         Raises:
             UpstreamUnreachable, UpstreamBusy, UpstreamTimeout, UpstreamBroken: as their names say.
         """
+        head = self.prepare(method, path, headers)
+        return await self.send_prepared(head, body, before_first_byte=before_first_byte)
+
+    def prepare(self, method: bytes | str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> ProviderHead:
+        """Make a request's head, to be sent once or often; arguments as those of `send`."""
         method = method.encode("ascii") if isinstance(method, str) else method
-        head = self._head(method, path, headers, len(body))
-        bodiless = method == b"HEAD"
+        lines = [method + b" " + self._prefix + path.encode("ascii") + self._line_end]
+        lines += [b"%b: %b\r\n" % header for header in headers if not _is_ours(header[0])]
+        ends = len(lines) + 1  # the first line of all holds two
+        start = b"".join(lines)
+        if start.count(b"\n") != ends or start.count(b"\r") != ends or b"\0" in start:
+            raise ValueError("a header or the path has a line end or NUL in it")
+        if not path.isprintable() or " " in path:
+            raise ValueError("the path has an unescaped character in it")
+        return ProviderHead(self, start, method in _WITH_BODY, method == b"HEAD")
+
+    async def send_prepared(
+        self, head: ProviderHead, body: bytes, *, before_first_byte: Callable[[], None]
+    ) -> UpstreamAnswer:
+        """As `send`, with a head that `prepare` has made."""
+        end = b"Content-Length: %d\r\n\r\n" % len(body) if body or head.with_body else b"\r\n"
+        start = head.start + end
         connection = self._pool.take() or await self._pool.lease()
         reused = connection.reused
         try:
-            _permit(connection, before_first_byte)
-            return await connection.exchange(head, body, bodiless=bodiless)
+            return await connection.exchange(start, body, before_first_byte, bodiless=head.bodiless)
         except UpstreamSilent:
             if not reused:
                 raise
@@ -113,22 +140,7 @@ class Upstream:
         except UpstreamError as error:
             error.sent = True
             raise
-        _permit(connection, before_first_byte)
-        return await connection.exchange(head, body, bodiless=bodiless)
-
-    def _head(self, method: bytes, path: str, headers: Sequence[tuple[bytes, bytes]], body_bytes: int) -> bytes:
-        lines = [method + b" " + self._prefix + path.encode("ascii") + self._line_end]
-        lines += [b"%b: %b\r\n" % header for header in headers if not _is_ours(header[0])]
-        if body_bytes or method in _WITH_BODY:
-            lines.append(b"Content-Length: %d\r\n" % body_bytes)
-        ends = len(lines) + 1  # the first line of all holds two
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != ends + 1 or head.count(b"\r") != ends + 1 or b"\0" in head:
-            raise ValueError("a header or the path has a line end or NUL in it")
-        if not path.isprintable() or " " in path:
-            raise ValueError("the path has an unescaped character in it")
-        return head
+        return await connection.exchange(start, body, before_first_byte, bodiless=head.bodiless)
 
     def stats(self) -> Stats:
         """Counts of connections for metrics."""
@@ -146,12 +158,3 @@ class Upstream:
 @lru_cache(maxsize=1024)
 def _is_ours(name: bytes) -> bool:
     return name.lower() in _OURS
-
-
-def _permit(connection: Connection, before_first_byte: Callable[[], None]) -> None:
-    """Ask for leave to send; without it the connection goes back as it was."""
-    try:
-        before_first_byte()
-    except BaseException:
-        connection.return_unused()
-        raise

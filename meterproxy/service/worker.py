@@ -41,11 +41,13 @@ from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import Handover, take_over
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
+from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
 from meterproxy.store.keys import Keys
+from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
-from meterproxy.store.upkeep import lost_lease_nanos, make_partitions, self_test
+from meterproxy.store.upkeep import delete_old_owners, lost_lease_nanos, make_partitions, self_test
 
 T = TypeVar("T")
 
@@ -214,6 +216,7 @@ class Worker:
         self._tasks.start("journal sync", ledger.keep_synced)
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
+        self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("partitions", self._keep_partitions)
         self._tasks.start("lost leases", self._keep_lost_counted)
@@ -231,6 +234,7 @@ class Worker:
             await asyncio.sleep(UPKEEP_SECONDS)
             with contextlib.suppress(StoreUnavailable):
                 await make_partitions(self._pool)
+                await delete_old_owners(self._pool)
 
     async def _keep_lost_counted(self) -> None:
         while True:
@@ -247,6 +251,8 @@ class Worker:
             sessions,
             Settlement(self._ledger_pool),
             config.data_dir / "journals" / f"slot-{self._handover.slot}",
+            owner_rows=OwnerRows(self._pool),
+            durable_rows=DurableRows(self._pool),
             host=socket.gethostname(),
             slot=self._handover.slot,
             ttl_seconds=config.lease.ttl_seconds,
@@ -278,7 +284,16 @@ class Worker:
             max_seconds=config.exchange.max_seconds,
             keepalive_seconds=config.stream.keepalive_seconds,
         )
-        ports = Ports(ledger.clock, self._directory, ledger.holds, self._counter, catalog_of(config), self._metrics)
+        ports = Ports(
+            ledger.clock,
+            self._directory,
+            ledger.holds,
+            self._counter,
+            catalog_of(config),
+            self._metrics,
+            ledger.owners,
+            ledger.durable,
+        )
         return Exchanges(settings, ports, providers.build(config), self._room)
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from meterproxy.simulator.calls import Call, Calls
 from meterproxy.simulator.delivery import deliver
+from meterproxy.simulator.keeper import ROUTES, Route
 from meterproxy.simulator.models import Operation
 from meterproxy.simulator.provider import Provider, Reply
 from meterproxy.simulator.settings import SimulatorSettings
@@ -23,6 +24,9 @@ _OPERATIONS: Final[Mapping[str, Operation]] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/embeddings": "embedding",
+    "/v1/responses": "response",
+    "/v1/responses/compact": "compaction",
+    "/v1/moderations": "moderation",
 }
 _BODY_BYTES: Final = 256 * 1024 * 1024
 _SHUTDOWN_SECONDS: Final = 2.0
@@ -62,6 +66,13 @@ class _Server:
     def operation(self, operation: Operation) -> Handler:
         return self.handler(lambda request, body: self.provider.answer(operation, request.headers, body, time.time()))
 
+    def about_kept(self, route: Route) -> Handler:
+        return self.handler(
+            lambda request, body: self.provider.about_kept(
+                route.answer, request.headers, tuple(request.match_info.values()), request.query, body, time.time()
+            )
+        )
+
     async def close(self, _app: web.Application) -> None:
         self.closing.set()
 
@@ -82,6 +93,8 @@ def make_app(settings: SimulatorSettings | None = None) -> web.Application:
     app.on_shutdown.append(server.close)
     for path, operation in _OPERATIONS.items():
         app.router.add_post(path, server.operation(operation))
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, server.about_kept(route))
     app.router.add_get("/v1/models", server.handler(lambda request, _: provider.models(request.headers)))
     app.router.add_get(
         "/v1/models/{id}",

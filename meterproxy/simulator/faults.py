@@ -44,6 +44,9 @@ class Faults:
     reasoning: int | None = None
     cached: int | None = None
     ignore_maximum: bool = False
+    calls: int | None = None
+    phases: int = 2
+    failed: bool = False
     served_model: str | None = None
     service_tier: str | None = None
     tool_name_nul: bool = False
@@ -117,6 +120,9 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "reasoning": Fault(int, "reasoning tokens of each choice, of any model"),
     "cached": Fault(int, "cached_tokens of the prompt"),
     "ignore_maximum": Fault(None, "generates beyond the request's maximum"),
+    "calls": Fault(int, "calls of hosted tools in a response (a maximum still holds)"),
+    "phases": Fault(int, "looks at a background response until it has ended"),
+    "failed": Fault(None, "a response that fails, without usage"),
     "served_model": Fault(str, "the answer's model"),
     "service_tier": Fault(str, "the answer's service_tier"),
     "tool_name_nul": Fault(None, "a NUL and a lone surrogate, as escapes, in the names of tools called"),

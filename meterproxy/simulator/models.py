@@ -7,7 +7,7 @@ nowhere else, so nobody has a price for it.
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-Operation = Literal["chat", "completion", "embedding"]
+Operation = Literal["chat", "completion", "embedding", "response", "compaction", "moderation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ _OFFERED: Final = (
         fingerprint=False,
     ),
     Model("davinci-002", "completion", "", 1_692_634_301, "cl100k_base", 16_384, 16_384, fingerprint=False),
+    Model("omni-moderation-latest", "moderation", "omni-moderation-2024-09-26", 1_731_689_265, context_tokens=32_768),
+    Model("text-moderation-latest", "moderation", "text-moderation-007", 1_707_926_400, context_tokens=32_768),
     _embedding("text-embedding-3-small", 1_705_948_997, 1_536),
     _embedding("text-embedding-3-large", 1_705_953_180, 3_072),
     _embedding("text-embedding-ada-002", 1_671_217_299, 1_536),

@@ -22,10 +22,16 @@ from meterproxy.simulator.answers import (
 )
 from meterproxy.simulator.embeddings import embedding_answer, embedding_usage
 from meterproxy.simulator.faults import NONE, Faults, read_faults
+from meterproxy.simulator.keeper import Answer as KeptAnswer
+from meterproxy.simulator.keeper import Asked
+from meterproxy.simulator.kept import Kept, KeptResponse
 from meterproxy.simulator.models import MODELS, Operation, find_model, model_document
+from meterproxy.simulator.moderations import moderation_answer
 from meterproxy.simulator.prompt import PromptCache, chat_prompt, text_prompts
 from meterproxy.simulator.refusal import Refusal, simulated_refusal
 from meterproxy.simulator.request import StreamOptions, check, read_document, stream_options, texts
+from meterproxy.simulator.response_events import response_events
+from meterproxy.simulator.responses import begun, compaction, input_items, make, prompt_of
 from meterproxy.simulator.settings import SimulatorSettings
 from meterproxy.simulator.stream import chat_events, completion_events
 from meterproxy.simulator.usage import ABSENT, Told, told_usage
@@ -68,11 +74,16 @@ class Provider:
             "chat": self._chat,
             "completion": self._completion,
             "embedding": self._embedding,
+            "response": self._response,
+            "compaction": self._compaction,
+            "moderation": self._moderation,
         }
+        self._kept = Kept()
 
     def reset(self) -> None:
         """Forget everything, as if just started."""
         self._cache.clear()
+        self._kept.clear()
         self._replies = 0
         self._luck.seed(self._settings.seed)
 
@@ -97,6 +108,30 @@ class Provider:
     def model(self, headers: Mapping[str, str], name: str) -> Reply:
         """One model."""
         return self._free(headers, partial(_model_or_refuse, name))
+
+    def about_kept(
+        self,
+        answer: Callable[[Kept, Asked], KeptAnswer],
+        headers: Mapping[str, str],
+        ids: tuple[str, ...],
+        query: Mapping[str, str],
+        body: bytes,
+        now: float,
+    ) -> Reply:
+        """Answer a request about what is stored."""
+        self._replies += 1
+        faults = NONE
+        try:
+            self._authorize(headers)
+            faults = read_faults(headers.get("x-simulate"), iter(()))
+            self._refuse_if_told(faults, {})
+            document = read_document(body) if body else {}
+            made = answer(self._kept, Asked(ids, query, document, now, self._identifier()[:32]))
+        except Refusal as refusal:
+            return _refused(refusal, faults)
+        if isinstance(made, tuple):
+            return Reply(200, content_type=_EVENTS, events=made, faults=faults)
+        return Reply(200, orjson.dumps(made), faults=faults)
 
     def unknown(self, method: str, path: str) -> Reply:
         """What a path that does not exist answers."""
@@ -144,6 +179,9 @@ class Provider:
         prompt = chat_prompt(document, model)
         around = self._circumstances("chatcmpl-", now, faults, cached=self._cache.read(model, prompt))
         answer = chat_answer(document, model, prompt, around)
+        if document.get("store"):
+            usage = {"usage": answer.usage}
+            self._kept.keep_completion({**plain_chat(answer), **usage}, document)
         return _written(answer, document, faults, plain_chat, chat_events)
 
     def _completion(self, document: dict[str, Any], now: float, faults: Faults) -> Reply:
@@ -158,6 +196,34 @@ class Provider:
         name = faults.served_model or model.served_name
         made = embedding_answer(document, model, inputs, self._settings.seed, name)
         return Reply(200, _plain(made, told_usage(embedding_usage(inputs), faults)), faults=faults)
+
+    def _response(self, document: dict[str, Any], now: float, faults: Faults) -> Reply:
+        model = check("response", document)
+        asked = self._kept.referred(input_items(document, self._identifier()[:24]))
+        items = [*self._kept.history(document), *asked]
+        around = self._circumstances("resp_", now, faults, self._cache.read(model, prompt_of(document, items, model)))
+        made = make(document, items, model, around)
+        options = stream_options(document)
+        background = document.get("background") is True
+        obfuscated = options is None or options.include_obfuscation
+        events = response_events(made, background=background, obfuscated=obfuscated, faults=faults)
+        looks = faults.phases if background else 0
+        self._kept.keep_response(KeptResponse(made.document, items, events, looks), document, asked)
+        if options is not None and not faults.json_for_stream:
+            return Reply(200, content_type=_EVENTS, events=events, tokens=made.tokens, faults=faults)
+        shown = begun(made.document, "queued") if background else made.document
+        return Reply(200, orjson.dumps(shown), tokens=0 if background else made.tokens, faults=faults)
+
+    def _compaction(self, document: dict[str, Any], now: float, faults: Faults) -> Reply:
+        model = check("compaction", document)
+        asked = self._kept.referred(input_items(document, self._identifier()[:24]))
+        items = [*self._kept.history(document), *asked]
+        made = compaction(document, items, model, self._circumstances("resp_", now, faults))
+        return Reply(200, orjson.dumps(made), faults=faults)
+
+    def _moderation(self, document: dict[str, Any], _now: float, faults: Faults) -> Reply:
+        model = check("moderation", document)
+        return Reply(200, orjson.dumps(moderation_answer(document, model, self._identifier()[:32])), faults=faults)
 
     def _circumstances(self, prefix: str, now: float, faults: Faults, cached: int = 0) -> Circumstances:
         return Circumstances(prefix + self._identifier()[:29], int(now), self._settings.seed, cached, faults)

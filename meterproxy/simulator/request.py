@@ -89,7 +89,53 @@ MEMBERS: Final[Mapping[Operation, Mapping[str, Member]]] = {
         "encoding_format": Member(_TEXT, values=("float", "base64")),
         "user": Member(_TEXT),
     },
+    "response": {
+        "model": Member(_TEXT, required=True),
+        "background": Member(_FLAG),
+        "context_management": Member(_LIST),
+        "conversation": Member(_TEXT_OR_OBJECT),
+        "include": Member(_LIST),
+        "input": Member(_TEXT_OR_LIST, required=True),
+        "instructions": Member(_TEXT),
+        "max_output_tokens": Member(_INT, 16),
+        "max_tool_calls": Member(_INT, 0),
+        "metadata": Member(_OBJECT),
+        "parallel_tool_calls": Member(_FLAG),
+        "previous_response_id": Member(_TEXT),
+        "prompt": Member(_OBJECT),
+        "prompt_cache_key": Member(_TEXT),
+        "prompt_cache_options": Member(_OBJECT),
+        "prompt_cache_retention": Member(_TEXT),
+        "reasoning": Member(_OBJECT),
+        "safety_identifier": Member(_TEXT),
+        "service_tier": Member(_TEXT, values=("auto", "default", "flex", "scale", "priority", "fast")),
+        "store": Member(_FLAG),
+        "stream": Member(_FLAG),
+        "stream_options": Member(_OBJECT),
+        "temperature": Member(_NUMBER, 0, 2),
+        "text": Member(_OBJECT),
+        "tool_choice": Member(_TEXT_OR_OBJECT),
+        "tools": Member(_LIST),
+        "top_logprobs": Member(_INT, 0, 20),
+        "top_p": Member(_NUMBER, 0, 1),
+        "truncation": Member(_TEXT, values=("auto", "disabled")),
+        "user": Member(_TEXT),
+    },
+    "compaction": {
+        "model": Member(_TEXT, required=True),
+        "input": Member(_TEXT_OR_LIST),
+        "instructions": Member(_TEXT),
+        "previous_response_id": Member(_TEXT),
+        "prompt_cache_key": Member(_TEXT),
+        "service_tier": Member(_TEXT, values=("auto", "default", "fast", "flex", "priority")),
+    },
+    "moderation": {
+        "model": Member(_TEXT),
+        "input": Member(_TEXT_OR_LIST, required=True),
+    },
 }
+_SERVED_AS: Final[Mapping[Operation, Operation]] = {"response": "chat", "compaction": "chat"}
+"""Operations that models of another one serve as well."""
 _NULL_REFUSED: Final = frozenset({"model", "messages", "input"})
 
 _SPOKEN: Final[Mapping[type, str]] = {
@@ -111,6 +157,9 @@ _ELSEWHERE: Final[Mapping[tuple[Operation, Operation], str]] = {
         "Did you mean to use v1/completions?"
     ),
 }
+
+USUAL_MODERATION: Final = "omni-moderation-latest"
+"""The model of moderations that name none; all other operations must."""
 
 Document = Mapping[str, Any]
 
@@ -170,7 +219,7 @@ def check(operation: Operation, document: Document) -> Model:
         raise Refusal(
             400, "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
         )
-    return _model(operation, document["model"])
+    return _model(_SERVED_AS.get(operation, operation), document.get("model") or USUAL_MODERATION)
 
 
 def _check_member(name: str, member: Member, document: Document) -> None:

@@ -27,7 +27,7 @@ MOST_CREDITS_NANOS: Final = MAX_NANOS // 4
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
-    """An account as people read it; `held_nanos` is as last reported by the workers."""
+    """An account as people read it; `held_nanos` is as last reported by the workers, with what durable holds hold."""
 
     id: UUID
     organization_id: UUID

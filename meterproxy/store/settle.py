@@ -9,7 +9,7 @@ Rules
 
 import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,12 +17,20 @@ import asyncpg
 import msgspec
 import orjson
 
-from meterproxy.core.lending import Batch, Settling
+from meterproxy.core.lending import Batch, Noted, Settling
 from meterproxy.core.money import MAX_NANOS
-from meterproxy.core.record import Ending, EndRecord, bookable_text, encode_payload
+from meterproxy.core.record import DeferRecord, Ending, EndRecord, Subject, bookable_text, encode_payload
 from meterproxy.core.usage import KINDS, MAX_COUNT, Usage
 from meterproxy.errors import ProgressMoved, Unbookable
+from meterproxy.store.durable import (
+    book_deferrals,
+    deferral_draw_rows,
+    deferrals_of,
+    drop_deferred,
+    end_durable,
+)
 from meterproxy.store.instants import to_datetime
+from meterproxy.store.owners import book_owners
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
 
@@ -86,11 +94,13 @@ class Settlement:
         partition is missing), its money alone; and where not even that can be booked, the record is kept.
         """
         bare = dataclasses.replace(batch, prices={})
-        attempts = (
+        of_an_ending = (
             lambda: self._book_minimal(batch, error),
             lambda: self._book_minimal(bare, error),
             lambda: self._book_money(bare, error),
         )
+        of_a_note = (lambda: self._book_note_minimal(batch, error),)
+        attempts = of_an_ending if batch.endings else of_a_note
         for attempt in attempts:
             try:
                 await retried(attempt)
@@ -98,7 +108,7 @@ class Settlement:
                 error = f"{error}; then {type(failed).__name__}: {failed}"
             else:
                 return
-        await retried(lambda: self._keep(bare, error))
+        await retried(lambda: self._keep(bare, error) if batch.endings else self._keep_note(batch, error))
 
     async def _book_minimal(self, batch: Batch, error: str) -> None:
         (settling,) = batch.endings
@@ -111,8 +121,10 @@ class Settlement:
         (settling,) = batch.endings
         record = minimal_record(settling.record)
         subject = record.subject
+        minimal = dataclasses.replace(batch, endings=[Settling(settling.position, record)])
         async with transaction(self._pool) as connection:
             await _advance(connection, batch)
+            await _book_deferrals_alone(connection, minimal)
             for draw in subject.draws:
                 await connection.execute(_SQL["lock_session"], draw.session_id)
             await connection.execute(_SQL["lock_account"], subject.account_id)
@@ -125,7 +137,8 @@ class Settlement:
                     await connection.execute(
                         _SQL["charge_rejected"], subject.account_id, subject.request_id, amount, kind
                     )
-            for draw in subject.draws if record.amount_nanos else ():
+            await end_durable(connection, minimal)
+            for draw in subject.draws if record.amount_nanos and record.resource is None else ():
                 window = (subject.account_id, draw.limit_id, to_datetime(draw.window_start_us))
                 consumed = min(record.amount_nanos, draw.amount)
                 await connection.execute(_SQL["lock_window"], *window)
@@ -141,29 +154,82 @@ class Settlement:
             record = minimal_record(settling.record)
             await connection.execute(_SQL["keep_rejected"], *_rejected(batch, record, settling, error))
 
+    async def _book_note_minimal(self, batch: Batch, error: str) -> None:
+        (noted,) = batch.notes
+        if not isinstance(noted.record, DeferRecord):
+            raise Unbookable("a note of an owner has nothing to spare")
+        record = msgspec.structs.replace(noted.record, subject=minimal_subject(noted.record.subject))
+        async with transaction(self._pool) as connection:
+            await _book(connection, dataclasses.replace(batch, notes=[Noted(noted.position, record)]))
+            await self._keep_note_of(connection, batch, error)
+
+    async def _keep_note(self, batch: Batch, error: str) -> None:
+        async with transaction(self._pool) as connection:
+            await _advance(connection, batch)
+            await self._keep_note_of(connection, batch, error)
+
+    async def _keep_note_of(self, connection: Connection, batch: Batch, error: str) -> None:
+        """Keep a note for a person, under an id of its own: that of its request is an ending's."""
+        (noted,) = batch.notes
+        record = encode_payload(noted.record)
+        await connection.execute(
+            _SQL["keep_rejected"], uuid.uuid5(batch.journal_id, record.hex()), noted.record.resource.account_id, 0, 0,
+            batch.journal_id, noted.position, bookable_text(error, 2000), record,
+        )  # fmt: skip
+
 
 async def _book(connection: Connection, batch: Batch) -> int:
     await _advance(connection, batch)
-    if not batch.endings:
+    await book_owners(connection, batch.notes)
+    deferrals = deferrals_of(batch)
+    if not batch.endings and not deferrals:
         return 0
     batch_id = uuid.uuid4()
     await _add_prices(connection, batch)
-    once = {settling.record.subject.request_id: settling for settling in reversed(batch.endings)}.values()
+    once = _once(batch)
     rows = [usage_row(batch_id, batch.journal_id, settling) for settling in once]
     draws = [draw for settling in once for draw in draw_rows(batch_id, settling.record)]
+    draws += deferral_draw_rows(batch_id, deferrals)
     await connection.copy_records_to_table("usage_staging", records=rows, columns=COLUMNS)
     await connection.copy_records_to_table("draw_staging", records=draws, columns=DRAW_COLUMNS)
-    await connection.fetch(_SQL["lock_sessions"], batch_id)
-    accounts = await connection.fetch(_SQL["lock_accounts"], batch_id)
-    if len(accounts) < len({settling.record.subject.account_id for settling in batch.endings}):
-        raise Unbookable("an account of the batch does not exist")
-    if _may_raise_drawn(batch):
-        await connection.fetch(_SQL["lock_windows"], batch_id)
-    await connection.fetch(_SQL["lock_leases"], batch_id)
+    await _lock(connection, batch_id, batch)
+    await book_deferrals(connection, batch_id, deferrals)
+    await drop_deferred(connection, batch_id, once)
     booked = await connection.fetchrow(_SQL["book_batch"], batch_id, LATENCY_THRESHOLDS_MS)
+    await end_durable(connection, batch)
     await connection.execute(_SQL["clear_staging"], batch_id)
     assert booked is not None
     return int(booked["booked"])
+
+
+def _once(batch: Batch) -> Collection[Settling]:
+    """Each request's first ending; that of a durable hold before one that does not know of it."""
+    once = {settling.record.subject.request_id: settling for settling in reversed(batch.endings)}
+    for settling in batch.endings:
+        if settling.record.resource is not None and once[settling.record.subject.request_id].record.resource is None:
+            once[settling.record.subject.request_id] = settling
+    return once.values()
+
+
+async def _lock(connection: Connection, batch_id: UUID, batch: Batch) -> None:
+    """Lock what the staged rows touch. Raises Unbookable where an account does not exist."""
+    await connection.fetch(_SQL["lock_sessions"], batch_id)
+    accounts = await connection.fetch(_SQL["lock_accounts"], batch_id)
+    if len(accounts) < len({record.subject.account_id for record in _charging(batch)}):
+        raise Unbookable("an account of the batch does not exist")
+    if _may_change_drawn(batch):
+        await connection.fetch(_SQL["lock_windows"], batch_id)
+    await connection.fetch(_SQL["lock_leases"], batch_id)
+
+
+async def _book_deferrals_alone(connection: Connection, batch: Batch) -> None:
+    """The part of a batch that makes holds durable, where its endings have no row."""
+    if deferrals := deferrals_of(batch):
+        batch_id = uuid.uuid4()
+        draws = deferral_draw_rows(batch_id, deferrals)
+        await connection.copy_records_to_table("draw_staging", records=draws, columns=DRAW_COLUMNS)
+        await _lock(connection, batch_id, batch)
+        await book_deferrals(connection, batch_id, deferrals)
 
 
 async def _advance(connection: Connection, batch: Batch) -> None:
@@ -186,11 +252,20 @@ async def _add_prices(connection: Connection, batch: Batch) -> None:
     )
 
 
-def _may_raise_drawn(batch: Batch) -> bool:
+def _charging(batch: Batch) -> Iterator[EndRecord | DeferRecord]:
+    """The records of a batch that are about money."""
+    for settling in batch.endings:
+        yield settling.record
+    for noted in batch.notes:
+        if isinstance(noted.record, DeferRecord):
+            yield noted.record
+
+
+def _may_change_drawn(batch: Batch) -> bool:
     return any(
-        settling.record.overrun_nanos > 0
-        or any(draw.session_id != batch.own_session for draw in settling.record.subject.draws)
-        for settling in batch.endings
+        (isinstance(record, EndRecord) and (record.overrun_nanos > 0 or record.resource is not None))
+        or any(draw.session_id != batch.own_session for draw in record.subject.draws)
+        for record in _charging(batch)
     )
 
 
@@ -213,9 +288,12 @@ def usage_row(batch_id: UUID, journal_id: UUID, settling: Settling) -> tuple[Any
 
 
 def draw_rows(batch_id: UUID, record: EndRecord) -> Sequence[tuple[Any, ...]]:
-    """Rows of `draw_staging`: what the record consumed of each lease, and what overran it."""
+    """Rows of `draw_staging`: what the record consumed of each lease, and what overran it.
+
+    The end of a durable hold draws from no lease: they have paid when it became durable.
+    """
     subject, amount = record.subject, record.amount_nanos
-    if not amount:
+    if not amount or record.resource is not None:
         return ()
     return [
         (batch_id, subject.request_id, subject.account_id, draw.limit_id, to_datetime(draw.window_start_us),
@@ -245,18 +323,7 @@ def minimal_record(record: EndRecord) -> EndRecord:
     amount = _clamped(record.amount_nanos, MAX_NANOS // 2)
     return EndRecord(
         record.how,
-        msgspec.structs.replace(
-            subject,
-            conversation=None,
-            tags=(),
-            operation=bookable_text(subject.operation),
-            model=bookable_text(subject.model),
-            provider=bookable_text(subject.provider),
-            markup_ppm=_clamped(subject.markup_ppm, MAX_COUNT),
-            hold_nanos=_clamped(subject.hold_nanos, MAX_NANOS // 2),
-            bound_input_tokens=_clamped(subject.bound_input_tokens, MAX_COUNT),
-            bound_output_tokens=_clamped(subject.bound_output_tokens, MAX_COUNT),
-        ),
+        minimal_subject(subject),
         Ending(
             bookable_text(ending.outcome),
             _clamped(ending.status, 999),
@@ -268,6 +335,23 @@ def minimal_record(record: EndRecord) -> EndRecord:
         _clamped(record.cost_nanos, MAX_NANOS // 2),
         amount,
         _clamped(record.overrun_nanos, amount),
+        record.resource,
+    )
+
+
+def minimal_subject(subject: Subject) -> Subject:
+    """The subject cut down to what any row can hold."""
+    return msgspec.structs.replace(
+        subject,
+        conversation=None,
+        tags=(),
+        operation=bookable_text(subject.operation),
+        model=bookable_text(subject.model),
+        provider=bookable_text(subject.provider),
+        markup_ppm=_clamped(subject.markup_ppm, MAX_COUNT),
+        hold_nanos=_clamped(subject.hold_nanos, MAX_NANOS // 2),
+        bound_input_tokens=_clamped(subject.bound_input_tokens, MAX_COUNT),
+        bound_output_tokens=_clamped(subject.bound_output_tokens, MAX_COUNT),
     )
 
 

@@ -22,6 +22,25 @@ async def make_partitions(pool: asyncpg.Pool) -> int:
         return int(await connection.fetchval(_UPKEEP["make_partitions"], MONTHS_AHEAD))
 
 
+OWNER_DAYS: Final = 60
+"""How long owners of what ages are kept. Providers keep stored responses and chat completions for 30 days; twice that,
+so that it is never us who forget first. Everything else (conversations, files, …) they keep until it is deleted, and so
+do we. To forget an owner too early would be no leak: the resource would be nobody's, and 404 to all."""
+OWNERS_AT_ONCE: Final = 5000
+
+
+async def delete_old_owners(pool: asyncpg.Pool) -> int:
+    """Delete owners of what providers do not know any more; answers how many. Raises StoreUnavailable."""
+    total = 0
+    while True:
+        async with transaction(pool) as connection:
+            done = await connection.execute(_UPKEEP["delete_old_owners"], OWNER_DAYS, OWNERS_AT_ONCE)
+        deleted = int(done.split()[-1])
+        total += deleted
+        if deleted < OWNERS_AT_ONCE:
+            return total
+
+
 DURABLE_COMMITS: Final = frozenset({"on", "remote_apply"})
 """Values of `synchronous_commit` under which what was confirmed is there after a power cut, on the standby too."""
 

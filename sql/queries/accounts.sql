@@ -19,10 +19,13 @@ WITH credit AS (
 INSERT INTO limit_windows (account_id, limit_id, window_start, cap) SELECT account_id, id, 'epoch', $3 FROM credit
 
 -- name: read_account
+-- What is held is what workers last reported and what durable holds hold.
 SELECT a.id, a.organization_id, o.name AS organization, a.balance_nanos, a.credits_nanos, a.overdraft_nanos, a.created_at,
     COALESCE((SELECT sum(granted - consumed - returned) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint
         AS leased_nanos,
-    COALESCE((SELECT sum(held) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint AS held_nanos,
+    (COALESCE((SELECT sum(held) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)
+        + COALESCE((SELECT sum(hold_nanos) FROM durable_holds h WHERE h.account_id = a.id AND h.state = 'open'), 0))::bigint
+        AS held_nanos,
     clock_timestamp() AS as_of
 FROM accounts a JOIN organizations o ON o.id = a.organization_id JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
 WHERE a.id = $1
@@ -31,7 +34,9 @@ WHERE a.id = $1
 SELECT a.id, a.organization_id, o.name AS organization, a.balance_nanos, a.credits_nanos, a.overdraft_nanos, a.created_at,
     COALESCE((SELECT sum(granted - consumed - returned) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint
         AS leased_nanos,
-    COALESCE((SELECT sum(held) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint AS held_nanos,
+    (COALESCE((SELECT sum(held) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)
+        + COALESCE((SELECT sum(hold_nanos) FROM durable_holds h WHERE h.account_id = a.id AND h.state = 'open'), 0))::bigint
+        AS held_nanos,
     clock_timestamp() AS as_of
 FROM accounts a JOIN organizations o ON o.id = a.organization_id JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
 WHERE $1::uuid IS NULL OR a.id > $1 ORDER BY a.id LIMIT $2

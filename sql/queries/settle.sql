@@ -27,10 +27,13 @@ ORDER BY id FOR KEY SHARE
 
 -- name: lock_accounts
 -- First of all locks on money; also what makes entry numbers and balances chain.
-SELECT id FROM accounts WHERE id IN (SELECT account_id FROM usage_staging WHERE batch_id = $1) ORDER BY id FOR UPDATE
+SELECT id FROM accounts WHERE id IN (
+    SELECT account_id FROM usage_staging WHERE batch_id = $1 UNION SELECT account_id FROM draw_staging WHERE batch_id = $1)
+ORDER BY id FOR UPDATE
 
 -- name: lock_windows
--- Only for batches that may raise `drawn` (overruns, or draws of another session), so that lending never waits for others.
+-- Only for batches that may change `drawn` (overruns, draws of another session, ends of durable holds), so that lending
+-- never waits for others.
 SELECT limit_id FROM limit_windows w WHERE EXISTS (
     SELECT FROM draw_staging d WHERE d.batch_id = $1
       AND (d.account_id, d.limit_id, d.window_start) = (w.account_id, w.limit_id, w.window_start))

@@ -10,3 +10,17 @@ SELECT make_usage_partitions(now(), $1)
 SELECT COALESCE(sum(l.granted - l.consumed - l.returned), 0)::bigint
 FROM leases l JOIN worker_sessions s ON s.id = l.session_id JOIN limits c ON c.id = l.limit_id
 WHERE s.state IN ('live', 'lost') AND s.expires_at < now() - make_interval(secs => $1) AND c.measure = 'amount'
+
+-- name: delete_old_owners
+-- What a provider has forgotten by itself, and tombstones that no journal can still contradict; a slice at a time, so
+-- that nobody waits for it.
+WITH aged AS (
+    SELECT account_id, kind, id FROM owners
+    WHERE kind IN ('response', 'chat_completion') AND created_at < now() - make_interval(days => $1)
+    ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
+), buried AS (
+    SELECT account_id, kind, id FROM owners WHERE forgotten_at < now() - make_interval(days => $1)
+    ORDER BY forgotten_at LIMIT $2 FOR UPDATE SKIP LOCKED
+)
+DELETE FROM owners o USING (SELECT * FROM aged UNION SELECT * FROM buried) old
+WHERE (o.account_id, o.kind, o.id) = (old.account_id, old.kind, old.id)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterproxy.core.bound import (
+    HOSTED_TOOLS,
     OPERATION_BOUNDS,
     TEMPLATE_TOKENS,
     Bound,
@@ -38,6 +39,12 @@ completion  | text_bytes=900000 own_maximum=16 prompts=4           | 512000 | 64
 embedding   | text_bytes=1000                                      | 1008   | 0
 embedding   | text_bytes=900000                                    | 128000 | 0
 embedding   | text_bytes=900000 prompts=2048                       | 916384 | 0
+moderation  | text_bytes=1000                                      | 1008   | 0
+response    | text_bytes=1000                                      | 2024   | 16384
+response    | text_bytes=1000 own_maximum=100                      | 2024   | 100
+response    | text_bytes=10 outside=1                              | 128000 | 16384
+response    | text_bytes=10 passes=2                               | 256000 | 32768
+response    | text_bytes=10 passes=2 own_maximum=100               | 256000 | 100
 """
 
 
@@ -79,7 +86,57 @@ def test_operation_without_a_row_has_no_bound() -> None:
     """What is not in the table cannot be bounded, so it must be refused."""
     with pytest.raises(KeyError):
         bound_of("realtime", RequestFacts(text_bytes=1), "any", FACTS)
-    assert set(OPERATION_BOUNDS) == {"chat", "completion", "embedding"}
+    assert set(OPERATION_BOUNDS) == {"chat", "completion", "embedding", "response", "moderation"}
+
+
+HOSTED = """
+# tools                  calls | input   | output | web | files
+web_search               4     | 640000  | 81920  | 4   | 0
+file_search              4     | 640000  | 81920  | 0   | 4
+web_search,file_search   1     | 256000  | 32768  | 1   | 1
+mcp                      2     | 384000  | 49152  | 0   | 0
+web_search               0     | 128000  | 16384  | 0   | 0
+"""
+
+
+@pytest.mark.parametrize("row", [line for line in HOSTED.strip().splitlines() if not line.startswith("#")])
+def test_hosted_tools_are_bounded_by_their_calls(row: str) -> None:
+    """Each call may have a fee, and makes the model read its context and write once more."""
+    asked, highest_input, highest_output, web, files = (cell.strip() for cell in row.split("|"))
+    tools, calls = asked.split()
+    facts = RequestFacts(text_bytes=10, hosted_tools=tuple(tools.split(",")), tool_calls=int(calls))
+    bound = bound_of("response", facts, "any", FACTS)
+    assert (bound.input_tokens, bound.output_tokens) == (int(highest_input), int(highest_output))
+    assert (bound.web_searches, bound.file_searches) == (int(web), int(files))
+
+
+@given(st.data(), st.integers(0, 5), st.booleans(), st.none() | st.integers(0, 40_000))
+def test_no_course_of_a_response_leaves_its_bound(
+    data: st.DataObject, calls: int, compacted: bool, own_maximum: int | None
+) -> None:
+    """Whatever tools are called in whatever order, what all turns read, write and search stays within the bound."""
+    tools = data.draw(st.lists(st.sampled_from(sorted(HOSTED_TOOLS)), unique=True))
+    facts = RequestFacts(
+        text_bytes=data.draw(st.integers(0, 200_000)),
+        outside=True,
+        own_maximum=own_maximum,
+        hosted_tools=tuple(tools),
+        tool_calls=calls,
+        passes=2 if compacted else 1,
+    )
+    bound = bound_of("response", facts, "any", FACTS)
+    called = data.draw(st.lists(st.sampled_from(tools), max_size=calls)) if tools else []
+    turns = [0] * (len(called) + 1) * facts.passes
+    read = [data.draw(st.integers(0, FACTS.context_tokens)) for _ in turns]
+    rest = bound.output_tokens if own_maximum is None else own_maximum
+    written = []
+    for _ in turns:
+        written.append(data.draw(st.integers(0, min(FACTS.max_output_tokens, rest))))
+        rest -= written[-1] if own_maximum is not None else 0
+    assert sum(read) <= bound.input_tokens
+    assert sum(written) <= bound.output_tokens
+    for kind in ("web_searches", "file_searches"):
+        assert sum(HOSTED_TOOLS[tool] == kind for tool in called) <= getattr(bound, kind)
 
 
 def test_other_counts_stand_in_the_order_of_kinds() -> None:

@@ -12,23 +12,18 @@ from meterproxy.core.bound import Bound
 from meterproxy.core.hold import HoldRequest
 from meterproxy.core.identifier import uuid7
 from meterproxy.core.key import KeyEntry, digest_of
-from meterproxy.core.price import Price, RateCard
 from meterproxy.core.record import Ending
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.durable import DurableRows
 from meterproxy.store.keys import Keys, find_key
+from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import open_pool
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
-
-NANOS_PER_TOKEN = 1000
-PRICE = Price(
-    provider="test",
-    model="test-model",
-    cards={"default": RateCard.written([(-1, {"input": NANOS_PER_TOKEN * 10**6, "output": NANOS_PER_TOKEN * 10**6})])},
-)
-"""A price under which a token costs 1 000 nanodollars, so that amounts can be read."""
+from tests.ledger.prices import NANOS_PER_TOKEN as NANOS_PER_TOKEN  # noqa: PLC0414  for who uses both
+from tests.ledger.prices import PRICE as PRICE  # noqa: PLC0414
 
 
 @asynccontextmanager
@@ -52,7 +47,8 @@ async def customer(pool: asyncpg.Pool, credit_nanos: int) -> KeyEntry:
 
 
 def ledger_of(pool: asyncpg.Pool, directory: Path, **settings: object) -> WorkerLedger:
-    return WorkerLedger(Sessions(pool), Settlement(pool), directory, **{"wait_ms": 200, **settings})  # type: ignore[arg-type]
+    values = {"wait_ms": 200, "owner_rows": OwnerRows(pool), "durable_rows": DurableRows(pool), **settings}
+    return WorkerLedger(Sessions(pool), Settlement(pool), directory, **values)  # type: ignore[arg-type]
 
 
 def hold_request(ledger: WorkerLedger, key: KeyEntry, hold_nanos: int, **members: object) -> HoldRequest:

@@ -10,7 +10,8 @@ from meterproxy.errors import StoreUnavailable
 
 MONEY_TABLES = (
     "ledger_entries usage_events settle_rejected usage_by_hour usage_by_day latency_by_hour tools_by_day tags_by_day "
-    "conversations leases limit_windows accounts journal_progress prices"
+    "conversations leases limit_windows accounts journal_progress prices owners "
+    "durable_holds durable_draws"
 ).split()
 
 

@@ -3,13 +3,16 @@
 Every method is one transaction: it either happens altogether or raises before anything has changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from meterproxy.core.lending import Batch, Change, LeaseKey, Lent, News, Rest
-from meterproxy.core.record import Draw, EndRecord, Subject
+from meterproxy.core.hold import DueHold, DurableHold
+from meterproxy.core.lending import Batch, Change, LeaseKey, Lent, News, Ownership, Rest
+from meterproxy.core.record import DeferRecord, Draw, EndRecord, ForgetRecord, OwnerRecord, Subject
+from meterproxy.core.resource import Resource, ResourceKey, key_of
 from meterproxy.errors import ProgressMoved, SessionOver, Unbookable
+from tests.ledger.prices import PRICE
 
 
 @dataclass
@@ -18,6 +21,16 @@ class Window:
     drawn: int = 0
     overrun: int = 0
     late: int = 0
+    unspent: int = 0
+
+
+@dataclass
+class DurableRow:
+    """A hold that outlived its exchange; `amount` is there once it has ended."""
+
+    subject: Subject
+    resource: Resource
+    amount: int | None = None
 
 
 @dataclass
@@ -41,7 +54,7 @@ class SessionRow:
 
 @dataclass
 class MemoryStore:
-    """Fulfils `SessionStore` and `SettleStore`; `credit` is what an operator does."""
+    """Fulfils all ports of `ledger.ports`; `credit` is what an operator does."""
 
     windows: dict[LeaseKey, Window] = field(default_factory=dict)
     leases: dict[tuple[LeaseKey, UUID], LeaseRow] = field(default_factory=dict)
@@ -50,6 +63,8 @@ class MemoryStore:
     journals: dict[UUID, tuple[int, int]] = field(default_factory=dict)
     balances: dict[UUID, int] = field(default_factory=dict)
     rows: dict[UUID, EndRecord] = field(default_factory=dict)
+    durable: dict[UUID, DurableRow] = field(default_factory=dict)
+    owners: dict[ResourceKey, Resource | None] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     now_us: int = 1_700_000_000_000_000
 
@@ -161,17 +176,46 @@ class MemoryStore:
             raise Unbookable("an account of the batch does not exist")
         self.journals[batch.journal_id] = (batch.end, batch.open_from)
         before = len(self.rows)
+        for record in (item.record for item in (*batch.notes, *batch.endings)):
+            if isinstance(record, DeferRecord) or (isinstance(record, EndRecord) and record.resource is not None):
+                self._defer(record.subject, record.resource)
         for settling in batch.endings:
-            if settling.record.subject.request_id not in self.rows:
-                self.rows[settling.record.subject.request_id] = settling.record
+            request_id, durable = settling.record.subject.request_id, settling.record.resource is not None
+            if request_id not in self.rows and (durable or request_id not in self.durable):
+                self.rows[request_id] = settling.record
                 self._charge(settling.record)
+        for noted in batch.notes:
+            match noted.record:
+                case OwnerRecord(resource):
+                    self.owners.setdefault(key_of(resource), resource)
+                case ForgetRecord(resource):
+                    self.owners[key_of(resource)] = None
         return len(self.rows) - before
 
     async def reject(self, batch: Batch, error: str) -> None:
         raise AssertionError(f"nothing here is ever rejected: {error}")
 
+    def _defer(self, subject: Subject, resource: Resource | None) -> None:
+        assert resource is not None
+        if subject.request_id not in self.rows and subject.request_id not in self.durable:
+            self.durable[subject.request_id] = DurableRow(subject, resource)
+            for draw in subject.draws:
+                self._draw(subject, draw, draw.amount)
+
+    def _end_durable(self, record: EndRecord) -> None:
+        row, amount = self.durable[record.subject.request_id], record.amount_nanos
+        row.amount = amount
+        for draw in record.subject.draws:
+            window = self.windows[LeaseKey(record.subject.account_id, draw.limit_id, draw.window_start_us)]
+            window.drawn += amount - draw.amount
+            window.overrun += max(amount - draw.amount, 0)
+            window.unspent += max(draw.amount - amount, 0)
+
     def _charge(self, record: EndRecord) -> None:
         self.balances[record.subject.account_id] -= record.amount_nanos
+        if record.resource is not None:
+            self._end_durable(record)
+            return
         for draw in record.subject.draws:
             self._draw(record.subject, draw, record.amount_nanos)
 
@@ -185,3 +229,25 @@ class MemoryStore:
         window.overrun += amount - consumed
         window.late += consumed - within
         window.drawn += amount - within
+
+    # ── owners ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def find_owners(self, session_id: UUID, keys: Sequence[ResourceKey]) -> Ownership:
+        others = [other for other, row in self.sessions.items() if other != session_id and row.state == "live"]
+        found = {key: resource for key in keys if (resource := self.owners.get(key)) is not None}
+        return Ownership(found, alone=not others)
+
+    async def forgotten_owners(self) -> Sequence[ResourceKey]:
+        return [key for key, resource in self.owners.items() if resource is None]
+
+    # ── durable holds ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def find_durable(self, key: ResourceKey) -> DurableHold | None:
+        open_rows = (row for row in self.durable.values() if row.amount is None and key_of(row.resource) == key)
+        return next((DurableHold(row.subject, PRICE, row.resource) for row in open_rows), None)
+
+    async def take_due(self, most: int, term_seconds: float) -> Sequence[DueHold]:
+        raise AssertionError("nobody polls here")
+
+    async def put_off(self, hold: DurableHold, seconds: float) -> None:
+        raise AssertionError("nobody polls here")

@@ -11,16 +11,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from meterproxy.core.key import KeyEntry, KeyPolicy
 from meterproxy.core.lending import LeaseKey
+from meterproxy.core.resource import key_of
 from meterproxy.ledger import lease as lease_module
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import audit
+from meterproxy.store.durable import DurableRows
+from meterproxy.store.owners import OwnerRows
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
 from tests.ledger.bank import customer, pool_of
 from tests.ledger.memory_store import MemoryStore
 from tests.ledger.world import Operation, World, tidy
 
-CALLS = ["lend", "give_back", "report_held", "book", "poll", "end_session", "open_session", "ask_reclaim", "progress"]
+CALLS = [
+    "lend", "give_back", "report_held", "book", "poll", "end_session", "open_session", "ask_reclaim", "progress",
+    "forgotten_owners", "find_durable",
+]  # fmt: skip
 
 workers = st.integers(0, 1)
 accounts = st.integers(0, 1)
@@ -28,7 +34,8 @@ amounts = st.integers(1, 300) | st.sampled_from([0, 0, 500, 2**53, 2**60, 2**90]
 """Tokens of a hold; nothing at all and more than anybody can pay are among them."""
 places = st.tuples(st.sampled_from(["place", "place", "contend"]), workers, accounts, amounts)
 captures = st.tuples(st.just("capture"), workers, st.integers(0, 9), st.integers(0, 120))
-backgrounds = st.tuples(st.just("background"), workers, st.sampled_from(["settle", "report", "look", "sync"]))
+backgrounds = st.tuples(st.just("background"), workers, st.sampled_from(["settle", "report", "look", "hear", "sync"]))
+names = st.sampled_from(["resp_1", "resp_2", "resp_3"])
 work = st.one_of(
     places,
     places,
@@ -37,6 +44,10 @@ work = st.one_of(
     st.tuples(st.just("progress"), workers, st.integers(0, 400)),
     backgrounds,
     backgrounds,
+    st.tuples(st.sampled_from(["claim", "claim", "forget"]), workers, accounts, names),
+    st.tuples(st.just("defer"), workers, st.integers(0, 9)),
+    st.tuples(st.just("end_durable"), workers, st.integers(0, 9), st.none() | st.integers(0, 120)),
+    st.tuples(st.just("find_durable"), workers, st.integers(0, 9)),
     st.tuples(st.just("credit"), accounts, st.integers(-100_000, 300_000).filter(bool)),
 )
 faults = st.one_of(
@@ -72,23 +83,35 @@ def memory_world() -> tuple[MemoryStore, World]:
 def check(store: MemoryStore, world: World) -> None:
     """The invariants of the books as the auditor sees them."""
     for request_id, record in store.rows.items():
-        assert record.amount_nanos == world.expected[request_id]
+        assert record.amount_nanos in world.ends.get(request_id, {world.expected.get(request_id)})
+    for request_id, durable in store.durable.items():
+        row = store.rows.get(request_id)
+        assert durable.amount == (None if row is None else row.amount_nanos)
     for account, key in enumerate(world.keys):
         booked = sum(r.amount_nanos for r in store.rows.values() if r.subject.account_id == key.account_id)
         assert store.balances[key.account_id] == world.cap[account] - booked
         window = store.windows[world.key(account)]
         leases = [lease for (lent, _), lease in store.leases.items() if lent == world.key(account)]
-        assert window.drawn == sum(lease.granted - lease.returned for lease in leases) + window.overrun + window.late
-        assert booked == sum(lease.consumed for lease in leases) + window.overrun + window.late
+        durable_nanos = sum(
+            row.subject.hold_nanos
+            for row in store.durable.values()
+            if row.amount is None and row.subject.account_id == key.account_id
+        )
+        beyond = window.overrun + window.late - window.unspent
+        assert window.drawn == sum(lease.granted - lease.returned for lease in leases) + beyond
+        assert booked == sum(lease.consumed for lease in leases) + beyond - durable_nanos
         assert all(min(lease.outstanding, lease.consumed, lease.returned) >= 0 for lease in leases)
 
 
 def check_end(store: MemoryStore, world: World) -> None:
     check(store, world)
-    assert store.rows.keys() == world.expected.keys(), "everything that was placed is booked exactly once"
+    assert store.rows.keys() == world.expected.keys() | world.ends.keys(), "what was placed is booked exactly once"
+    assert store.durable.keys() == world.ends.keys(), "what became durable is, and nothing else"
     assert all(lease.outstanding == 0 for lease in store.leases.values())
     assert {session.state for session in store.sessions.values()} <= {"closed", "proved"}
-    spent = sum(world.expected.values())
+    owned = {key_of(world.resource(*told)): alive for told, alive in world.owned.items()}
+    assert {key: resource is not None for key, resource in store.owners.items()} == owned
+    spent = sum(record.amount_nanos for record in store.rows.values())
     assert sum(window.drawn for window in store.windows.values()) == spent
 
 
@@ -131,6 +154,20 @@ class LedgerMachine(RuleBasedStateMachine):
         self.run(("lose", worker, call))
         for what in ("settle", "look", "report"):
             self.run(("background", worker, what))
+
+    @rule(
+        worker=workers,
+        shares=st.tuples(*[st.none() | st.sampled_from([0, 50, 100, 120])] * 2),
+        between=st.lists(st.tuples(workers, st.sampled_from(["settle", "kill", "stop", "start"])), max_size=4),
+    )
+    def outlive_an_exchange(self, worker: int, shares: tuple[int | None, ...], between: list[tuple[int, str]]) -> None:
+        """Both workers see the end of a durable hold, perhaps before its own worker has settled it or is dead."""
+        self.run(("place", worker, 0, 100))
+        self.run(("defer", worker, -1))
+        for step, share in enumerate(shares):
+            for other, what in between[step * 2 : step * 2 + 2]:
+                self.run((what, other) if what != "settle" else ("background", other, what))
+            self.run(("end_durable", (worker + 1 + step) % 2, -1, share))
 
     @rule(worker=workers, call=st.none() | st.sampled_from(CALLS))
     def crash_and_come_back(self, worker: int, call: str | None) -> None:
@@ -215,7 +252,7 @@ async def compare(database: str, script: list[Operation]) -> None:
         async def credit(key: KeyEntry, amount: int) -> None:
             await Accounts(pool, "test").credit(key.account_id, amount, "adjustment")
 
-        real = World(Both(Sessions(pool), Settlement(pool)), keys, credit)
+        real = World(Both(Sessions(pool), Settlement(pool), OwnerRows(pool), DurableRows(pool)), keys, credit)
         begin: list[Operation] = [("credit", 0, 500_000), ("credit", 1, 90_000), ("start", 0), ("start", 1)]
         try:
             for operation in [*begin, *script]:
@@ -227,11 +264,14 @@ async def compare(database: str, script: list[Operation]) -> None:
                 window = await pool.fetchrow("SELECT * FROM limit_windows WHERE account_id = $1", key.account_id)
                 mine = store.windows[fake.key(account)]
                 assert window is not None
-                assert (window["cap"], window["drawn"], window["overrun"], window["late"]) == (
-                    mine.cap, mine.drawn, mine.overrun, mine.late,
+                assert (window["cap"], window["drawn"], window["overrun"], window["late"], window["unspent"]) == (
+                    mine.cap, mine.drawn, mine.overrun, mine.late, mine.unspent,
                 )  # fmt: skip
                 balance = await pool.fetchval("SELECT balance_nanos FROM accounts WHERE id = $1", key.account_id)
                 assert balance == store.balances[fake.keys[account].account_id]
+                owned = {name: alive for (owner, name), alive in real.owned.items() if owner == account}
+                rows = await pool.fetch("SELECT * FROM owners WHERE account_id = $1", key.account_id)
+                assert {row["id"]: row["forgotten_at"] is None for row in rows} == owned
             assert [result for result in await audit(pool) if not result.ok] == []
             check_end(store, fake)
         finally:

@@ -5,12 +5,15 @@ An operation is a tuple whose first word names a method of `World`; the same lis
 
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from meterproxy.core.hold import DurableHold
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import LeaseKey
+from meterproxy.core.resource import Resource, key_of
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, StoreUnavailable
 from meterproxy.ledger.holds import Hold
@@ -36,7 +39,11 @@ class Place:
 
 
 class World:
-    """Workers over one store; `expected` is what the auditor says each request must come to."""
+    """Workers over one store; `expected` is what the auditor says each request must come to.
+
+    A durable hold may be ended by several workers: `ends` are the amounts of which one must count, `unsure` what they
+    may not have given back yet.
+    """
 
     def __init__(self, store: Any, keys: Sequence[KeyEntry], credit: Credit, workers: int = 2) -> None:
         root = Path(tempfile.mkdtemp(prefix="mp-world-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -46,6 +53,10 @@ class World:
         self.expected: dict[UUID, int] = {}
         self.within: dict[UUID, int] = {}
         self.account_of: dict[UUID, int] = {}
+        self.durable: list[DurableHold] = []
+        self.ends: dict[UUID, set[int]] = {}
+        self.unsure: dict[UUID, int] = {}
+        self.owned: dict[tuple[int, str], bool] = {}
         self.highest_cap = [0] * len(keys)
         self.cap = [0] * len(keys)
         self._credit = credit
@@ -85,7 +96,14 @@ class World:
             return "up"
         if place.ledger is None:
             place.ledger = WorkerLedger(
-                place.store, place.store, place.directory, wait_ms=0, ttl_seconds=1e6, segment_bytes=2 * SLACK_BYTES
+                place.store,
+                place.store,
+                place.directory,
+                owner_rows=place.store,
+                durable_rows=place.store,
+                wait_ms=0,
+                ttl_seconds=1e6,
+                segment_bytes=2 * SLACK_BYTES,
             )
         try:
             await place.ledger.start()
@@ -126,7 +144,12 @@ class World:
         looked = [await self.background(other, "look") for other in range(len(self.places)) if other != worker]
         answer = await self.place(worker, account, tokens)
         if answer == "credit_held" and set(looked) == {"done"}:
-            used = sum(amount for request, amount in self.within.items() if self.account_of[request] == account)
+            used = sum(
+                amount
+                for told in (self.within, self.unsure)
+                for request, amount in told.items()
+                if self.account_of[request] == account
+            )
             assert self.cap[account] - used < amount, "nothing that could be had is kept from who asks"
         return answer
 
@@ -168,8 +191,84 @@ class World:
         self.expected[hold.subject.request_id] = min(tokens * NANOS_PER_TOKEN, hold.subject.hold_nanos)
         return "noted"
 
+    async def defer(self, worker: int, which: int) -> str:
+        """A hold outlives its exchange: whoever deferred it finds it at once."""
+        one = self._one(worker, which)
+        if one is None:
+            return "none"
+        place, hold = one
+        assert place.ledger is not None
+        request_id = hold.subject.request_id
+        resource = Resource(hold.subject.account_id, "response", f"of_{request_id}", "test")
+        place.ledger.durable.defer(hold, resource)
+        durable = await place.ledger.durable.find(resource)
+        assert durable is not None
+        assert durable.subject == hold.subject
+        self.durable.append(durable)
+        self.ends[request_id] = set()
+        del self.expected[request_id]
+        return "deferred"
+
+    async def end_durable(self, worker: int, which: int, share: int | None) -> str:
+        """A worker sees the end of a durable hold, the first to do so or not; None: it was never run."""
+        place = self.places[worker]
+        if not place.up or place.ledger is None or not self.durable:
+            return "none"
+        hold = self.durable[which % len(self.durable)]
+        request_id, held = hold.subject.request_id, hold.subject.hold_nanos
+        if share is None:
+            place.ledger.durable.release(hold, REFUSED)
+            amount = 0
+        else:
+            amount = place.ledger.durable.capture(hold, completed(held // NANOS_PER_TOKEN * share // 100)).amount_nanos
+        self.ends[request_id].add(amount)
+        self.within[request_id] = min(self.within[request_id], amount)
+        self.unsure[request_id] = held - self.within[request_id]
+        with suppress(StoreUnavailable):
+            assert await place.ledger.durable.find(hold.resource) is None
+        return "ended"
+
+    async def find_durable(self, worker: int, which: int) -> str:
+        """A durable hold that is found is one that has not ended here."""
+        place = self.places[worker]
+        if not place.up or place.ledger is None or not self.durable:
+            return "none"
+        hold = self.durable[which % len(self.durable)]
+        try:
+            found = await place.ledger.durable.find(hold.resource)
+        except StoreUnavailable:
+            return "away"
+        assert found is None or found.subject == hold.subject
+        return "none" if found is None else "found"
+
+    def resource(self, account: int, name: str) -> Resource:
+        return Resource(self.keys[account].account_id, "response", name, "test")
+
+    async def claim(self, worker: int, account: int, name: str) -> str:
+        """An account makes a resource; whoever made it knows it at once, unless it heard of its end."""
+        place = self.places[worker]
+        if not place.up or place.ledger is None:
+            return "down"
+        resource = self.resource(account, name)
+        place.ledger.owners.claim(resource, place.ledger.clock.now_us())
+        alive = self.owned.setdefault((account, name), True)
+        if alive:
+            assert place.ledger.owners.known(*key_of(resource)) == resource
+        return "claimed"
+
+    async def forget(self, worker: int, account: int, name: str) -> str:
+        """It is deleted, which nothing undoes."""
+        place = self.places[worker]
+        if not place.up or place.ledger is None:
+            return "down"
+        resource = self.resource(account, name)
+        place.ledger.owners.forget(resource, place.ledger.clock.now_us())
+        self.owned[account, name] = False
+        assert not isinstance(place.ledger.owners.known(*key_of(resource)), Resource)
+        return "forgotten"
+
     async def background(self, worker: int, what: str) -> str:
-        """One turn of a side task: settle, report, look or sync."""
+        """One turn of a side task: settle, report, look, hear or sync."""
         place = self.places[worker]
         if not place.up or place.ledger is None:
             return "down"
@@ -184,6 +283,8 @@ class World:
                     await ledger.borrower.report()
                 case "look":
                     await ledger.look()
+                case "hear":
+                    await ledger.owners.hear()
                 case "sync":
                     ledger.journal.sync_now()
                     ledger.journal.prepare()
@@ -231,11 +332,15 @@ class World:
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def finish(self) -> None:
-        """All faults are over; every worker comes up once more and ends in order."""
+        """All faults are over; every worker comes up once more, somebody sees all ends, and all end in order."""
         for worker, place in enumerate(self.places):
             place.store.away = False
             place.store.lost.clear()
             await self.start(worker)
+        for which, hold in enumerate(self.durable):
+            if not self.ends[hold.subject.request_id]:
+                await self.end_durable(which % len(self.places), which, 50)
+        for worker in range(len(self.places)):
             await self.stop(worker)
 
     def books(self) -> list[tuple[int, ...]]:

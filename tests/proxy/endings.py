@@ -170,7 +170,7 @@ async def without_reading(house: House, case: Ending) -> Heard:
         client.send(case.request)
         await client.head()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        [exchange] = house.exchanges.open.values()
+        [exchange] = house.exchanges.open
         await until(lambda: exchange._client.congested)
         _run_out_of_time(house)
         await house.ended()
@@ -201,7 +201,7 @@ def _run_out_of_time(house: House) -> None:
 
 def _break_meter(_house: House) -> None:
     """From now on whatever reads an answer fails, as a bug would."""
-    for name in ("read_answer", "StreamMeter.feed", "StreamMeter.reading"):
+    for name in ("plain_reader", "StreamMeter.feed", "StreamMeter.reading"):
         owner, _, method = name.rpartition(".")
         _BROKEN.enter_context(mock.patch.object(getattr(meter, owner) if owner else plain, method, side_effect=_bug))
 

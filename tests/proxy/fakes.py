@@ -11,6 +11,7 @@ from meterproxy.core.hold import HoldRequest, Receipt
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending, EndRecord, Subject, encode_payload
+from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
 from meterproxy.core.vocabulary import vocabulary_of
 from meterproxy.errors import ApiError, Case, JournalFailed, StoreUnavailable
@@ -207,6 +208,95 @@ def _subject(request: HoldRequest) -> Subject:
         request.conversation,
         request.tags,
     )
+
+
+class FakeOwners:
+    """Whose resources are, in memory; what is in `stored` only must be looked up first. Claims twice are harmless."""
+
+    def __init__(self) -> None:
+        self.known_ones: dict[tuple[UUID, str, str], Resource] = {}
+        self.stored: dict[tuple[UUID, str, str], Resource] = {}
+        self.absent: set[tuple[UUID, str, str]] = set()
+        self.claimed: list[Resource] = []
+        self.forgotten: list[Resource] = []
+        self.lookups = 0
+        self.away = False
+        self.journal_works = True
+
+    def give(self, kind: str, resource_id: str, provider: str = "openai", account_id: UUID = ACCOUNT) -> Resource:
+        """Have an account own something that this worker has not heard of."""
+        resource = Resource(account_id, kind, resource_id, provider)
+        self.stored[account_id, kind, resource_id] = resource
+        return resource
+
+    def known(self, account_id: UUID, kind: str, resource_id: str) -> Resource | bool:
+        place = (account_id, kind, resource_id)
+        return self.known_ones.get(place) or place not in self.absent
+
+    async def find(self, account_id: UUID, kind: str, resource_id: str) -> Resource | None:
+        self.lookups += 1
+        if self.away:
+            raise StoreUnavailable
+        place = (account_id, kind, resource_id)
+        if place in self.stored:
+            self.known_ones[place] = self.stored[place]
+        else:
+            self.absent.add(place)
+        return self.stored.get(place)
+
+    def claim(self, resource: Resource, occurred_us: int) -> None:
+        assert occurred_us > 0
+        if not self.journal_works:
+            raise JournalFailed
+        place = (resource.account_id, resource.kind, resource.id)
+        self.known_ones[place] = self.stored[place] = resource
+        self.absent.discard(place)
+        self.claimed.append(resource)
+
+    def forget(self, resource: Resource, occurred_us: int) -> None:
+        assert occurred_us > 0
+        if not self.journal_works:
+            raise JournalFailed
+        place = (resource.account_id, resource.kind, resource.id)
+        self.known_ones.pop(place, None)
+        self.stored.pop(place, None)
+        self.absent.add(place)
+        self.forgotten.append(resource)
+
+
+class FakeDurableHolds:
+    """Holds that outlive their exchange, out of a ledger's open ones; the first capture counts."""
+
+    def __init__(self, ledger: "FakeLedger") -> None:
+        self._ledger = ledger
+        self.waiting: dict[Resource, FakeHold] = {}
+        self.away = False
+        self.journal_works = True
+
+    def defer(self, hold: FakeHold, resource: Resource) -> None:
+        if not self.journal_works:
+            raise JournalFailed
+        assert hold.subject.request_id in self._ledger.open
+        self.waiting[resource] = hold
+
+    async def find(self, resource: Resource) -> FakeHold | None:
+        if self.away:
+            raise StoreUnavailable
+        return self.waiting.get(resource)
+
+    def capture(self, hold: FakeHold, ending: Ending) -> Receipt:
+        return self._ledger.capture(hold, ending) if self._ends(hold) else Receipt(0, 0, None)
+
+    def release(self, hold: FakeHold, ending: Ending) -> None:
+        if self._ends(hold):
+            self._ledger.release(hold, ending)
+
+    def _ends(self, hold: FakeHold) -> bool:
+        """Take a hold out of those that wait; False where somebody has ended it before."""
+        if not self.journal_works:
+            raise JournalFailed
+        resource = next((resource for resource, waiting in self.waiting.items() if waiting is hold), None)
+        return resource is not None and self.waiting.pop(resource) is hold
 
 
 class FakeCounter:

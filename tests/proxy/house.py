@@ -17,7 +17,17 @@ from meterproxy.proxy.upstream import Origin, Upstream
 from meterproxy.simulator.app import running
 from meterproxy.simulator.settings import SimulatorSettings
 from tests.proxy import raw
-from tests.proxy.fakes import SECRET, FakeClock, FakeCounter, FakeDirectory, FakeLedger, FakeObserver, key_entry
+from tests.proxy.fakes import (
+    SECRET,
+    FakeClock,
+    FakeCounter,
+    FakeDirectory,
+    FakeDurableHolds,
+    FakeLedger,
+    FakeObserver,
+    FakeOwners,
+    key_entry,
+)
 
 CATALOG = Catalog()
 PROMPT = "Tell me something about proxies."
@@ -36,6 +46,8 @@ class House:
     ledger: FakeLedger
     counter: FakeCounter
     observer: FakeObserver
+    owners: FakeOwners
+    durable: FakeDurableHolds
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[raw.Raw]:
@@ -117,11 +129,12 @@ async def built(
             ledger or FakeLedger(),
         )
         counter, observer = FakeCounter(), FakeObserver()
-        ports = Ports(clock, directory, books, counter, CATALOG, observer)
+        owners, durable = FakeOwners(), FakeDurableHolds(books)
+        ports = Ports(clock, directory, books, counter, CATALOG, observer, owners, durable)
         exchanges = Exchanges(settings or ExchangeSettings(), ports, (provider,))
         try:
             async with raw.serving(exchanges.run, **server) as (_, port):
-                yield House(port, url, exchanges, provider, clock, directory, books, counter, observer)
+                yield House(port, url, exchanges, provider, clock, directory, books, counter, observer, owners, durable)
                 exchanges.cut_all_short(_over())
         finally:
             await exchanges.close()

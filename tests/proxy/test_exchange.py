@@ -75,7 +75,7 @@ class TestRefusals:
             ("POST", "/v1/chat%2Fcompletions", 404, "unknown_url"),
             ("POST", "/v1/./chat/completions", 404, "unknown_url"),
             ("GET", "/v1/models/%2e%2e", 404, "unknown_url"),
-            ("GET", CHAT, 405, "method_not_supported"),
+            ("PUT", CHAT, 405, "method_not_supported"),
             ("DELETE", "/v1/models/x", 405, "method_not_supported"),
             ("GET", "/v1/models/nothing", 404, "model_not_found"),
         ],

@@ -230,6 +230,23 @@ def test_same_head_is_the_same_object() -> None:
     assert [length for _, length, _ in seen] == [1, 123, 1, NO_LENGTH, NO_LENGTH, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "length",
+    [
+        *(b"0 00 7 123456789012345 1234567890123456 12345678901234567890 +3 -3 0x3 1_0 3,3 3.0 3a a".split()),
+        *(b"", b" ", b" 3", b"3 ", b"3\t", b"3 3", b"\x003", b"3\x00", b"3\n", b"\xb2", b"\xd9\xa3", b"3\r", b"3\r\n"),
+        *(b"3\r\nContent-Length: 3", b"3\r\nTransfer-Encoding: chunked", b"3\r\n 3", b"3\r\n\r\n", b"3\r\nX: y"),
+    ],
+)
+@pytest.mark.parametrize("behind", [b"", b"\r\nX: y"])
+def test_memory_and_parser_agree_on_lengths(length: bytes, behind: bytes) -> None:
+    """Whatever stands where a remembered head had its length, memory and parser read the same."""
+    remembering = reader()
+    assert remembering.feed(POST + b"Content-Length: 5" + behind + b"\r\n\r\n") == b""
+    data = POST + b"Content-Length: " + length + behind + b"\r\n\r\nbody"
+    assert read(remembering, data) == read(reader(), data)
+
+
 def test_an_empty_line_alone_is_no_head() -> None:
     """What some clients send behind a body does not begin a request."""
     heads = reader()

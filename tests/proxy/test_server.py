@@ -6,6 +6,8 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 
+import aiohttp
+import orjson
 import pytest
 from aiohttp import web
 
@@ -185,7 +187,7 @@ class TestBodies:
             raw.send(POST + b"Content-Length: 2000000\r\n\r\n" + b"b" * 2_000_000)
             await arrived.wait()
             [connection] = server.connections
-            await until(lambda: connection._reading_paused)
+            await until(lambda: connection.reading_paused)
             assert connection._body is not None
             assert connection._body.waiting_bytes < 1_000_000
             go.set()
@@ -336,7 +338,7 @@ class TestConnections:
             raw.send(one * 3000)
             await arrived.wait()
             [connection] = server.connections
-            await until(lambda: connection._reading_paused)
+            await until(lambda: connection.reading_paused)
             assert len(connection._held) < 1_000_000
             go.set()
             for _ in range(3000):
@@ -676,6 +678,21 @@ class TestOther:
         raw.send(b"POST /admin/keys HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
         assert (await raw.answer()).body == b'{"path": "/admin/keys", "body": "hi"}'
 
+    @pytest.mark.parametrize(
+        ("line", "path"),
+        [
+            (b"GET //b/admin?x=1#y", "//b/admin"),
+            (b"GET /a%20b", "/a b"),
+            (b"GET http://b//c", "//c"),
+            (b"GET /a:b@c?d=/e?f", "/a:b@c"),
+            (b"OPTIONS *", "*"),
+        ],
+    )
+    async def test_other_targets(self, raw: Raw, line: bytes, path: str) -> None:
+        """A target is a path, never a host, however it begins."""
+        raw.send(line + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert orjson.loads((await raw.answer()).body)["path"] == path
+
     async def test_refusals_of_the_other_handler(self) -> None:
         """An aiohttp exception becomes an error in our shape, without its page."""
 
@@ -704,3 +721,83 @@ class TestOther:
         """A body too large for the operator's endpoints is refused in our shape."""
         raw.send(b"POST /admin/keys HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n" + b"x" * 2_000_000)
         assert (await raw.answer()).error["code"] == "request_too_large"
+
+    async def test_form(self) -> None:
+        """A handler may read its body in any of aiohttp's ways."""
+
+        async def form(request: web.BaseRequest) -> web.StreamResponse:
+            fields = await request.post()
+            return web.json_response(
+                {"fields": dict(fields), "length": request.content_length, "read": request.body_exists}
+            )
+
+        async with serving(echo, form) as (_, port), connected(port) as raw:
+            for data, kind in (
+                (b"a=1&b=%20", b"application/x-www-form-urlencoded"),
+                (
+                    b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n',
+                    b"multipart/form-data; boundary=x",
+                ),
+            ):
+                raw.send(b"POST /form HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\n" % kind)
+                raw.send(b"Content-Length: %d\r\n\r\n%b" % (len(data), data))
+                answer = orjson.loads((await raw.answer()).body)
+                assert answer["fields"]["a"] == "1"
+                assert (answer["length"], answer["read"]) == (len(data), True)
+
+    async def test_streamed_answer(self) -> None:
+        """A handler may write its answer piece by piece; the connection stays usable."""
+
+        async def streaming(request: web.BaseRequest) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            for _ in range(3):
+                await response.write(b"x" * 500_000)
+            return response
+
+        async with serving(echo, streaming) as (_, port), connected(port) as raw:
+            for _ in range(2):
+                raw.send(b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert len((await raw.answer()).body) == 1_500_000
+
+    async def test_failure_in_a_streamed_answer(self) -> None:
+        """A refusal that comes too late is no second answer; the connection is cut."""
+
+        async def failing(request: web.BaseRequest) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b"x")
+            raise ApiError(Case.INTERNAL, "too late")
+
+        async with serving(echo, failing) as (_, port), connected(port) as raw:
+            raw.send(b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await raw.answer()
+
+    @pytest.mark.parametrize("leaves", [False, True])
+    async def test_websocket(self, leaves: bool) -> None:
+        """A handler may go on as a websocket, both ways and under back-pressure, until either side ends it."""
+        ended = asyncio.Event()
+
+        async def echoing(request: web.BaseRequest) -> web.StreamResponse:
+            socket = web.WebSocketResponse(max_msg_size=1 << 24)
+            await socket.prepare(request)
+            async for message in socket:
+                await asyncio.sleep(0)
+                await socket.send_bytes(message.data)
+            ended.set()
+            return socket
+
+        async with serving(echo, echoing) as (server, port), aiohttp.ClientSession() as session:
+            client = await session.ws_connect(f"http://127.0.0.1:{port}/live", max_msg_size=1 << 24)
+            for size in (1, 70_000, 5_000_000):
+                await client.send_bytes(b"x" * size)
+                assert len(await client.receive_bytes()) == size
+            if leaves:
+                assert client._response.connection is not None
+                client._response.connection.transport.abort()
+            else:
+                await client.close()
+                assert client.close_code == 1000
+            await ended.wait()
+            await until(lambda: not server.connections)

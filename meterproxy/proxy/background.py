@@ -1,0 +1,169 @@
+"""Background: responses that go on at the provider after their exchange, and the one time that their end is booked.
+
+Rules
+-----
+- Whoever sees the end first captures the durable hold, before the bytes that show it go out: a client's look at the
+  response, a stream of it, or the poller.
+- The provider's usage counts. A response that failed without telling any has used nothing that we are charged for; one
+  that was cancelled, or is gone, is estimated by what was asked and by the text that is there.
+"""
+
+from meterproxy.core.hold import DurableHold
+from meterproxy.core.record import Ending, Subject
+from meterproxy.core.resource import RESPONSE, Resource
+from meterproxy.core.usage import Outcome, Usage, UsageSource
+from meterproxy.errors import ApiError, Case, StoreUnavailable
+from meterproxy.proxy.authorize import BYTES_PER_TOKEN
+from meterproxy.proxy.decode import decoder_for
+from meterproxy.proxy.forward import failed, unreadable
+from meterproxy.proxy.headers import to_provider
+from meterproxy.proxy.meter import Reading
+from meterproxy.proxy.paths import provider_path
+from meterproxy.proxy.ports import Clock, DurableHolds, Hold
+from meterproxy.proxy.provider import Provider, account_refused
+from meterproxy.proxy.response_meter import read_response
+from meterproxy.proxy.response_texts import response_answer_texts
+from meterproxy.proxy.upstream import UpstreamError
+
+ANSWER_BYTES = 64 << 20
+GONE = frozenset({404, 410})
+PATH = "/responses/{response_id}"
+
+CANCELLED = ("cancelled",)
+VANISHED = ("vanished",)
+"""Flags of rows whose response was cancelled, or was gone when its end was looked for."""
+
+
+async def ask_provider(provider: Provider, resource: Resource, hold: Hold, now_us: int) -> Ending | None:
+    """Ask a provider for a background response; its ending, or None while it is being worked on.
+
+    Raises:
+        ApiError: the provider cannot be reached, does not answer in time, or does not answer as it should.
+    """
+    try:
+        answer = await provider.upstream.send(
+            b"GET",
+            provider_path(PATH, (resource.id,)),
+            to_provider((), provider.own_headers),
+            b"",
+            before_first_byte=_always,
+        )
+        body = await answer.read_all(ANSWER_BYTES)
+    except UpstreamError as error:
+        raise failed(error) from None
+    if answer.status in GONE:
+        return _estimated(hold, 0, now_us, VANISHED)
+    if answer.status != 200:
+        raise account_refused()
+    decoder = decoder_for(answer.headers)
+    text = body if decoder is None else decoder.feed(body)
+    reading = read_response(RESPONSE, text)
+    if reading.provider_id is None:
+        raise unreadable("The provider's answer is no response.")
+    return ending_of(reading, text, hold, now_us)
+
+
+def ending_of(reading: Reading, text: bytes, hold: Hold, now_us: int) -> Ending | None:
+    """What a response object makes of its hold, None while it is being worked on."""
+    if reading.running:
+        return None
+    if reading.usage is not None:
+        outcome = Outcome.PROVIDER_ERROR if reading.failed else Outcome.COMPLETED
+        return _ending(hold, now_us, outcome, UsageSource.PROVIDER, reading.usage, reading)
+    if reading.failed:
+        return _ending(hold, now_us, Outcome.PROVIDER_ERROR, UsageSource.PROVIDER, Usage(), reading)
+    written = sum(len(piece.encode("utf-8", "replace")) for piece in response_answer_texts(text))
+    return _estimated(hold, written // BYTES_PER_TOKEN, now_us, CANCELLED, reading)
+
+
+def _estimated(
+    hold: Hold, output_tokens: int, now_us: int, flags: tuple[str, ...], reading: Reading | None = None
+) -> Ending:
+    reading = Reading() if reading is None else reading
+    subject = hold.subject
+    estimate = hold.input_estimate if isinstance(hold, DurableHold) else None
+    usage = Usage(
+        input=subject.bound_input_tokens // BYTES_PER_TOKEN if estimate is None else estimate,
+        output=min(output_tokens, subject.bound_output_tokens),
+        requests=1,
+        web_searches=reading.web_searches,
+        file_searches=reading.file_searches,
+    )
+    reading = reading._replace(flags=(*reading.flags, *flags))
+    return _ending(hold, now_us, Outcome.CLIENT_LEFT, UsageSource.ESTIMATED, usage, reading)
+
+
+def _ending(hold: Hold, now_us: int, outcome: Outcome, source: UsageSource, usage: Usage, reading: Reading) -> Ending:
+    subject: Subject = hold.subject
+    return Ending(
+        outcome,
+        200,
+        source,
+        usage,
+        reading.served_model,
+        reading.service_tier,
+        reading.provider_id,
+        max(now_us - subject.occurred_us, 0),
+        None,
+        reading.tools,
+        reading.flags,
+        reading.raw_usage,
+    )
+
+
+def _always() -> None:
+    """To look costs nothing, so nothing speaks against sending."""
+
+
+class Background:
+    """Books the end of background responses that clients see."""
+
+    __slots__ = ("_clock", "_durable")
+
+    def __init__(self, durable: DurableHolds, clock: Clock) -> None:
+        self._durable = durable
+        self._clock = clock
+
+    async def see(self, resource: Resource, reading: Reading, text: bytes) -> None:
+        """A client is about to see this response; if it has ended, and nobody has booked that, it is booked now.
+
+        Raises:
+            ApiError: UNAVAILABLE where PostgreSQL cannot be asked for the hold.
+            JournalFailed: the ending could not be written, so the client must not see it.
+        """
+        if reading.running or reading.provider_id is None:
+            return
+        hold = await self._find(resource)
+        if hold is not None:
+            ending = ending_of(reading, text, hold, self._clock.now_us())
+            if ending is not None:
+                self._end(hold, ending)
+
+    async def before_deletion(self, resource: Resource, provider: Provider) -> None:
+        """Book the end of what is to be deleted, for nobody could see it afterwards.
+
+        Raises:
+            ApiError: RESOURCE_BUSY while it is being worked on; UNAVAILABLE; as `ask_provider`.
+            JournalFailed: the ending could not be written.
+        """
+        hold = await self._find(resource)
+        if hold is None:
+            return
+        ending = await ask_provider(provider, resource, hold, self._clock.now_us())
+        if ending is None:
+            message = f"Response with id '{resource.id}' is still in progress. Cancel it before you delete it."
+            raise ApiError(Case.RESOURCE_BUSY, message)
+        self._end(hold, ending)
+
+    def _end(self, hold: Hold, ending: Ending) -> None:
+        if any(ending.usage):
+            self._durable.capture(hold, ending)
+        else:
+            self._durable.release(hold, ending)
+
+    async def _find(self, resource: Resource) -> Hold | None:
+        try:
+            return await self._durable.find(resource)
+        except StoreUnavailable:
+            message = "What the response has cost cannot be looked up right now. Please try again."
+            raise ApiError(Case.UNAVAILABLE, message) from None

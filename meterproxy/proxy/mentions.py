@@ -1,0 +1,176 @@
+"""Mentions: which resources of a provider a request names in its body.
+
+Rules
+-----
+- A member with one of the names in `NAMES` mentions what its text names, wherever in the body it stands: what a
+  provider adds to its API is found without being listed place by place. Where a client chooses the names itself
+  (schemas, metadata, arguments), they are its own affair.
+- An item of `input` or `items` that has an id mentions it, whole or not: for some types a provider fetches what it has
+  stored under that id.
+- Two members of one name in one object could be read in two ways and are refused.
+- JSON is read only where the bytes have a mark of something; text alone never has.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from meterproxy.core.resource import (
+    AUDIO,
+    CONTAINER,
+    CONVERSATION,
+    FILE,
+    ITEM,
+    PROMPT,
+    RESPONSE,
+    SKILL,
+    TUNNEL,
+    VECTOR_STORE,
+)
+from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.body import Members
+from meterproxy.proxy.outline import outline
+
+MENTIONS_MAXIMUM: Final = 4096
+"""The most ids that one request may name: each may have to be looked up."""
+SEPARATORS_MAXIMUM: Final = 50_000
+"""The most commas outside of strings in a member that has to be read."""
+SMALL_BYTES: Final = 1 << 16
+"""Members of fewer bytes than this are not counted: they cannot hold much."""
+
+NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "previous_response_id": RESPONSE,
+        "comparison_response_id": RESPONSE,
+        "conversation": CONVERSATION,
+        "conversation_id": CONVERSATION,
+        "prompt": PROMPT,
+        "file_id": FILE,
+        "file_ids": FILE,
+        "vector_store_id": VECTOR_STORE,
+        "vector_store_ids": VECTOR_STORE,
+        "container": CONTAINER,
+        "container_id": CONTAINER,
+        "skill_id": SKILL,
+        "tunnel_id": TUNNEL,
+        "approval_request_id": ITEM,
+        "audio": AUDIO,
+    }
+)
+"""Names of members and the kind of what they mention: a text, a list of texts, or an object with an `id`."""
+
+ITEMS: Final = frozenset({"input", "items"})
+"""Members whose entries mention what their `id` names."""
+
+OWN_NAMES: Final = frozenset(
+    "parameters schema input_schema output_schema metadata headers arguments attributes env filters".split()
+)
+"""Members below which the client has chosen the names."""
+OWN_NAMES_AROUND_PARTS: Final = frozenset({"variables"})
+"""Members whose own names the client has chosen, but not those below."""
+
+OBJECTS_ONLY: Final = frozenset({"prompt", "audio"})
+"""Members that mention what an object's `id` names; their texts are texts."""
+
+_ESCAPE: Final = b"\\u00"
+MARKS: Final = (b'_id"', b'_ids"', b'"id"', b'"container"', b'"conversation"', b'"prompt"', b'"audio"', _ESCAPE)
+"""Bytes of which a body has at least one where it mentions anything; the last stands for names written in escapes."""
+CHAT_MARKS: Final = (b'file_id"', b'"audio"', _ESCAPE)
+"""The same for chat, whose messages have ids of other sorts too (of tool calls)."""
+
+_ESCAPED: Final = re.compile(rb"\\u00[2-7]")
+_WATCHED: Final = frozenset({*NAMES, "id", "type"})
+
+
+class Mention(NamedTuple):
+    """One resource that a request names; `param` is the member of the body that it stands in."""
+
+    kind: str
+    id: str
+    param: str
+
+
+def mentions_of(members: Members, names: Iterable[str], marks: tuple[bytes, ...]) -> list[Mention]:
+    """The resources that these members of a body name, each once.
+
+    Raises:
+        ApiError: MALFORMED where a member cannot be read in one way only, or names too much.
+    """
+    found: dict[tuple[str, str], Mention] = {}
+    for name in names:
+        raw = members.raw(name)
+        if raw is None or not raw.startswith((b'"', b"{", b"[")):
+            continue
+        if name not in NAMES and (raw.startswith(b'"') or not may_mention(raw, marks)):
+            continue
+        for kind, id_ in _walk(name, _read(name, raw)):
+            found.setdefault((kind, id_), Mention(kind, id_, name))
+            if len(found) > MENTIONS_MAXIMUM:
+                raise ApiError(Case.MALFORMED, f"A request may name at most {MENTIONS_MAXIMUM} ids.", param=name)
+    return list(found.values())
+
+
+def may_mention(text: bytes, marks: tuple[bytes, ...]) -> bool:
+    """Whether a text has one of the marks; an escape counts only if it is of a letter that needs none."""
+    for mark in marks:  # noqa: SIM110 - on the way of every chat request
+        if mark in text and (mark != _ESCAPE or _ESCAPED.search(text) is not None):
+            return True
+    return False
+
+
+def _read(name: str, raw: bytes) -> Any:
+    if len(raw) > SMALL_BYTES and raw.count(b",") > SEPARATORS_MAXIMUM:
+        strings, outside = outline(raw, 2 * SEPARATORS_MAXIMUM)
+        if strings > 2 * SEPARATORS_MAXIMUM or outside.count(b",") > SEPARATORS_MAXIMUM:
+            raise ApiError(Case.MALFORMED, f"'{name}' has too many parts.", param=name)
+    try:
+        return json.loads(raw, object_pairs_hook=_object)
+    except (ValueError, RecursionError):
+        raise ApiError(Case.MALFORMED, f"'{name}' cannot be read.", param=name) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose members that we watch are there once; the rest may repeat."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        names = [name for name, _ in pairs if name in _WATCHED]
+        if len(names) != len(set(names)):
+            raise ValueError("a member that names a resource is there twice")
+    return members
+
+
+def _walk(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every kind and id in a top-level member's value."""
+    if name in ITEMS and isinstance(value, list):
+        for item in value:
+            if isinstance(item, dict) and isinstance(item.get("id"), str):
+                yield ITEM, item["id"]
+    pending: list[tuple[str, Any]] = [(name, value)]
+    while pending:
+        name, value = pending.pop()
+        if (kind := NAMES.get(name)) is not None:
+            for id_ in _named(value, objects_only=name in OBJECTS_ONLY):
+                yield kind, id_
+        if isinstance(value, list):
+            pending += [("", entry) for entry in value if isinstance(entry, dict | list)]
+        elif isinstance(value, dict):
+            if value.get("type") == "item_reference" and isinstance(value.get("id"), str):
+                yield ITEM, value["id"]
+            if name in OWN_NAMES_AROUND_PARTS:
+                pending += [("", entry) for entry in value.values()]
+            else:
+                pending += [entry for entry in value.items() if entry[0] not in OWN_NAMES]
+
+
+def _named(value: Any, *, objects_only: bool) -> Iterator[str]:
+    """The ids in a member's value: a text, texts in a list, or an object's `id`."""
+    if isinstance(value, dict) and isinstance(value.get("id"), str):
+        yield value["id"]
+    elif objects_only:
+        return
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        yield from (entry for entry in value if isinstance(entry, str))
