@@ -71,8 +71,9 @@ def test_edits_each_event_as_if_usage_had_not_been_asked_for(sent, wanted):
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\r\r\n", b"\r\n\r"])
 def test_garbage_is_edited_alike_in_any_pieces(end):
-    """What only looks like JSON is treated the same whether the last byte of its end has come or not."""
-    stream = b'data: {"a}b":1],"usage":null}' + end + b"data: 1\n\n"
+    """What only looks like JSON is treated the same wherever pieces part around it."""
+    event = b'data: {"a}b":1],"usage":null}' + end
+    stream = event + b"\n" + event + b"\r\n" + event + b"data: 1\n\n"
     assert {edited(stream, [cut]) for cut in range(len(stream))} == {edited(stream)}
     assert edited(stream, range(len(stream))) == edited(stream)
 
