@@ -41,7 +41,7 @@ _MARK: Final = re.compile(
     rb'|output_item\.(?:added|done)))|"error"[ ]?:[ ]?\{|\\u00[2-7]'
 )
 _NAME: Final = re.compile(rb"^event:[ ]?([^\r\n]*)", re.MULTILINE)
-_DELTA: Final = re.compile(rb'"delta"[ ]?:[ ]?"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
+_DELTA: Final = re.compile(rb'"delta"[ ]?:[ ]?"([^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+)"')
 _AUDIO: Final = b"audio.delta"
 
 
@@ -171,6 +171,9 @@ class ResponseMeter:
     def _keep(self, events: bytes) -> None:
         """Count and keep the pieces of text of ordinary events."""
         if _AUDIO in events:
+            for event in split_events(events):
+                if _AUDIO not in event:
+                    self._keep(event)
             return
         pieces = _DELTA.findall(events)
         if pieces:

@@ -22,6 +22,7 @@ SEEDS = tuple(
     )
 )
 Told = tuple[Any, ...]
+_DONE = re.compile(rb"data: ?\[DONE\]")
 _LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r|\Z)")
 
 
@@ -178,6 +179,18 @@ def metered(pieces: list[bytes], operation: str = "chat", *, editing: bool = Fal
     return b"".join(out), meter.reading(), texts, meter.events, meter.finished, meter.failed, meter.new_ids()
 
 
+def before_the_end(pieces: list[bytes]) -> bytes:
+    """What a client has before the ending is written."""
+    meter = meter_of("chat", TextPool(), editing=False, holding=False)
+    out = b""
+    for piece in pieces:
+        out += meter.feed(piece)
+        if meter.done:
+            break
+    meter.close()
+    return out
+
+
 def ended_at(pieces: list[bytes]) -> bool:
     finder = DoneFinder()
     for piece in pieces:
@@ -193,7 +206,7 @@ def check(data: bytes) -> None:
     assert plain[0] == held[0] == response[0] == stream
     assert read[0] == whole, "the meter edits otherwise than the editor"
     assert plain[1:] == read[1:] == held[1:]
-    done = any(re.match(rb"data: ?\[DONE\]", line.text) for line in lines(stream))
+    done = any(_DONE.match(line.text) for line in lines(stream))
     assert ended_at([stream]) == done
     for pieces in ways(stream, places):
         assert edited(pieces) == whole
@@ -202,6 +215,7 @@ def check(data: bytes) -> None:
         assert metered(pieces, holding=True) == held
         assert metered(pieces, "response") == response
         assert ended_at(pieces) == done
+        assert not any(_DONE.match(line.text) for line in lines(before_the_end(pieces)))
     try:
         wanted = plainly_edited(stream)
     except Unclear:

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meterproxy.proxy import sse
 from meterproxy.proxy.sse import HELD_MAXIMUM, DoneFinder, EventSplitter, StreamEditor, data_of, split_events
 
 CHUNK = {"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": {}}]}
@@ -103,6 +105,18 @@ def test_a_too_long_event_passes_unedited_and_the_next_is_edited():
     assert editor.feed(start) == start
     assert editor.feed(b'","usage":{"a":1}}\n') == b'","usage":{"a":1}}\n'
     assert editor.feed(b'\ndata: {"a":1,"usage":null}\n\n') == b'\ndata: {"a":1}\n\n'
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(EVENTS), max_size=6), st.lists(st.integers(0, 400), max_size=12))
+def test_events_over_the_limit_pass_and_the_others_are_edited(monkeypatch, events, cuts):
+    """Whatever is too long to be held passes as it came, in any pieces; nothing is lost, doubled or moved."""
+    monkeypatch.setattr(sse, "HELD_MAXIMUM", 50)
+    form = b""
+    for sent, wanted in events:
+        as_edited = re.escape(sent if wanted is None else wanted)
+        form += b"(?:%b|%b)" % (re.escape(sent), as_edited) if len(sent) > 50 else as_edited
+    assert re.fullmatch(form, edited(b"".join(sent for sent, _ in events), cuts))
 
 
 def test_ordinary_events_come_out_at_once():
