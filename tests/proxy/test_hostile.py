@@ -14,7 +14,7 @@ from meterproxy.proxy.server_limits import ServerLimits
 from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy import raw
 from tests.proxy.fakes import SECRET
-from tests.proxy.hostile import CLOSE, NOTE, ROWS, Hostile
+from tests.proxy.hostile import BODIES, CLOSE, NOTE, ROWS, Hostile
 from tests.proxy.house import House, built, chat, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -24,6 +24,9 @@ SECONDS = 20
 BODY_BYTES = 8 << 20
 DRIPPED_BYTES = 1500
 """Longer requests are not sent byte by byte."""
+WHOLE = frozenset({*BODIES, "key", "field", "target"})
+"""Sections whose rows are whole requests, so that another may follow."""
+MODELS = request("/v1/models", method="GET")
 GOOD = request("/v1/chat/completions", chat("tokens=2"))
 
 
@@ -85,6 +88,9 @@ async def heard(connection: raw.Raw, row: Hostile) -> bytes:
     assert answer.error["type"] == "invalid_request_error"
     assert "server" not in answer.headers
     assert answer.body.decode().isprintable()
+    if row.section in WHOLE and answer.headers.get("connection") != "close":
+        connection.send(MODELS)
+        assert (await connection.answer()).status == 200, "the next request on the connection was not understood"
     if connection.writer.can_write_eof() and not connection.writer.transport.is_closing():
         connection.writer.write_eof()
     assert await connection.reader.read() == b"", "a second answer to one request"
