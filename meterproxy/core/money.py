@@ -46,5 +46,6 @@ def parse_usd(text: str) -> Nanos:
 def format_usd(nanos: int) -> str:
     """Write nanodollars as a decimal string with two to nine decimals ("5.00", "0.000000001")."""
     whole, fraction = divmod(abs(nanos), NANOS_PER_USD)
-    digits = f"{fraction:09d}".rstrip("0").ljust(2, "0")
-    return f"{'-' if nanos < 0 else ''}{whole}.{digits}"
+    text = f"{whole}.{fraction:09d}"
+    text = text[:-7] + text[-7:].rstrip("0")  # two decimals stay
+    return f"-{text}" if nanos < 0 else text

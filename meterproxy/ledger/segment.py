@@ -29,6 +29,8 @@ HEADER: Final = struct.Struct("<8s16sqI")
 HEADER_BYTES: Final = 64
 FRAME: Final = struct.Struct("<II")
 FRAME_BYTES: Final = FRAME.size
+_pack_frame: Final = FRAME.pack
+_crc32: Final = zlib.crc32
 MAX_RECORD_BYTES: Final = 64 * 1024
 
 _log: Final = logging.getLogger(__name__)
@@ -65,14 +67,12 @@ def encode(record: Record) -> bytes:
 
 def framed(payload: bytes, position: int) -> bytes:
     """A record in its frame: length, CRC-32 over position, length and payload, payload."""
-    return _pack_frame(len(payload), _checksum(payload, position)) + payload
-
-
-_pack_frame: Final = FRAME.pack
+    size = len(payload)
+    return _pack_frame(size, _crc32(payload, (position ^ size << 15) & 0xFFFFFFFF)) + payload
 
 
 def _checksum(payload: bytes, position: int) -> int:
-    return zlib.crc32(payload, (position ^ len(payload) << 15) & 0xFFFFFFFF)
+    return _crc32(payload, (position ^ len(payload) << 15) & 0xFFFFFFFF)
 
 
 def header(journal_id: UUID, base: int) -> bytes:

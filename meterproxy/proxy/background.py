@@ -55,7 +55,7 @@ async def ask_provider(provider: Provider, resource: Resource, hold: Hold, now_u
         return _estimated(hold, 0, now_us, VANISHED)
     if answer.status != 200:
         raise account_refused()
-    decoder = decoder_for(answer.headers)
+    decoder = decoder_for(answer.fields)
     text = body if decoder is None else decoder.feed(body)
     reading = read_response(RESPONSE, text)
     if reading.provider_id is None:

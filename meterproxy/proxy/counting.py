@@ -66,10 +66,16 @@ class Counting:
         """Whether the request says itself how long its answers may be."""
         return self._facts.own_maximum is not None
 
+    @staticmethod
+    def told(reading: Reading) -> Measured | None:
+        """The usage that the provider told, None where it told none."""
+        return None if reading.usage is None else Measured(reading.usage, UsageSource.PROVIDER, reading.flags)
+
     async def measure(self, reading: Reading, read_texts: Callable[[], AnswerTexts]) -> Measured:
         """The usage that the provider told, or else what its request and answer come to."""
-        if reading.usage is not None:
-            return Measured(reading.usage, UsageSource.PROVIDER, reading.flags)
+        told = self.told(reading)
+        if told is not None:
+            return told
         answer = read_texts()
         input_tokens, exact_input = await self._input()
         output_tokens, exact_output = await self._output(answer)

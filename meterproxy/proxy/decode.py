@@ -8,7 +8,7 @@ Rules
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 PIECE_BYTES: Final = 16 << 20
@@ -61,9 +61,7 @@ class Decoder:
         return text
 
 
-def decoder_for(headers: Iterable[tuple[bytes, bytes]]) -> Decoder | None:
-    """The decoder that an answer's headers call for, None where its bytes are its text."""
-    for name, value in headers:
-        if len(name) == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
-            return Decoder(value.strip().lower())
-    return None
+def decoder_for(fields: Mapping[bytes, bytes]) -> Decoder | None:
+    """The decoder that headers, named in lower case, call for; None where an answer's bytes are its text."""
+    coding = fields.get(b"content-encoding", b"identity").strip().lower()
+    return None if coding == b"identity" else Decoder(coding)

@@ -312,7 +312,7 @@ class Exchange:
         self, asked: Asked, route: Route, key: KeyEntry, forwarded: Forwarded, lowered_maximum: int | None
     ) -> None:
         """Pass the answer on as what it is by its status and type; the ending is captured on the way."""
-        headers = self._own_headers(lowered_maximum) + to_client(forwarded.answer.headers)
+        headers = self._own_headers(lowered_maximum) + to_client(forwarded.answer.headers, forwarded.answer.fields)
         if forwarded.error_body is not None:
             self._pass_error(forwarded, headers)
             return
@@ -382,7 +382,7 @@ class Exchange:
             client=self._client,
             forwarded=forwarded,
             headers=headers,
-            decoder=decoder_for(forwarded.answer.headers),
+            decoder=decoder_for(forwarded.answer.fields),
             hold=hold,
             counting=counting,
             operation=asked.endpoint.operation,
@@ -414,8 +414,8 @@ class Exchange:
         passing = Passing(
             client=self._client,
             answer=answer,
-            headers=self._own_headers() + to_client(answer.headers),
-            decoder=decoder_for(answer.headers),
+            headers=self._own_headers() + to_client(answer.headers, answer.fields),
+            decoder=decoder_for(answer.fields),
             endpoint=asked.endpoint,
             resource=resource,
             owners=house.ports.owners,
@@ -460,7 +460,7 @@ class Exchange:
     def _pass_on(self, forwarded: Forwarded) -> None:
         """The provider refused what costs nothing: its words pass."""
         self._received()
-        headers = self._own_headers() + to_client(forwarded.answer.headers)
+        headers = self._own_headers() + to_client(forwarded.answer.headers, forwarded.answer.fields)
         self._client.answer(forwarded.answer.status, headers, forwarded.error_body or b"")
 
     def _own_headers(self, lowered_maximum: int | None = None) -> list[tuple[bytes, bytes]]:

@@ -77,7 +77,7 @@ async def read_answer_whole(answer: UpstreamAnswer) -> bytes:
     Raises:
         ApiError: it broke off or cannot be read.
     """
-    return (await _read(answer, decoder_for(answer.headers)))[1]
+    return (await _read(answer, decoder_for(answer.fields)))[1]
 
 
 async def _read(answer: UpstreamAnswer, decoder: Decoder | None) -> tuple[bytes, bytes]:

@@ -10,7 +10,7 @@ Rules
 - `x-meterproxy-*` is ours in both directions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -76,9 +76,13 @@ def to_provider(
     return kept
 
 
-def to_client(raw: Sequence[Header]) -> list[Header]:
-    """The headers of a provider's answer that its client gets; framing is the answer's writer's."""
-    return _without_named_by_connection(raw, [header for header in raw if _may_go_down(header[0])])
+def to_client(raw: Sequence[Header], names: Container[bytes]) -> list[Header]:
+    """The headers of a provider's answer that its client gets; framing is the answer's writer's.
+
+    `names` are those of all the headers, in lower case.
+    """
+    kept = [header for header in raw if _may_go_down(header[0])]
+    return _without_named_by_connection(raw, kept) if b"connection" in names else kept
 
 
 @lru_cache(maxsize=NAMES_REMEMBERED)

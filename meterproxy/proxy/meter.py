@@ -31,7 +31,15 @@ from meterproxy.proxy.sse import (
     split_events,
 )
 from meterproxy.proxy.texts import Kept, KeptEvents, TextPool, stream_texts, tool_names
-from meterproxy.proxy.usage_shapes import CHAT, SHAPES, Ceiling, take_usage, take_usual_usage
+from meterproxy.proxy.usage_shapes import (
+    CHAT,
+    SHAPES,
+    Ceiling,
+    UsualUsage,
+    take_usage,
+    take_usual_usage,
+    usual_usage,
+)
 
 RAW_USAGE_MAXIMUM: Final = 1024
 """Bytes of a usage object that is kept as the provider wrote it; a longer one is not kept."""
@@ -84,8 +92,42 @@ class _Top(msgspec.Struct):
 _TOP: Final = msgspec.json.Decoder(_Top)
 
 
+class _UsualAnswer(msgspec.Struct):
+    """A plain answer of chat and completions as nearly all are; anything that is not in order makes decoding fail."""
+
+    id: str
+    model: str
+    usage: UsualUsage
+    service_tier: str | None = None
+    error: None = None
+
+
+_USUAL: Final = msgspec.json.Decoder(_UsualAnswer)
+
+
 def read_answer(operation: str, body: bytes, ceiling: Ceiling = NO_CEILING) -> Reading:
     """Read a plain answer (JSON); never raises."""
+    return _read_usual(operation, body, ceiling) or _read_any(operation, body, ceiling)
+
+
+def _read_usual(operation: str, body: bytes, ceiling: Ceiling) -> Reading | None:
+    """Read an answer by types alone, in one go; None where one must look closely."""
+    if SHAPES.get(operation) is not CHAT or _calls_tools(body):
+        return None
+    try:
+        answer = _USUAL.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    usage = usual_usage(answer.usage, ceiling)
+    if usage is None:
+        return None
+    tier = answer.service_tier
+    return Reading(
+        usage, None, bookable_text(answer.model) or None, tier and bookable_text(tier), bookable_text(answer.id) or None
+    )
+
+
+def _read_any(operation: str, body: bytes, ceiling: Ceiling) -> Reading:
     top = _top(body)
     if top is None:
         return Reading()

@@ -73,7 +73,9 @@ async def _answer_whole(delivery: Delivery, body: bytes) -> None:
         delivery.hold.release(Outcome.PROVIDER_ERROR, delivery.status)
         delivery.client.answer(delivery.status, delivery.headers, body)
         return
-    measured = await delivery.counting.measure(reading, lambda: _texts(delivery, reading, text))
+    measured = delivery.counting.told(reading)
+    if measured is None:
+        measured = await delivery.counting.measure(reading, lambda: _texts(delivery, reading, text))
     try:
         receipt = delivery.hold.capture(_outcome(delivery), delivery.status, reading, measured, NOT_RECORDED)
     except JournalFailed:

@@ -113,7 +113,7 @@ _NO_INPUT_DETAILS: Final = _InputDetails()
 _NO_OUTPUT_DETAILS: Final = _OutputDetails()
 
 
-class _UsualUsage(msgspec.Struct):
+class UsualUsage(msgspec.Struct):
     """The usage object of a usual answer of chat and completions."""
 
     prompt_tokens: Count
@@ -123,15 +123,19 @@ class _UsualUsage(msgspec.Struct):
     completion_tokens_details: _OutputDetails = _NO_OUTPUT_DETAILS
 
 
-_USUAL: Final = msgspec.json.Decoder(_UsualUsage)
+_USUAL: Final = msgspec.json.Decoder(UsualUsage)
 
 
 def take_usual_usage(raw: bytes, ceiling: Ceiling) -> Usage | None:
     """The usage of a usual answer, read by types alone; None where `take_usage` must look closely."""
     try:
-        usage = _USUAL.decode(raw)
+        return usual_usage(_USUAL.decode(raw), ceiling)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def usual_usage(usage: UsualUsage, ceiling: Ceiling) -> Usage | None:
+    """What a usage object of the usual types says; None where `take_usage` must look closely."""
     whole_input, whole_output = usage.prompt_tokens, usage.completion_tokens
     cached = usage.prompt_tokens_details.cached_tokens
     reasoning = usage.completion_tokens_details.reasoning_tokens
