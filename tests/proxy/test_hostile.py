@@ -184,7 +184,7 @@ async def test_reset_in_mid_answer(house: House, good: raw.Raw, events: int, cap
     booked = len(house.ledger.rows)
     async with asyncio.timeout(SECONDS):
         async with house.client() as connection:
-            connection.send(request("/v1/chat/completions", chat("tokens=20,slow=0.002", stream=True)))
+            connection.send(request("/v1/chat/completions", chat("tokens=20,slow=0.005", stream=True)))
             await connection.head()
             for _ in range(events):
                 await connection.chunk()

@@ -154,6 +154,31 @@ async def test_as_the_simulator_would_have_sent_it(fault: str, options: dict, pa
     assert through_us.headers["content-type"] == direct.headers["content-type"]
 
 
+RESPONSE_FAULTS = [
+    "",
+    "newline=crlf",
+    "newline=cr",
+    "piece=1",
+    "piece=7",
+    "piece=1000,newline=cr",
+    "tokens=300,piece=100",
+]
+_OWN_IN_RESPONSES = re.compile(rb'[a-z]+_[0-9a-f]{20,}|"(?:created|completed)_at":\d+|"obfuscation":"[^"]*"')
+
+
+@pytest.mark.parametrize("fault", RESPONSE_FAULTS)
+@pytest.mark.parametrize("more", [{}, {"store": False}, {"background": True}], ids=["kept", "not kept", "background"])
+async def test_responses_as_the_simulator_would_have_sent_them(fault: str, more: dict) -> None:
+    """Streams of responses, whose events wait for their ids to be written down, are the provider's byte for byte."""
+    text = f"Say hello. [[simulate: {fault or 'tokens=20'}]]"
+    body = {"model": "gpt-4o", "input": text, "max_output_tokens": 400, "stream": True, **more}
+    async with built() as house:
+        through_us, direct = await house.ask("/v1/responses", body), await directly(house, "/v1/responses", body)
+    assert through_us.status == direct.status == 200
+    assert _OWN_IN_RESPONSES.sub(b"", through_us.body) == _OWN_IN_RESPONSES.sub(b"", direct.body)
+    assert through_us.headers["content-type"] == direct.headers["content-type"]
+
+
 async def directly(house: House, path: str, body: dict):
     port = int(house.provider_url.split("/")[2].rpartition(":")[2])
     async with connected(port) as connection:
