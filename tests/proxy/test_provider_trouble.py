@@ -1,11 +1,14 @@
 """Trouble with a provider, end to end against scripted ones: what its client hears, what is tried again, what rests."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import orjson
 import pytest
 
+from meterproxy.proxy.upstream import Upstream
 from tests.proxy.house import House, built, chat
 from tests.proxy.raw import Answer
 from tests.proxy.scripted import Peer, Provider, Script, provider
@@ -195,3 +198,32 @@ async def test_the_repetition_is_not_repeated() -> None:
     async with facing(stale, dying) as (house, served):
         assert _codes(await _ask_twice(house)) == [200, "upstream_unreachable"]
         assert served.connections == 2
+
+
+async def test_too_many_at_once_are_told_so() -> None:
+    """Where all connections to a provider work and nobody may wait, the next is told to come back: nothing was sent."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await peer.request()
+        asked.set()
+        await go_on.wait()
+        await peer.send(response(200, GOOD))
+        await peer.closed()
+
+    async with facing(slow) as (house, served):
+        narrow = replace(house.provider.upstream.origin, max_connections=1, max_waiting=0)
+        house.provider.upstream = Upstream(narrow, environ={})
+        first = asyncio.create_task(house.ask(body=chat()))
+        await asked.wait()
+        answer = await house.ask(body=chat())
+        assert (answer.status, answer.error["code"]) == (503, "overloaded")
+        assert answer.headers["retry-after"] == "1"
+        go_on.set()
+        assert (await first).status == 200
+        assert sorted((row.how, row.source) for row in house.ledger.rows) == [
+            ("captured", "provider"),
+            ("released", "provider"),
+        ]
+        assert not house.ledger.open
+        assert served.connections == 1
