@@ -456,6 +456,7 @@ TABLE: Final = r"""
 400       | tools as text                            | "tools":"$note"
 400       | tools as an object                       | "tools":{"type":"function"}
 400       | functions as a number                    | "functions":1
+400       | an unknown name with half a surrogate    | "max_tok\ud800ens":7.5
 400       | format as text                           | "response_format":"json"
 400       | search as text                           | "web_search_options":"yes"
 
