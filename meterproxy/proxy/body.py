@@ -309,7 +309,7 @@ def _value_lengths(body: bytes, param: str | None) -> list[int]:
     try:
         return _decode_lengths(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        if b"\\ud" not in body and b"\\uD" not in body:
+        if body.find(b"\\ud") < 0 and body.find(b"\\uD") < 0:
             _refuse(param)
     # The decoder refuses lone surrogates.
     try:
@@ -331,7 +331,7 @@ def _decode_lengths(body: bytes) -> list[int]:
 
 def _key_text(token: bytes) -> str:
     """A key's text; one that no decoder can read (a lone surrogate) is no name that we know."""
-    if b"\\" not in token:
+    if token.find(b"\\") < 0:
         return token[1:-1].decode("utf-8", "replace")
     try:
         return str(orjson.loads(token))

@@ -77,6 +77,7 @@ class Client:
         "_body",
         "_chunked",
         "_incoming",
+        "_silent",
         "answered_status",
         "body_bytes",
         "closing",
@@ -108,6 +109,7 @@ class Client:
         self._body = body
         self._incoming = incoming
         self._chunked = False
+        self._silent = False
 
     # The request.
 
@@ -218,8 +220,9 @@ class Client:
 
     def begin(self, status: int, headers: HeaderLines) -> None:
         """Write the head of an answer whose length is not known yet."""
-        self._chunked = self.head.http_1_1
-        if not self._chunked:
+        self._silent = status in _BODILESS or self.method == "HEAD"
+        self._chunked = self.head.http_1_1 and status not in _BODILESS
+        if not self.head.http_1_1:
             self.closing = True
         self.answered_status = status
         lines = head_lines(status, headers)
@@ -232,13 +235,15 @@ class Client:
 
     def send(self, piece: bytes) -> None:
         """Write one piece of a begun answer, as one chunk."""
-        if not piece:
+        if not piece or self._silent:
             return
         self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 
     def end(self, piece: bytes = b"") -> None:
         """Write the last piece of a begun answer and its end, in one write."""
         self.ended = True
+        if self._silent:
+            return
         if not self._chunked:
             self._write(piece)
         elif piece:

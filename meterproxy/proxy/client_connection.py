@@ -14,12 +14,12 @@ Rules
 
 import asyncio
 import logging
-import socket
 from collections.abc import Awaitable
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol
 
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.client import Client, closing_refusal
+from meterproxy.proxy.client_transport import ClientTransport
 from meterproxy.proxy.incoming_body import IncomingBody
 from meterproxy.proxy.request_framing import Chunked, Counted
 from meterproxy.proxy.request_head import NO_LENGTH, malformed
@@ -64,67 +64,48 @@ class Receiver(Protocol):
         ...
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(ClientTransport):
     """A connection that a listening socket has accepted.
 
     Attributes:
         deadline: the loop's time after which `overdue` is to be called.
-        half_closed: whether the client sends nothing any more.
         idle: whether no request is being read, waiting or answered.
-        reading_paused: whether nothing is read for now.
-        writing_paused: whether the client takes bytes slower than they come.
     """
 
     __slots__ = (
         "_body",
         "_client",
-        "_drained",
         "_ending",
         "_faulted",
         "_heads",
         "_held",
-        "_loop",
-        "_peer",
         "_receiver",
         "_server",
         "_task",
         "_unwritten_bytes",
         "deadline",
-        "half_closed",
         "idle",
-        "reading_paused",
-        "transport",
-        "writing_paused",
     )
 
     def __init__(self, server: Serving) -> None:
+        super().__init__()
         self._server = server
-        self._loop = asyncio.get_running_loop()
         self._heads = HeadReader(server.limits.head)
         self._held = b""
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
         self._body: IncomingBody | None = None
         self._receiver: Receiver | None = None
-        self._drained: asyncio.Future[None] | None = None
         self._ending = False
         self._faulted = False
-        self.reading_paused = False
         self._unwritten_bytes = 0
-        self._peer: str | None = None
-        self.transport: asyncio.Transport | None = None
         self.deadline = NEVER
-        self.half_closed = False
         self.idle = False
-        self.writing_paused = False
 
     # What the loop reports.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        super().connection_made(transport)
         self._server.opened(self)
         self._rest()
 
@@ -138,31 +119,22 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Keep the sending half open while somebody still waits for an answer."""
-        self.half_closed = True
+        super().eof_received()
         if self._body is not None:
             self._body.fail(_broken_off())
         if self._receiver is not None:
             self._receiver.feed_eof()
         return self._client is not None and not self._ending
 
-    def connection_lost(self, _exc: Exception | None) -> None:
-        self.transport = None
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         self.idle = False
         if self._body is not None:
             self._body.fail(_broken_off())
         if self._receiver is not None:
             self._receiver.feed_eof()
-        self.resume_writing()
         if self._client is None:
             self._server.over(self)
-
-    def pause_writing(self) -> None:
-        self.writing_paused = True
-
-    def resume_writing(self) -> None:
-        self.writing_paused = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
 
     # Reading requests.
 
@@ -325,14 +297,6 @@ class ClientConnection(asyncio.Protocol):
     # What a request's client asks for.
 
     @property
-    def peer(self) -> str:
-        """The address that the connection comes from, empty where it has none."""
-        if self._peer is None:
-            name: Any = None if self.transport is None else self.transport.get_extra_info("peername")
-            self._peer = name[0] if isinstance(name, tuple) else ""
-        return self._peer
-
-    @property
     def ending(self) -> bool:
         """Whether the connection closes after the running request for reasons of our own."""
         return self._server.draining or self._faulted or (self.half_closed and not self._held)
@@ -364,26 +328,6 @@ class ClientConnection(asyncio.Protocol):
         held, self._held = self._held, b""
         if held:
             receiver.feed_data(held)
-
-    def pause_reading(self) -> None:
-        """Read nothing for now."""
-        if not self.reading_paused and self._reads():
-            self.reading_paused = True
-            assert self.transport is not None
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        if self.reading_paused and self._reads():
-            self.reading_paused = False
-            assert self.transport is not None
-            self.transport.resume_reading()
-
-    async def drained(self) -> None:
-        """Wait until the client has taken enough of what was written, or has left."""
-        while self.writing_paused and self.transport is not None:
-            self._drained = self._loop.create_future()
-            await self._drained
 
     # How it ends.
 
@@ -438,10 +382,6 @@ class ClientConnection(asyncio.Protocol):
             self.resume_reading()
         else:
             transport.close()
-
-    def _reads(self) -> bool:
-        """Whether anything may still come."""
-        return self.transport is not None and not self.half_closed and not self.transport.is_closing()
 
 
 def _broken_off() -> ApiError:

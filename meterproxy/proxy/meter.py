@@ -225,7 +225,7 @@ class StreamMeter:
             if end < 2 or self.done:
                 break
             event, rest = chunk[:end], chunk[end:]
-            if self._idle and _DONE not in event and b"\r" not in event:
+            if self._idle and event.find(_DONE) < 0 and event.find(b"\r") < 0:
                 forwarded += self._look_closely(event)
                 if not rest:
                     return forwarded
@@ -313,7 +313,7 @@ class StreamMeter:
     def _read_event(self, event: bytes, edited: bytes | None) -> None:
         self._kept.add(None, event)
         self.events += event.startswith(b"data:") or event.lstrip(b"\r\n").startswith(b"data:")
-        finished = b'"finish_reason":"' in event or b'"finish_reason": "' in event
+        finished = event.find(b'"finish_reason":"') >= 0 or event.find(b'"finish_reason": "') >= 0
         self.finished = self.finished or finished
         matters = _matters(event)
         if self._heads_left or matters:
@@ -340,14 +340,14 @@ class StreamMeter:
 def _matters(events: bytes) -> bool:
     """Whether the bytes have a mark of something that must be read."""
     return (
-        (_USAGE in events and _USAGE_OBJECT.search(events) is not None)
-        or _ERROR in events
-        or (_NAME in events and _calls_tools(events))
+        (events.find(_USAGE) >= 0 and _USAGE_OBJECT.search(events) is not None)
+        or events.find(_ERROR) >= 0
+        or (events.find(_NAME) >= 0 and _calls_tools(events))
     )
 
 
 def _calls_tools(document: bytes) -> bool:
-    return b'"tool_calls"' in document or b'"function_call"' in document
+    return document.find(b'"tool_calls"') >= 0 or document.find(b'"function_call"') >= 0
 
 
 def _top(document: bytes) -> _Top | None:

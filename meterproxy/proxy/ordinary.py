@@ -64,7 +64,7 @@ class OrdinaryEvents:
 
     def learn(self, event: bytes, edited: bytes) -> None:
         """Take an event without marks as a template, given what it was edited to."""
-        if event.startswith(b"data:") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event:
+        if event.startswith(b"data:") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and event.find(b"\r") < 0:
             template = _template(event, edited)
             if template is not None and template not in self._templates:
                 self._templates.insert(0, template)
@@ -113,7 +113,7 @@ class OrdinaryEvents:
         else:
             end = len(events) - len(rest) - template.head_size
         kept = BETWEEN.join(texts)
-        if not texts or b'"' in kept or b"\n" in kept or b"\r" in kept:
+        if not texts or kept.find(b'"') >= 0 or kept.find(b"\n") >= 0 or kept.find(b"\r") >= 0:
             return 0, 0
         self._keep(template, kept)
         if template.edited:

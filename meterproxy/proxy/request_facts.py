@@ -216,10 +216,10 @@ def _present(raw: msgspec.Raw) -> bool:
 
 def _may_be_more_than_text(raw: bytes) -> bool:
     return (
-        b'_url"' in raw
-        or b'audio"' in raw
-        or b'file"' in raw
-        or b'image"' in raw
-        or (b'"type"' in raw and _OTHER_TYPE.search(raw) is not None)
-        or (b"\\" in raw and b"\\u00" in raw and _ESCAPED_ASCII.search(raw) is not None)
+        raw.find(b'_url"') >= 0
+        or raw.find(b'audio"') >= 0
+        or raw.find(b'file"') >= 0
+        or raw.find(b'image"') >= 0
+        or (raw.find(b'"type"') >= 0 and _OTHER_TYPE.search(raw) is not None)
+        or (raw.find(b"\\") >= 0 and raw.find(b"\\u00") >= 0 and _ESCAPED_ASCII.search(raw) is not None)
     )

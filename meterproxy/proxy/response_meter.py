@@ -170,9 +170,9 @@ class ResponseMeter:
 
     def _keep(self, events: bytes) -> None:
         """Count and keep the pieces of text of ordinary events."""
-        if _AUDIO in events:
+        if events.find(_AUDIO) >= 0:
             for event in split_events(events):
-                if _AUDIO not in event:
+                if event.find(_AUDIO) < 0:
                     self._keep(event)
             return
         pieces = _DELTA.findall(events)

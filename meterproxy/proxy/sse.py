@@ -135,7 +135,7 @@ def split_events(block: bytes) -> Iterator[bytes]:
 
 def _event_ends(block: bytes) -> Iterator[int]:
     """Where events end. Nearly all streams end their lines in line feeds only, which a plain search finds."""
-    if b"\r" in block:
+    if block.find(b"\r") >= 0:
         yield from (end.end() for end in _END.finditer(block))
         return
     end = block.find(b"\n\n")
@@ -146,7 +146,7 @@ def _event_ends(block: bytes) -> Iterator[int]:
 
 def data_of(event: bytes) -> bytes:
     """An event's data: its `data` lines joined by a line feed; empty for comments and other fields."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and event.find(b"\r") < 0:
         return event[6:-2]
     lines = [event[field.end() : line.end()] for line in _LINE.finditer(event) if (field := _field(event, line))]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
@@ -245,10 +245,10 @@ class StreamEditor:
 
     def _edit_whole(self, chunk: bytes) -> bytes:
         events = self._splitter.feed(chunk)
-        edited = self._edit(events) if _USAGE in events else events
+        edited = self._edit(events) if events.find(_USAGE) >= 0 else events
         if events.endswith(b"\r") and self._splitter.held_bytes == 0:
             *_, last = split_events(events)
-            self._swallow = _USAGE in last and edit_event(last) == _blank_lines(last)
+            self._swallow = last.find(_USAGE) >= 0 and edit_event(last) == _blank_lines(last)
         if self._splitter.held_bytes > HELD_MAXIMUM:
             rest = self._splitter.finish()
             self._passing = rest[-1:]
@@ -305,7 +305,7 @@ class StreamHolder:
 
 def edit_event(event: bytes) -> bytes:
     """One event without the usage that we asked for; where it goes, the empty lines before it stay."""
-    if _USAGE not in event:
+    if event.find(_USAGE) < 0:
         return event
     if _DATA_ONLY.fullmatch(event) is not None:
         null = _NULL_LAST.search(event, max(0, event.rfind(_USAGE) - 2))

@@ -392,7 +392,7 @@ class TestConnections:
 
         async def large(client: Client) -> None:
             client.begin(200, [])
-            for _ in range(64):
+            for _ in range(16):
                 client.send(b"x" * (1 << 20))
                 if client.congested:
                     seen.append(True)
@@ -403,7 +403,7 @@ class TestConnections:
             raw.send(POST + b"\r\n" + POST + b"Connection: close\r\n\r\n")
             for _ in range(2):
                 answer = await raw.answer()
-                assert len(answer.body) == 64 << 20
+                assert len(answer.body) == 16 << 20
             assert seen
             assert await raw.ended()
 
@@ -464,6 +464,21 @@ class TestConnections:
         raw.send(b"HEAD /v1/x HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/x HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (await raw.answer(bodiless=True)).headers["content-length"] == "5"
         assert (await raw.answer()).body == b"GET "
+
+    @pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 204), (b"GET", 304)])
+    async def test_streams_without_a_body(self, method: bytes, status: int) -> None:
+        """An answer that may have no body has none, in however many pieces it comes; the next one follows at once."""
+
+        async def streaming(client: Client) -> None:
+            client.begin(status if client.target == "/v1/x" else 200, [])
+            client.send(b"some")
+            client.end(b"thing")
+
+        async with serving(streaming) as (_, port), connected(port) as raw:
+            raw.send(method + b" /v1/x HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/y HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = await raw.answer(bodiless=True)
+            assert (answer.status, "transfer-encoding" in answer.headers) == (status, status == 200)
+            assert (await raw.answer()).body == b"something"
 
     async def test_http_1_0(self, raw: Raw) -> None:
         """A client of HTTP/1.0 gets its answer and the end of the connection."""
@@ -608,6 +623,43 @@ class TestConnections:
             left.set()
             async with asyncio.timeout(10):
                 await done.wait()
+
+    async def test_reset_is_noticed_without_writing(self) -> None:
+        """A client that resets its connection is gone, though nothing is written to it."""
+        arrived, noticed = asyncio.Event(), asyncio.Event()
+
+        async def waiting(client: Client) -> None:
+            arrived.set()
+            await until(lambda: client.gone)
+            noticed.set()
+            client.answer(200, [], b"to nobody")
+
+        async with serving(waiting) as (server, port):
+            async with connected(port) as raw:
+                raw.send(POST + b"\r\n")
+                await arrived.wait()
+                sock = raw.writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                raw.writer.transport.abort()
+            await noticed.wait()
+            await until(lambda: not server.connections)
+
+    async def test_left(self) -> None:
+        """A client that closed its sending half has left as far as one knows, but is not gone, and gets its answer."""
+        arrived = asyncio.Event()
+
+        async def waiting(client: Client) -> None:
+            assert not client.left
+            arrived.set()
+            await until(lambda: client.left)
+            client.answer(200, [], b"gone" if client.gone else b"here")
+
+        async with serving(waiting) as (_, port), connected(port) as raw:
+            raw.send(POST + b"\r\n")
+            await arrived.wait()
+            raw.writer.write_eof()
+            assert (await raw.answer()).body == b"here"
+            assert await raw.ended()
 
     async def test_draining(self, served: tuple[HttpServer, int]) -> None:
         """A draining server ends idle connections at once and the others after their answer."""
