@@ -205,6 +205,15 @@ async def test_bodies_over_the_limit_that_nobody_declared(house: House, good: ra
     assert NOTE not in await check(house, good, row, pieces)
 
 
+@pytest.mark.parametrize("options", [[], "include_usage", True, {"include_usage": "yes"}, {"include_usage": 1}])
+async def test_options_are_judged_before_anything_is_held(house: House, options: object) -> None:
+    """What says how a stream tells its usage is read with the request, not when it is forwarded."""
+    placed = len(house.ledger.placed)
+    answer = await house.ask(body=chat(stream=True, stream_options=options))
+    assert (answer.status, len(house.ledger.placed)) == (400, placed)
+    assert answer.error["param"] in {"stream_options", "include_usage"}
+
+
 async def test_there_are_enough() -> None:
     """The table is as long as it promises, and no row stands there twice."""
     assert len({(row.section, row.wire) for row in ROWS}) == len(ROWS) >= 200
