@@ -51,7 +51,7 @@ _MARK: Final = re.compile(
     rb'|output_item\.(?:added|done)))|"error"[ ]?:[ ]?\{|\\u00[2-7]'
 )
 _NAME: Final = re.compile(rb"(?:\A|[\r\n])event:[ ]?([^\r\n]*)")
-_DELTA: Final = re.compile(rb'"delta"[ ]?:[ ]?"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
+_DELTA: Final = re.compile(rb'"delta"[ ]?:[ ]?"([^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+)"')
 _AUDIO: Final = b"audio.delta"
 
 
@@ -182,6 +182,9 @@ class ResponseMeter:
     def _keep(self, events: bytes) -> None:
         """Count and keep the pieces of text of ordinary events."""
         if events.find(_AUDIO) >= 0:
+            for event in split_events(events):
+                if event.find(_AUDIO) < 0:
+                    self._keep(event)
             return
         pieces = _DELTA.findall(events)
         if pieces:
