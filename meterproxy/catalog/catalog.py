@@ -45,7 +45,13 @@ FREE: Final = frozenset({"moderation"})
 
 _ANY: Final = (frozenset(KINDS),)
 _OPERATION_OF_MODE: Final[Mapping[str, str]] = MappingProxyType(
-    {"chat": "chat", "responses": "chat", "completion": "completion", "embedding": "embedding"}
+    {
+        "chat": "chat",
+        "responses": "chat",
+        "completion": "completion",
+        "embedding": "embedding",
+        "moderation": "moderation",
+    }
 )
 """Models of other modes (speech, pictures, …) are priced if anything of theirs is."""
 
@@ -119,6 +125,7 @@ class Catalog:
         return tuple(sorted({*self._overrides, *(model.id for model in (provider.models if provider else ()))}))
 
     def _compile(self, prices_id: str, model: str, at_us: int, operation: str | None) -> Compiled:
+        operation = operation or self._operation_of(prices_id, model)
         card = self._overrides.get(model)
         if card is not None:
             compiled = Compiled(Price(prices_id, model, {DEFAULT: card}), -FOREVER_US, FOREVER_US)
@@ -126,7 +133,7 @@ class Catalog:
             return Compiled(Price(prices_id, bookable_text(model), {DEFAULT: _ZERO}), -FOREVER_US, FOREVER_US)
         else:
             compiled = _compile_entry(prices_id, model, at_us)
-        needs = _NEEDS.get(operation or self._operation_of(prices_id, model), _ANY)
+        needs = _NEEDS.get(operation, _ANY)
         return compiled if _covers(compiled.price, needs) else replace(compiled, price=None)
 
     def _operation_of(self, prices_id: str, model: str) -> str:

@@ -6,7 +6,7 @@ Rules
 - A request body with a content coding is refused: what it holds could not be bounded.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from multidict import MultiMapping
 
@@ -14,14 +14,22 @@ from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import Members, scan
 from meterproxy.proxy.endpoints import Endpoint, Way
 
+_USAGE_OPTIONS: Final = frozenset({"include_usage", "continuous_usage_stats"})
+"""The second is vLLM's: usage in every event, which it heeds only beside the first."""
+
 
 class Asked(NamedTuple):
-    """A request that was read; `model` is empty where it names none and needs none."""
+    """A request that was read.
+
+    `model` is empty where it names none and needs none; `usage_options` are those of a stream that tells usage only
+    if it is asked to, if the client gave any.
+    """
 
     endpoint: Endpoint
     members: Members
     model: str
     stream: bool
+    usage_options: Members | None = None
 
 
 def check_readable(headers: MultiMapping[str]) -> None:
@@ -48,4 +56,15 @@ def read_asked(endpoint: Endpoint, body: bytes) -> Asked:
         if endpoint.way is Way.FREE:
             return Asked(endpoint, members, "", stream=False)
         raise ApiError(Case.MALFORMED, "you must provide a model parameter", param="model")
-    return Asked(endpoint, members, model, endpoint.streams and members.boolean("stream"))
+    if not (endpoint.streams and members.boolean("stream")):
+        return Asked(endpoint, members, model, stream=False)
+    return Asked(endpoint, members, model, stream=True, usage_options=_usage_options(endpoint, members))
+
+
+def _usage_options(endpoint: Endpoint, members: Members) -> Members | None:
+    if not endpoint.takes_usage_option:
+        return None
+    options = members.members("stream_options", _USAGE_OPTIONS)
+    if options is not None:
+        options.boolean("include_usage")
+    return options

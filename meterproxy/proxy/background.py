@@ -131,7 +131,7 @@ class Background:
             ApiError: UNAVAILABLE where PostgreSQL cannot be asked for the hold.
             JournalFailed: the ending could not be written, so the client must not see it.
         """
-        if reading.running or reading.provider_id is None:
+        if reading.running or reading.foreground or reading.provider_id is None:
             return
         hold = await self._find(resource)
         if hold is not None:

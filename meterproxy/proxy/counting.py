@@ -63,8 +63,8 @@ class Counting:
 
     @property
     def limited(self) -> bool:
-        """Whether the request says itself how long its answers may be."""
-        return self._facts.own_maximum is not None
+        """Whether the request says itself how long its answers may be; with tools in between nobody is so sure."""
+        return self._facts.own_maximum is not None and not self._facts.hosted_tools
 
     @staticmethod
     def told(reading: Reading) -> Measured | None:

@@ -62,6 +62,8 @@ class Endpoint:
         cursor: the kind of what `after` names, where that is not within the path's resource.
         creates: the kind of what the answer's own `id` names, if its client may mention that later.
         stored_by_default: whether it is kept if the request's `store` does not say; None where that is no question.
+        kept_if_any: the members of which one is there if anything of the answer can be mentioned later; none: always.
+        speaks: whether an answer may have audio that can be mentioned later.
         items: the member of the answer that lists items which may be mentioned later.
         lists: the kind of what the answer lists for all tenants, so that the others' must be taken out.
         deletes: whether success means that the path's resource is gone.
@@ -85,6 +87,8 @@ class Endpoint:
     cursor: str | None = None
     creates: str | None = None
     stored_by_default: bool | None = None
+    kept_if_any: frozenset[str] = frozenset()
+    speaks: bool = False
     items: str | None = None
     lists: str | None = None
     deletes: bool = False
@@ -128,6 +132,8 @@ _METERED: Final = (
         marks=CHAT_MARKS,
         creates=CHAT_COMPLETION,
         stored_by_default=False,
+        kept_if_any=frozenset({"store", "modalities"}),
+        speaks=True,
     ),
     Endpoint(
         "POST",

@@ -12,13 +12,12 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from meterproxy.core.identifier import uuid7
 from meterproxy.core.key import KeyEntry
-from meterproxy.core.resource import RESPONSE, Resource
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, JournalFailed
 from meterproxy.proxy.accept import Asked, check_readable, read_asked
@@ -26,16 +25,15 @@ from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt, Authorizer
 from meterproxy.proxy.background import Background
 from meterproxy.proxy.capture import Measured, OpenHold
-from meterproxy.proxy.claims import Claims, kind_kept
+from meterproxy.proxy.claims import claims_for, keeps
 from meterproxy.proxy.client import JSON_TYPE, Client, Room
 from meterproxy.proxy.counting import Counting
 from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.delivery import Delivery
 from meterproxy.proxy.endpoints import Endpoint, Way, find_endpoint
-from meterproxy.proxy.forward import Failed, Forwarded, Forwarder, unreadable
-from meterproxy.proxy.free import Passing, ReplayRelay, pass_plain, read_answer_whole
+from meterproxy.proxy.forward import Failed, Forwarded, Forwarder
+from meterproxy.proxy.free import FreeHouse, Passage, Wish
 from meterproxy.proxy.headers import CONVERSATION_BYTES, attribution, to_client
-from meterproxy.proxy.listing import Listing
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.models import Models
 from meterproxy.proxy.ownership import NOTHING, Owned, Ownership, at_another_provider, in_body
@@ -53,6 +51,7 @@ from meterproxy.proxy.ports import (
     TokenCounter,
 )
 from meterproxy.proxy.provider import Provider
+from meterproxy.proxy.replay import ReplayRelay
 from meterproxy.proxy.route import Route, Router
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.proxy.stream import Leavers, StreamRelay
@@ -81,10 +80,6 @@ class Ports:
     durable: DurableHolds
 
 
-def _nothing_held() -> None:
-    """What costs nothing is held nowhere, so nothing speaks against sending."""
-
-
 class Exchanges:
     """All exchanges of one worker: what they share, and the care for those that run too long."""
 
@@ -96,10 +91,11 @@ class Exchanges:
         self.router = Router(providers, ports.catalog, unpriced_free=settings.unpriced == "free")
         self.models = Models(self.router)
         self.ownership = Ownership(ports.owners)
-        self.background = Background(ports.durable, ports.clock)
         self.authorizer = Authorizer(ports.ledger, ports.counter, settings)
         self.room = room or Room(settings.bodies_bytes)
         self.pool = TextPool()
+        background = Background(ports.durable, ports.clock)
+        self.free = FreeHouse(self.router, ports.clock, ports.owners, background, self.pool)
         self.leavers = Leavers(settings.leavers)
         self.open: dict[Exchange, None] = {}
         """Those that are not answered yet, the oldest first."""
@@ -183,6 +179,7 @@ class Exchange:
         "_forwarded_us",
         "_hold",
         "_house",
+        "_keeps",
         "_model",
         "_provider",
         "_request_id_text",
@@ -211,6 +208,7 @@ class Exchange:
         self._route_name = UNKNOWN_ROUTE
         self._model = ""
         self._provider = ""
+        self._keeps = False
         self._streaming = False
         self._forwarded_us = 0
         self._upstream_us = 0
@@ -239,7 +237,7 @@ class Exchange:
                 asked = await self._accept(endpoint)
                 query = allowed_query(head.target.partition("?")[2], endpoint.query)
                 owned = await self._check_owned(asked, ids, query, key)
-                await self._pass(asked, ids, query, owned, key)
+                await self._pass(Wish(asked, ids, query, owned, key))
             else:
                 await self._list_models(ids, key)
         except ApiError as error:
@@ -270,6 +268,7 @@ class Exchange:
         if owned.provider is not None and owned.provider != route.provider.name:
             raise at_another_provider(asked, owned)
         self._model, self._provider = route.model, route.provider.name
+        self._keeps = keeps(asked)
         return route
 
     async def _authorize(self, asked: Asked, owned: Owned, route: Route, key: KeyEntry) -> int | None:
@@ -317,7 +316,7 @@ class Exchange:
             self._pass_error(forwarded, headers)
             return
         delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
-        if asked.endpoint.creates is not None:
+        if self._keeps:
             self._expect_ids(asked, key, delivery)
         if forwarded.answer.content_type != _EVENT_STREAM:
             await relay_plain(delivery, self._began)
@@ -325,8 +324,7 @@ class Exchange:
             return
         relay = StreamRelay(delivery, self._house.leavers, self._forwarded_us)
         self._began(relay)
-        self._streaming = True
-        self._house.ports.observer.stream_opened()
+        self._stream_opened()
         await relay.run()
         self._received()
         if delivery.hold.ending is not None and delivery.hold.ending.outcome == Outcome.STREAM_BROKEN:
@@ -336,32 +334,17 @@ class Exchange:
         """The client gets this answer as it comes: however it ends from now on, what was delivered is charged."""
         self.relay = relay
 
-    async def _pass(self, asked: Asked, ids: tuple[str, ...], query: str, owned: Owned, key: KeyEntry) -> None:
+    async def _pass(self, wish: Wish) -> None:
         """Answer what costs nothing: forward, write down what it brings or takes away, pass on."""
-        house, client, endpoint = self._house, self._client, asked.endpoint
-        route = house.router.free_route(asked.model, owned.provider, endpoint.operation, key, self.started_us)
-        if route is None or (owned.provider is not None and owned.provider != route.provider.name):
-            raise at_another_provider(asked, owned)
-        self._provider = route.provider.name
+        self._forwarded_us = self._house.ports.clock.elapsed_us()
+        passage = Passage(self._house.free, self._client, wish, self._own_headers(), self._replays)
+        self._provider = passage.provider
+        await passage.run()
+        self._received()
 
-        async def ask(query: str) -> Forwarded:
-            now_us = house.ports.clock.now_us()
-            forwarder = Forwarder(client, asked, ids, route, key.account_id, now_us, _nothing_held, query)
-            return await forwarder.forward(None)
-
-        resource = owned.resources[0] if ids else None
-        if endpoint.lists is not None:
-            listing = Listing(house.ports.owners, key.account_id, endpoint.lists, self._provider, query)
-            await self._list(listing, ask)
-            return
-        if endpoint.deletes and resource is not None and resource.kind == RESPONSE:
-            await house.background.before_deletion(resource, route.provider)
-        self._forwarded_us = house.ports.clock.elapsed_us()
-        forwarded = await ask(query)
-        if forwarded.error_body is None:
-            await self._pass_answer(asked, key, forwarded, resource)
-        else:
-            self._pass_on(forwarded)
+    def _replays(self, relay: ReplayRelay) -> None:
+        self.relay = relay
+        self._stream_opened()
 
     # ── what the stages share ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -394,74 +377,14 @@ class Exchange:
 
     def _expect_ids(self, asked: Asked, key: KeyEntry, delivery: Delivery) -> None:
         """Have what the answer brings written down before it goes out, if its client may mention it later."""
-        kind = kind_kept(asked)
-        if kind is None and asked.endpoint.items is None:
-            return
-        delivery.claims = self._claims(asked, key, kind)
-        delivery.durable = self._house.ports.durable
-        if "background" in asked.endpoint.members:
-            delivery.background = asked.members.boolean("background")
-        if delivery.decoder is not None and delivery.forwarded.answer.content_type == _EVENT_STREAM:
-            delivery.forwarded.answer.abort()
-            raise unreadable("The provider's answer is in a coding that nobody asked for.")
-
-    def _claims(self, asked: Asked, key: KeyEntry, kind: str | None) -> Claims:
         ports = self._house.ports
-        return Claims(ports.owners, ports.clock, key.account_id, self._provider, kind, asked.endpoint.items)
+        delivery.claims = claims_for(asked, ports.owners, ports.clock, key.account_id, self._provider)
+        delivery.durable = ports.durable
+        delivery.background = "background" in asked.endpoint.members and asked.members.boolean("background")
 
-    async def _pass_answer(self, asked: Asked, key: KeyEntry, forwarded: Forwarded, resource: Resource | None) -> None:
-        house, answer = self._house, forwarded.answer
-        passing = Passing(
-            client=self._client,
-            answer=answer,
-            headers=self._own_headers() + to_client(answer.headers, answer.fields),
-            decoder=decoder_for(answer.fields),
-            endpoint=asked.endpoint,
-            resource=resource,
-            owners=house.ports.owners,
-            clock=house.ports.clock,
-            claims=self._claims(asked, key, asked.endpoint.creates),
-            background=house.background,
-            pool=house.pool,
-        )
-        if answer.content_type != _EVENT_STREAM:
-            await pass_plain(passing)
-            self._received()
-            return
-        if passing.decoder is not None or self._client.head.method == "HEAD":
-            answer.abort()
-            raise unreadable("The provider's answer is in a coding that nobody asked for.")
-        relay = self.relay = ReplayRelay(passing)
+    def _stream_opened(self) -> None:
         self._streaming = True
-        house.ports.observer.stream_opened()
-        await relay.run()
-        self._received()
-
-    async def _list(self, listing: Listing, ask: Callable[[str], Awaitable[Forwarded]]) -> None:
-        """Answer with a provider's list without what is others'; an error of the provider's passes."""
-        refused: list[Forwarded] = []
-
-        async def fetch(query: str) -> bytes:
-            forwarded = await ask(query)
-            if forwarded.error_body is not None:
-                refused.append(forwarded)
-                raise ApiError(Case.UPSTREAM_UNREACHABLE, "The provider has refused to list.")
-            return await read_answer_whole(forwarded.answer)
-
-        try:
-            body = await listing.read(fetch)
-        except ApiError:
-            if not refused:
-                raise
-            self._pass_on(refused[0])
-            return
-        self._client.answer(200, [JSON_TYPE, *self._own_headers()], body)
-
-    def _pass_on(self, forwarded: Forwarded) -> None:
-        """The provider refused what costs nothing: its words pass."""
-        self._received()
-        headers = self._own_headers() + to_client(forwarded.answer.headers, forwarded.answer.fields)
-        self._client.answer(forwarded.answer.status, headers, forwarded.error_body or b"")
+        self._house.ports.observer.stream_opened()
 
     def _own_headers(self, lowered_maximum: int | None = None) -> list[tuple[bytes, bytes]]:
         headers = [(REQUEST_ID, self._request_id_text)]

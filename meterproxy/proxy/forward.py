@@ -43,8 +43,6 @@ ERROR_BYTES: Final = 1 << 20
 _OURS: Final = frozenset({401, 402, 403})
 _OUR_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _QUOTA_STATUSES: Final = frozenset({400, 429})
-_USAGE_OPTIONS: Final = frozenset({"include_usage", "continuous_usage_stats"})
-"""The second is vLLM's: usage in every event, which it heeds only beside the first."""
 _OPTION_STATUSES: Final = frozenset({400, 422})
 
 
@@ -137,7 +135,7 @@ class Forwarder:
             return None
         if not self._provider.takes_usage_option(self._asked.endpoint.operation, self._route.model, self._now_us):
             return None
-        options = self._asked.members.members("stream_options", _USAGE_OPTIONS)
+        options = self._asked.usage_options
         if options is None:
             return b'{"include_usage":true}'
         if options.boolean("include_usage"):

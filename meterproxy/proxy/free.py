@@ -1,87 +1,218 @@
-"""Free: passes on what costs nothing, once what it brings or takes away is written down.
+"""Free: requests that cost nothing, forwarded and passed on once what they bring or take away is written down.
 
 Rules
 -----
-- An answer is read whole before it is passed on: it may bring ids, or show the end of a response in the background.
+- Nothing is held and nothing booked, but for the end of a response in the background that an answer shows.
+- An answer is read whole before it is passed on: it may bring ids. A stream (the replay of a response) goes by events.
 - What was deleted at the provider is forgotten here before its client hears of it.
-- A stream (the replay of a response) goes on by whole events, as `response_meter` lets them go.
+- A provider's error passes with its words, as everywhere.
 """
 
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
-import msgspec
-
+from meterproxy.core.key import KeyEntry
 from meterproxy.core.resource import RESPONSE, Resource
 from meterproxy.errors import ApiError, Case, JournalFailed
+from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.background import Background
 from meterproxy.proxy.claims import Claims
-from meterproxy.proxy.client import Client
+from meterproxy.proxy.client import JSON_TYPE, Client
 from meterproxy.proxy.decode import Decoder, decoder_for
 from meterproxy.proxy.delivery import not_recorded
-from meterproxy.proxy.endpoints import Endpoint
-from meterproxy.proxy.forward import failed, unreadable
+from meterproxy.proxy.forward import Forwarded, Forwarder, failed, unreadable
+from meterproxy.proxy.headers import Header, to_client
+from meterproxy.proxy.listing import Listing
+from meterproxy.proxy.ownership import Owned, at_another_provider
 from meterproxy.proxy.ports import Clock, Owners
-from meterproxy.proxy.response_meter import ResponseMeter, read_response
+from meterproxy.proxy.replay import Replay, ReplayRelay
+from meterproxy.proxy.response_meter import read_response
+from meterproxy.proxy.route import Route, Router
 from meterproxy.proxy.texts import TextPool
-from meterproxy.proxy.upstream import ReadInterrupted, UpstreamAnswer, UpstreamError
+from meterproxy.proxy.upstream import UpstreamAnswer, UpstreamError
 
 FREE_BYTES: Final = 64 << 20
 """The longest answer that is passed on."""
+EVENT_STREAM: Final = b"text/event-stream"
 
-Header = tuple[bytes, bytes]
 
+@dataclass(frozen=True, slots=True)
+class FreeHouse:
+    """What the free requests of one worker share."""
 
-class Passing(msgspec.Struct, eq=False):
-    """One answer that costs nothing, on its way to the client.
-
-    Args:
-        resource: what the path names, if it names anything.
-    """
-
-    client: Client
-    answer: UpstreamAnswer
-    headers: list[Header]
-    decoder: Decoder | None
-    endpoint: Endpoint
-    resource: Resource | None
-    owners: Owners
+    router: Router
     clock: Clock
-    claims: Claims
+    owners: Owners
     background: Background
     pool: TextPool
 
-    @property
-    def shows_response(self) -> Resource | None:
-        """The response that the answer shows, if it shows one."""
-        resource = self.resource
-        return resource if resource is not None and resource.kind == RESPONSE and not self.endpoint.deletes else None
+
+class Wish(NamedTuple):
+    """What a request that costs nothing asks for; `query` is what of its query passes."""
+
+    asked: Asked
+    ids: tuple[str, ...]
+    query: str
+    owned: Owned
+    key: KeyEntry
 
 
-async def pass_plain(passing: Passing) -> None:
-    """Pass on an answer that is no stream.
+class Passage:
+    """One request that costs nothing, from its route to its answer.
+
+    Args:
+        own_headers: ours, for the answer.
+        replays: told of a stream before it begins.
 
     Raises:
-        ApiError: the answer broke off or cannot be read, or what it brings could not be written down.
+        ApiError: MODEL_NOT_FOUND; UPSTREAM_ACCOUNT; RESOURCE_NOT_FOUND where what it mentions is at another provider.
     """
-    body, text = await _read(passing.answer, passing.decoder)
-    try:
-        await _write_down(passing, text)
-    except JournalFailed:
-        raise not_recorded() from None
-    passing.client.answer(passing.answer.status, passing.headers, body)
+
+    def __init__(
+        self,
+        house: FreeHouse,
+        client: Client,
+        wish: Wish,
+        own_headers: list[Header],
+        replays: Callable[[ReplayRelay], None],
+    ) -> None:
+        self._house = house
+        self._client = client
+        self._wish = wish
+        self._own_headers = own_headers
+        self._replays = replays
+        self._route = self._find_route()
+
+    @property
+    def provider(self) -> str:
+        """The name of where the request goes."""
+        return self._route.provider.name
+
+    @property
+    def _resource(self) -> Resource | None:
+        """What the path names, if it names anything."""
+        return self._wish.owned.resources[0] if self._wish.ids else None
+
+    def _find_route(self) -> Route:
+        asked, owned = self._wish.asked, self._wish.owned
+        operation, now_us = asked.endpoint.operation, self._house.clock.now_us()
+        model = asked.model or (_model_listed(self._wish.query) if asked.endpoint.lists else "")
+        route = self._house.router.free_route(model, owned.provider, operation, self._wish.key, now_us)
+        if route is None:
+            raise at_another_provider(asked, owned)
+        return route
+
+    async def run(self) -> None:
+        """Forward the request and pass its answer on.
+
+        Raises:
+            ApiError: no answer came or it cannot be read, or what it brings could not be written down.
+        """
+        endpoint, resource = self._wish.asked.endpoint, self._resource
+        try:
+            if endpoint.lists is not None:
+                await self._list(endpoint.lists)
+                return
+            if endpoint.deletes and resource is not None and resource.kind == RESPONSE:
+                await self._house.background.before_deletion(resource, self._route.provider)
+            forwarded = await self._ask(self._wish.query)
+            if forwarded.error_body is not None:
+                self._pass_error(forwarded)
+            elif forwarded.answer.content_type == EVENT_STREAM:
+                await self._replay(forwarded.answer)
+            else:
+                await self._pass(forwarded.answer)
+        except JournalFailed:
+            raise not_recorded() from None
+
+    async def _ask(self, query: str) -> Forwarded:
+        wish, client = self._wish, self._client
+        now_us, account_id = self._house.clock.now_us(), wish.key.account_id
+        forwarder = Forwarder(client, wish.asked, wish.ids, self._route, account_id, now_us, _nothing_held, query)
+        return await forwarder.forward(None)
+
+    def _pass_error(self, forwarded: Forwarded) -> None:
+        answer = forwarded.answer
+        self._client.answer(answer.status, self._headers(answer), forwarded.error_body or b"")
+
+    async def _pass(self, answer: UpstreamAnswer) -> None:
+        body, text = await _read(answer)
+        endpoint, resource = self._wish.asked.endpoint, self._resource
+        self._claims().take_answer(text)
+        if endpoint.deletes and resource is not None:
+            self._house.owners.forget(resource, self._house.clock.now_us())
+        elif endpoint.items == "output" and resource is not None:
+            await self._house.background.see(resource, read_response(RESPONSE, text), text)
+        self._client.answer(answer.status, self._headers(answer), body)
+
+    async def _replay(self, answer: UpstreamAnswer) -> None:
+        resource = self._resource
+        if self._client.head.method == "HEAD":
+            answer.abort()
+            self._client.answer(answer.status, self._headers(answer), b"")
+            return
+        if resource is None or decoder_for(answer.fields) is not None:
+            answer.abort()
+            raise unreadable("The provider's answer is in a form that nobody asked for.")
+        house = self._house
+        relay = ReplayRelay(
+            Replay(
+                client=self._client,
+                answer=answer,
+                headers=self._headers(answer),
+                resource=resource,
+                claims=self._claims(),
+                background=house.background,
+                pool=house.pool,
+            )
+        )
+        self._replays(relay)
+        await relay.run()
+
+    async def _list(self, kind: str) -> None:
+        """Answer with a provider's list without what is others'; an error of the provider's passes."""
+        refused: list[Forwarded] = []
+
+        async def fetch(query: str) -> bytes:
+            forwarded = await self._ask(query)
+            if forwarded.error_body is not None:
+                refused.append(forwarded)
+                raise ApiError(Case.UPSTREAM_UNREACHABLE, "The provider has refused to list.")
+            return (await _read(forwarded.answer))[1]
+
+        listing = Listing(self._house.owners, self._wish.key.account_id, kind, self.provider, self._wish.query)
+        try:
+            body = await listing.read(fetch)
+        except ApiError:
+            if not refused:
+                raise
+            self._pass_error(refused[0])
+            return
+        self._client.answer(200, [JSON_TYPE, *self._own_headers], body)
+
+    def _headers(self, answer: UpstreamAnswer) -> list[Header]:
+        return self._own_headers + to_client(answer.headers, answer.fields)
+
+    def _claims(self) -> Claims:
+        house, endpoint = self._house, self._wish.asked.endpoint
+        account_id = self._wish.key.account_id
+        return Claims(house.owners, house.clock, account_id, self.provider, endpoint.creates, endpoint.items)
 
 
-async def read_answer_whole(answer: UpstreamAnswer) -> bytes:
-    """The text of an answer that is read here and not passed on as it is.
+def _model_listed(query: str) -> str:
+    """The model that a list is narrowed to, empty where it is not."""
+    return next((value for name, value in parse_qsl(query) if name == "model"), "")
+
+
+async def _read(answer: UpstreamAnswer) -> tuple[bytes, bytes]:
+    """An answer's body as it came, and its text.
 
     Raises:
         ApiError: it broke off or cannot be read.
     """
-    return (await _read(answer, decoder_for(answer.fields)))[1]
-
-
-async def _read(answer: UpstreamAnswer, decoder: Decoder | None) -> tuple[bytes, bytes]:
-    """An answer's body as it came, and its text."""
+    decoder: Decoder | None = decoder_for(answer.fields)
     try:
         body = await answer.read_all(FREE_BYTES)
     except UpstreamError as error:
@@ -94,89 +225,5 @@ async def _read(answer: UpstreamAnswer, decoder: Decoder | None) -> tuple[bytes,
     return body, text
 
 
-async def _write_down(passing: Passing, text: bytes) -> None:
-    passing.claims.take_answer(text)
-    if passing.endpoint.deletes and passing.resource is not None:
-        passing.owners.forget(passing.resource, passing.clock.now_us())
-    shown = passing.shows_response
-    if shown is not None and passing.endpoint.items == "output":
-        await passing.background.see(shown, read_response(RESPONSE, text), text)
-
-
-class ReplayRelay:
-    """The stream of a response that was made before, on its way to a client."""
-
-    __slots__ = ("_meter", "_passing", "_seen")
-
-    def __init__(self, passing: Passing) -> None:
-        self._passing = passing
-        self._meter = ResponseMeter(RESPONSE, passing.pool)
-        self._seen = False
-
-    async def run(self) -> None:
-        """Pass the stream on to its end, whatever that is."""
-        passing, client = self._passing, self._passing.client
-        client.begin(passing.answer.status, passing.headers)
-        try:
-            while piece := await passing.answer.read():
-                if client.gone:
-                    break
-                if not await self._send(self._meter.feed(piece)):
-                    return
-                if client.congested:
-                    await client.drain()
-            if await self._send(self._meter.finish()):
-                client.end()
-        except ReadInterrupted:
-            client.end()
-        except UpstreamError:
-            await self.break_off(ApiError(Case.UPSTREAM_UNREACHABLE, "The provider's answer broke off."))
-
-    async def _send(self, events: bytes) -> bool:
-        """Pass events on once what they bring is written down; False where that failed."""
-        try:
-            self._passing.claims.take(self._meter.new_ids())
-            if self._meter.overlong:
-                raise unreadable("The provider's answer has an event that is too long to be read.")
-            if self._meter.done and not self._seen:
-                if self._meter.terminal:
-                    self._passing.client.send(events)
-                    events = self._meter.terminal
-                await self._see()
-        except JournalFailed:
-            await self.break_off(not_recorded())
-            return False
-        except ApiError as error:
-            await self.break_off(error)
-            return False
-        self._passing.client.send(events)
-        return True
-
-    async def _see(self) -> None:
-        """The terminal event is here: book the end before it is passed on."""
-        shown = self._passing.shows_response
-        self._seen = True
-        if shown is not None:
-            await self._passing.background.see(shown, self._meter.reading(), b"")
-
-    async def break_off(self, error: ApiError) -> None:
-        """End the stream here and tell the client; events go whole, so this stands between two of them."""
-        self._passing.answer.abort()
-        if not self._passing.client.ended:
-            self._passing.client.end(b"data: " + error.body() + b"\n\n")
-
-    def notice_absence(self) -> None:
-        """Once a second: see a client that left while its provider is silent."""
-        if self._passing.client.gone:
-            self._passing.answer.interrupt()
-
-    def tell_progress(self, elapsed_us: int) -> None:
-        """Nothing to tell: a replay uses nothing."""
-
-    def resolve(self) -> None:
-        """Nothing to end: a replay holds nothing."""
-
-    def close(self) -> None:
-        """Let go of the provider's connection and of the memory."""
-        self._passing.answer.abort()
-        self._meter.close()
+def _nothing_held() -> None:
+    """What costs nothing is held nowhere, so nothing speaks against sending."""

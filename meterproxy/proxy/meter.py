@@ -18,7 +18,7 @@ import orjson
 from meterproxy.core.record import TOOLS_KEPT, bookable_text
 from meterproxy.core.usage import Usage
 from meterproxy.proxy.body import without_surrogates
-from meterproxy.proxy.new_ids import OWN, Found
+from meterproxy.proxy.new_ids import OWN, Found, audio_ids
 from meterproxy.proxy.ordinary import OrdinaryEvents
 from meterproxy.proxy.sse import (
     EVENT_MAXIMUM,
@@ -53,6 +53,7 @@ NO_CEILING: Final = Ceiling()
 
 _USAGE: Final = b'"usage"'
 _USAGE_OBJECT: Final = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
+_AUDIO: Final = b'"audio"'
 _ERROR: Final = b'"error"'
 _DONE: Final = b"[DONE]"
 _NAME: Final = b'"name"'
@@ -79,6 +80,7 @@ class Reading(NamedTuple):
     web_searches: int = 0
     file_searches: int = 0
     running: bool = False
+    foreground: bool = False
 
 
 class _Top(msgspec.Struct):
@@ -154,8 +156,10 @@ class StreamMeter:
         "_editor",
         "_head",
         "_heads_left",
+        "_holding",
         "_idle",
         "_kept",
+        "_new_ids",
         "_operation",
         "_ordinary",
         "_raw_usage",
@@ -175,6 +179,8 @@ class StreamMeter:
         self._splitter = EventSplitter(EVENT_MAXIMUM)
         self._done = DoneFinder()
         self._editing = editing
+        self._holding = holding
+        self._new_ids: list[Found] = []
         self._editor = StreamEditor() if editing else StreamHolder() if holding else None
         self._kept = KeptEvents(pool)
         self._ordinary = OrdinaryEvents(self._kept.add)
@@ -282,11 +288,12 @@ class StreamMeter:
         return Reading(usage, raw_usage, head("model"), head("service_tier"), head("id"), tools, flags, self.failed)
 
     def new_ids(self) -> list[Found]:
-        """The answer's own id, told once: it must be written down before what `feed` has returned goes on."""
-        if self._told or "id" not in self._head:
-            return []
-        self._told = True
-        return [Found(OWN, self._head["id"])]
+        """Ids that were not told yet: they must be written down before what `feed` has returned goes on."""
+        found, self._new_ids = self._new_ids, []
+        if not self._told and "id" in self._head:
+            self._told = True
+            found.append(Found(OWN, self._head["id"]))
+        return found
 
     def texts(self) -> tuple[list[str], int]:
         """What the answer has said so far, and how many bytes of it found no room."""
@@ -316,6 +323,8 @@ class StreamMeter:
         finished = event.find(b'"finish_reason":"') >= 0 or event.find(b'"finish_reason": "') >= 0
         self.finished = self.finished or finished
         matters = _matters(event)
+        if self._holding and event.find(_AUDIO) >= 0:
+            self._new_ids += audio_ids(data_of(event))
         if self._heads_left or matters:
             self._read_data(data_of(event))
         if not (finished or matters):

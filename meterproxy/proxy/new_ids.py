@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from meterproxy.core.resource import CONTAINER, ITEM
+from meterproxy.core.resource import AUDIO, CONTAINER, ITEM
 from meterproxy.proxy.body import without_surrogates
 from meterproxy.proxy.response_reading import UNREADABLE, Item, items_of
 
@@ -34,7 +34,25 @@ class _Answer(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
+class _Audio(msgspec.Struct):
+    id: Any = None
+
+
+class _Message(msgspec.Struct):
+    audio: _Audio | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    delta: _Message | None = None
+
+
+class _Chat(msgspec.Struct):
+    choices: list[_Choice] | None = None
+
+
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
+_CHAT: Final = msgspec.json.Decoder(_Chat)
 
 
 def ids_in_answer(body: bytes, *, own: bool, items: str | None) -> list[Found]:
@@ -55,6 +73,20 @@ def ids_of_items(items: Iterable[Item]) -> Iterator[Found]:
             yield Found(ITEM, item.id)
         if isinstance(item.container_id, str):
             yield Found(CONTAINER, item.container_id)
+
+
+def audio_ids(body: bytes) -> list[Found]:
+    """The ids of the audio in a chat answer, or in one event of its stream."""
+    try:
+        choices = _CHAT.decode(body).choices or []
+    except UNREADABLE:
+        return []
+    messages = [message for choice in choices for message in (choice.message, choice.delta) if message is not None]
+    return [
+        Found(AUDIO, message.audio.id)
+        for message in messages
+        if message.audio is not None and isinstance(message.audio.id, str)
+    ]
 
 
 def _read(body: bytes) -> _Answer | None:

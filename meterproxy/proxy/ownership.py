@@ -10,6 +10,7 @@ Rules
 - Trouble with our own database is a 503, never a 404.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -60,6 +61,9 @@ _PREVIOUS_WORDS: Final = "Previous response with id '{}' not found."
 _ATTRIBUTING: Final = (CONVERSATION, RESPONSE)
 _SHOWN: Final = 80
 
+LOOKED_UP_AT_ONCE: Final = 64
+"""Ids of one request that are looked up at the same time: after a restart, a long history is all unknown."""
+
 
 class Owned(NamedTuple):
     """What a request mentions, all of it its account's.
@@ -91,25 +95,38 @@ class Ownership:
         return await self._find_all(mentions, account_id) if mentions else NOTHING
 
     async def _find_all(self, mentions: list[Mention], account_id: UUID) -> Owned:
-        resources: list[Resource] = []
-        for mention in mentions:
-            resource = await self._find(account_id, mention)
-            if resource is None or (resources and resource.provider != resources[0].provider):
+        """What memory knows decides first; the rest is looked up, ever more at a time, up to the first miss."""
+        found = [self._known(account_id, mention) for mention in mentions]
+        cold = [at for at, resource in enumerate(found) if resource is None]
+        size = 1
+        while cold:
+            batch, cold = cold[:size], cold[size:]
+            size = min(size * 2, LOOKED_UP_AT_ONCE)
+            looked_up = await asyncio.gather(*(self._find(account_id, mentions[at]) for at in batch))
+            for at, resource in zip(batch, looked_up, strict=True):
+                found[at] = resource
+        resources = [resource for resource in found if resource is not None]
+        for mention, resource in zip(mentions, resources, strict=True):
+            if resource.provider != resources[0].provider:
                 raise not_found(mention)
-            resources.append(resource)
         return Owned(tuple(resources), resources[0].provider, _conversation(resources))
 
-    async def _find(self, account_id: UUID, mention: Mention) -> Resource | None:
-        if not ownable(mention.id):
-            return None
-        known = self._owners.known(account_id, mention.kind, mention.id)
-        if known is True:
-            try:
-                return await self._owners.find(account_id, mention.kind, mention.id)
-            except StoreUnavailable:
-                message = "What the request mentions cannot be looked up right now. Please try again."
-                raise ApiError(Case.UNAVAILABLE, message) from None
-        return known or None
+    def _known(self, account_id: UUID, mention: Mention) -> Resource | None:
+        """The resource if memory has it, None where only a look-up can tell. Raises RESOURCE_NOT_FOUND."""
+        known = self._owners.known(account_id, mention.kind, mention.id) if ownable(mention.id) else False
+        if known is False:
+            raise not_found(mention)
+        return None if known is True else known
+
+    async def _find(self, account_id: UUID, mention: Mention) -> Resource:
+        try:
+            resource = await self._owners.find(account_id, mention.kind, mention.id)
+        except StoreUnavailable:
+            message = "What the request mentions cannot be looked up right now. Please try again."
+            raise ApiError(Case.UNAVAILABLE, message) from None
+        if resource is None:
+            raise not_found(mention)
+        return resource
 
 
 def not_found(mention: Mention) -> ApiError:

@@ -36,12 +36,22 @@ TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "respo
 ITEMS_KEPT: Final = 1024
 """Items of a stream whose end has not come that are kept to be counted."""
 
+_HINTS: Final = (
+    b"response.c",
+    b"response.in",
+    b"response.queued",
+    b"response.failed",
+    b"output_item.",
+    b"error",
+    b"\\u00",
+)
+"""Bytes of which every event that matters has one; most of those that do not have none."""
 _MARK: Final = re.compile(
     rb'(?:"type"[ ]?:[ ]?"|event:[ ]?)(?:error|response\.(?:created|queued|in_progress|completed|incomplete|failed'
     rb'|output_item\.(?:added|done)))|"error"[ ]?:[ ]?\{|\\u00[2-7]'
 )
-_NAME: Final = re.compile(rb"^event:[ ]?([^\r\n]*)", re.MULTILINE)
-_DELTA: Final = re.compile(rb'"delta"[ ]?:[ ]?"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
+_NAME: Final = re.compile(rb"(?:\A|[\r\n])event:[ ]?([^\r\n]*)")
+_DELTA: Final = re.compile(rb'"delta"[ ]?:[ ]?"([^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+)"')
 _AUDIO: Final = b"audio.delta"
 
 
@@ -126,10 +136,11 @@ class ResponseMeter:
         self.overlong = self._splitter.held_bytes > HELD_MAXIMUM
         if not events:
             return b""
-        if _MARK.search(events) is None:
-            self._keep(events)
-            return events
-        return self._look_closely(events)
+        for hint in _HINTS:
+            if events.find(hint) >= 0:
+                return self._look_closely(events)
+        self._keep(events)
+        return events
 
     def finish(self) -> bytes:
         """Read what is left at the stream's end, an event without its empty line; returns it."""
@@ -171,6 +182,9 @@ class ResponseMeter:
     def _keep(self, events: bytes) -> None:
         """Count and keep the pieces of text of ordinary events."""
         if events.find(_AUDIO) >= 0:
+            for event in split_events(events):
+                if event.find(_AUDIO) < 0:
+                    self._keep(event)
             return
         pieces = _DELTA.findall(events)
         if pieces:
@@ -251,4 +265,5 @@ def _reading(operation: str, response: Response, ceiling: Ceiling) -> Reading:
         work.web_searches,
         work.file_searches,
         response.status in RUNNING,
+        response.background is False,
     )

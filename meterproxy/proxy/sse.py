@@ -39,8 +39,8 @@ _NULL_LAST: Final = re.compile(
     rb',[ ]?"usage":[ ]?null(?=(?:,[ ]?"\w+":[ ]?(?:"[^"\\\r\n]*"|[\w.+-]+))*\}(?>\r\n|\n|\r)(?>\r\n|\n|\r))', re.ASCII
 )
 """`"usage": null` followed by plain members only, the closing brace and the event's end: so it is at the top level."""
-_DATA_ONLY: Final = re.compile(rb"data: ?\{[^\r\n]*+(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-"""An event of a single line of data; whether the last `\n` of its end has come makes no difference."""
+_DATA_ONLY: Final = re.compile(rb"[\r\n]*+data: ?\{[^\r\n]*+(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+"""An event of a single line of data; empty lines before it, and the last line feed of its end, make no difference."""
 
 
 class EventSplitter:

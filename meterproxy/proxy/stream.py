@@ -40,7 +40,11 @@ class Leavers:
 
 
 class StreamRelay:
-    """One stream from a provider to a client."""
+    """One stream from a provider to a client.
+
+    Raises:
+        Failed: it would have to be read before it is passed on, and cannot be.
+    """
 
     __slots__ = (
         "_answer",
@@ -59,6 +63,9 @@ class StreamRelay:
     )
 
     def __init__(self, delivery: Delivery, leavers: Leavers, elapsed_us: int) -> None:
+        if delivery.claims is not None and delivery.decoder is not None:
+            delivery.forwarded.answer.abort()
+            raise unreadable("The provider's answer is in a coding that nobody asked for.")
         self._delivery = delivery
         self._client = delivery.client
         self._answer = delivery.forwarded.answer
@@ -144,7 +151,7 @@ class StreamRelay:
                 async with asyncio.timeout(self._keepalive_seconds):
                     return await self._answer.read()
             except TimeoutError:
-                if self._at_boundary and self._hold.open:
+                if self._at_boundary and self._hold.ending is None:
                     self._client.send(KEEPALIVE)
 
     def _send(self, piece: bytes) -> None:
@@ -259,7 +266,7 @@ class StreamRelay:
         """
         if self._client.gone and not self._leaving:
             self._answer.interrupt()
-        elif self._client.left and self._at_boundary and self._hold.open:
+        elif self._client.left and self._at_boundary and self._hold.ending is None:
             self._client.send(KEEPALIVE)
 
     def tell_progress(self, elapsed_us: int) -> None:

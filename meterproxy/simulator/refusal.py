@@ -30,7 +30,13 @@ class Refusal(MeterproxyError):
         self.headers = dict(headers or {})
 
     def body(self) -> bytes:
-        return error_body(self.message, self.type, self.param, self.code)
+        param = None if self.param is None else _unicode(self.param)
+        return error_body(_unicode(self.message), self.type, param, self.code)
+
+
+def _unicode(text: str) -> str:
+    """A text that may quote a request, without lone surrogates: no JSON can say them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class Words(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 
 from meterproxy.catalog.catalog import UNKNOWN_CONTEXT_TOKENS, Catalog, FactsOverride
 from meterproxy.catalog.maxima import Maxima, Maximum
+from meterproxy.core.usage import Usage
 
 AT_US = 1_795_262_400_000_000  # 2026-11-21 12:00 UTC
 NO_MAXIMA = Maxima({})
@@ -61,6 +62,30 @@ def test_provider_that_sells_anothers_models_has_their_price(catalog: Catalog) -
 def test_what_nobody_priced_is_unpriced(catalog: Catalog, prices_id: str, model: str) -> None:
     """An unknown name, an empty price list or a missing direction is refused, never free."""
     assert catalog.price(prices_id, model, AT_US) is None
+
+
+def test_moderations_are_free(catalog: Catalog) -> None:
+    """What is billed to nobody has a price of zeros, also where no list names the model; for anything else it has none.
+
+    What the operator has set for a model holds for moderations too.
+    """
+    price = catalog.price("openai", "omni-moderation-latest", AT_US, "moderation")
+    assert price is not None
+    assert price.free
+    assert price.flags(Usage(input=5, requests=1), None) == ()
+    assert catalog.price("openai", "omni-moderation-latest", AT_US) == price
+    assert catalog.price("openai", "omni-moderation-latest", AT_US, "chat") is None
+    own = Catalog({"omni-moderation-latest": {"input": 10}}).price(
+        "openai", "omni-moderation-latest", AT_US, "moderation"
+    )
+    assert own is not None
+    assert not own.free
+
+
+def test_responses_need_both_directions(catalog: Catalog) -> None:
+    """A model that cannot write is unpriced for responses."""
+    assert catalog.price("openai", "gpt-4o", AT_US, "response") is not None
+    assert catalog.price("openai", "text-embedding-3-small", AT_US, "response") is None
 
 
 def test_embeddings_need_a_price_of_input_only(catalog: Catalog) -> None:

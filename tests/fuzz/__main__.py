@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-TARGETS = ("body", "stream", "answer", "request")
+TARGETS = ("body", "stream", "answer", "request", "wire")
 
 
 def main() -> None:

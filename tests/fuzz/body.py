@@ -3,26 +3,28 @@
 import json
 from typing import Any, NamedTuple, NoReturn
 
+from meterproxy.core.resource import RESPONSE
 from meterproxy.errors import ApiError
+from meterproxy.proxy.accept import read_asked
 from meterproxy.proxy.body import INTEGER_MAXIMUM, MEMBERS_MAXIMUM, TEXT_MAXIMUM, Members, scan
-from meterproxy.proxy.request_facts import members_read, read_facts
+from meterproxy.proxy.endpoints import ENDPOINTS, Way
+from meterproxy.proxy.mentions import Mention, mentions_of
+from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.request_texts import request_texts
 from tests.proxy.hostile import ROWS
 from tests.proxy.house import chat
 
 WANTED = frozenset({"model", "max_tokens", "stream", "n", "stream_options", "messages"})
+SEEDED = frozenset({"body", "chat", "completion", "embedding", "response", "conversation", "moderation"})
 BRACKETS_MAXIMUM = 300
 """Deeper inputs are not compared: where readers give up differs."""
+READING = tuple(endpoint for endpoint in ENDPOINTS if endpoint.members)
 _SECRET = "mp-x"
 
 SEEDS = (
     json.dumps(chat(stream=True, stream_options={"include_usage": None})).encode(),
     json.dumps(chat(n=2, tools=[{"type": "function", "function": {"name": "f"}}]), separators=(",", ":")).encode(),
-    *(
-        row.sent(_SECRET).partition(b"\r\n\r\n")[2]
-        for row in ROWS
-        if row.section in {"body", "chat"} and "×" not in row.wire
-    ),
+    *(row.sent(_SECRET).partition(b"\r\n\r\n")[2] for row in ROWS if row.section in SEEDED and "×" not in row.wire),
 )
 
 
@@ -147,11 +149,21 @@ def _same_changes(members: Members, pairs: list[tuple[str, Any]]) -> None:
 
 
 def _never_fails(body: bytes) -> None:
-    """What is read of a request raises nothing but what its client can be told."""
-    for operation, model in (("chat", "gpt-4o"), ("completion", "gpt-3.5-turbo-instruct"), ("embedding", "ada")):
+    """Whatever is read of a request at any endpoint raises nothing but what its client can be told."""
+    for endpoint in READING:
         try:
-            members = scan(body, members_read(operation))
-            read_facts(operation, members, model)
-            request_texts(operation, members)
+            asked = read_asked(endpoint, body)
+            mentions = mentions_of(asked.members, endpoint.mentions, endpoint.marks)
+            if endpoint.way is Way.METERED:
+                read_facts(endpoint.operation, asked.members, asked.model)
+                request_texts(endpoint.operation, asked.members)
         except ApiError:
             continue
+        _mentioned(asked.members, mentions)
+
+
+def _mentioned(members: Members, mentions: list[Mention]) -> None:
+    """The one response that a request says it follows is never overlooked."""
+    raw = members.raw("previous_response_id")
+    if raw is not None and raw.startswith(b'"'):
+        assert json.loads(raw) in {mention.id for mention in mentions if mention.kind == RESPONSE}

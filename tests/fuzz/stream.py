@@ -4,18 +4,25 @@ import json
 import re
 from typing import Any, NamedTuple, NoReturn
 
-from meterproxy.proxy.meter import StreamMeter
+from meterproxy.proxy.meters import meter_of
 from meterproxy.proxy.sse import DoneFinder, StreamEditor
-from meterproxy.proxy.texts import TextPool, stream_texts
+from meterproxy.proxy.texts import TextPool
 from tests.fuzz.pieces import put_together, taken_apart, ways
 from tests.proxy.provider_streams import STREAMS
+from tests.proxy.test_response_meter import stream as response_stream
 from tests.proxy.test_sse import EVENTS
 
 SEEDS = tuple(
     put_together(stream.replace(b"\n", newline), (3, 100))
     for newline in (b"\n", b"\r\n", b"\r")
-    for stream in (*(told.asked[-1200:] for told in STREAMS.values()), *(sent for sent, _ in EVENTS))
+    for stream in (
+        *(told.asked[-1200:] for told in STREAMS.values()),
+        *(sent for sent, _ in EVENTS),
+        response_stream(),
+    )
 )
+Told = tuple[Any, ...]
+_DONE = re.compile(rb"data: ?\[DONE\]")
 _LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r|\Z)")
 
 
@@ -157,9 +164,9 @@ def edited(pieces: list[bytes]) -> bytes:
     return b"".join([*map(editor.feed, pieces), editor.finish()])
 
 
-def metered(pieces: list[bytes], *, editing: bool) -> tuple[Any, ...]:
+def metered(pieces: list[bytes], operation: str = "chat", *, editing: bool = False, holding: bool = False) -> Told:
     """What a meter forwards and says of a stream."""
-    meter = StreamMeter("chat", TextPool(), editing=editing)
+    meter = meter_of(operation, TextPool(), editing=editing, holding=holding)
     out = []
     for piece in pieces:
         seen = meter.done
@@ -167,9 +174,21 @@ def metered(pieces: list[bytes], *, editing: bool) -> tuple[Any, ...]:
         if meter.done and not seen:
             out.append(meter.terminal)
     out.append(meter.finish())
-    texts = stream_texts(meter.kept().events)
+    texts = meter.texts()
     meter.close()
-    return b"".join(out), meter.reading(), texts, meter.events, meter.finished, meter.failed
+    return b"".join(out), meter.reading(), texts, meter.events, meter.finished, meter.failed, meter.new_ids()
+
+
+def before_the_end(pieces: list[bytes]) -> bytes:
+    """What a client has before the ending is written."""
+    meter = meter_of("chat", TextPool(), editing=False, holding=False)
+    out = b""
+    for piece in pieces:
+        out += meter.feed(piece)
+        if meter.done:
+            break
+    meter.close()
+    return out
 
 
 def ended_at(pieces: list[bytes]) -> bool:
@@ -182,17 +201,21 @@ def ended_at(pieces: list[bytes]) -> bool:
 def check(data: bytes) -> None:
     """Cuts change nothing; what goes on is what the plain editor gives, or every byte where nothing is edited."""
     places, stream = taken_apart(data)
-    whole, plain, read = edited([stream]), metered([stream], editing=False), metered([stream], editing=True)
-    assert plain[0] == stream
+    whole, plain, read = edited([stream]), metered([stream]), metered([stream], editing=True)
+    held, response = metered([stream], holding=True), metered([stream], "response")
+    assert plain[0] == held[0] == response[0] == stream
     assert read[0] == whole, "the meter edits otherwise than the editor"
-    assert plain[1:] == read[1:]
-    done = any(re.match(rb"data: ?\[DONE\]", line.text) for line in lines(stream))
+    assert plain[1:] == read[1:] == held[1:]
+    done = any(_DONE.match(line.text) for line in lines(stream))
     assert ended_at([stream]) == done
     for pieces in ways(stream, places):
         assert edited(pieces) == whole
         assert metered(pieces, editing=True) == read
-        assert metered(pieces, editing=False) == plain
+        assert metered(pieces) == plain
+        assert metered(pieces, holding=True) == held
+        assert metered(pieces, "response") == response
         assert ended_at(pieces) == done
+        assert not any(_DONE.match(line.text) for line in lines(before_the_end(pieces)))
     try:
         wanted = plainly_edited(stream)
     except Unclear:

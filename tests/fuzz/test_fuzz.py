@@ -11,7 +11,7 @@ import pytest
 from tests.fuzz.__main__ import TARGETS
 from tests.tools import required_module
 
-RUNS = {"body": 10_000, "stream": 1000, "answer": 8000, "request": 6000}
+RUNS = {"body": 5000, "stream": 500, "answer": 6000, "request": 4000, "wire": 1500}
 REPOSITORY = Path(__file__).parents[2]
 
 

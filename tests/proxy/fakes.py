@@ -272,6 +272,7 @@ class FakeDurableHolds:
         self.waiting: dict[Resource, FakeHold] = {}
         self.away = False
         self.journal_works = True
+        self.lookups = 0
 
     def defer(self, hold: FakeHold, resource: Resource) -> None:
         if not self.journal_works:
@@ -280,6 +281,7 @@ class FakeDurableHolds:
         self.waiting[resource] = hold
 
     async def find(self, resource: Resource) -> FakeHold | None:
+        self.lookups += 1
         if self.away:
             raise StoreUnavailable
         return self.waiting.get(resource)

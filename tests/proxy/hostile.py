@@ -26,6 +26,9 @@ TEMPLATES: Final = {
     "chat": '{"model":"gpt-4o","messages":[{"role":"user","content":"$note"}],{}}',
     "completion": '{"model":"gpt-3.5-turbo-instruct","prompt":"$note",{}}',
     "embedding": '{"model":"text-embedding-3-small",{}}',
+    "response": '{"model":"gpt-4o",{}}',
+    "conversation": "{{}}",
+    "moderation": "{{}}",
 }
 """Sections whose rows are a part of something; those of others are all that is sent."""
 BODIES: Final = {
@@ -33,6 +36,9 @@ BODIES: Final = {
     "chat": b"/v1/chat/completions",
     "completion": b"/v1/completions",
     "embedding": b"/v1/embeddings",
+    "response": b"/v1/responses",
+    "conversation": b"/v1/conversations",
+    "moderation": b"/v1/moderations",
 }
 """Sections whose rows are a body, and where it is posted."""
 
@@ -285,6 +291,24 @@ TABLE: Final = r"""
 405       | put                                      | PUT /v1/chat/completions
 405       | patch                                    | PATCH /v1/chat/completions
 405       | get of what is posted                    | GET /v1/embeddings
+404       | nobody's response                        | GET /v1/responses/resp_nobody
+404       | nobody's response as a stream            | GET /v1/responses/resp_nobody?stream=true
+404       | nobody's response deleted                | DELETE /v1/responses/resp_nobody
+404       | nobody's response cancelled              | POST /v1/responses/resp_nobody/cancel
+404       | nobody's items                           | GET /v1/responses/resp_nobody/input_items
+404       | nobody's completion                      | GET /v1/chat/completions/chatcmpl-nobody
+404       | nobody's completion deleted              | DELETE /v1/chat/completions/chatcmpl-nobody
+404       | nobody's conversation                    | GET /v1/conversations/conv_nobody
+404       | an item of nobody's conversation         | GET /v1/conversations/conv_nobody/items/msg_1
+404       | a list after nobody's completion         | GET /v1/chat/completions?after=chatcmpl-nobody
+404       | a response with dots                     | GET /v1/responses/%2e%2e
+404       | a response with a slash and dots         | GET /v1/responses/resp_1%2f..%2fresp_2
+404       | a response with NUL                      | GET /v1/responses/resp_%00
+404       | a response with a question mark          | GET /v1/responses/resp_1%3fstream=true
+404       | a response with a line end               | DELETE /v1/responses/resp_1%0d%0a
+404       | a client secret                          | POST /v1/realtime/client_secrets
+404       | files                                    | GET /v1/files
+404       | the provider's own administration        | GET /v1/organization/usage/completions
 405       | trace                                    | TRACE /v1/chat/completions
 405       | propfind                                 | PROPFIND /v1/models
 405       | post of what is got                      | POST /v1/models
@@ -372,9 +396,11 @@ TABLE: Final = r"""
 400       | messages as a number                     | {"model":"gpt-4o","messages":7}
 400       | message that is none                     | {"model":"gpt-4o","messages":[7]}
 400       | deep                                     | {"model":"gpt-4o","messages":‹[×100000›‹]×100000›}
+400       | deep in a member that nobody reads       | {"model":"gpt-4o","messages":[],"metadata":‹{"a":×100000›1‹}×100000›}
+400       | deep in the options                      | {"model":"gpt-4o","messages":[],"stream":true,"stream_options":‹[×100000›‹]×100000›}
 400       | deep and cut                             | {"model":"gpt-4o","messages":‹[×100000›
 400       | deep objects                             | {"model":"gpt-4o","x":‹{"x":×100000›1‹}×100000›}
-400       | many members                             | {"model":"gpt-4o"‹,"x":1×200000›}
+400       | a million members                        | {"model":"gpt-4o"‹,"x":1×1000000›}
 400       | many messages                            | {"model":"gpt-4o","messages":[‹{},×100000›{}]}
 400       | huge number                              | {"model":"gpt-4o","messages":[],"max_tokens":‹9×500000›}
 400       | huge name                                | {"‹x×500000›":1}
@@ -421,6 +447,7 @@ TABLE: Final = r"""
 400       | tier as a list                           | "service_tier":["flex"]
 400       | unknown tier                             | "service_tier":"free"
 400       | long tier                                | "service_tier":"‹x×2000›"
+400       | huge tier                                | "service_tier":"‹x×5000000›"
 400       | tier with half a surrogate               | "service_tier":"\ud800"
 400       | modalities as text                       | "modalities":"text"
 400       | modalities as a number                   | "modalities":3
@@ -429,6 +456,7 @@ TABLE: Final = r"""
 400       | tools as text                            | "tools":"$note"
 400       | tools as an object                       | "tools":{"type":"function"}
 400       | functions as a number                    | "functions":1
+400       | an unknown name with half a surrogate    | "max_tok\ud800ens":7.5
 400       | format as text                           | "response_format":"json"
 400       | search as text                           | "web_search_options":"yes"
 
@@ -456,6 +484,64 @@ TABLE: Final = r"""
 400       | input twice                              | "input":"x","input":"y"
 400       | input in two cases                       | "input":"x","INPUT":"y"
 400       | dimensions as text                       | "input":"x","dimensions":"many"
+
+== response: members of responses, and what they may mention
+400       | no input                                 | "store":false
+400       | input as a number                        | "input":7
+400       | input as a flag                          | "input":true
+400       | input twice                              | "input":"x","input":"y"
+400       | maximum as text                          | "input":"x","max_output_tokens":"1"
+400       | maximum below none                       | "input":"x","max_output_tokens":-1
+400       | maximum with a fraction                  | "input":"x","max_output_tokens":16.5
+400       | maximum with an exponent                 | "input":"x","max_output_tokens":1e2
+400       | maximum of 2^63                          | "input":"x","max_output_tokens":9223372036854775808
+400       | tool calls as text                       | "input":"x","max_tool_calls":"1"
+400       | tool calls of 2^64                       | "input":"x","max_tool_calls":18446744073709551616
+400       | stream as text                           | "input":"x","stream":"true"
+400       | background as a number                   | "input":"x","background":1
+400       | background as text                       | "input":"x","background":"true"
+400       | store as text                            | "input":"x","store":"true"
+400       | store with a long s                      | "input":"x","ſtore":false
+400       | tools as text                            | "input":"x","tools":"web_search"
+400       | tools of numbers                         | "input":"x","tools":[1]
+404       | nobody's response                        | "input":"x","previous_response_id":"resp_nobody"
+404       | nobody's response in escapes             | "input":"x","previous_response_id":"\u0072esp_nobody"
+404       | nobody's response under an escaped name  | "input":"x","previou\u0073_response_id":"resp_nobody"
+400       | the response before in another case      | "input":"x","Previous_Response_Id":"resp_nobody"
+400       | two responses before                     | "input":"x","previous_response_id":null,"previous_response_id":"resp_nobody"
+400|404   | the response before as a number          | "input":"x","previous_response_id":7
+400|404   | the response before as a list            | "input":"x","previous_response_id":["resp_nobody"]
+400|404   | the response before with NUL             | "input":"x","previous_response_id":"resp_\u0000"
+400|404   | the response before with a surrogate     | "input":"x","previous_response_id":"resp_\ud800"
+400|404   | the response before with a slash         | "input":"x","previous_response_id":"../resp_nobody"
+400|404   | an empty response before                 | "input":"x","previous_response_id":""
+404       | nobody's conversation                    | "input":"x","conversation":"conv_nobody"
+404       | nobody's conversation in an object       | "input":"x","conversation":{"id":"conv_nobody"}
+400|404   | nobody's conversation twice in an object | "input":"x","conversation":{"id":null,"id":"conv_nobody"}
+400|404   | conversation as a number                 | "input":"x","conversation":7
+404       | nobody's prompt                          | "input":"x","prompt":{"id":"pmpt_nobody"}
+404       | nobody's item                            | "input":[{"type":"item_reference","id":"msg_nobody"}]
+404       | nobody's item without its type           | "input":[{"id":"msg_nobody"}]
+404       | nobody's file                            | "input":[{"role":"user","content":[{"type":"input_file","file_id":"file-nobody"}]}]
+404       | nobody's picture                         | "input":[{"role":"user","content":[{"type":"input_image","file_id":"file-nobody"}]}]
+404       | nobody's file under an escaped name      | "input":[{"role":"user","content":[{"type":"input_file","file\u005fid":"file-nobody"}]}]
+400|404   | nobody's file, twice                     | "input":[{"role":"user","content":[{"type":"input_file","file_id":null,"file_id":"file-nobody"}]}]
+404       | nobody's vector store                    | "input":"x","tools":[{"type":"file_search","vector_store_ids":["vs_nobody"]}]
+404       | nobody's container                       | "input":"x","tools":[{"type":"code_interpreter","container":"cntr_nobody"}]
+400       | deep input                               | "input":‹[×100000›‹]×100000›
+400       | a million items                          | "input":[‹{},×1000000›{}]
+
+== conversation: bodies of conversations
+400       | items twice                              | "items":[],"items":[]
+400       | items in another case                    | "Items":[]
+404       | nobody's item                            | "items":[{"type":"item_reference","id":"msg_nobody"}]
+404       | nobody's file                            | "items":[{"role":"user","content":[{"type":"input_file","file_id":"file-nobody"}]}]
+
+== moderation: members of moderations
+400       | no input                                 | "model":"omni-moderation-latest"
+400       | input as a number                        | "input":7
+404       | unknown model                            | "input":"x","model":"nothing"
+400       | model twice                              | "input":"x","model":"omni-moderation-latest","model":"gpt-4o"
 
 == typed: bodies that are not said to be JSON, or are not
 400       | multipart                                | $postContent-Type: multipart/form-data; boundary=x⏎Content-Length: 79⏎⏎--x⏎Content-Disposition: form-data; name="model"⏎⏎gpt-4o⏎--x--⏎$note

@@ -14,16 +14,19 @@ from meterproxy.proxy.server_limits import ServerLimits
 from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy import raw
 from tests.proxy.fakes import SECRET
-from tests.proxy.hostile import CLOSE, NOTE, ROWS, Hostile
+from tests.proxy.hostile import BODIES, CLOSE, NOTE, ROWS, Hostile
 from tests.proxy.house import House, built, chat, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SECONDS = 20
 """Nothing that is sent here may take longer."""
-BODY_BYTES = 2 << 20
+BODY_BYTES = 8 << 20
 DRIPPED_BYTES = 1500
 """Longer requests are not sent byte by byte."""
+WHOLE = frozenset({*BODIES, "key", "field", "target"})
+"""Sections whose rows are whole requests, so that another may follow."""
+MODELS = request("/v1/models", method="GET")
 GOOD = request("/v1/chat/completions", chat("tokens=2"))
 
 
@@ -85,6 +88,9 @@ async def heard(connection: raw.Raw, row: Hostile) -> bytes:
     assert answer.error["type"] == "invalid_request_error"
     assert "server" not in answer.headers
     assert answer.body.decode().isprintable()
+    if row.section in WHOLE and answer.headers.get("connection") != "close":
+        connection.send(MODELS)
+        assert (await connection.answer()).status == 200, "the next request on the connection was not understood"
     if connection.writer.can_write_eof() and not connection.writer.transport.is_closing():
         connection.writer.write_eof()
     assert await connection.reader.read() == b"", "a second answer to one request"
@@ -178,7 +184,7 @@ async def test_reset_in_mid_answer(house: House, good: raw.Raw, events: int, cap
     booked = len(house.ledger.rows)
     async with asyncio.timeout(SECONDS):
         async with house.client() as connection:
-            connection.send(request("/v1/chat/completions", chat("tokens=20,slow=0.002", stream=True)))
+            connection.send(request("/v1/chat/completions", chat("tokens=20,slow=0.005", stream=True)))
             await connection.head()
             for _ in range(events):
                 await connection.chunk()
@@ -197,6 +203,15 @@ async def test_bodies_over_the_limit_that_nobody_declared(house: House, good: ra
     row = Hostile("huge", "undeclared", frozenset({"413"}), "$postTransfer-Encoding: chunked⏎⏎")
     pieces = [row.sent(SECRET), *[piece] * (BODY_BYTES // 0x10000 + 1), b"0\r\n\r\n"]
     assert NOTE not in await check(house, good, row, pieces)
+
+
+@pytest.mark.parametrize("options", [[], "include_usage", True, {"include_usage": "yes"}, {"include_usage": 1}])
+async def test_options_are_judged_before_anything_is_held(house: House, options: object) -> None:
+    """What says how a stream tells its usage is read with the request, not when it is forwarded."""
+    placed = len(house.ledger.placed)
+    answer = await house.ask(body=chat(stream=True, stream_options=options))
+    assert (answer.status, len(house.ledger.placed)) == (400, placed)
+    assert answer.error["param"] in {"stream_options", "include_usage"}
 
 
 async def test_there_are_enough() -> None:

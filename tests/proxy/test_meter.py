@@ -325,3 +325,33 @@ def test_an_endless_event_is_not_kept(monkeypatch):
     assert stream.feed(tail) == tail
     assert stream.reading().usage is not None
     assert stream.kept().dropped_bytes == 1808
+
+
+@given(st.data(), st.sampled_from([b"\n", b"\r\n", b"\r"]))
+def test_ids_are_told_before_they_go_on(data: st.DataObject, newline: bytes) -> None:
+    """Held by whole events, a stream goes on unchanged, and no piece has an id that was not told before."""
+    events = [
+        b'data: {"id":"chatcmpl-1","model":"gpt-4o","choices":[{"index":0,"delta":{"content":""}}]}',
+        b'data: {"id":"chatcmpl-1","model":"gpt-4o","choices":[{"index":0,"delta":{"audio":{"id":"audio_1"}}}]}',
+        *(
+            b'data: {"id":"chatcmpl-1","model":"gpt-4o","choices":[{"index":0,"delta":{"content":"w%d"}}]}' % number
+            for number in range(4)
+        ),
+        b"data: [DONE]",
+    ]
+    whole = b"".join(event + newline * 2 for event in events)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=20)))
+    meter = StreamMeter("chat", TextPool(), holding=True)
+    forwarded, told = b"", b""
+    for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
+        if start == end:
+            continue
+        forwarded += meter.feed(whole[start:end])
+        told += b"".join(found.id.encode() for found in meter.new_ids())
+        assert (b"chatcmpl-1" in forwarded) <= (b"chatcmpl-1" in told)
+        assert (b"audio_1" in forwarded) <= (b"audio_1" in told)
+        if meter.done:
+            forwarded += meter.terminal
+            meter.terminal = b""
+    assert forwarded + meter.finish() == whole
+    assert told == b"audio_1chatcmpl-1" or told == b"chatcmpl-1audio_1"

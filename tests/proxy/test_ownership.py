@@ -334,6 +334,36 @@ async def test_deletion_that_cannot_be_written_down() -> None:
             assert (await client.answer()).status == 500
 
 
+@pytest.mark.parametrize("name", ["store", "background", "stream"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", RESPONSES])
+async def test_what_decides_is_a_boolean(path: str, name: str) -> None:
+    """What says whether an answer is kept is read before anything is sent."""
+    if (path, name) == ("/v1/chat/completions", "background"):
+        return
+    async with built() as house:
+        body = chat() if "chat" in path else response()
+        answer = await house.ask(path, {**body, name: "yes"})
+        assert (answer.status, answer.error["param"]) == (400, name)
+        assert not await house.calls()
+        assert not house.ledger.placed
+
+
+async def test_long_histories() -> None:
+    """A history of which memory knows nothing is looked up ever more at a time; a foreign id ends it."""
+    async with built() as house:
+        ids = [f"msg_{number}" for number in range(300)]
+        for id_ in ids:
+            house.owners.give(ITEM, id_)
+        history = [{"type": "message", "role": "assistant", "id": id_, "content": "a"} for id_ in ids]
+        assert (await house.ask(RESPONSES, response(input=history))).status != 404
+        assert house.owners.lookups == 300
+        await house.ask(RESPONSES, response(input=history))
+        assert house.owners.lookups == 300
+        foreign = [{"type": "item_reference", "id": f"foreign_{number}"} for number in range(300)]
+        assert (await house.ask(RESPONSES, response(input=foreign))).status == 404
+        assert house.owners.lookups == 301
+
+
 async def test_too_many_mentions() -> None:
     """A request may name so many ids and no more."""
     async with built() as house:

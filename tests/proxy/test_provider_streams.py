@@ -15,13 +15,14 @@ from tests.proxy.provider_streams import STREAMS, Told
 from tests.proxy.raw import connected
 from tests.proxy.scripted import Peer, provider
 
-NEWLINES = {"LF": b"\n", "CRLF": b"\r\n", "CR": b"\r"}
+NEWLINES = (b"\n", b"\r\n", b"\r")
 OPTION = {"stream_options": {"include_usage": True}}
 
 
 def forms(told: Told) -> Iterator[Told]:
     """A stream in each line end, with and without a byte order mark, and cut off before its last empty line."""
-    for newline in NEWLINES.values():
+    yield told
+    for newline in NEWLINES:
         asked, unasked = (stream.replace(b"\n", newline) for stream in (told.asked, told.unasked))
         yield Told(asked, unasked, told.usage)
         yield Told(b"\xef\xbb\xbf" + asked, b"\xef\xbb\xbf" + unasked, told.usage)
@@ -53,10 +54,11 @@ def test_any_cut_and_any_line_end(name: str, form: Told) -> None:
     assert whole[0] == form.unasked
     assert whole[1].usage == form.usage  # type: ignore[attr-defined]
     size = len(form.asked)
-    untouched = (form.asked, *through(form.asked, (), editing=False)[1:])
-    for cuts in (*(range(0, size, width) for width in (1, 2, 3, 7, 64, 500)), *((cut,) for cut in range(1, size, 5))):
-        assert through(form.asked, cuts, editing=True) == whole
-        assert through(form.asked, cuts, editing=False) == untouched
+    for width in (1, 2, 3, 7, 64, 500):
+        assert through(form.asked, range(0, size, width), editing=True) == whole
+        assert through(form.asked, range(0, size, width), editing=False) == (form.asked, *whole[1:])
+    for cut in range(1, size, 1 if form is STREAMS[name] else 13):
+        assert through(form.asked, (cut,), editing=True) == whole
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -151,6 +153,31 @@ async def test_as_the_simulator_would_have_sent_it(fault: str, options: dict, pa
         through_us, direct = await house.ask(path, body), await directly(house, path, body)
     assert through_us.status == direct.status == 200
     assert _OWN.sub(b"", through_us.body) == _OWN.sub(b"", direct.body)
+    assert through_us.headers["content-type"] == direct.headers["content-type"]
+
+
+RESPONSE_FAULTS = [
+    "",
+    "newline=crlf",
+    "newline=cr",
+    "piece=1",
+    "piece=7",
+    "piece=1000,newline=cr",
+    "tokens=300,piece=100",
+]
+_OWN_IN_RESPONSES = re.compile(rb'[a-z]+_[0-9a-f]{20,}|"(?:created|completed)_at":\d+|"obfuscation":"[^"]*"')
+
+
+@pytest.mark.parametrize("fault", RESPONSE_FAULTS)
+@pytest.mark.parametrize("more", [{}, {"store": False}, {"background": True}], ids=["kept", "not kept", "background"])
+async def test_responses_as_the_simulator_would_have_sent_them(fault: str, more: dict) -> None:
+    """Streams of responses, whose events wait for their ids to be written down, are the provider's byte for byte."""
+    text = f"Say hello. [[simulate: {fault or 'tokens=20'}]]"
+    body = {"model": "gpt-4o", "input": text, "max_output_tokens": 400, "stream": True, **more}
+    async with built() as house:
+        through_us, direct = await house.ask("/v1/responses", body), await directly(house, "/v1/responses", body)
+    assert through_us.status == direct.status == 200
+    assert _OWN_IN_RESPONSES.sub(b"", through_us.body) == _OWN_IN_RESPONSES.sub(b"", direct.body)
     assert through_us.headers["content-type"] == direct.headers["content-type"]
 
 

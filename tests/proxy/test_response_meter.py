@@ -120,6 +120,7 @@ def test_terminal_event_waits() -> None:
         b'data: {"type":"response.completed","response":{"id":"resp_1","status":"completed"}}\n\n',
         b'event: response.completed\ndata: {"response":{"id":"resp_1","status":"completed"}}\n\n',
         b'data: {"type" : "response.completed","response":{"id":"resp_1","status":"completed"}}\n\n',
+        b': c\revent: response.completed\rdata: {"response":{"id":"resp_1","status":"completed"}}\r\r',
         b'event:response.failed\ndata:{"type":"response.failed","response":{"id":"resp_1","status":"failed"}}\n\n',
         b'data: {"type":"response\\u002ecompleted","response":{"id":"resp_1","status":"completed"}}\n\n',
     ],
@@ -224,3 +225,19 @@ def test_unreadable_answers(body: bytes) -> None:
     """What cannot be read says nothing."""
     reading = read_response("response", body)
     assert (reading.usage, reading.provider_id) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        delta("UklGRg==", kind="response.output_audio.delta"),
+        b'data: {"type":"response.output_text.delta","delta":"no quote\n\n',
+        b'data: {"type":"response.output_text.delta","delta":"a return\r\rwithin"}\n\n',
+    ],
+)
+def test_what_is_kept_does_not_depend_on_what_came_with_it(odd: bytes) -> None:
+    """Sound, and texts without their end, neither hide nor swallow the texts that come in the same piece."""
+    events = [delta("one "), odd, delta("two")]
+    meters = run(events)[0], run([b"".join(events)])[0]
+    assert [meter.texts() for meter in meters] == [(["one two"], 0)] * 2
+    assert meters[0].events == meters[1].events == 2

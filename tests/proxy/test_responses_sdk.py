@@ -77,6 +77,7 @@ class TestResponses:
         """What was made can be looked at until it is deleted; neither costs anything."""
         made = await sdk.responses.create(model=MODEL, input="Tell me something.")
         assert (await sdk.responses.retrieve(made.id)).output_text == made.output_text
+        assert house.durable.lookups == 0
         assert [item.type async for item in await sdk.responses.input_items.list(made.id)] == ["message"]
         await sdk.responses.delete(made.id)
         with pytest.raises(openai.NotFoundError) as gone:
@@ -467,6 +468,27 @@ class TestStoredCompletions:
             await sdk.chat.completions.list(after=others[0].id)
 
 
+class TestAudio:
+    """Spoken answers, which a later request may name."""
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_going_on(self, sdk: openai.AsyncOpenAI, house: House, stream: bool) -> None:
+        """What was said can be gone on from; what others heard cannot."""
+        options: Any = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "pcm16"}}
+        made: Any = await sdk.chat.completions.create(model="gpt-audio", messages=HI, stream=stream, **options)
+        if stream:
+            deltas = [chunk.choices[0].delta.model_dump() async for chunk in made if chunk.choices]
+            [audio_id] = filter(None, ((delta.get("audio") or {}).get("id") for delta in deltas))
+        else:
+            audio_id = made.choices[0].message.audio.id
+        assert claimed(house) == {("audio", audio_id)}
+        again: Any = [*HI, {"role": "assistant", "audio": {"id": audio_id}}, *HI]
+        assert await sdk.chat.completions.create(model="gpt-audio", messages=again, **options)
+        again[1]["audio"]["id"] = "audio_others"
+        with pytest.raises(openai.NotFoundError):
+            await sdk.chat.completions.create(model="gpt-audio", messages=again, **options)
+
+
 class TestModerations:
     """Moderations: free, and booked as such."""
 
@@ -485,3 +507,60 @@ class TestModerations:
             parts: Any = [{"type": "text", "text": "A flower."}]
             assert not (await sdk.moderations.create(model="omni-moderation-latest", input=parts)).results[0].flagged
             assert (await sdk.conversations.create()).id
+
+
+def everything(client: openai.OpenAI) -> list[int]:
+    """Every endpoint of a provider's store, through the SDK's raw face; the statuses of the answers."""
+    responses, conversations = client.responses.with_raw_response, client.conversations.with_raw_response
+    completions, items = client.chat.completions.with_raw_response, client.conversations.items.with_raw_response
+    made = responses.create(model=MODEL, input="Hi")
+    response_id = made.parse().id
+    background = responses.create(model=MODEL, input="Hi", background=True)
+    conversation = conversations.create(items=HI)
+    conversation_id = conversation.parse().id
+    added = items.create(conversation_id, items=HI)
+    item_id: Any = added.parse().data[0].id
+    stored = completions.create(model=MODEL, messages=HI, store=True)
+    stored_id = stored.parse().id
+    answers: list[Any] = [
+        made,
+        background,
+        conversation,
+        added,
+        stored,
+        responses.retrieve(response_id),
+        responses.compact(model=MODEL, previous_response_id=response_id),
+        responses.cancel(background.parse().id),
+        client.responses.input_items.with_raw_response.list(response_id),
+        client.responses.input_tokens.with_raw_response.count(model=MODEL, input="Hi"),
+        conversations.retrieve(conversation_id),
+        conversations.update(conversation_id, metadata={}),
+        items.list(conversation_id),
+        items.retrieve(item_id, conversation_id=conversation_id),
+        items.delete(item_id, conversation_id=conversation_id),
+        completions.retrieve(stored_id),
+        completions.update(stored_id, metadata={}),
+        completions.list(),
+        client.chat.completions.messages.with_raw_response.list(stored_id),
+        client.moderations.with_raw_response.create(input="A flower."),
+        completions.delete(stored_id),
+        conversations.delete(conversation_id),
+        responses.delete(response_id),
+    ]
+    for answer in answers:
+        assert answer.parse() is not None or answer.http_request.method == "DELETE"
+        assert answer.headers["x-meterproxy-request-id"]
+    return [answer.status_code for answer in answers]
+
+
+async def test_the_synchronous_sdk_over_every_endpoint(house: House) -> None:
+    """The blocking client reaches each endpoint, raw and parsed; only what is metered leaves rows."""
+
+    def ask() -> list[int]:
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{house.port}/v1", api_key=SECRET, max_retries=0) as client:
+            return everything(client)
+
+    assert await asyncio.to_thread(ask) == [200] * 23
+    rows = [row for row in house.ledger.rows if row.how == "captured"]
+    assert len(rows) == 5
+    assert not house.ledger.open

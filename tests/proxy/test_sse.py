@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meterproxy.proxy import sse
 from meterproxy.proxy.sse import HELD_MAXIMUM, DoneFinder, EventSplitter, StreamEditor, data_of, split_events
 
 CHUNK = {"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": {}}]}
@@ -71,8 +73,9 @@ def test_edits_each_event_as_if_usage_had_not_been_asked_for(sent, wanted):
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\r\r\n", b"\r\n\r"])
 def test_garbage_is_edited_alike_in_any_pieces(end):
-    """What only looks like JSON is treated the same whether the last byte of its end has come or not."""
-    stream = b'data: {"a}b":1],"usage":null}' + end + b"data: 1\n\n"
+    """What only looks like JSON is treated the same wherever pieces part around it."""
+    event = b'data: {"a}b":1],"usage":null}' + end
+    stream = event + b"\n" + event + b"\r\n" + event + b"data: 1\n\n"
     assert {edited(stream, [cut]) for cut in range(len(stream))} == {edited(stream)}
     assert edited(stream, range(len(stream))) == edited(stream)
 
@@ -102,6 +105,18 @@ def test_a_too_long_event_passes_unedited_and_the_next_is_edited():
     assert editor.feed(start) == start
     assert editor.feed(b'","usage":{"a":1}}\n') == b'","usage":{"a":1}}\n'
     assert editor.feed(b'\ndata: {"a":1,"usage":null}\n\n') == b'\ndata: {"a":1}\n\n'
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(EVENTS), max_size=6), st.lists(st.integers(0, 400), max_size=12))
+def test_events_over_the_limit_pass_and_the_others_are_edited(monkeypatch, events, cuts):
+    """Whatever is too long to be held passes as it came, in any pieces; nothing is lost, doubled or moved."""
+    monkeypatch.setattr(sse, "HELD_MAXIMUM", 50)
+    form = b""
+    for sent, wanted in events:
+        as_edited = re.escape(sent if wanted is None else wanted)
+        form += b"(?:%b|%b)" % (re.escape(sent), as_edited) if len(sent) > 50 else as_edited
+    assert re.fullmatch(form, edited(b"".join(sent for sent, _ in events), cuts))
 
 
 def test_ordinary_events_come_out_at_once():
