@@ -109,13 +109,8 @@ def test_metrics_document_matches_the_registry() -> None:
     for collector in Metrics().registry._collector_to_names:
         (described,) = collector.describe()
         name = f"{described.name}_total" if described.type == "counter" else described.name
-<<<<<<< HEAD
         labelled = collector if hasattr(collector, "_labelnames") else described
         shown[name] = (described.type, ", ".join(labelled._labelnames))
-=======
-        labels = getattr(collector, "_labelnames", None) or getattr(described, "_labelnames", ())
-        shown[name] = (described.type, ", ".join(labels))
->>>>>>> wiretests
     assert rows == shown
 
 
