@@ -68,8 +68,8 @@ CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 LEDGER_CONNECTIONS: Final = 4
 """For renewals, borrowing, settling and news, which wait for nobody else."""
-OTHER_CONNECTIONS: Final = 4
-"""For look-ups of keys, the operator's API and upkeep."""
+OTHER_CONNECTIONS: Final = 6
+"""For look-ups of keys (three at a time), of owners (one), for polling, the operator's API and upkeep."""
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""
 MOST_SKEW_SECONDS: Final = 300.0
@@ -220,7 +220,7 @@ class Worker:
         self._tasks.start("news", ledger.keep_informed)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
-        self._tasks.start("partitions", self._keep_partitions)
+        self._tasks.start("upkeep", self._keep_tidy)
         self._tasks.start("fleet gauges", self._keep_fleet_counted)
 
     async def _keep_session(self) -> None:
@@ -231,7 +231,8 @@ class Worker:
             _log.error("the worker ends", extra={"error": str(error)})
             self._stopping.set()
 
-    async def _keep_partitions(self) -> None:
+    async def _keep_tidy(self) -> None:
+        """Make room for rows to come, and let go of what providers have forgotten."""
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             with contextlib.suppress(StoreUnavailable):

@@ -285,6 +285,22 @@ async def test_what_the_journal_does_not_take_was_not_claimed(
     await ledger.stop()
 
 
+async def test_a_journal_that_is_the_queue_of_too_much_takes_no_claims(
+    pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path
+) -> None:
+    """As it takes no holds: while PostgreSQL is away, what costs nothing does not fill memory either."""
+    ledger = await started(pool, tmp_path, max_bytes=2000)
+    claimed = 0
+    with suppress(JournalFailed):
+        while claimed < 1000:
+            ledger.owners.claim(response(key, f"resp_{claimed}"), NOW_US)
+            claimed += 1
+    assert 0 < claimed < 100
+    await settle(ledger)
+    ledger.owners.claim(response(key, "resp_more"), NOW_US)
+    await ledger.stop()
+
+
 async def test_claims_take_no_room_that_endings_were_promised(
     pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
