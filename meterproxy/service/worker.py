@@ -336,8 +336,8 @@ class Worker:
             return "; ".join(self._unfit)
         return self._ledger.ready
 
-    def _exposition(self) -> tuple[bytes, str]:
-        return self._metrics.exposition(), CONTENT_TYPE
+    async def _exposition(self) -> tuple[bytes, str]:
+        return await self._metrics.exposition(), CONTENT_TYPE
 
     async def _settle_now(self) -> None:
         """Settle what was captured before now, and report what is held; for at most a second."""
