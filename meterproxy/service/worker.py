@@ -311,12 +311,12 @@ class Worker:
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _exchange(self, client: Client) -> None:
-        if self._exchanges is None:
-            client.closing = True
-            client.refuse(ApiError(Case.UNAVAILABLE, f"The service is starting: {self._unfit[0]}."))
-            return
-        await self._exchanges.run(client)
+    def _exchange(self, client: Client) -> Awaitable[None]:
+        return self._refuse(client) if self._exchanges is None else self._exchanges.run(client)
+
+    async def _refuse(self, client: Client) -> None:
+        client.closing = True
+        client.refuse(ApiError(Case.UNAVAILABLE, f"The service is starting: {self._unfit[0]}."))
 
     def _operator(self) -> OperatorApi:
         token = self._config.admin_token
