@@ -107,7 +107,7 @@ class Exchange:
             permit(key, endpoint, client)
             if endpoint.way is Way.METERED:
                 asked = await self._accept(endpoint)
-                mentions = endpoint.mentions and in_body(asked)
+                mentions = ids or (endpoint.mentions and in_body(asked))
                 owned = await self._check_owned(asked, ids, "", key) if mentions else NOTHING
                 route = self._route(asked, owned, key)
                 lowered_maximum = await self._authorize(asked, owned, route, key)
