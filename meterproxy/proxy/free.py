@@ -47,6 +47,7 @@ class FreeHouse:
     owners: Owners
     background: Background
     pool: TextPool
+    keepalive_seconds: float
 
 
 class Wish(NamedTuple):
@@ -166,6 +167,7 @@ class Passage:
                 claims=self._claims(),
                 background=house.background,
                 pool=house.pool,
+                keepalive_seconds=house.keepalive_seconds,
             )
         )
         self._replays(relay)

@@ -76,7 +76,7 @@ class House:
             Models(router),
             Ownership(ports.owners),
             Authorizer(ports.ledger, ports.counter, settings),
-            FreeHouse(router, ports.clock, ports.owners, background, pool),
+            FreeHouse(router, ports.clock, ports.owners, background, pool, settings.keepalive_seconds),
             room or Room(settings.bodies_bytes),
             pool,
             Leavers(settings.leavers),

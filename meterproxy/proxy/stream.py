@@ -23,11 +23,11 @@ from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.delivery import Delivery, not_recorded
 from meterproxy.proxy.forward import unreadable
+from meterproxy.proxy.keepalive import KEEPALIVE, next_piece
 from meterproxy.proxy.meters import meter_of
 from meterproxy.proxy.new_ids import OWN
 from meterproxy.proxy.upstream import ReadInterrupted, UpstreamError
 
-KEEPALIVE: Final = b": keepalive\n\n"
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -143,18 +143,11 @@ class StreamRelay:
                 self._delivery.defer(own_id)
 
     async def _next(self) -> bytes:
-        piece = self._answer.read_nowait()
-        if piece is not None:
-            return piece
-        if not self._keepalive_seconds:
-            return await self._answer.read()
-        while True:
-            try:
-                async with asyncio.timeout(self._keepalive_seconds):
-                    return await self._answer.read()
-            except TimeoutError:
-                if self._at_boundary and self._hold.ending is None:
-                    self._client.send(KEEPALIVE)
+        return await next_piece(self._answer, self._keepalive_seconds, self._keep_alive)
+
+    def _keep_alive(self) -> None:
+        if self._at_boundary and self._hold.ending is None:
+            self._client.send(KEEPALIVE)
 
     def _send(self, piece: bytes) -> None:
         if piece:
@@ -272,8 +265,8 @@ class StreamRelay:
         """
         if self._client.gone and not self._leaving:
             self._answer.interrupt()
-        elif self._client.left and self._at_boundary and self._hold.ending is None:
-            self._client.send(KEEPALIVE)
+        elif self._client.left:
+            self._keep_alive()
 
     def tell_progress(self, elapsed_us: int) -> None:
         """Journal what was delivered, if it is time and there is news."""

@@ -167,6 +167,29 @@ class TestReplays:
             assert house.observer.streams == 0
             assert house.exchanges.house.pool.taken_bytes == 0
 
+    @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+    async def test_client_leaves_in_silence(self, reset: bool) -> None:
+        """A client that leaves while the provider is silent is noticed, and the provider's connection comes back."""
+        async with built() as house:
+            path = await made(house)
+            async with house.client() as client:
+                client.send(request(f"{path}?stream=true", method="GET", X_Simulate="slow=30"))
+                await client.head()
+                await client.chunk()
+                if reset:
+                    client.writer.transport.abort()
+            await house.ended()
+            assert house.provider.upstream.stats().open == 0
+
+    async def test_silence(self) -> None:
+        """A replay that is silent is kept alive, between its events."""
+        async with built(ExchangeSettings(keepalive_seconds=0.01)) as house:
+            path = await made(house)
+            answer = await get(house, f"{path}?stream=true", X_Simulate="slow=0.05")
+            assert answer.body.count(b": keepalive\n\n") > 3
+            events = [event for event in answer.body.split(b"\n\n") if event and event != b": keepalive"]
+            assert all(event.startswith(b"event: ") for event in events)
+
     async def test_shutdown(self) -> None:
         """A shutdown tells the client and ends it."""
         async with built() as house:
