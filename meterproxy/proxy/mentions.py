@@ -28,6 +28,7 @@ from meterproxy.core.resource import (
     SKILL,
     TUNNEL,
     VECTOR_STORE,
+    VOICE,
 )
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import Members
@@ -57,6 +58,7 @@ NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "tunnel_id": TUNNEL,
         "approval_request_id": ITEM,
         "audio": AUDIO,
+        "voice": VOICE,
     }
 )
 """Names of members and the kind of what they mention: a text, a list of texts, or an object with an `id`."""
@@ -71,11 +73,21 @@ OWN_NAMES: Final = frozenset(
 OWN_NAMES_AROUND_PARTS: Final = frozenset({"variables"})
 """Members whose own names the client has chosen, but not those below."""
 
-OBJECTS_ONLY: Final = frozenset({"prompt", "audio"})
+OBJECTS_ONLY: Final = frozenset({"prompt", "audio", "voice"})
 """Members that mention what an object's `id` names; their texts are texts."""
 
 _ESCAPE: Final = b"\\u00"
-MARKS: Final = (b'_id"', b'_ids"', b'"id"', b'"container"', b'"conversation"', b'"prompt"', b'"audio"', _ESCAPE)
+MARKS: Final = (
+    b'_id"',
+    b'_ids"',
+    b'"id"',
+    b'"container"',
+    b'"conversation"',
+    b'"prompt"',
+    b'"audio"',
+    b'"voice"',
+    _ESCAPE,
+)
 """Bytes of which a body has at least one where it mentions anything; the last stands for names written in escapes."""
 CHAT_MARKS: Final = (b'file_id"', b'"audio"', _ESCAPE)
 """The same for chat, whose messages have ids of other sorts too (of tool calls)."""

@@ -207,7 +207,8 @@ def _refers(part: _Part) -> bool:
     """Whether a part may stand for input that is not in the body."""
     if _present(part.file):
         return True
-    return part.image_url is None and part.input_audio is None and part.type not in _PLAIN_TYPES
+    plain = isinstance(part.type, str) and part.type in _PLAIN_TYPES
+    return part.image_url is None and part.input_audio is None and not plain
 
 
 def _present(raw: msgspec.Raw) -> bool:

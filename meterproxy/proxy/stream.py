@@ -9,10 +9,12 @@ Rules
 - A stream that breaks ends with an error event; what was delivered is captured first. An error's text is no output.
 - What we write by ourselves (comments, errors) goes between events, never into one.
 - Ids that the client may mention later are written down before the events that bring them go on. The hold of work that
-  goes on in the background is deferred with the first of them: however the stream ends, it stays.
+  goes on in the background is deferred with the first of them: however the stream ends, it stays. A client that leaves
+  before that changes nothing: it may find the work in its conversation.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 from meterproxy.core.usage import Outcome, Usage
@@ -239,7 +241,8 @@ class StreamRelay:
 
     def _reads_on(self) -> bool:
         cancel = self._delivery.settings.on_disconnect == "cancel"
-        if cancel and not self._meter.finished and not self._delivery.hidden_output:
+        unseen = self._delivery.hidden_output or self._delivery.background
+        if cancel and not self._meter.finished and not unseen:
             return False
         return self._leavers.count < self._leavers.maximum
 
@@ -247,7 +250,7 @@ class StreamRelay:
         self._leavers.count += 1
         try:
             async with asyncio.timeout(self._delivery.settings.leaver_seconds):
-                while not self._meter.done and (piece := await self._answer.read()):
+                while self._hold.open and not self._meter.done and (piece := await self._answer.read()):
                     self._read(piece)
         except (TimeoutError, UpstreamError):
             return
@@ -256,6 +259,9 @@ class StreamRelay:
 
     def _read(self, piece: bytes) -> None:
         self._meter.feed(piece if self._decoder is None else self._decoder.feed(piece))
+        if self._claims is not None:
+            with suppress(JournalFailed):  # nobody has seen these ids, and an open hold is captured below
+                self._write_down(self._claims)
 
     # What others ask.
 

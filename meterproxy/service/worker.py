@@ -27,7 +27,8 @@ from meterproxy.ledger.journal import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.client import Client, Room
-from meterproxy.proxy.exchange import Exchanges, Ports
+from meterproxy.proxy.exchanges import Exchanges
+from meterproxy.proxy.house import Ports
 from meterproxy.proxy.server import Dispatch, HttpServer
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.runtime import logs
@@ -306,7 +307,7 @@ class Worker:
 
     def _poller(self, exchanges: Exchanges) -> Poller:
         ledger = self._ledger
-        ask = asking(exchanges.router, ledger.clock)
+        ask = asking(exchanges.house.router, ledger.clock)
         return Poller(DurableRows(self._pool), ledger.durable, ask, OpenHoldPolicy(self._config.recovery.open_hold))
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────

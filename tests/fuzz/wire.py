@@ -36,7 +36,7 @@ def check(data: bytes) -> None:
     statuses = [int(status) for status in _STATUS.findall(said)]
     assert all(status < 500 for status in statuses), said
     assert not asked.ledger.open
-    assert asked.exchanges.room.taken_bytes == asked.exchanges.pool.taken_bytes == 0
+    assert asked.exchanges.house.room.taken_bytes == asked.exchanges.house.pool.taken_bytes == 0
     asked.ledger.rows.clear()
     asked.ledger.placed.clear()
     asked.observer.ended.clear()

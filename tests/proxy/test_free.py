@@ -165,7 +165,7 @@ class TestReplays:
                 await client.chunk()
             await house.ended()
             assert house.observer.streams == 0
-            assert house.exchanges.pool.taken_bytes == 0
+            assert house.exchanges.house.pool.taken_bytes == 0
 
     async def test_shutdown(self) -> None:
         """A shutdown tells the client and ends it."""
@@ -269,7 +269,7 @@ async def test_streams_of_responses_end_once(row: str) -> None:
         assert output == "-" or booked.usage.output == int(output)
         assert not house.ledger.open
         assert house.observer.streams == 0
-        assert house.exchanges.pool.taken_bytes == 0
+        assert house.exchanges.house.pool.taken_bytes == 0
 
 
 async def test_client_leaves_the_stream_of_a_response() -> None:

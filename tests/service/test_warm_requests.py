@@ -35,8 +35,8 @@ async def test_warm_requests_make_no_statement(database: str, tmp_path: Path, mo
         assert await directory.find(digest_of(secret.encode())) is not None
         taken = counted_acquires(monkeypatch)
         async with built(ledger=worker.holds, clock=worker.clock) as house:
-            object.__setattr__(house.exchanges.ports, "directory", directory)
-            object.__setattr__(house.exchanges.ports, "owners", worker.owners)
+            object.__setattr__(house.exchanges.house.ports, "directory", directory)
+            object.__setattr__(house.exchanges.house.ports, "owners", worker.owners)
             for path, body in BODIES:
                 async with house.client() as client:
                     for _ in range(REQUESTS):
