@@ -29,6 +29,7 @@ _AWAY: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InternalClientError,  # how the driver now and then takes a server that was killed in mid-sentence
     ConnectionError,
     TimeoutError,
     OSError,

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterproxy.core.resource import FILE
+from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import scan
 from meterproxy.proxy.mentions import CHAT_MARKS, MARKS, NAMES, OWN_NAMES, Mention, may_mention, mentions_of
 
@@ -109,3 +110,22 @@ def test_what_is_no_id(value: Any) -> None:
     """A value that is no text names nothing; the provider judges it."""
     members = scan(orjson.dumps({"input": value, "conversation": 5}), frozenset({"input", "conversation"}))
     assert mentions_of(members, ("input", "conversation"), MARKS) == []
+
+
+TWICE = [
+    '{"content":[{"file_id":"file-1"}],"content":"x"}',
+    '{"content":"x","content":[{"file_id":"file-1"}]}',
+    '{"file_id":"file-1","file_id":null}',
+    '{"file":{"file_id":"file-1"},"f\\u0069le":{}}',
+    '{"deep":[{"a":{"conversation":"c"},"a":1}]}',
+]
+"""Objects in which one member hides another, and with it what that mentions."""
+
+
+@pytest.mark.parametrize("item", TWICE)
+def test_what_can_be_read_in_two_ways(item: str) -> None:
+    """A member that is there twice is refused, whatever its name: the provider may read the one that is not seen here."""
+    members = scan(b'{"input":[%b]}' % item.encode(), frozenset({"input"}))
+    with pytest.raises(ApiError) as refused:
+        mentions_of(members, ("input",), MARKS)
+    assert refused.value.case is Case.MALFORMED
