@@ -24,6 +24,7 @@ from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.client import Client
 from meterproxy.proxy.decode import decoder_for
+from meterproxy.proxy.endpoints import Way
 from meterproxy.proxy.headers import to_provider
 from meterproxy.proxy.paths import provider_path
 from meterproxy.proxy.provider import Provider, account_refused
@@ -46,6 +47,8 @@ ERROR_BYTES: Final = 1 << 20
 _OURS: Final = frozenset({401, 402, 403})
 _OUR_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _QUOTA_STATUSES: Final = frozenset({400, 429})
+_MISSING_SCOPE: Final = b"Missing scopes"
+"""In the 401 to a credential that is good but may not do this. Source: OpenAI's answers to restricted keys."""
 _OPTION_STATUSES: Final = frozenset({400, 422})
 
 
@@ -193,13 +196,14 @@ class Forwarder:
                 Case.UPSTREAM_UNREACHABLE, "The provider answered with a redirect.", Outcome.UNREACHABLE, sent=True
             )
         if self._refuses_us(answer.status, body):
-            self._rest(answer.status)
+            self._rest(answer.status, body)
             refusal = account_refused()
             raise Failed(refusal.case, refusal.message, Outcome.PROVIDER_ERROR, sent=False)
         return Forwarded(answer, body, usage_injected)
 
-    def _rest(self, status: int) -> None:
-        if status == 403:
+    def _rest(self, status: int, body: bytes) -> None:
+        """Rest for all who would be refused too; what costs nothing, or needs a scope, does not stop everybody."""
+        if status == 403 or self._asked.endpoint.way is Way.FREE or _MISSING_SCOPE in body:
             self._provider.rest_for(self._account_id, self._asked.endpoint.operation, self._route.model, self._now_us)
         else:
             self._provider.rest(self._now_us)

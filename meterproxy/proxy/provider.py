@@ -3,8 +3,9 @@
 Rules
 -----
 - A refusal of our account (credential, billing) rests the whole provider for a while. A 403 may as well be about what
-  one tenant sent (a forbidden model, a firewall), so it rests that operation of that model for that account only: no
-  tenant must be able to take a provider from all others.
+  one tenant sent (a forbidden model, a firewall), and so may be a refusal of what costs nothing, or of what needs a
+  scope that our credential lacks. These rest that operation of that model for that account only: no tenant must be able
+  to take a provider from all others.
 - A model that has rejected `stream_options` is not sent it again in this operation for an hour; all others are. One
   answer must not leave a whole provider without usage.
 - What was learnt is bounded: the oldest is forgotten first.

@@ -89,6 +89,23 @@ async def test_what_is_wrong_with_our_account_stays_with_us(
         assert served.connections == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/moderations", "You have insufficient permissions for this operation. Missing scopes: api.moderations."),
+        ("/v1/conversations", "Access denied due to invalid subscription key or wrong API endpoint."),
+    ],
+)
+async def test_a_credential_that_may_not_do_everything_serves_the_rest(path: str, words: str) -> None:
+    """Whoever asks for what our credential may not do, or for nothing that it is needed for, stops nobody else."""
+    refused = response(401, orjson.dumps({"error": {"message": words, "type": "invalid_request_error"}}))
+    async with facing(saying(refused, response(200, GOOD))) as (house, _):
+        for _ in range(2):
+            answer = await house.ask(path, {"input": "Hi"} if "moderations" in path else {})
+            assert (answer.status, answer.error["code"]) == (503, "upstream_account")
+        assert (await house.ask(body=chat())).status == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("status", "body"),
