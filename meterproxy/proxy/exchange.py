@@ -29,7 +29,7 @@ from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.delivery import Delivery
 from meterproxy.proxy.endpoints import Endpoint, Way, find_endpoint
 from meterproxy.proxy.forward import Failed, Forwarded, Forwarder
-from meterproxy.proxy.free import Passage, Wish
+from meterproxy.proxy.free import EVENT_STREAM, Passage, Wish
 from meterproxy.proxy.headers import CONVERSATION_BYTES, attribution, to_client
 from meterproxy.proxy.house import House
 from meterproxy.proxy.meter import Reading
@@ -45,7 +45,7 @@ from meterproxy.proxy.usage_shapes import Ceiling
 UNKNOWN_ROUTE: Final = "other"
 REQUEST_ID: Final = b"x-meterproxy-request-id"
 
-_EVENT_STREAM: Final = b"text/event-stream"
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -195,7 +195,7 @@ class Exchange:
         delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
         if self._keeps:
             self._expect_ids(asked, key, delivery)
-        if forwarded.answer.content_type != _EVENT_STREAM:
+        if forwarded.answer.content_type != EVENT_STREAM:
             await relay_plain(delivery, self._began)
             self._received()
             return

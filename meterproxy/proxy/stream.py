@@ -233,9 +233,10 @@ class StreamRelay:
             await self._captured(Outcome.CLIENT_LEFT)
 
     def _reads_on(self) -> bool:
+        if self._delivery.background:
+            return True  # for a moment only: with its first event the hold is deferred
         cancel = self._delivery.settings.on_disconnect == "cancel"
-        unseen = self._delivery.hidden_output or self._delivery.background
-        if cancel and not self._meter.finished and not unseen:
+        if cancel and not self._meter.finished and not self._delivery.hidden_output:
             return False
         return self._leavers.count < self._leavers.maximum
 

@@ -335,7 +335,7 @@ async def test_silent_streams_are_kept_alive(background: bool) -> None:
 
 async def test_answer_too_long_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer with ids that cannot be read whole does not go out."""
-    monkeypatch.setattr(plain, "CLAIMED_BYTES", 100)
+    monkeypatch.setattr(plain, "ANSWER_BYTES", 100)
     async with built() as house:
         answer = await house.ask(RESPONSES, response())
         assert (answer.status, b"resp_" in answer.body) == (502, False)

@@ -353,13 +353,15 @@ class TestBackground:
         assert events[-1].type == "response.completed"
         assert [(row.outcome, row.source) for row in house.ledger.rows] == [("completed", "provider")]
 
-    @pytest.mark.parametrize("on_disconnect", ["drain", "cancel"])
-    async def test_stream_that_is_left_before_it_begins(self, on_disconnect: Any) -> None:
+    @pytest.mark.parametrize(
+        "settings", [{}, {"on_disconnect": "cancel"}, {"leavers": 0}], ids=["drain", "cancel", "no room"]
+    )
+    async def test_stream_that_is_left_before_it_begins(self, settings: Any) -> None:
         """Who leaves before the first event has come does not get work in the background for what was seen of it."""
-        async with built(ExchangeSettings(on_disconnect=on_disconnect)) as house:
+        async with built(ExchangeSettings(**settings)) as house:
             async with house.client() as client:
                 body = {"model": MODEL, "input": "Hi", "background": True, "stream": True}
-                client.send(request("/v1/responses", body, X_Simulate="delay=0.1,tokens=40,slow=0.002"))
+                client.send(request("/v1/responses", body, X_Simulate="delay=0.1,piece=40,slow=0.001"))
                 await until(lambda: house.ledger.open)
                 sock = client.writer.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
