@@ -113,6 +113,10 @@ class ApiError(MeterproxyError):
         self.status = case.status
         self.headers = {**case.headers, **(headers or {})}
 
+    def again(self) -> "ApiError":
+        """The same to be raised by somebody who keeps this one: what was raised has the frames that it went through."""
+        return ApiError(self.case, self.message, param=self.param, headers=self.headers)
+
     @property
     def reason(self) -> str:
         """The name under which metrics count this refusal."""

@@ -175,7 +175,7 @@ class Client:
             pieces.append(piece)
         if incoming.fault is not None:
             self.closing = True
-            raise incoming.fault
+            raise incoming.fault.again()
         return b"".join(pieces)
 
     def _count(self, size: int, limit_bytes: int, room: Room) -> None:

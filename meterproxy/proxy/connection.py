@@ -128,6 +128,8 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
+        finally:
+            del waiter  # it has the error, which has this frame, which has the body
 
     def _abandon(self, waiter: asyncio.Future[UpstreamAnswer]) -> None:
         """Stop what a cancelled request began. An answer may have come, even ended, in the same moment."""

@@ -65,7 +65,6 @@ class Exchange:
         "_request_id_text",
         "_route_name",
         "_streaming",
-        "_task",
         "_upstream_us",
         "begun_us",
         "relay",
@@ -81,7 +80,6 @@ class Exchange:
         self.relay: StreamRelay | LargeRelay | ReplayRelay | None = None
         self._house = house
         self._client = client
-        self._task: asyncio.Task[object] | None = None
         self._hold: OpenHold | None = None
         self._counting: Counting | None = None
         self._cut_short_by: ApiError | None = None
@@ -95,7 +93,6 @@ class Exchange:
 
     async def run(self) -> None:
         """Answer the request: accept → authenticate → own → route → authorize → forward → relay → capture."""
-        self._task = asyncio.current_task()
         client, ports = self._client, self._house.ports
         try:
             head = client.head
@@ -295,13 +292,15 @@ class Exchange:
 
     def cut_short(self, error: ApiError) -> None:
         """End this exchange at whatever it waits for; its client is told this error."""
-        if self._task is not None and self._cut_short_by is None:
+        task = self._client.connection.task
+        if task is not None and self._cut_short_by is None:
             self._cut_short_by = error
-            self._task.cancel()
+            task.cancel()
 
     async def _end_short(self, error: ApiError) -> None:
-        if self._task is not None:
-            self._task.uncancel()
+        task = asyncio.current_task()
+        assert task is not None, "an exchange runs in its connection's task"
+        task.uncancel()
         self._client.closing = True
         if self.relay is None:
             self._refuse(error)

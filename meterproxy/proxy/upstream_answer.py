@@ -77,7 +77,7 @@ class UpstreamAnswer:
         if self._pieces:
             return self._take()
         if self._error is not None:
-            raise self._error
+            raise self._error.again()
         return b"" if self._ended else None
 
     def _take(self) -> bytes:

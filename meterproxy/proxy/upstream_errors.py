@@ -17,6 +17,10 @@ class UpstreamError(MeterproxyError):
         super().__init__(message or reason)
         self.reason = reason
 
+    def again(self) -> "UpstreamError":
+        """The same to be raised by somebody who keeps this one: what was raised has the frames that it went through."""
+        return type(self)(self.reason, str(self))
+
 
 class UpstreamUnreachable(UpstreamError):
     """No connection could be had (name, route, proxy, TLS); nothing was sent unless an earlier attempt was."""
