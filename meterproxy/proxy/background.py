@@ -5,7 +5,8 @@ Rules
 - Whoever sees the end first captures the durable hold, before the bytes that show it go out: a client's look at the
   response, a stream of it, or the poller.
 - The provider's usage counts. A response that failed without telling any has used nothing that we are charged for; one
-  that was cancelled, or is gone, is estimated by what was asked and by the text that is there.
+  that was cancelled, is gone, or has ended without a word of usage, is estimated by what was asked and by the text that
+  is there.
 """
 
 from meterproxy.core.hold import DurableHold
@@ -50,7 +51,7 @@ async def ask_provider(provider: Provider, resource: Resource, hold: Hold, now_u
         raise failed(error) from None
     _, text = await read_whole(answer)
     if answer.status in GONE:
-        return _estimated(hold, 0, now_us, VANISHED)
+        return _estimated(hold, 0, now_us, Outcome.CLIENT_LEFT, Reading(flags=VANISHED))
     if answer.status != 200:
         raise account_refused()
     reading = read_response(RESPONSE, text)
@@ -69,13 +70,11 @@ def ending_of(reading: Reading, text: bytes, hold: Hold, now_us: int) -> Ending 
     if reading.failed:
         return _ending(hold, now_us, Outcome.PROVIDER_ERROR, UsageSource.PROVIDER, Usage(), reading)
     written = sum(len(piece.encode("utf-8", "replace")) for piece in response_answer_texts(text))
-    return _estimated(hold, written // BYTES_PER_TOKEN, now_us, CANCELLED, reading)
+    outcome, flags = (Outcome.CLIENT_LEFT, CANCELLED) if reading.cancelled else (Outcome.COMPLETED, ())
+    return _estimated(hold, written // BYTES_PER_TOKEN, now_us, outcome, reading._replace(flags=reading.flags + flags))
 
 
-def _estimated(
-    hold: Hold, output_tokens: int, now_us: int, flags: tuple[str, ...], reading: Reading | None = None
-) -> Ending:
-    reading = Reading() if reading is None else reading
+def _estimated(hold: Hold, output_tokens: int, now_us: int, outcome: Outcome, reading: Reading) -> Ending:
     subject = hold.subject
     estimate = hold.input_estimate if isinstance(hold, DurableHold) else None
     usage = Usage(
@@ -85,8 +84,7 @@ def _estimated(
         web_searches=reading.web_searches,
         file_searches=reading.file_searches,
     )
-    reading = reading._replace(flags=(*reading.flags, *flags))
-    return _ending(hold, now_us, Outcome.CLIENT_LEFT, UsageSource.ESTIMATED, usage, reading)
+    return _ending(hold, now_us, outcome, UsageSource.ESTIMATED, usage, reading)
 
 
 def _ending(hold: Hold, now_us: int, outcome: Outcome, source: UsageSource, usage: Usage, reading: Reading) -> Ending:

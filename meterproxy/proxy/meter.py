@@ -66,7 +66,8 @@ class Reading(NamedTuple):
 
     `raw_usage` is the provider's own object, kept where `flags` say that it was impossible or not wholly understood.
     `provider_id` is the id in the body, `failed` whether it is or ended in an error. `running` says that the answer is
-    only the beginning of work that goes on in the background.
+    only the beginning of work that goes on in the background, `foreground` that it never was there, `cancelled` that
+    somebody has stopped it.
     """
 
     usage: Usage | None = None
@@ -81,6 +82,7 @@ class Reading(NamedTuple):
     file_searches: int = 0
     running: bool = False
     foreground: bool = False
+    cancelled: bool = False
 
 
 class _Top(msgspec.Struct):

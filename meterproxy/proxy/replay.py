@@ -87,7 +87,7 @@ class ReplayRelay:
     async def _see(self) -> None:
         """The terminal event is here: book the end before it is passed on."""
         self._seen = True
-        await self._replay.background.see(self._replay.resource, self._meter.reading(), b"")
+        await self._replay.background.see(self._replay.resource, self._meter.reading(), self._meter.output())
 
     async def break_off(self, error: ApiError) -> None:
         """End the stream here and tell the client; events go whole, so this stands between two of them."""

@@ -174,6 +174,10 @@ class ResponseMeter:
             text = kept.decode("utf-8", "replace")
         return ([text] if text else []), dropped_bytes
 
+    def output(self) -> bytes:
+        """What the response that was seen last has put out, in the shape of a plain answer."""
+        return b"" if self._response is None else b'{"output":%b}' % bytes(self._response.output)
+
     def close(self) -> None:
         """Give back the memory of what was kept."""
         self._kept.close()
@@ -267,4 +271,5 @@ def _reading(operation: str, response: Response, ceiling: Ceiling) -> Reading:
         work.file_searches,
         response.running,
         response.background is False,
+        response.status == "cancelled",
     )

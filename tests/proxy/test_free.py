@@ -27,9 +27,9 @@ async def get(house: House, path: str, method: str = "GET", body: Any = None, **
         return await client.answer(bodiless=method == "HEAD")
 
 
-async def made(house: House, **members: Any) -> str:
+async def made(house: House, simulate: str = "", **members: Any) -> str:
     """The path of a response that was made."""
-    answer = await house.ask(RESPONSES, response(**members))
+    answer = await house.ask(RESPONSES, response(**members), X_Simulate=simulate)
     return f"{RESPONSES}/{orjson.loads(answer.body)['id']}"
 
 
@@ -189,6 +189,16 @@ class TestReplays:
             assert answer.body.count(b": keepalive\n\n") > 3
             events = [event for event in answer.body.split(b"\n\n") if event and event != b": keepalive"]
             assert all(event.startswith(b"event: ") for event in events)
+
+    @pytest.mark.parametrize("query", ["", "?stream=true", "?stream=true&starting_after=6"])
+    async def test_end_without_usage(self, query: str) -> None:
+        """Work in the background that ended without usage is charged for its text, in whatever way that is seen."""
+        async with built() as house:
+            path = await made(house, background=True, simulate="no_usage,tokens=200,phases=1")
+            await get(house, f"{path}{query}")
+            [row] = house.ledger.rows
+            assert (row.outcome, row.source, row.ending.flags) == ("completed", "estimated", ())
+            assert row.usage.output == 50
 
     async def test_shutdown(self) -> None:
         """A shutdown tells the client and ends it."""
