@@ -35,6 +35,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="how often every measure is taken (default 3)")
     parser.add_argument("--connections", type=int, default=32, help="connections of the load (default 32)")
     parser.add_argument("--workers", type=int, default=1, help="workers of meterproxy (default 1)")
+    parser.add_argument("--soak", type=int, default=0, help="requests between two looks at memory (default: --seconds)")
     parser.add_argument("--targets", default=",".join(TARGETS), help=f"some of {', '.join(TARGETS)}")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="one round of one second")
@@ -60,7 +61,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, targets: list[Target], load_cpu: int | None) -> None:
         self.targets = targets
-        self.settings = Settings(options.seconds, options.connections, load_cpu)
+        self.settings = Settings(options.seconds, options.connections, load_cpu, options.soak)
         self.rounds = int(options.rounds)
         self._markdown = bool(options.markdown)
         self.shown: list[str] = []
@@ -107,7 +108,7 @@ def _latency(run: Run) -> None:
 
 def _stall(run: Run) -> None:
     rows = run.medians(lambda target: measures.stall(target, run.settings))
-    run.show("200 small requests a second beside prompts of 400 kB", rows)
+    run.show("200 small requests a second: alone, beside prompts of 400 kB, while settling and scraping", rows)
 
 
 def _memory(run: Run) -> None:

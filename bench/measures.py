@@ -7,7 +7,9 @@ table says instead of a number.
 import asyncio
 import json
 import subprocess
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,18 +25,23 @@ _SETTLE_SECONDS: Final = 1.0
 """How long after a load its batches may still be written; their CPU belongs to it."""
 _STALL_PROMPT_BYTES: Final = 400_000
 _STALL_RATE: Final = 200.0
+_SETTLED_RATE: Final = 1000.0
+"""Requests a second whose endings are settled while others are watched for stalls: a batch every 200 ms."""
+_SCRAPE_SECONDS: Final = 0.1
 _WARM_UP_REQUESTS_SECONDS: Final = 1.0
+_SOAK_SECONDS: Final = 20.0
 
 Row = dict[str, float | str]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How long each measure takes, and where the load runs."""
+    """How long each measure takes, where the load runs, and how many requests lie between two looks at memory."""
 
     seconds: float
     connections: int
     load_cpu: int | None
+    soak_requests: int = 0
 
 
 def plan(target: Target, settings: Settings) -> Plan:
@@ -95,23 +102,47 @@ def single(target: Target, settings: Settings) -> Row:
 
 
 def stall(target: Target, settings: Settings) -> Row:
-    """Small requests at a steady rate, alone and while another client sends 400 kB prompts without pause."""
+    """Small requests at a steady rate: alone, beside 400 kB prompts, and while all is settled and scraped."""
     small = replace(plan(target, settings), connections=4, rate=_STALL_RATE)
     alone = run(small)
-    long_prompts = replace(
-        plan(target, settings), connections=1, prompt_bytes=_STALL_PROMPT_BYTES, seconds=settings.seconds + 1
-    )
-    with _loading(long_prompts) as running:
+    longer = replace(plan(target, settings), seconds=settings.seconds + 1)
+    with _loading(replace(longer, connections=1, prompt_bytes=_STALL_PROMPT_BYTES)) as running:
         beside = run(small)
         large = Result(**json.loads(first_line(running)))
+    with _loading(replace(longer, connections=8, rate=_SETTLED_RATE)) as running, _scraping(target):
+        settling = run(small)
+        settled = Result(**json.loads(first_line(running)))
     row: Row = {
         "alone p99 ms": alone.p99_ms,
-        "beside p50 ms": beside.p50_ms,
-        "beside p99 ms": beside.p99_ms,
-        "beside highest ms": beside.highest_ms,
+        "prompts: p50 ms": beside.p50_ms,
+        "prompts: p99 ms": beside.p99_ms,
+        "prompts: highest ms": beside.highest_ms,
         "large req/s": large.per_second,
+        "settling: p99 ms": settling.p99_ms,
+        "settling: highest ms": settling.highest_ms,
     }
-    return _checked(row, alone, beside, large)
+    return _checked(row, alone, beside, large, settling, settled)
+
+
+@contextmanager
+def _scraping(target: Target) -> Iterator[None]:
+    """Ask for the metrics ten times a second, where there are any."""
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(_SCRAPE_SECONDS):
+            with urllib.request.urlopen(f"http://127.0.0.1:{target.port}/metrics", timeout=5) as answer:
+                answer.read()
+
+    scraper = threading.Thread(target=scrape)
+    if target.data_dir is not None:
+        scraper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if target.data_dir is not None:
+            scraper.join()
 
 
 def memory(target: Target, settings: Settings, streams: tuple[int, ...]) -> Row:
@@ -123,10 +154,14 @@ def memory(target: Target, settings: Settings, streams: tuple[int, ...]) -> Row:
     server = busiest(idle, tree(target.root)).pid
     first = _rss(target.root, server)
     more = run(plan(target, settings))
+    between = more.total
+    while between < settings.soak_requests and not more.errors:
+        more = run(replace(plan(target, settings), seconds=_SOAK_SECONDS))
+        between += more.total
     row: Row = {
         "RSS MiB": first / 2**20,
         "RSS MiB later": _rss(target.root, server) / 2**20,
-        "requests between": more.total,
+        "requests between": between,
     }
     for count in streams:
         row[f"kB each of {count} open streams"] = _open_streams(target, settings, server, count)

@@ -32,7 +32,7 @@ class Machine:
     """What the rest of the worker answers for it: `unready` says why it cannot serve, or None."""
 
     unready: Callable[[], str | None]
-    metrics: Callable[[], tuple[bytes, str]]
+    metrics: Callable[[], Awaitable[tuple[bytes, str]]]
     settle_now: Callable[[], Awaitable[None]]
     explain: Callable[[UUID], Awaitable[dict[str, Any]]]
 
@@ -141,7 +141,7 @@ async def _readyz(api: OperatorApi, _call: Call) -> web.Response:
 
 
 async def _metrics(api: OperatorApi, _call: Call) -> web.Response:
-    body, content_type = api.machine.metrics()
+    body, content_type = await api.machine.metrics()
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 

@@ -10,6 +10,7 @@ Rules
 
 from collections.abc import Hashable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -199,6 +200,10 @@ def bookable_text(text: str, length: int = TEXT_LENGTH) -> str:
     if len(text) <= length and text.isascii() and "\0" not in text:
         return text
     return text[: length * 2].replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:length]
+
+
+bookable_name: Final = lru_cache(maxsize=1024)(bookable_text)
+"""The same for what is said again and again: names of models and tiers."""
 
 
 def bookable_count(value: object) -> int | None:

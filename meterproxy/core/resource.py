@@ -16,6 +16,7 @@ CONTAINER: Final = "container"
 SKILL: Final = "skill"
 TUNNEL: Final = "tunnel"
 AUDIO: Final = "audio"
+VOICE: Final = "voice"
 
 ID_LENGTH: Final = 256
 """Characters of the longest id that anything can be owned by; a longer one belongs to nobody."""

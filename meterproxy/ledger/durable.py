@@ -10,7 +10,6 @@ Rules
 - What cannot be written down has not happened: the hold stays open and ends with the next one who sees the end.
 """
 
-import logging
 from collections import OrderedDict
 from typing import Final
 from uuid import UUID
@@ -34,8 +33,6 @@ from meterproxy.runtime.tasks import at_most
 FIND_SECONDS: Final = 5.0
 ENDINGS_REMEMBERED: Final = 10_000
 """Endings of this worker that a look-up may meet before they are settled."""
-
-_log: Final = logging.getLogger(__name__)
 
 
 class DurableHolds:

@@ -29,7 +29,7 @@ from meterproxy.core.record import (
     PriceRecord,
     ProgressRecord,
     Subject,
-    bookable_text,
+    bookable_name,
     fit,
 )
 from meterproxy.core.usage import Usage
@@ -176,7 +176,7 @@ class Holds:
         draw = Draw(key.credit_limit_id, 0, self._session.session_id, request.hold_nanos)
         return Subject(
             request.request_id, request.occurred_us, key.account_id, key.user_id, key.key_id, request.operation,
-            request.provider, bookable_text(request.model), request.price.id, request.markup_ppm, request.hold_nanos,
+            request.provider, bookable_name(request.model), request.price.id, request.markup_ppm, request.hold_nanos,
             bound.input_tokens, bound.output_tokens, request.stream, (draw,), request.conversation, request.tags,
         )  # fmt: skip
 

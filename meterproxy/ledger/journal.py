@@ -234,7 +234,7 @@ class Journal:
         reserve = size + ENDING_ROOM_BYTES
         if self._spare_room < size + reserve:
             raise JournalFull("the journal's volume has no room left")
-        if self.unsettled_bytes > self.max_bytes:
+        if self._current.end - self._confirmed > self.max_bytes:
             raise JournalFull("the journal holds more unsettled records than it may")
         placed_at = self._write(payload) - size
         self._unsettled[placed_at] = reserve
@@ -311,7 +311,9 @@ class Journal:
     @property
     def _spare_room(self) -> int:
         """Room that is promised to nobody."""
-        return self._current.room + (self._spare.room if self._spare else 0) - SLACK_BYTES - self._reserved
+        segment, spare = self._current, self._spare
+        room = segment.size - segment.used - SLACK_BYTES - self._reserved
+        return room if spare is None else room + spare.size - spare.used
 
     @property
     def _current(self) -> Segment:

@@ -5,7 +5,8 @@ Rules
 - What this worker has claimed is known from that step on, and for as long as PostgreSQL may not have it.
 - A claim is in the journal before it counts; what the journal does not take was not claimed.
 - A miss is final only when no other worker can be about to settle the resource: at once where this worker is alone,
-  else after a settle's time. A client cannot mention an id before the claim, so nobody waits for longer than that.
+  else after a second. A client cannot mention an id before the claim, so nobody waits for longer than that; who
+  looks through others' things takes the first answer, and then nothing is remembered of it.
 - Whatever is asked at the same time is asked in one statement, one at a time, and only so much may wait, of one account
   too: a flood of foreign ids takes neither the connections nor the places of others.
 - Memory is bounded; what PostgreSQL has may be forgotten here and asked again.
@@ -14,7 +15,6 @@ Rules
 """
 
 import asyncio
-import logging
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,24 +42,23 @@ MOST_WANTED: Final = 2000
 MOST_WANTED_OF_ACCOUNT: Final = 500
 ASKED_AT_ONCE: Final = 500
 ASKED_AGAIN_US: Final = 100_000
-SETTLED_MARGIN_MS: Final = 300
-"""How long another worker may take for a settle, beyond its interval."""
+PATIENCE_US: Final = 1_000_000
+"""How long another worker may take to settle a claim, which it does at once; many times what that takes as a rule."""
 HEARD_SECONDS: Final = 0.5
 MISSED_US: Final = 10_000_000
 """Who has not heard of deletions for so long may have missed some."""
 
-_log: Final = logging.getLogger(__name__)
-
 
 class Wanted:
-    """A resource that somebody waits for."""
+    """A resource that somebody waits for; `patient` says that a miss must be final."""
 
-    __slots__ = ("answer", "final_us", "next_us")
+    __slots__ = ("answer", "final_us", "next_us", "patient")
 
     def __init__(self, answer: "asyncio.Future[Resource | None]") -> None:
         self.answer = answer
         self.next_us = 0
         self.final_us: int | None = None
+        self.patient = False
 
 
 class Owners:
@@ -67,11 +66,11 @@ class Owners:
 
     settler: Settler
 
-    def __init__(self, rows: OwnerStore, journal: Journal, session_id: UUID, settle_interval_ms: int) -> None:
+    def __init__(self, rows: OwnerStore, journal: Journal, session_id: UUID) -> None:
         self._rows = rows
         self._journal = journal
         self._session_id = session_id
-        self._patience_us = (settle_interval_ms + SETTLED_MARGIN_MS) * 1000
+        self._patience_us = PATIENCE_US
         self._claimed: dict[ResourceKey, Resource] = {}
         self._forgotten: set[ResourceKey] = set()
         self._known: OrderedDict[ResourceKey, Resource] = OrderedDict()
@@ -94,13 +93,14 @@ class Owners:
         until_us = self._unknown.get(key)
         return until_us is None or until_us < elapsed_us()
 
-    async def find(self, account_id: UUID, kind: str, resource_id: str) -> Resource | None:
+    async def find(self, account_id: UUID, kind: str, resource_id: str, *, patient: bool = True) -> Resource | None:
         """See `proxy.ports.Owners.find`."""
         known = self.known(account_id, kind, resource_id)
         if known is not True:
             return known or None
         key = (account_id, kind, resource_id)
         wanted = self._wanted.get(key) or self._want(key)
+        wanted.patient = wanted.patient or patient
         try:
             return await at_most(FIND_SECONDS, wanted.answer)
         except TimeoutError:
@@ -122,6 +122,8 @@ class Owners:
 
     def _note(self, record: OwnerRecord | ForgetRecord) -> None:
         """Write it down, and have it settled at once: whoever mentions the resource next may ask another worker."""
+        if self._journal.unsettled_bytes > self._journal.max_bytes:
+            raise JournalFailed("the journal holds more unsettled records than it may")
         try:
             position = self._journal.describe(record)
         except JournalFull as error:
@@ -208,6 +210,8 @@ class Owners:
         if final or asked_us >= wanted.final_us:
             self._unknown[key] = elapsed_us() + UNKNOWN_US
             _cut(self._unknown, UNKNOWN_KEPT)
+            self._answer(key, None)
+        elif not wanted.patient:
             self._answer(key, None)
         else:
             wanted.next_us = min(asked_us + ASKED_AGAIN_US, wanted.final_us)

@@ -79,7 +79,7 @@ class WorkerLedger:
         self._version = 0
         self.session = Session(sessions, self.clock, uuid4(), self.journal.journal_id, ttl_seconds)
         self.borrower = Borrower(sessions, self.session, self.book)
-        self.owners = Owners(owner_rows, self.journal, self.session.session_id, settle_interval_ms)
+        self.owners = Owners(owner_rows, self.journal, self.session.session_id)
         self.recovered = 0
         self.database_up = False
 

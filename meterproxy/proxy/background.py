@@ -14,8 +14,7 @@ from meterproxy.core.resource import RESPONSE, Resource
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.proxy.authorize import BYTES_PER_TOKEN
-from meterproxy.proxy.decode import decoder_for
-from meterproxy.proxy.forward import failed, unreadable
+from meterproxy.proxy.forward import failed, nothing_held, read_whole, unreadable
 from meterproxy.proxy.headers import to_provider
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.paths import provider_path
@@ -25,7 +24,6 @@ from meterproxy.proxy.response_meter import read_response
 from meterproxy.proxy.response_texts import response_answer_texts
 from meterproxy.proxy.upstream import UpstreamError
 
-ANSWER_BYTES = 64 << 20
 GONE = frozenset({404, 410})
 PATH = "/responses/{response_id}"
 
@@ -46,17 +44,15 @@ async def ask_provider(provider: Provider, resource: Resource, hold: Hold, now_u
             provider_path(PATH, (resource.id,)),
             to_provider((), provider.own_headers),
             b"",
-            before_first_byte=_always,
+            before_first_byte=nothing_held,
         )
-        body = await answer.read_all(ANSWER_BYTES)
     except UpstreamError as error:
         raise failed(error) from None
+    _, text = await read_whole(answer)
     if answer.status in GONE:
         return _estimated(hold, 0, now_us, VANISHED)
     if answer.status != 200:
         raise account_refused()
-    decoder = decoder_for(answer.fields)
-    text = body if decoder is None else decoder.feed(body)
     reading = read_response(RESPONSE, text)
     if reading.provider_id is None:
         raise unreadable("The provider's answer is no response.")
@@ -109,10 +105,6 @@ def _ending(hold: Hold, now_us: int, outcome: Outcome, source: UsageSource, usag
         reading.flags,
         reading.raw_usage,
     )
-
-
-def _always() -> None:
-    """To look costs nothing, so nothing speaks against sending."""
 
 
 class Background:

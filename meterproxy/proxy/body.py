@@ -262,15 +262,15 @@ def _compact(body: bytes, wanted: frozenset[str]) -> dict[str, msgspec.Raw] | No
         values = _COMPACT.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    accounted = 1 + 4 * len(values)  # two braces; for each member two quotes, a colon, and a comma but for the last
-    found = {}
-    for name, value in values.items():
-        accounted += len(name) + len(value)
-        if name in wanted:
-            found[name] = value
-        elif name != name.casefold():
-            return None
-    return found if accounted == len(body) and 0 < len(values) <= MEMBERS_MAXIMUM else None
+    # Two braces; for each member two quotes, a colon, and a comma but for the last.
+    accounted = 1 + 4 * len(values) + sum(map(len, values)) + sum(map(len, values.values()))
+    if accounted != len(body) or not 0 < len(values) <= MEMBERS_MAXIMUM:
+        return None
+    if values.keys() <= wanted:
+        return values
+    if any(name != name.casefold() for name in values.keys() - wanted):
+        return None
+    return {name: values[name] for name in values.keys() & wanted}
 
 
 def _walk(body: bytes, wanted: frozenset[str], param: str | None) -> Spans:

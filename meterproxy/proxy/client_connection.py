@@ -70,6 +70,7 @@ class ClientConnection(ClientTransport):
     Attributes:
         deadline: the loop's time after which `overdue` is to be called.
         idle: whether no request is being read, waiting or answered.
+        task: what answers the running request, None while there is none.
     """
 
     __slots__ = (
@@ -81,10 +82,10 @@ class ClientConnection(ClientTransport):
         "_held",
         "_receiver",
         "_server",
-        "_task",
         "_unwritten_bytes",
         "deadline",
         "idle",
+        "task",
     )
 
     def __init__(self, server: Serving) -> None:
@@ -93,7 +94,7 @@ class ClientConnection(ClientTransport):
         self._heads = HeadReader(server.limits.head)
         self._held = b""
         self._client: Client | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._body: IncomingBody | None = None
         self._receiver: Receiver | None = None
         self._ending = False
@@ -225,7 +226,7 @@ class ClientConnection(ClientTransport):
         self.deadline = NEVER
         if self._body is not None:
             self._receive(rest)
-        self._task = asyncio.Task(self._answer(client), loop=self._loop)
+        self.task = asyncio.Task(self._answer(client), loop=self._loop)
 
     # Answering them.
 
@@ -254,7 +255,7 @@ class ClientConnection(ClientTransport):
             client.abort()
 
     def _finish(self, client: Client) -> None:
-        self._client = self._task = None
+        self._client = self.task = None
         body = self._body
         if self.transport is None:
             self._server.over(self)
@@ -362,8 +363,8 @@ class ClientConnection(ClientTransport):
 
     def cut(self) -> None:
         """End at once, and whatever is running."""
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
         if self.transport is not None:
             self.transport.abort()
 

@@ -96,8 +96,9 @@ class Counting:
 
     def known(self, reading: Reading, output_tokens: int) -> Measured:
         """The usage that the provider told, or else an estimate, at once."""
-        if reading.usage is not None:
-            return Measured(reading.usage, UsageSource.PROVIDER, reading.flags)
+        told = self.told(reading)
+        if told is not None:
+            return told
         usage = self.estimate(output_tokens)._replace(
             web_searches=reading.web_searches, file_searches=reading.file_searches
         )

@@ -19,7 +19,7 @@ from typing import Final
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.resource import CHAT_COMPLETION, CONVERSATION, ITEM, RESPONSE
 from meterproxy.errors import ApiError, Case
-from meterproxy.proxy.mentions import CHAT_MARKS, MARKS
+from meterproxy.proxy.mentions import CHAT_MARKS, MARKS, Marks
 from meterproxy.proxy.paths import Match, Paths
 from meterproxy.proxy.request_facts import members_read
 
@@ -57,7 +57,7 @@ class Endpoint:
         default_model: the model of a request that names none.
         ids: the kinds of the path's ids, in order.
         mentions: the members of the body that may name resources.
-        marks: bytes that a body has where it names any.
+        marks: finds what a body has where it names any.
         query: the parameters that pass, by name.
         cursor: the kind of what `after` names, where that is not within the path's resource.
         creates: the kind of what the answer's own `id` names, if its client may mention that later.
@@ -82,7 +82,7 @@ class Endpoint:
     default_model: str | None = None
     ids: tuple[str, ...] = ()
     mentions: tuple[str, ...] = ()
-    marks: tuple[bytes, ...] = MARKS
+    marks: Marks = MARKS
     query: frozenset[str] = frozenset()
     cursor: str | None = None
     creates: str | None = None
@@ -123,12 +123,12 @@ _METERED: Final = (
         "POST",
         "/v1/chat/completions",
         "chat",
-        members=members_read("chat") | {"store"},
+        members=members_read("chat") | {"store", "audio"},
         streams=True,
         takes_usage_option=True,
         maximum="max_tokens",
         reasoning_maximum="max_completion_tokens",
-        mentions=("messages",),
+        mentions=("messages", "audio"),
         marks=CHAT_MARKS,
         creates=CHAT_COMPLETION,
         stored_by_default=False,

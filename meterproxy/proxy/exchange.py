@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from meterproxy.core.identifier import uuid7
@@ -22,151 +20,33 @@ from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, JournalFailed
 from meterproxy.proxy.accept import Asked, check_readable, read_asked
 from meterproxy.proxy.authenticate import find_key, known_key, permit
-from meterproxy.proxy.authorize import Attempt, Authorizer
-from meterproxy.proxy.background import Background
+from meterproxy.proxy.authorize import Attempt
 from meterproxy.proxy.capture import Measured, OpenHold
 from meterproxy.proxy.claims import claims_for, keeps
-from meterproxy.proxy.client import JSON_TYPE, Client, Room
+from meterproxy.proxy.client import JSON_TYPE, Client
 from meterproxy.proxy.counting import Counting
 from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.delivery import Delivery
 from meterproxy.proxy.endpoints import Endpoint, Way, find_endpoint
 from meterproxy.proxy.forward import Failed, Forwarded, Forwarder
-from meterproxy.proxy.free import FreeHouse, Passage, Wish
+from meterproxy.proxy.free import EVENT_STREAM, Passage, Wish
 from meterproxy.proxy.headers import CONVERSATION_BYTES, attribution, to_client
+from meterproxy.proxy.house import House
 from meterproxy.proxy.meter import Reading
-from meterproxy.proxy.models import Models
-from meterproxy.proxy.ownership import NOTHING, Owned, Ownership, at_another_provider, in_body
+from meterproxy.proxy.ownership import NOTHING, Owned, at_another_provider, in_body
 from meterproxy.proxy.paths import allowed_query
 from meterproxy.proxy.plain import LargeRelay, relay_plain
-from meterproxy.proxy.ports import (
-    Catalog,
-    Clock,
-    Directory,
-    DurableHolds,
-    Finished,
-    Ledger,
-    Observer,
-    Owners,
-    TokenCounter,
-)
-from meterproxy.proxy.provider import Provider
+from meterproxy.proxy.ports import Finished
 from meterproxy.proxy.replay import ReplayRelay
-from meterproxy.proxy.route import Route, Router
-from meterproxy.proxy.settings import ExchangeSettings
-from meterproxy.proxy.stream import Leavers, StreamRelay
-from meterproxy.proxy.texts import TextPool
+from meterproxy.proxy.route import Route
+from meterproxy.proxy.stream import StreamRelay
 from meterproxy.proxy.usage_shapes import Ceiling
 
-TICK_SECONDS: Final = 1.0
 UNKNOWN_ROUTE: Final = "other"
 REQUEST_ID: Final = b"x-meterproxy-request-id"
 
-_EVENT_STREAM: Final = b"text/event-stream"
+
 _log: Final = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What the exchanges of one worker need of the rest of the house."""
-
-    clock: Clock
-    directory: Directory
-    ledger: Ledger
-    counter: TokenCounter
-    catalog: Catalog
-    observer: Observer
-    owners: Owners
-    durable: DurableHolds
-
-
-class Exchanges:
-    """All exchanges of one worker: what they share, and the care for those that run too long."""
-
-    def __init__(
-        self, settings: ExchangeSettings, ports: Ports, providers: tuple[Provider, ...], room: Room | None = None
-    ) -> None:
-        self.settings = settings
-        self.ports = ports
-        self.router = Router(providers, ports.catalog, unpriced_free=settings.unpriced == "free")
-        self.models = Models(self.router)
-        self.ownership = Ownership(ports.owners)
-        self.authorizer = Authorizer(ports.ledger, ports.counter, settings)
-        self.room = room or Room(settings.bodies_bytes)
-        self.pool = TextPool()
-        background = Background(ports.durable, ports.clock)
-        self.free = FreeHouse(self.router, ports.clock, ports.owners, background, self.pool)
-        self.leavers = Leavers(settings.leavers)
-        self.open: dict[Exchange, None] = {}
-        """Those that are not answered yet, the oldest first."""
-        self._tick: asyncio.TimerHandle | None = None
-        self._none_open: asyncio.Event | None = None
-
-    async def run(self, client: Client) -> None:
-        """Answer one request."""
-        exchange = Exchange(self, client)
-        self.open[exchange] = None
-        if self._tick is None:
-            self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._look_after)
-        try:
-            await exchange.run()
-        finally:
-            del self.open[exchange]
-            if self._none_open is not None and not self.open:
-                self._none_open.set()
-
-    async def finish(self, seconds: float) -> None:
-        """Wait for running exchanges; those still open after so many seconds are ended as broken."""
-        if not await self._all_ended(seconds):
-            self.cut_all_short(ApiError(Case.UNAVAILABLE, "The service is shutting down."))
-            if not await self._all_ended(self.settings.count_seconds + 1.0):
-                _log.error("exchanges did not end when they were told to", extra={"exchanges": len(self.open)})
-
-    async def close(self) -> None:
-        """Close all connections to providers."""
-        if self._tick is not None:
-            self._tick.cancel()
-        for provider in self.router.providers:
-            await provider.upstream.close()
-
-    def cut_all_short(self, error: ApiError) -> None:
-        """End every running exchange; each tells its client this error and books what was delivered."""
-        for exchange in list(self.open):
-            exchange.cut_short(error)
-
-    async def _all_ended(self, seconds: float) -> bool:
-        if not self.open:
-            return True
-        self._none_open = asyncio.Event()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._none_open.wait()
-        except TimeoutError:
-            return False
-        finally:
-            self._none_open = None
-        return True
-
-    def _look_after(self) -> None:
-        """Once a second: end what is over its time, and journal the progress of streams."""
-        self._tick = None
-        now_us = self.ports.clock.elapsed_us()
-        overdue_us = now_us - int(self.settings.max_seconds * 1_000_000)
-        for exchange in list(self._overdue(overdue_us)):
-            exchange.cut_short(ApiError(Case.UPSTREAM_TIMEOUT, "The request took longer than is allowed."))
-        for exchange in list(self.open):
-            if exchange.relay is not None:
-                exchange.relay.notice_absence()
-                exchange.relay.tell_progress(now_us)
-        if self.open:
-            self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._look_after)
-
-    def _overdue(self, before_us: int) -> Iterator["Exchange"]:
-        """The exchanges begun before an instant; the oldest come first, so that this costs nothing as a rule."""
-        for exchange in self.open:
-            if exchange.begun_us >= before_us:
-                return
-            yield exchange
 
 
 class Exchange:
@@ -185,7 +65,6 @@ class Exchange:
         "_request_id_text",
         "_route_name",
         "_streaming",
-        "_task",
         "_upstream_us",
         "begun_us",
         "relay",
@@ -193,7 +72,7 @@ class Exchange:
         "started_us",
     )
 
-    def __init__(self, house: Exchanges, client: Client) -> None:
+    def __init__(self, house: House, client: Client) -> None:
         self.started_us = house.ports.clock.now_us()
         self.begun_us = house.ports.clock.elapsed_us()
         self.request_id = uuid7(self.started_us, os.urandom(10))
@@ -201,7 +80,6 @@ class Exchange:
         self.relay: StreamRelay | LargeRelay | ReplayRelay | None = None
         self._house = house
         self._client = client
-        self._task: asyncio.Task[object] | None = None
         self._hold: OpenHold | None = None
         self._counting: Counting | None = None
         self._cut_short_by: ApiError | None = None
@@ -215,7 +93,6 @@ class Exchange:
 
     async def run(self) -> None:
         """Answer the request: accept → authenticate → own → route → authorize → forward → relay → capture."""
-        self._task = asyncio.current_task()
         client, ports = self._client, self._house.ports
         try:
             head = client.head
@@ -227,7 +104,7 @@ class Exchange:
             permit(key, endpoint, client)
             if endpoint.way is Way.METERED:
                 asked = await self._accept(endpoint)
-                mentions = endpoint.mentions and in_body(asked)
+                mentions = ids or (endpoint.mentions and in_body(asked))
                 owned = await self._check_owned(asked, ids, "", key) if mentions else NOTHING
                 route = self._route(asked, owned, key)
                 lowered_maximum = await self._authorize(asked, owned, route, key)
@@ -318,7 +195,7 @@ class Exchange:
         delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
         if self._keeps:
             self._expect_ids(asked, key, delivery)
-        if forwarded.answer.content_type != _EVENT_STREAM:
+        if forwarded.answer.content_type != EVENT_STREAM:
             await relay_plain(delivery, self._began)
             self._received()
             return
@@ -415,13 +292,15 @@ class Exchange:
 
     def cut_short(self, error: ApiError) -> None:
         """End this exchange at whatever it waits for; its client is told this error."""
-        if self._task is not None and self._cut_short_by is None:
+        task = self._client.connection.task
+        if task is not None and self._cut_short_by is None:
             self._cut_short_by = error
-            self._task.cancel()
+            task.cancel()
 
     async def _end_short(self, error: ApiError) -> None:
-        if self._task is not None:
-            self._task.uncancel()
+        task = asyncio.current_task()
+        assert task is not None, "an exchange runs in its connection's task"
+        task.uncancel()
         self._client.closing = True
         if self.relay is None:
             self._refuse(error)

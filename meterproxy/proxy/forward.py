@@ -23,6 +23,7 @@ from meterproxy.core.usage import Outcome
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.client import Client
+from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.headers import to_provider
 from meterproxy.proxy.paths import provider_path
 from meterproxy.proxy.provider import Provider, account_refused
@@ -37,6 +38,8 @@ from meterproxy.proxy.upstream import (
     UpstreamTimeout,
 )
 
+ANSWER_BYTES: Final = 64 << 20
+"""The longest answer that is read whole, because something must be known of it before it is passed on."""
 ERROR_BYTES: Final = 1 << 20
 """The longest error of a provider that is passed on."""
 
@@ -220,6 +223,29 @@ def failed(error: UpstreamError) -> Failed:
 def unreadable(message: str) -> Failed:
     """What a client hears of an answer that must be read before it may be passed on, and cannot be."""
     return Failed(Case.UPSTREAM_UNREACHABLE, message, Outcome.PROVIDER_ERROR, sent=True)
+
+
+async def read_whole(answer: UpstreamAnswer) -> tuple[bytes, bytes]:
+    """An answer's body as it came, and its text.
+
+    Raises:
+        Failed: it broke off or cannot be read.
+    """
+    decoder = decoder_for(answer.fields)
+    try:
+        body = await answer.read_all(ANSWER_BYTES)
+    except UpstreamError as error:
+        raise failed(error) from None
+    if decoder is None:
+        return body, body
+    text = decoder.feed(body)
+    if not decoder.known or decoder.unread_bytes:
+        raise unreadable("The provider's answer is in a coding that nobody asked for.")
+    return body, text
+
+
+def nothing_held() -> None:
+    """Agrees to each first byte: what costs nothing is held nowhere, so nothing speaks against sending."""
 
 
 def _rejects_option(forwarded: Forwarded) -> bool:

@@ -20,9 +20,9 @@ from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.background import Background
 from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.client import JSON_TYPE, Client
-from meterproxy.proxy.decode import Decoder, decoder_for
+from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.delivery import not_recorded
-from meterproxy.proxy.forward import Forwarded, Forwarder, failed, unreadable
+from meterproxy.proxy.forward import Forwarded, Forwarder, nothing_held, read_whole, unreadable
 from meterproxy.proxy.headers import Header, to_client
 from meterproxy.proxy.listing import Listing
 from meterproxy.proxy.ownership import Owned, at_another_provider
@@ -31,10 +31,8 @@ from meterproxy.proxy.replay import Replay, ReplayRelay
 from meterproxy.proxy.response_meter import read_response
 from meterproxy.proxy.route import Route, Router
 from meterproxy.proxy.texts import TextPool
-from meterproxy.proxy.upstream import UpstreamAnswer, UpstreamError
+from meterproxy.proxy.upstream import UpstreamAnswer
 
-FREE_BYTES: Final = 64 << 20
-"""The longest answer that is passed on."""
 EVENT_STREAM: Final = b"text/event-stream"
 
 
@@ -47,6 +45,7 @@ class FreeHouse:
     owners: Owners
     background: Background
     pool: TextPool
+    keepalive_seconds: float
 
 
 class Wish(NamedTuple):
@@ -130,7 +129,7 @@ class Passage:
     async def _ask(self, query: str) -> Forwarded:
         wish, client = self._wish, self._client
         now_us, account_id = self._house.clock.now_us(), wish.key.account_id
-        forwarder = Forwarder(client, wish.asked, wish.ids, self._route, account_id, now_us, _nothing_held, query)
+        forwarder = Forwarder(client, wish.asked, wish.ids, self._route, account_id, now_us, nothing_held, query)
         return await forwarder.forward(None)
 
     def _pass_error(self, forwarded: Forwarded) -> None:
@@ -138,7 +137,7 @@ class Passage:
         self._client.answer(answer.status, self._headers(answer), forwarded.error_body or b"")
 
     async def _pass(self, answer: UpstreamAnswer) -> None:
-        body, text = await _read(answer)
+        body, text = await read_whole(answer)
         endpoint, resource = self._wish.asked.endpoint, self._resource
         self._claims().take_answer(text)
         if endpoint.deletes and resource is not None:
@@ -166,6 +165,7 @@ class Passage:
                 claims=self._claims(),
                 background=house.background,
                 pool=house.pool,
+                keepalive_seconds=house.keepalive_seconds,
             )
         )
         self._replays(relay)
@@ -180,7 +180,7 @@ class Passage:
             if forwarded.error_body is not None:
                 refused.append(forwarded)
                 raise ApiError(Case.UPSTREAM_UNREACHABLE, "The provider has refused to list.")
-            return (await _read(forwarded.answer))[1]
+            return (await read_whole(forwarded.answer))[1]
 
         listing = Listing(self._house.owners, self._wish.key.account_id, kind, self.provider, self._wish.query)
         try:
@@ -204,26 +204,3 @@ class Passage:
 def _model_listed(query: str) -> str:
     """The model that a list is narrowed to, empty where it is not."""
     return next((value for name, value in parse_qsl(query) if name == "model"), "")
-
-
-async def _read(answer: UpstreamAnswer) -> tuple[bytes, bytes]:
-    """An answer's body as it came, and its text.
-
-    Raises:
-        ApiError: it broke off or cannot be read.
-    """
-    decoder: Decoder | None = decoder_for(answer.fields)
-    try:
-        body = await answer.read_all(FREE_BYTES)
-    except UpstreamError as error:
-        raise failed(error) from None
-    if decoder is None:
-        return body, body
-    text = decoder.feed(body)
-    if not decoder.known or decoder.unread_bytes:
-        raise unreadable("The provider's answer is in a coding that nobody asked for.")
-    return body, text
-
-
-def _nothing_held() -> None:
-    """What costs nothing is held nowhere, so nothing speaks against sending."""

@@ -10,8 +10,9 @@ Rules
 - `x-meterproxy-*` is ours in both directions.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import compress
 from typing import Final, NamedTuple
 
 from meterproxy.errors import ApiError, Case
@@ -76,13 +77,20 @@ def to_provider(
     return kept
 
 
-def to_client(raw: Sequence[Header], names: Container[bytes]) -> list[Header]:
+def to_client(raw: Sequence[Header], fields: Mapping[bytes, bytes]) -> list[Header]:
     """The headers of a provider's answer that its client gets; framing is the answer's writer's.
 
-    `names` are those of all the headers, in lower case.
+    `fields` are the same by their names in lower case.
     """
-    kept = [header for header in raw if _may_go_down(header[0])]
-    return _without_named_by_connection(raw, kept) if b"connection" in names else kept
+    if len(fields) == len(raw) and b"connection" not in fields:
+        return list(compress(raw, _going_down(tuple(fields))))
+    return _without_named_by_connection(raw, [header for header in raw if _may_go_down(header[0].lower())])
+
+
+@lru_cache(maxsize=NAMES_REMEMBERED)
+def _going_down(names: tuple[bytes, ...]) -> tuple[bool, ...]:
+    """Which of these headers pass; a provider sends the same ones again and again."""
+    return tuple(map(_may_go_down, names))
 
 
 @lru_cache(maxsize=NAMES_REMEMBERED)
@@ -91,9 +99,7 @@ def _may_go_up(name: bytes) -> bool:
     return name not in _TO_PROVIDER_DROPPED and not name.startswith(_TO_PROVIDER_PREFIXES)
 
 
-@lru_cache(maxsize=NAMES_REMEMBERED)
 def _may_go_down(name: bytes) -> bool:
-    name = name.lower()
     return name not in _TO_CLIENT_DROPPED and not name.startswith(_TO_CLIENT_PREFIXES)
 
 

@@ -5,6 +5,8 @@ Rules
 - The client gets a page as large as it asked for, and `first_id`, `last_id` and `has_more` that fit what it got: the
   provider's pages are read on until there is enough, or no more.
 - Entries pass as the provider wrote them.
+- Most of what is listed is others', so nobody waits for what another worker may have claimed this very moment: it may
+  take a moment until it is listed.
 - An account that owns little among much must not keep us reading: after `PAGES_MAXIMUM` pages an empty list is refused
   in words, never passed off as the end.
 """
@@ -99,7 +101,7 @@ class Listing:
             return False
         known = self._owners.known(self._account_id, self._kind, id_)
         if known is True:
-            known = await self._owners.find(self._account_id, self._kind, id_) or False
+            known = await self._owners.find(self._account_id, self._kind, id_, patient=False) or False
         return isinstance(known, Resource) and known.provider == self._provider
 
 

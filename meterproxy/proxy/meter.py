@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import orjson
 
-from meterproxy.core.record import TOOLS_KEPT, bookable_text
+from meterproxy.core.record import TOOLS_KEPT, bookable_name, bookable_text
 from meterproxy.core.usage import Usage
 from meterproxy.proxy.body import without_surrogates
 from meterproxy.proxy.new_ids import OWN, Found, audio_ids
@@ -125,7 +125,7 @@ def _read_usual(operation: str, body: bytes, ceiling: Ceiling) -> Reading | None
         return None
     tier = answer.service_tier
     return Reading(
-        usage, None, bookable_text(answer.model) or None, tier and bookable_text(tier), bookable_text(answer.id) or None
+        usage, None, bookable_name(answer.model) or None, tier and bookable_name(tier), bookable_text(answer.id) or None
     )
 
 

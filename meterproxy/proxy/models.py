@@ -18,7 +18,7 @@ import orjson
 from meterproxy.core.key import KeyEntry
 from meterproxy.errors import ApiError
 from meterproxy.proxy.authenticate import may_use_model
-from meterproxy.proxy.forward import failed
+from meterproxy.proxy.forward import failed, nothing_held
 from meterproxy.proxy.headers import to_provider
 from meterproxy.proxy.provider import Provider, account_refused
 from meterproxy.proxy.route import Router, not_found
@@ -69,7 +69,7 @@ class ProviderModels:
         provider = self.provider
         try:
             answer = await provider.upstream.send(
-                b"GET", "/models", to_provider((), provider.own_headers), b"", before_first_byte=_always
+                b"GET", "/models", to_provider((), provider.own_headers), b"", before_first_byte=nothing_held
             )
             body = await answer.read_all(LIST_BYTES)
         except UpstreamError as error:
@@ -77,10 +77,6 @@ class ProviderModels:
         if answer.status != 200:
             raise account_refused()
         return dict(_listed(body))
-
-
-def _always() -> None:
-    """A list costs nothing, so nothing speaks against sending."""
 
 
 def _listed(body: bytes) -> Iterator[tuple[str, Model]]:

@@ -29,6 +29,7 @@ from meterproxy.core.resource import (
     SKILL,
     TUNNEL,
     VECTOR_STORE,
+    VOICE,
     Resource,
     ownable,
 )
@@ -52,6 +53,7 @@ WORDS: Final[Mapping[str, str]] = MappingProxyType(
         SKILL: "Skill with id '{}' not found.",
         TUNNEL: "Tunnel with id '{}' not found.",
         AUDIO: "Audio with id '{}' not found.",
+        VOICE: "Voice with id '{}' not found.",
     }
 )
 """What a client hears of each kind. Source: OpenAI's answers, as far as they are known."""

@@ -19,7 +19,7 @@ from meterproxy.proxy.authorize import BYTES_PER_TOKEN
 from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.delivery import Delivery, not_recorded
-from meterproxy.proxy.forward import failed, unreadable
+from meterproxy.proxy.forward import ANSWER_BYTES, failed, unreadable
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.meters import plain_reader
 from meterproxy.proxy.upstream import UpstreamError
@@ -28,9 +28,6 @@ TAIL_BYTES: Final = 65536
 """How much of a large answer's end is looked through for its usage."""
 COST: Final = b"x-meterproxy-cost"
 BALANCE: Final = b"x-meterproxy-balance"
-
-CLAIMED_BYTES: Final = 64 << 20
-"""The longest answer with ids that must be written down."""
 
 NOT_RECORDED: Final = not_recorded().status
 _USAGE: Final = b'"usage"'
@@ -44,7 +41,7 @@ async def relay_plain(delivery: Delivery, began: "Callable[[LargeRelay], None]")
         ApiError: the ending could not be written, and the client has got nothing.
     """
     answer = delivery.forwarded.answer
-    limit = delivery.settings.buffered_bytes if delivery.claims is None else CLAIMED_BYTES
+    limit = delivery.settings.buffered_bytes if delivery.claims is None else ANSWER_BYTES
     try:
         body, whole = await answer.read_up_to(limit)
     except UpstreamError as error:

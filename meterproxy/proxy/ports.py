@@ -112,10 +112,11 @@ class Owners(Protocol):
         """The account's resource if memory has it; False if it is freshly known to have none; True: ask `find`."""
         ...
 
-    async def find(self, account_id: UUID, kind: str, resource_id: str) -> Resource | None:
+    async def find(self, account_id: UUID, kind: str, resource_id: str, *, patient: bool = True) -> Resource | None:
         """Look the account's resource up in PostgreSQL and remember the answer.
 
-        One that another worker has claimed is found as soon as its journal is settled; a miss is not final before that.
+        One that another worker has claimed is found as soon as its journal is settled; a miss is not final before that,
+        which only those who are not patient do not wait for.
 
         Raises:
             StoreUnavailable: PostgreSQL cannot be asked; the client must get a 503, never a 404.

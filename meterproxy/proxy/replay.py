@@ -16,6 +16,7 @@ from meterproxy.proxy.client import Client
 from meterproxy.proxy.delivery import not_recorded
 from meterproxy.proxy.forward import unreadable
 from meterproxy.proxy.headers import Header
+from meterproxy.proxy.keepalive import KEEPALIVE, next_piece
 from meterproxy.proxy.response_meter import ResponseMeter
 from meterproxy.proxy.texts import TextPool
 from meterproxy.proxy.upstream import ReadInterrupted, UpstreamAnswer, UpstreamError
@@ -31,6 +32,7 @@ class Replay(msgspec.Struct, eq=False):
     claims: Claims
     background: Background
     pool: TextPool
+    keepalive_seconds: float
 
 
 class ReplayRelay:
@@ -48,7 +50,7 @@ class ReplayRelay:
         replay, client = self._replay, self._replay.client
         client.begin(replay.answer.status, replay.headers)
         try:
-            while piece := await replay.answer.read():
+            while piece := await next_piece(replay.answer, replay.keepalive_seconds, self._keep_alive):
                 if client.gone:
                     break
                 if not await self._send(self._meter.feed(piece)):
@@ -94,9 +96,15 @@ class ReplayRelay:
             self._replay.client.end(b"data: " + error.body() + b"\n\n")
 
     def notice_absence(self) -> None:
-        """Once a second: see a client that left while its provider is silent."""
+        """Once a second: see a client that left while its provider is silent; as in `StreamRelay`."""
         if self._replay.client.gone:
             self._replay.answer.interrupt()
+        elif self._replay.client.left:
+            self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        if not self._seen:
+            self._replay.client.send(KEEPALIVE)
 
     def tell_progress(self, elapsed_us: int) -> None:
         """Nothing to tell: a replay uses nothing."""

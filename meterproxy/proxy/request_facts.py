@@ -34,7 +34,12 @@ READ_ALWAYS: Final = frozenset({"model", "stream", "stream_options", "service_ti
 AUDIO_HEAD: Final = 88
 
 _PLAIN_TYPES: Final = frozenset({"", "text", "refusal"})
-_OTHER_TYPE: Final = re.compile(rb'"type"[ \t\r\n]*+:[ \t\r\n]*+(?!"(?:text|refusal|function|custom)")')
+_MORE: Final = re.compile(
+    rb'"(?:[A-Za-z_]*+"(?:(?<=_url")|(?<=audio")|(?<=file")|(?<=image"))'
+    rb'|type"[ \t\r\n]*+:[ \t\r\n]*+(?!"(?:text|refusal|function|custom)"))'
+)
+"""A name or type that texts do not have. It begins with a quote, of which a long text has few: one look for them is ten
+times as fast as a search for each word."""
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 _SEARCHING: Final = ("search-preview", "search-api")
 
@@ -207,7 +212,8 @@ def _refers(part: _Part) -> bool:
     """Whether a part may stand for input that is not in the body."""
     if _present(part.file):
         return True
-    return part.image_url is None and part.input_audio is None and part.type not in _PLAIN_TYPES
+    plain = isinstance(part.type, str) and part.type in _PLAIN_TYPES
+    return part.image_url is None and part.input_audio is None and not plain
 
 
 def _present(raw: msgspec.Raw) -> bool:
@@ -215,11 +221,9 @@ def _present(raw: msgspec.Raw) -> bool:
 
 
 def _may_be_more_than_text(raw: bytes) -> bool:
-    return (
-        raw.find(b'_url"') >= 0
-        or raw.find(b'audio"') >= 0
-        or raw.find(b'file"') >= 0
-        or raw.find(b'image"') >= 0
-        or (raw.find(b'"type"') >= 0 and _OTHER_TYPE.search(raw) is not None)
-        or (raw.find(b"\\") >= 0 and raw.find(b"\\u00") >= 0 and _ESCAPED_ASCII.search(raw) is not None)
-    )
+    return _MORE.search(raw) is not None or (raw.find(b"\\") >= 0 and _escaped_name(raw))
+
+
+def _escaped_name(raw: bytes) -> bool:
+    """Whether a name could be written with escapes that it does not need."""
+    return raw.find(b"\\u00") >= 0 and _ESCAPED_ASCII.search(raw) is not None

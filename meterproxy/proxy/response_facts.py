@@ -48,15 +48,15 @@ _BRING_TOOLS: Final = frozenset({"additional_tools", "tool_search_output"})
 
 
 class _Part(msgspec.Struct):
-    type: Any = ""
-    detail: Any = None
+    type: str | None = ""
+    detail: str | None = None
     image_url: msgspec.Raw = msgspec.Raw()
     file_id: Any = None
     file_url: Any = None
 
 
 class _Item(msgspec.Struct):
-    type: Any = ""
+    type: str | None = ""
     id: Any = None
     content: str | list[_Part] | None = None
     output: str | list[_Part] | _Part | None = None
@@ -223,7 +223,7 @@ def _parts(item: _Item) -> Iterator[_Part]:
 
 
 def _detail(part: _Part) -> str:
-    return part.detail if part.detail in {"low", "original"} else "high"
+    return "high" if part.detail not in {"low", "original"} else str(part.detail)
 
 
 def _part_refers(part: _Part) -> bool:

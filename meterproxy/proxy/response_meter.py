@@ -20,7 +20,6 @@ import msgspec
 from meterproxy.proxy.meter import NO_CEILING, Reading, distinct, read_usage, text_of, there
 from meterproxy.proxy.new_ids import OWN, Found, ids_of_items
 from meterproxy.proxy.response_reading import (
-    RUNNING,
     UNREADABLE,
     Item,
     Response,
@@ -208,7 +207,9 @@ class ResponseMeter:
         if data is None:
             return False
         named = _NAME.search(event)
-        names = {data.type, named[1].decode("latin-1").strip() if named is not None else None}
+        names = {data.type} if isinstance(data.type, str) else set()
+        if named is not None:
+            names.add(named[1].decode("latin-1").strip())
         response = _response(bytes(data.response)) if there(data.response) else None
         if response is not None:
             self._read_response(response)
@@ -222,7 +223,7 @@ class ResponseMeter:
 
     def _read_response(self, response: Response) -> None:
         self._response = response
-        self.running = response.status in RUNNING
+        self.running = response.running
         if self._own_id is None and isinstance(response.id, str):
             self._own_id = response.id
             self._new_ids.append(Found(OWN, response.id))
@@ -264,6 +265,6 @@ def _reading(operation: str, response: Response, ceiling: Ceiling) -> Reading:
         response.status == "failed" or there(response.error),
         work.web_searches,
         work.file_searches,
-        response.status in RUNNING,
+        response.running,
         response.background is False,
     )

@@ -17,7 +17,6 @@ import msgspec
 from meterproxy.core.usage import MAX_COUNT
 
 RUNNING: Final = frozenset({"queued", "in_progress"})
-ENDED: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
 _NAMED_CALLS: Final = frozenset({"function_call", "custom_tool_call", "mcp_call"})
 _CALL: Final = "_call"
@@ -58,6 +57,11 @@ class Response(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
     output: msgspec.Raw = msgspec.Raw()
     tool_usage: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still being worked on, as far as it says."""
+        return isinstance(self.status, str) and self.status in RUNNING
 
 
 class Work(NamedTuple):

@@ -9,10 +9,12 @@ Rules
 - A stream that breaks ends with an error event; what was delivered is captured first. An error's text is no output.
 - What we write by ourselves (comments, errors) goes between events, never into one.
 - Ids that the client may mention later are written down before the events that bring them go on. The hold of work that
-  goes on in the background is deferred with the first of them: however the stream ends, it stays.
+  goes on in the background is deferred with the first of them: however the stream ends, it stays. A client that leaves
+  before that changes nothing: it may find the work in its conversation.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 from meterproxy.core.usage import Outcome, Usage
@@ -21,11 +23,11 @@ from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.delivery import Delivery, not_recorded
 from meterproxy.proxy.forward import unreadable
+from meterproxy.proxy.keepalive import KEEPALIVE, next_piece
 from meterproxy.proxy.meters import meter_of
 from meterproxy.proxy.new_ids import OWN
 from meterproxy.proxy.upstream import ReadInterrupted, UpstreamError
 
-KEEPALIVE: Final = b": keepalive\n\n"
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -141,18 +143,11 @@ class StreamRelay:
                 self._delivery.defer(own_id)
 
     async def _next(self) -> bytes:
-        piece = self._answer.read_nowait()
-        if piece is not None:
-            return piece
-        if not self._keepalive_seconds:
-            return await self._answer.read()
-        while True:
-            try:
-                async with asyncio.timeout(self._keepalive_seconds):
-                    return await self._answer.read()
-            except TimeoutError:
-                if self._at_boundary and self._hold.ending is None:
-                    self._client.send(KEEPALIVE)
+        return await next_piece(self._answer, self._keepalive_seconds, self._keep_alive)
+
+    def _keep_alive(self) -> None:
+        if self._at_boundary and self._hold.ending is None:
+            self._client.send(KEEPALIVE)
 
     def _send(self, piece: bytes) -> None:
         if piece:
@@ -238,6 +233,8 @@ class StreamRelay:
             await self._captured(Outcome.CLIENT_LEFT)
 
     def _reads_on(self) -> bool:
+        if self._delivery.background:
+            return True  # for a moment only: with its first event the hold is deferred
         cancel = self._delivery.settings.on_disconnect == "cancel"
         if cancel and not self._meter.finished and not self._delivery.hidden_output:
             return False
@@ -247,7 +244,7 @@ class StreamRelay:
         self._leavers.count += 1
         try:
             async with asyncio.timeout(self._delivery.settings.leaver_seconds):
-                while not self._meter.done and (piece := await self._answer.read()):
+                while self._hold.open and not self._meter.done and (piece := await self._answer.read()):
                     self._read(piece)
         except (TimeoutError, UpstreamError):
             return
@@ -256,6 +253,9 @@ class StreamRelay:
 
     def _read(self, piece: bytes) -> None:
         self._meter.feed(piece if self._decoder is None else self._decoder.feed(piece))
+        if self._claims is not None:
+            with suppress(JournalFailed):  # nobody has seen these ids, and an open hold is captured below
+                self._write_down(self._claims)
 
     # What others ask.
 
@@ -266,8 +266,8 @@ class StreamRelay:
         """
         if self._client.gone and not self._leaving:
             self._answer.interrupt()
-        elif self._client.left and self._at_boundary and self._hold.ending is None:
-            self._client.send(KEEPALIVE)
+        elif self._client.left:
+            self._keep_alive()
 
     def tell_progress(self, elapsed_us: int) -> None:
         """Journal what was delivered, if it is time and there is news."""

@@ -7,11 +7,12 @@ Rules
 - Labels are bounded: route templates, providers, at most `MODELS_NAMED` models; never a raw path, key or user.
 """
 
+import asyncio
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from meterproxy import __version__
@@ -157,11 +158,15 @@ class Metrics:
 
     # ── asked by Prometheus ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def exposition(self) -> bytes:
-        """Everything in Prometheus' text format."""
+    async def exposition(self) -> bytes:
+        """Everything in Prometheus' text format, written family by family with a turn of the loop in between."""
         for prepare in self.before_scrape:
             prepare()
-        return generate_latest(self.registry)
+        families = []
+        for family in self.registry.collect():
+            families.append(generate_latest(_Collected(family)))
+            await asyncio.sleep(0)
+        return b"".join(families)
 
     def _count_finished(self) -> None:
         finished, self._finished = self._finished, []
@@ -182,6 +187,16 @@ class Metrics:
             self._models.add(model)
             return model
         return OTHER
+
+
+class _Collected:
+    """A registry of one family that was collected already; `generate_latest` asks no more of one."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._family,)
 
 
 def _status_class(status: int) -> str:

@@ -32,7 +32,7 @@ PAUSE_SHARE: Final = 0.25
 """Of a hold's age: so much later its end is noticed at most, unless its client asks first."""
 ASK_SECONDS: Final = 20.0
 TERM_SECONDS: Final = 30.0
-AT_ONCE: Final = 16
+AT_ONCE: Final = 32
 MOST_SECONDS: Final = 48 * 3600.0
 """When a durable hold is ended whatever its provider says. Batches, the longest that run, end within 24 hours."""
 
@@ -60,10 +60,19 @@ class Poller:
             while True:
                 await asyncio.sleep(POLL_SECONDS)
                 with suppress(StoreUnavailable):
-                    await self.begin()
+                    await self.begin_all()
         finally:
             for task in self._asking:
                 task.cancel()
+
+    async def begin_all(self) -> None:
+        """Begin to ask about all that is due, so many at a time. Raises StoreUnavailable."""
+        while True:
+            room = AT_ONCE - len(self._asking)
+            if not room:
+                await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
+            elif await self.begin() < room:
+                return
 
     async def begin(self) -> int:
         """Begin to ask about what is due, as far as there is room; answers how many. Raises StoreUnavailable."""

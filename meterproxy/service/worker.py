@@ -27,7 +27,8 @@ from meterproxy.ledger.journal import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.client import Client, Room
-from meterproxy.proxy.exchange import Exchanges, Ports
+from meterproxy.proxy.exchanges import Exchanges
+from meterproxy.proxy.house import Ports
 from meterproxy.proxy.server import Dispatch, HttpServer
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.runtime import logs
@@ -68,8 +69,8 @@ CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 LEDGER_CONNECTIONS: Final = 4
 """For renewals, borrowing, settling and news, which wait for nobody else."""
-OTHER_CONNECTIONS: Final = 4
-"""For look-ups of keys, the operator's API and upkeep."""
+OTHER_CONNECTIONS: Final = 6
+"""For look-ups of keys (three at a time), of owners (one), for polling, the operator's API and upkeep."""
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""
 MOST_SKEW_SECONDS: Final = 300.0
@@ -220,7 +221,7 @@ class Worker:
         self._tasks.start("news", ledger.keep_informed)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
-        self._tasks.start("partitions", self._keep_partitions)
+        self._tasks.start("upkeep", self._keep_tidy)
         self._tasks.start("fleet gauges", self._keep_fleet_counted)
 
     async def _keep_session(self) -> None:
@@ -231,7 +232,8 @@ class Worker:
             _log.error("the worker ends", extra={"error": str(error)})
             self._stopping.set()
 
-    async def _keep_partitions(self) -> None:
+    async def _keep_tidy(self) -> None:
+        """Make room for rows to come, and let go of what providers have forgotten."""
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             with contextlib.suppress(StoreUnavailable):
@@ -305,17 +307,17 @@ class Worker:
 
     def _poller(self, exchanges: Exchanges) -> Poller:
         ledger = self._ledger
-        ask = asking(exchanges.router, ledger.clock)
+        ask = asking(exchanges.house.router, ledger.clock)
         return Poller(DurableRows(self._pool), ledger.durable, ask, OpenHoldPolicy(self._config.recovery.open_hold))
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _exchange(self, client: Client) -> None:
-        if self._exchanges is None:
-            client.closing = True
-            client.refuse(ApiError(Case.UNAVAILABLE, f"The service is starting: {self._unfit[0]}."))
-            return
-        await self._exchanges.run(client)
+    def _exchange(self, client: Client) -> Awaitable[None]:
+        return self._refuse(client) if self._exchanges is None else self._exchanges.run(client)
+
+    async def _refuse(self, client: Client) -> None:
+        client.closing = True
+        client.refuse(ApiError(Case.UNAVAILABLE, f"The service is starting: {self._unfit[0]}."))
 
     def _operator(self) -> OperatorApi:
         token = self._config.admin_token
@@ -335,8 +337,8 @@ class Worker:
             return "; ".join(self._unfit)
         return self._ledger.ready
 
-    def _exposition(self) -> tuple[bytes, str]:
-        return self._metrics.exposition(), CONTENT_TYPE
+    async def _exposition(self) -> tuple[bytes, str]:
+        return await self._metrics.exposition(), CONTENT_TYPE
 
     async def _settle_now(self) -> None:
         """Settle what was captured before now, and report what is held; for at most a second."""

@@ -219,6 +219,8 @@ def check(operation: Operation, document: Document) -> Model:
         raise Refusal(
             400, "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
         )
+    if operation in _SERVED_AS:
+        _check_types("input", document.get("input"))
     return _model(_SERVED_AS.get(operation, operation), document.get("model") or USUAL_MODERATION)
 
 
@@ -243,6 +245,16 @@ def wrong_type(name: str, types: tuple[type, ...], value: Any) -> Refusal:
     expected = " or ".join(_SPOKEN[allowed] for allowed in types)
     message = f"Invalid type for '{name}': expected {expected}, but got {_SPOKEN[type(value)]} instead."
     return Refusal(400, message, param=name, code="invalid_type")
+
+
+def _check_types(name: str, entries: Any) -> None:
+    """Refuse items, and parts of their contents, whose type is no text."""
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            kind = entry.get("type")
+            if kind is not None and not isinstance(kind, str):
+                raise wrong_type(f"{name}.type", (str,), kind)
+            _check_types(f"{name}.content", entry.get("content"))
 
 
 def _check_bounds(name: str, member: Member, value: float) -> None:

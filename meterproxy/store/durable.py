@@ -9,7 +9,7 @@ Rules
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -24,6 +24,7 @@ from meterproxy.core.resource import Resource, ResourceKey
 from meterproxy.store.instants import to_datetime
 from meterproxy.store.pool import Connection, transaction
 from meterproxy.store.sqlfiles import queries
+from meterproxy.store.staging import DrawRow
 
 _SQL: Final = queries("durable")
 
@@ -96,11 +97,11 @@ def deferrals_of(batch: Batch) -> list[Deferral]:
     return list(once.values())
 
 
-def deferral_draw_rows(batch_id: UUID, deferrals: Sequence[Deferral]) -> list[tuple[Any, ...]]:
-    """Rows of `draw_staging`: all that was held."""
+def deferral_draw_rows(deferrals: Sequence[Deferral]) -> list[DrawRow]:
+    """What deferrals draw from their leases: all that was held."""
     return [
-        (batch_id, subject.request_id, subject.account_id, draw.limit_id, to_datetime(draw.window_start_us),
-         draw.session_id, draw.amount, 0)
+        DrawRow(subject.request_id, subject.account_id, draw.limit_id, draw.window_start_us, draw.session_id,
+                draw.amount, 0)
         for subject, _, _ in deferrals
         for draw in subject.draws
     ]  # fmt: skip

@@ -12,8 +12,8 @@ from meterproxy.core.usage import KINDS, Usage
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.instants import to_datetime
 from meterproxy.store.pool import Connection, transaction
-from meterproxy.store.settle import COLUMN_KINDS
 from meterproxy.store.sqlfiles import queries
+from meterproxy.store.staging import COLUMN_KINDS
 
 _SQL: Final = queries("explain")
 

@@ -8,8 +8,9 @@ Rules
 """
 
 import dataclasses
+import struct
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,7 +21,7 @@ import orjson
 from meterproxy.core.lending import Batch, Noted, Settling
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.record import DeferRecord, Ending, EndRecord, Subject, bookable_text, encode_payload
-from meterproxy.core.usage import KINDS, MAX_COUNT, Usage
+from meterproxy.core.usage import MAX_COUNT, Usage
 from meterproxy.errors import ProgressMoved, Unbookable
 from meterproxy.store.durable import (
     book_deferrals,
@@ -33,26 +34,14 @@ from meterproxy.store.instants import to_datetime
 from meterproxy.store.owners import book_owners
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
+from meterproxy.store.staging import draw_rows, stage
 
 _SQL: Final = queries("settle")
-
-COLUMNS: Final = (
-    "batch_id account_id occurred_at id user_id key_id session_id operation provider model served_model service_tier "
-    "provider_request_id is_stream ending outcome status usage_source input_tokens cache_read_tokens "
-    "cache_write_tokens output_tokens reasoning_tokens other_usage raw_usage flags tools conversation tags price_id "
-    "markup_ppm bound_input_tokens bound_output_tokens hold_nanos cost_nanos amount_nanos overrun_nanos latency_us "
-    "first_byte_us journal_id journal_position draws"
-).split()
-DRAW_COLUMNS: Final = "batch_id request_id account_id limit_id window_start session_id consumed overrun".split()
-
-COLUMN_KINDS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
-"""Kinds with a column of their own; the rest go into `other_usage`."""
-_OTHER_KINDS: Final = tuple((i, kind) for i, kind in enumerate(KINDS) if kind not in COLUMN_KINDS)
 
 LATENCY_THRESHOLDS_MS: Final = [2**power for power in range(23)]
 """Upper ends of the latency buckets: 1 ms … 70 minutes."""
 
-_UNBOOKABLE: Final = (asyncpg.PostgresError, asyncpg.DataError, OverflowError, ValueError, TypeError)
+_UNBOOKABLE: Final = (asyncpg.PostgresError, asyncpg.DataError, struct.error, OverflowError, ValueError, TypeError)
 
 
 class Settlement:
@@ -187,11 +176,8 @@ async def _book(connection: Connection, batch: Batch) -> int:
     batch_id = uuid.uuid4()
     await _add_prices(connection, batch)
     once = _once(batch)
-    rows = [usage_row(batch_id, batch.journal_id, settling) for settling in once]
-    draws = [draw for settling in once for draw in draw_rows(batch_id, settling.record)]
-    draws += deferral_draw_rows(batch_id, deferrals)
-    await connection.copy_records_to_table("usage_staging", records=rows, columns=COLUMNS)
-    await connection.copy_records_to_table("draw_staging", records=draws, columns=DRAW_COLUMNS)
+    draws = [draw for settling in once for draw in draw_rows(settling.record)] + deferral_draw_rows(deferrals)
+    await stage(connection, batch_id, batch.journal_id, once, draws)
     await _lock(connection, batch_id, batch)
     await book_deferrals(connection, batch_id, deferrals)
     await drop_deferred(connection, batch_id, once)
@@ -226,8 +212,8 @@ async def _book_deferrals_alone(connection: Connection, batch: Batch) -> None:
     """The part of a batch that makes holds durable, where its endings have no row."""
     if deferrals := deferrals_of(batch):
         batch_id = uuid.uuid4()
-        draws = deferral_draw_rows(batch_id, deferrals)
-        await connection.copy_records_to_table("draw_staging", records=draws, columns=DRAW_COLUMNS)
+        draws = deferral_draw_rows(deferrals)
+        await stage(connection, batch_id, batch.journal_id, (), draws)
         await _lock(connection, batch_id, batch)
         await book_deferrals(connection, batch_id, deferrals)
 
@@ -267,54 +253,6 @@ def _may_change_drawn(batch: Batch) -> bool:
         or any(draw.session_id != batch.own_session for draw in record.subject.draws)
         for record in _charging(batch)
     )
-
-
-def usage_row(batch_id: UUID, journal_id: UUID, settling: Settling) -> tuple[Any, ...]:
-    """A row of `usage_staging`, in the order of COLUMNS."""
-    record = settling.record
-    subject, ending, usage = record.subject, record.ending, record.ending.usage
-    return (
-        batch_id, subject.account_id, to_datetime(subject.occurred_us), subject.request_id, subject.user_id,
-        subject.key_id, subject.draws[0].session_id if subject.draws else None, subject.operation, subject.provider,
-        subject.model, ending.served_model, ending.service_tier, ending.provider_request_id, subject.stream, record.how,
-        ending.outcome, ending.status, ending.usage_source, usage.input, usage.cache_read, usage.cache_write,
-        usage.output, usage.reasoning, _other_usage(usage),
-        ending.raw_usage.decode() if ending.raw_usage else None, list(ending.flags) or None, list(ending.tools) or None,
-        subject.conversation, orjson.dumps(dict(subject.tags)).decode() if subject.tags else None, subject.price_id,
-        subject.markup_ppm, subject.bound_input_tokens, subject.bound_output_tokens, subject.hold_nanos,
-        record.cost_nanos, record.amount_nanos, record.overrun_nanos, ending.latency_us, ending.first_byte_us,
-        journal_id, settling.position, _draws(record),
-    )  # fmt: skip
-
-
-def draw_rows(batch_id: UUID, record: EndRecord) -> Sequence[tuple[Any, ...]]:
-    """Rows of `draw_staging`: what the record consumed of each lease, and what overran it.
-
-    The end of a durable hold draws from no lease: they have paid when it became durable.
-    """
-    subject, amount = record.subject, record.amount_nanos
-    if not amount or record.resource is not None:
-        return ()
-    return [
-        (batch_id, subject.request_id, subject.account_id, draw.limit_id, to_datetime(draw.window_start_us),
-         draw.session_id, min(amount, draw.amount), max(amount - draw.amount, 0))
-        for draw in subject.draws
-    ]  # fmt: skip
-
-
-def _draws(record: EndRecord) -> str | None:
-    """What was drawn from which limits, where it is more than the account's credit; see the column's comment."""
-    draws = record.subject.draws
-    if len(draws) <= 1:
-        return None
-    amount = record.amount_nanos
-    return orjson.dumps(
-        [
-            (str(draw.limit_id), draw.window_start_us, str(draw.session_id), draw.amount, min(amount, draw.amount),
-             max(amount - draw.amount, 0))
-            for draw in draws
-        ]
-    ).decode()  # fmt: skip
 
 
 def minimal_record(record: EndRecord) -> EndRecord:
@@ -357,11 +295,6 @@ def minimal_subject(subject: Subject) -> Subject:
 
 def _clamped(value: int, highest: int) -> int:
     return min(max(value, 0), highest)
-
-
-def _other_usage(usage: Usage) -> str | None:
-    other = {kind: usage[index] for index, kind in _OTHER_KINDS if usage[index]}
-    return orjson.dumps(other).decode() if other else None
 
 
 def _rejected(batch: Batch, record: EndRecord, settling: Settling, error: str) -> tuple[Any, ...]:

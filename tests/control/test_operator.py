@@ -31,8 +31,12 @@ async def _explain(request_id: UUID) -> dict[str, Any]:
 def api(*, unready: str | None = None, open_metrics: bool = True) -> OperatorApi:
     """An API whose store is away."""
     away: Any = Away()
-    machine = Machine(lambda: unready, lambda: (b"x 1\n", "text/plain"), away.settle, _explain)
+    machine = Machine(lambda: unready, _metrics, away.settle, _explain)
     return OperatorApi(away, away, machine, TOKEN, open_metrics=open_metrics)
+
+
+async def _metrics() -> tuple[bytes, str]:
+    return b"x 1\n", "text/plain"
 
 
 async def ask(

@@ -16,7 +16,7 @@ from meterproxy.core.resource import Resource, ResourceKey, key_of
 from meterproxy.errors import ProgressMoved, SessionOver, Unbookable
 from tests.ledger.prices import PRICE
 
-FORGOTTEN = ("windows", "leases", "journals", "balances", "rows", "durable", "owners")
+FORGOTTEN = ("sessions", "windows", "leases", "journals", "balances", "rows", "durable", "owners")
 
 
 @dataclass
@@ -80,7 +80,7 @@ class MemoryStore:
         self.changes.append(Change(len(self.changes) + 1, "limit", key.limit_id))
 
     def remember(self) -> None:
-        """Keep what there is of money and owners; worker sessions are not what a failover is about here."""
+        """Keep what there is now."""
         self.kept = {name: _copied(getattr(self, name)) for name in FORGOTTEN}
 
     def fail_over(self) -> None:

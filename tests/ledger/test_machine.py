@@ -231,7 +231,10 @@ forgetful_operations = st.one_of(
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(script=st.lists(forgetful_operations, min_size=10, max_size=50))
 def test_whatever_postgresql_forgets_it_is_told_again(script: list[Operation]) -> None:
-    """Rows, durable holds and owners are in the end what the workers have written down, each once."""
+    """Rows, durable holds and owners are in the end what the workers have written down, each once.
+
+    Whose session was forgotten ends, and its successor proves what came back.
+    """
     asyncio.run(fail_over_and_finish(script))
 
 
@@ -246,7 +249,8 @@ async def fail_over_and_finish(script: list[Operation]) -> None:
     ]
     notice: list[Operation] = [("claim", worker, 0, f"noticed_by_{worker}") for worker in (0, 1)]
     settle: list[Operation] = [("background", worker, "settle") for worker in (0, 1)]
-    again: list[Operation] = [("start", 0), ("start", 1), *notice, *settle]
+    restart: list[Operation] = [(what, worker) for what in ("kill", "start") for worker in (0, 1)]
+    again: list[Operation] = [("start", 0), ("start", 1), *notice, *settle, *restart]
     try:
         for operation in [*begin, *script, *again]:
             await world.do(operation)

@@ -140,6 +140,18 @@ async def test_who_claims_it_answers_those_who_wait_for_it(pool: asyncpg.Pool, k
     await other.stop()
 
 
+async def test_who_looks_through_others_things_does_not_wait(pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path) -> None:
+    """Of what others may be about to claim a first miss will do, and does not spoil it for those who must know."""
+    here, there = await started(pool, tmp_path / "1"), await started(pool, tmp_path / "2")
+    here.owners._patience_us = 60_000_000
+    assert await here.owners.find(key.account_id, KIND, "resp_1", patient=False) is None
+    there.owners.claim(response(key, "resp_1"), NOW_US)
+    await settle(there)
+    assert await find(here, key, "resp_1") == response(key, "resp_1")
+    await here.stop()
+    await there.stop()
+
+
 async def test_a_miss_is_final_at_once_only_for_who_is_alone(
     pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +294,22 @@ async def test_what_the_journal_does_not_take_was_not_claimed(
             ledger.owners.forget(response(key, "resp_1"), NOW_US)
     assert await find(ledger, key, "resp_2") is None
     assert await find(ledger, key, "resp_1") == response(key, "resp_1")
+    await ledger.stop()
+
+
+async def test_a_journal_that_is_the_queue_of_too_much_takes_no_claims(
+    pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path
+) -> None:
+    """As it takes no holds: while PostgreSQL is away, what costs nothing does not fill memory either."""
+    ledger = await started(pool, tmp_path, max_bytes=2000)
+    claimed = 0
+    with suppress(JournalFailed):
+        while claimed < 1000:
+            ledger.owners.claim(response(key, f"resp_{claimed}"), NOW_US)
+            claimed += 1
+    assert 0 < claimed < 100
+    await settle(ledger)
+    ledger.owners.claim(response(key, "resp_more"), NOW_US)
     await ledger.stop()
 
 

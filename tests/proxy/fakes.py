@@ -233,7 +233,7 @@ class FakeOwners:
         place = (account_id, kind, resource_id)
         return self.known_ones.get(place) or place not in self.absent
 
-    async def find(self, account_id: UUID, kind: str, resource_id: str) -> Resource | None:
+    async def find(self, account_id: UUID, kind: str, resource_id: str, *, patient: bool = True) -> Resource | None:
         self.lookups += 1
         if self.away:
             raise StoreUnavailable

@@ -449,6 +449,7 @@ TABLE: Final = r"""
 400       | long tier                                | "service_tier":"‹x×2000›"
 400       | huge tier                                | "service_tier":"‹x×5000000›"
 400       | tier with half a surrogate               | "service_tier":"\ud800"
+400       | part of a listed type                    | "messages":[{"role":"user","content":[{"type":["text"]}]}]
 400       | modalities as text                       | "modalities":"text"
 400       | modalities as a number                   | "modalities":3
 400       | prediction as text                       | "prediction":"$note"
@@ -528,6 +529,8 @@ TABLE: Final = r"""
 400|404   | nobody's file, twice                     | "input":[{"role":"user","content":[{"type":"input_file","file_id":null,"file_id":"file-nobody"}]}]
 404       | nobody's vector store                    | "input":"x","tools":[{"type":"file_search","vector_store_ids":["vs_nobody"]}]
 404       | nobody's container                       | "input":"x","tools":[{"type":"code_interpreter","container":"cntr_nobody"}]
+400       | item of a listed type                    | "input":[{"type":["message"],"role":"user","content":"x"}]
+400       | part of an object as its type            | "input":[{"role":"user","content":[{"type":{"x":1},"text":"x"}]}]
 400       | deep input                               | "input":‹[×100000›‹]×100000›
 400       | a million items                          | "input":[‹{},×1000000›{}]
 

@@ -10,7 +10,8 @@ import orjson
 
 from meterproxy.catalog.catalog import Catalog
 from meterproxy.core.key import KeyEntry
-from meterproxy.proxy.exchange import Exchanges, Ports
+from meterproxy.proxy.exchanges import Exchanges
+from meterproxy.proxy.house import Ports
 from meterproxy.proxy.provider import Provider
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.proxy.upstream import Origin, Upstream

@@ -140,7 +140,7 @@ UNMENTIONING = set(
     "access_programs background background_options context_management image include instructions max_output_tokens"
     " max_tool_calls metadata model moderation parallel_tool_calls personality prompt_cache_key prompt_cache_retention"
     " reasoning safety_identifier service_tier store stream stream_options temperature text top_logprobs top_p"
-    " truncation user audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens"
+    " truncation user frequency_penalty function_call functions logit_bias logprobs max_completion_tokens"
     " max_tokens modalities n prediction presence_penalty reasoning_effort response_format seed stop verbosity"
     " web_search_options best_of echo suffix dimensions encoding_format tools tool_choice prompt_cache_options input"
     " prompt".split()
@@ -165,7 +165,7 @@ MENTIONING = {
         "tools",
         "tool_choice",
     },
-    "/v1/chat/completions": {"messages"},
+    "/v1/chat/completions": {"messages", "audio"},
     "/v1/conversations": {"items"},
     "/v1/conversations/{conversation_id}/items": {"items"},
 }

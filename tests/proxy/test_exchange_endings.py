@@ -28,9 +28,9 @@ async def test_ending(case: Ending) -> None:
         await check_calls(case, house)
         assert len(house.observer.ended) == 1
         assert house.observer.streams == 0
-        assert house.exchanges.room.taken_bytes == 0
-        assert house.exchanges.pool.taken_bytes == 0
-        assert house.exchanges.leavers.count == 0
+        assert house.exchanges.house.room.taken_bytes == 0
+        assert house.exchanges.house.pool.taken_bytes == 0
+        assert house.exchanges.house.leavers.count == 0
 
 
 def check_heard(case: Ending, heard: Heard) -> None:

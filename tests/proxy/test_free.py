@@ -165,7 +165,30 @@ class TestReplays:
                 await client.chunk()
             await house.ended()
             assert house.observer.streams == 0
-            assert house.exchanges.pool.taken_bytes == 0
+            assert house.exchanges.house.pool.taken_bytes == 0
+
+    @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+    async def test_client_leaves_in_silence(self, reset: bool) -> None:
+        """A client that leaves while the provider is silent is noticed, and the provider's connection comes back."""
+        async with built() as house:
+            path = await made(house)
+            async with house.client() as client:
+                client.send(request(f"{path}?stream=true", method="GET", X_Simulate="slow=30"))
+                await client.head()
+                await client.chunk()
+                if reset:
+                    client.writer.transport.abort()
+            await house.ended()
+            assert house.provider.upstream.stats().open == 0
+
+    async def test_silence(self) -> None:
+        """A replay that is silent is kept alive, between its events."""
+        async with built(ExchangeSettings(keepalive_seconds=0.01)) as house:
+            path = await made(house)
+            answer = await get(house, f"{path}?stream=true", X_Simulate="slow=0.05")
+            assert answer.body.count(b": keepalive\n\n") > 3
+            events = [event for event in answer.body.split(b"\n\n") if event and event != b": keepalive"]
+            assert all(event.startswith(b"event: ") for event in events)
 
     async def test_shutdown(self) -> None:
         """A shutdown tells the client and ends it."""
@@ -269,7 +292,7 @@ async def test_streams_of_responses_end_once(row: str) -> None:
         assert output == "-" or booked.usage.output == int(output)
         assert not house.ledger.open
         assert house.observer.streams == 0
-        assert house.exchanges.pool.taken_bytes == 0
+        assert house.exchanges.house.pool.taken_bytes == 0
 
 
 async def test_client_leaves_the_stream_of_a_response() -> None:
@@ -312,7 +335,7 @@ async def test_silent_streams_are_kept_alive(background: bool) -> None:
 
 async def test_answer_too_long_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer with ids that cannot be read whole does not go out."""
-    monkeypatch.setattr(plain, "CLAIMED_BYTES", 100)
+    monkeypatch.setattr(plain, "ANSWER_BYTES", 100)
     async with built() as house:
         answer = await house.ask(RESPONSES, response())
         assert (answer.status, b"resp_" in answer.body) == (502, False)

@@ -108,7 +108,7 @@ def test_what_reaches_the_client():
         Link: a
         Link: b
     """)
-    assert to_client(answer, {name.lower() for name, _ in answer}) == lines("""
+    assert to_client(answer, {name.lower(): value for name, value in answer}) == lines("""
         Date: now
         Content-Type: application/json
         openai-processing-ms: 12

@@ -122,7 +122,7 @@ async def check(house: House, good: raw.Raw, row: Hostile, pieces: list[bytes]) 
     assert sum(entry.amount_nanos for entry in booked) == before - ledger.balance_nanos
     assert [entry.outcome for entry in booked if entry.amount_nanos] == ["completed"]
     assert not ledger.open
-    assert house.exchanges.room.taken_bytes == 0
+    assert house.exchanges.house.room.taken_bytes == 0
     return said
 
 
@@ -193,7 +193,7 @@ async def test_reset_in_mid_answer(house: House, good: raw.Raw, events: int, cap
         await house.ended()
     assert sorted(entry.outcome for entry in house.ledger.rows[booked:]) == ["client_left", "completed"]
     assert not house.ledger.open
-    assert house.exchanges.leavers.count == 0
+    assert house.exchanges.house.leavers.count == 0
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

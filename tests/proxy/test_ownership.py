@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,9 @@ import orjson
 import pytest
 
 from meterproxy.core.resource import CHAT_COMPLETION, CONVERSATION, ITEM, RESPONSE, Resource
+from meterproxy.proxy import exchange
 from meterproxy.proxy.endpoints import ENDPOINTS, WITHIN, Endpoint, Way
+from meterproxy.proxy.paths import Match
 from tests.proxy.fakes import ACCOUNT
 from tests.proxy.house import House, built, chat, request
 from tests.proxy.raw import Answer
@@ -104,6 +107,7 @@ def bodies(id_: str) -> Iterator[tuple[str, str, Any]]:
         "file",
         chat(messages=[{"role": "user", "content": [{"type": "file", "file": {"file_id": id_}}]}]),
     )
+    yield "/v1/chat/completions", "voice", chat(audio={"voice": {"id": id_}, "format": "mp3"})
     yield "/v1/chat/completions", "audio", chat(messages=[{"role": "assistant", "audio": {"id": id_}}])
 
 
@@ -180,6 +184,15 @@ async def test_what_is_owned_passes(path: str, kind: str, body: Any) -> None:
         answer = await house.ask(path, body)
         assert ("resource_not_found", path) not in house.observer.refusals
         assert answer.status != 404 or await house.calls()
+
+
+async def test_paths_of_what_is_metered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id in the path is looked at also where the request costs something and its body names nothing."""
+    row = replace(ENDPOINTS[0], ids=(RESPONSE,))
+    monkeypatch.setattr(exchange, "find_endpoint", lambda _method, _target: Match(row, ("resp_1",)))
+    async with built() as house:
+        assert (await house.ask(body=chat())).status == 404
+        assert not house.ledger.placed
 
 
 async def test_words_tell_nothing() -> None:

@@ -86,6 +86,8 @@ def test_audio_is_not_text() -> None:
         {"type": "something_new", "id": 1},
         {"type": "image_url", "image_url": "not an object"},
         {"type": 5},
+        {"type": ["text"]},
+        {"type": {"text": 1}},
     ],
 )
 def test_what_is_not_in_the_body_is_from_outside(part: dict[str, Any]) -> None:

@@ -177,6 +177,15 @@ def test_compaction_on_the_way() -> None:
     assert read_facts("response", read, "gpt-4o").passes == 2
 
 
+@pytest.mark.parametrize("odd", [5, True, ["message"], {"message": 1}])
+@pytest.mark.parametrize("place", ["item", "part", "detail"])
+def test_types_that_are_no_text(place: str, odd: Any) -> None:
+    """What has a type of the wrong type counts as the whole context, and is no fault of ours."""
+    part = {"type": "input_image", "detail": odd} if place == "detail" else {"type": odd}
+    item = {"type": odd} if place == "item" else user(part)
+    assert read_facts("response", members_of(input=[item]), "gpt-4o").outside
+
+
 def test_too_many_items() -> None:
     """Input of too many parts is refused before anything is built of it."""
     body = b'{"model":"gpt-4o","input":[' + b",".join([b"{}"] * 200_000) + b"]}"

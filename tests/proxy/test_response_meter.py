@@ -150,6 +150,15 @@ def test_errors_are_noticed(last: bytes, failed: bool) -> None:
     assert meter.reading().failed is failed
 
 
+@pytest.mark.parametrize("odd", [["response.completed"], {"response.completed": 1}])
+def test_names_that_are_no_text(odd: Any) -> None:
+    """An event or a status of the wrong type says nothing, and the rest of the stream is read."""
+    meter = ResponseMeter("response", TextPool())
+    named = orjson.dumps({"type": odd, "response": response() | {"status": odd}})
+    meter.feed(b"event: response.created\ndata: " + named + b"\n\n" + event("response.completed", response=response()))
+    assert (meter.own_id, meter.running, meter.done) == ("resp_1", False, True)
+
+
 def test_garbage_passes() -> None:
     """What cannot be read goes on as it came, and says nothing."""
     garbage = (
@@ -220,7 +229,9 @@ def test_plain_answers(members: dict[str, Any], usage: Usage | None, running: bo
     assert (reading.usage, reading.running, reading.failed) == (usage, running, failed)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"id": 5, "usage": []}', b'{"usage":' * 3000])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"nonsense", b'{"id": 5, "usage": []}', b'{"usage":' * 3000, b'{"status": ["queued"]}']
+)
 def test_unreadable_answers(body: bytes) -> None:
     """What cannot be read says nothing."""
     reading = read_response("response", body)

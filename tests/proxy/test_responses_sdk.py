@@ -1,6 +1,8 @@
 """OpenAI's own SDK over everything that a provider stores: responses, conversations, stored completions, moderations."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,8 +13,9 @@ import pytest
 from pydantic import BaseModel
 
 from meterproxy.proxy.background import ask_provider
+from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy.fakes import SECRET, FakeLedger
-from tests.proxy.house import House, built
+from tests.proxy.house import House, built, request, until
 
 HI: Any = [{"role": "user", "content": "Tell me something."}]
 MODEL = "gpt-4o"
@@ -349,6 +352,24 @@ class TestBackground:
         assert events[0].sequence_number == 3
         assert events[-1].type == "response.completed"
         assert [(row.outcome, row.source) for row in house.ledger.rows] == [("completed", "provider")]
+
+    @pytest.mark.parametrize(
+        "settings", [{}, {"on_disconnect": "cancel"}, {"leavers": 0}], ids=["drain", "cancel", "no room"]
+    )
+    async def test_stream_that_is_left_before_it_begins(self, settings: Any) -> None:
+        """Who leaves before the first event has come does not get work in the background for what was seen of it."""
+        async with built(ExchangeSettings(**settings)) as house:
+            async with house.client() as client:
+                body = {"model": MODEL, "input": "Hi", "background": True, "stream": True}
+                client.send(request("/v1/responses", body, X_Simulate="delay=0.1,piece=40,slow=0.001"))
+                await until(lambda: house.ledger.open)
+                sock = client.writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.writer.transport.abort()
+            await house.ended()
+            assert not house.ledger.rows
+            [resource] = house.durable.waiting
+            assert resource in house.owners.claimed
 
     async def test_stream_that_breaks(self, sdk: openai.AsyncOpenAI, house: House) -> None:
         """A background stream that breaks off tells its client, and the hold stays."""

@@ -131,6 +131,29 @@ async def test_two_workers_ask_about_each_hold_once(pool: asyncpg.Pool, key: Key
     assert await pool.fetchval("SELECT drawn FROM limit_windows") == 120_000
 
 
+async def test_what_is_due_is_asked_about_so_many_at_a_time(
+    pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look takes all of it, and never more at once than may be."""
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    names = [f"resp_{number}" for number in range(7)]
+    ledger = await started(pool, tmp_path, key, *names)
+    provider, most = Provider(), 0
+
+    async def ask(hold: DurableHold) -> Ending | None:
+        nonlocal most
+        most = max(most, len(poller._asking))
+        return await provider.ask(hold)
+
+    poller = poller_of(ledger, pool, ask)
+    await make_due(pool)
+    await poller.begin_all()
+    await poller.finish()
+    assert provider.asked == dict.fromkeys(names, 1)
+    assert most == 2
+    await ledger.stop()
+
+
 @pytest.mark.parametrize("trouble", [
     ApiError(Case.UPSTREAM_UNREACHABLE, "away"), OSError("reset"), ValueError("no JSON"), TimeoutError(),
 ])  # fmt: skip

@@ -1,0 +1,83 @@
+"""The house: what all exchanges of one worker share, and what they need of the layers beside the proxy."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from meterproxy.proxy.authorize import Authorizer
+from meterproxy.proxy.background import Background
+from meterproxy.proxy.client import Room
+from meterproxy.proxy.free import FreeHouse
+from meterproxy.proxy.models import Models
+from meterproxy.proxy.ownership import Ownership
+from meterproxy.proxy.ports import (
+    Catalog,
+    Clock,
+    Directory,
+    DurableHolds,
+    Ledger,
+    Observer,
+    Owners,
+    TokenCounter,
+)
+from meterproxy.proxy.provider import Provider
+from meterproxy.proxy.route import Router
+from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.proxy.stream import Leavers
+from meterproxy.proxy.texts import TextPool
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the exchanges of one worker need of the rest of meterproxy."""
+
+    clock: Clock
+    directory: Directory
+    ledger: Ledger
+    counter: TokenCounter
+    catalog: Catalog
+    observer: Observer
+    owners: Owners
+    durable: DurableHolds
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What the exchanges of one worker share.
+
+    Args:
+        room: memory that the bodies of all requests may take together.
+        pool: memory for texts that may have to be counted.
+        leavers: streams that are read on for clients that left.
+    """
+
+    settings: ExchangeSettings
+    ports: Ports
+    router: Router
+    models: Models
+    ownership: Ownership
+    authorizer: Authorizer
+    free: FreeHouse
+    room: Room
+    pool: TextPool
+    leavers: Leavers
+
+    @classmethod
+    def built(
+        cls, settings: ExchangeSettings, ports: Ports, providers: tuple[Provider, ...], room: Room | None = None
+    ) -> Self:
+        """A house of these parts; `room` is there where others share it."""
+        router = Router(providers, ports.catalog, unpriced_free=settings.unpriced == "free")
+        pool = TextPool()
+        background = Background(ports.durable, ports.clock)
+        return cls(
+            settings,
+            ports,
+            router,
+            Models(router),
+            Ownership(ports.owners),
+            Authorizer(ports.ledger, ports.counter, settings),
+            FreeHouse(router, ports.clock, ports.owners, background, pool, settings.keepalive_seconds),
+            room or Room(settings.bodies_bytes),
+            pool,
+            Leavers(settings.leavers),
+        )

@@ -1,0 +1,128 @@
+"""Staging: a batch of endings as the bytes of two COPYs, from which one statement books them."""
+
+import struct
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from meterproxy.core.lending import Settling
+from meterproxy.core.record import EndRecord
+from meterproxy.core.usage import KINDS, Usage
+from meterproxy.store.copy_format import bigint, document, instant, jsonb, text, text_array, uuid, word
+from meterproxy.store.pool import Connection
+
+COLUMN_KINDS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
+"""Kinds with a column of their own; the rest go into `other_usage`."""
+
+_FIXED: Final = (
+    "batch_id account_id id user_id key_id price_id journal_id "
+    "occurred_at input_tokens cache_read_tokens cache_write_tokens output_tokens reasoning_tokens markup_ppm "
+    "bound_input_tokens bound_output_tokens hold_nanos cost_nanos amount_nanos overrun_nanos latency_us "
+    "journal_position status is_stream"
+).split()
+_VARIABLE: Final = (
+    "session_id operation provider model ending outcome usage_source served_model service_tier provider_request_id "
+    "other_usage raw_usage flags tools conversation tags first_byte_us draws"
+).split()
+_COLUMNS: Final = [*_FIXED, *_VARIABLE]
+_DRAW_COLUMNS: Final = "batch_id request_id account_id limit_id window_start session_id consumed overrun".split()
+
+_row: Final = struct.Struct(">h" + "i16s" * 7 + "iq" * 15 + "ih" + "i?").pack
+_draw: Final = struct.Struct(">h" + "i16s" * 4 + "iq" + "i16s" + "iq" * 2).pack
+_OTHER_KINDS: Final = tuple((index, kind) for index, kind in enumerate(KINDS) if kind not in COLUMN_KINDS)
+
+
+class DrawRow(NamedTuple):
+    """What a record consumed of one lease, and what overran it."""
+
+    request_id: UUID
+    account_id: UUID
+    limit_id: UUID
+    window_start_us: int
+    session_id: UUID
+    consumed: int
+    overrun: int
+
+
+async def stage(
+    connection: Connection, batch_id: UUID, journal_id: UUID, endings: Iterable[Settling], draws: Iterable[DrawRow]
+) -> None:
+    """Copy a batch to where `book_batch` finds it.
+
+    Raises:
+        struct.error, OverflowError, UnicodeError: a record that no row can hold; PostgreSQL's own errors.
+    """
+    batch, journal = batch_id.bytes, journal_id.bytes
+    rows = document([_usage_row(batch, journal, settling) for settling in endings])
+    await connection.copy_to_table("usage_staging", source=_piece(rows), columns=_COLUMNS, format="binary")
+    drawn = document([_draw_row(batch, row) for row in draws])
+    await connection.copy_to_table("draw_staging", source=_piece(drawn), columns=_DRAW_COLUMNS, format="binary")
+
+
+async def _piece(data: bytes) -> AsyncIterator[bytes]:
+    """All of a COPY at once, in a form that the driver takes without a thread."""
+    yield data
+
+
+def draw_rows(record: EndRecord) -> Sequence[DrawRow]:
+    """What an ending draws from its leases; that of a durable hold nothing: they paid when it became durable."""
+    subject, amount = record.subject, record.amount_nanos
+    if not amount or record.resource is not None:
+        return ()
+    return [
+        DrawRow(subject.request_id, subject.account_id, draw.limit_id, draw.window_start_us, draw.session_id,
+                min(amount, draw.amount), max(amount - draw.amount, 0))
+        for draw in subject.draws
+    ]  # fmt: skip
+
+
+def _usage_row(batch: bytes, journal: bytes, settling: Settling) -> bytes:
+    record = settling.record
+    subject, ending, usage = record.subject, record.ending, record.ending.usage
+    fixed = _row(
+        len(_COLUMNS),
+        16, batch, 16, subject.account_id.bytes, 16, subject.request_id.bytes, 16, subject.user_id.bytes,
+        16, subject.key_id.bytes, 16, subject.price_id.bytes, 16, journal,
+        8, instant(subject.occurred_us), 8, usage.input, 8, usage.cache_read, 8, usage.cache_write, 8, usage.output,
+        8, usage.reasoning, 8, subject.markup_ppm, 8, subject.bound_input_tokens, 8, subject.bound_output_tokens,
+        8, subject.hold_nanos, 8, record.cost_nanos, 8, record.amount_nanos, 8, record.overrun_nanos,
+        8, ending.latency_us, 8, settling.position, 2, ending.status, 1, subject.stream,
+    )  # fmt: skip
+    return b"".join((
+        fixed, uuid(subject.draws[0].session_id.bytes if subject.draws else None),
+        word(subject.operation), word(subject.provider), word(subject.model),
+        word(record.how), word(ending.outcome), word(ending.usage_source),
+        word(ending.served_model), word(ending.service_tier), text(ending.provider_request_id),
+        jsonb(_other_usage(usage)), jsonb(ending.raw_usage or None), text_array(ending.flags), text_array(ending.tools),
+        text(subject.conversation), jsonb(orjson.dumps(dict(subject.tags)) if subject.tags else None),
+        bigint(ending.first_byte_us), jsonb(_draws(record)),
+    ))  # fmt: skip
+
+
+def _draw_row(batch: bytes, row: DrawRow) -> bytes:
+    return _draw(
+        len(_DRAW_COLUMNS), 16, batch, 16, row.request_id.bytes, 16, row.account_id.bytes, 16, row.limit_id.bytes,
+        8, instant(row.window_start_us), 16, row.session_id.bytes, 8, row.consumed, 8, row.overrun,
+    )  # fmt: skip
+
+
+def _draws(record: EndRecord) -> bytes | None:
+    """What was drawn from which limits, where it is more than the account's credit; see the column's comment."""
+    draws = record.subject.draws
+    if len(draws) <= 1:
+        return None
+    amount = record.amount_nanos
+    return orjson.dumps(
+        [
+            (str(draw.limit_id), draw.window_start_us, str(draw.session_id), draw.amount, min(amount, draw.amount),
+             max(amount - draw.amount, 0))
+            for draw in draws
+        ]
+    )  # fmt: skip
+
+
+def _other_usage(usage: Usage) -> bytes | None:
+    other = {kind: usage[index] for index, kind in _OTHER_KINDS if usage[index]}
+    return orjson.dumps(other) if other else None
