@@ -15,6 +15,7 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -59,6 +60,10 @@ class Tokenizer:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one worker until it goes; then drop what it still waited for."""
+        with suppress(asyncio.CancelledError):  # this process ends; asyncio's streams would put that into the log
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:

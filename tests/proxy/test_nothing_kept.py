@@ -120,6 +120,29 @@ async def test_cut_short(stream: bool, simulate: str) -> None:
         assert await left_by(house, be_cut_short) == set()
 
 
+ANSWERED = """
+/v1/chat/completions | {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
+/v1/chat/completions | {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}], "stream": true}
+/v1/chat/completions | {"model": "gpt-4o"}
+/v1/chat/completions | {"model": "no-such-model", "messages": []}
+/v1/chat/completions | {"model": "gpt-4o", "messages": [
+/v1/responses        | {"model": "gpt-4o", "input": "Hi"}
+/v1/responses        | {"model": "gpt-4o", "input": "Hi", "stream": true}
+/v1/responses        | {"model": "gpt-4o", "input": "Hi", "background": true}
+/v1/responses        | {"model": "gpt-4o", "input": "Hi", "previous_response_id": "resp_nobodys"}
+/v1/moderations      | {"input": "Hi"}
+/v1/conversations    | {"items": [{"type": "message", "role": "user", "content": "Hi"}]}
+"""
+
+
+@pytest.mark.parametrize("asked", ANSWERED.strip().splitlines())
+async def test_answered(asked: str) -> None:
+    """Nor is one that was answered or refused, as most are."""
+    path, _, body = asked.partition("|")
+    async with built() as house:
+        assert await left_by(house, lambda: house.ask(path.strip(), body.strip().encode())) == set()
+
+
 @pytest.mark.parametrize("seconds", [0.0, 20.0])
 async def test_client_leaves_a_stream(seconds: float) -> None:
     """Nor is one whose client has left, be it read on or not."""

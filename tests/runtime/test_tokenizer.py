@@ -127,3 +127,18 @@ async def test_it_ends_with_its_parent(reachable_dir: Path) -> None:
     pipe.close()
     assert await part.ended() == "exited with 0"
     await part.stop()
+
+
+async def test_it_ends_without_a_word(reachable_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A worker that is still connected when the helper ends is no reason for a traceback."""
+    pipe = ParentPipe()
+    part = ChildPart(tokenizer_spec(reachable_dir / "tokenizer"), pipe.read_end)
+    await part.start()
+    client = TokenizerClient(reachable_dir / "tokenizer")
+    assert await client.count("gpt-4o", ["x"]) == (1, True)
+    capfd.readouterr()
+    pipe.close()
+    assert await part.ended() == "exited with 0"
+    assert capfd.readouterr().err == ""
+    await client.close()
+    await part.stop()
