@@ -9,12 +9,14 @@ Rules
 -----
 - Recognition is exact: what fits a template is byte for byte the template with other text. Anything else is left to
   the reader that looks closely.
-- Only events of one `data:` line that end in `\n\n` are learnt.
+- Only events of one `data:` line of JSON that end in `\n\n` are learnt.
 """
 
 import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
+
+import msgspec
 
 TEMPLATES_KEPT: Final = 4
 """Templates of one stream: choices that come in turn need one each."""
@@ -25,6 +27,7 @@ BETWEEN: Final = b"\0"
 _GAP: Final = re.compile(
     rb'"(?:content|text|arguments|reasoning_content|reasoning|input)":[ ]?"([^"\\\r\n]*+)"',
 )
+_ANY: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PADDING: Final = re.compile(rb'"obfuscation":[ ]?"([^"\\\r\n]*+)"')
 
 
@@ -64,7 +67,7 @@ class OrdinaryEvents:
 
     def learn(self, event: bytes, edited: bytes) -> None:
         """Take an event without marks as a template, given what it was edited to."""
-        if event.startswith(b"data:") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and event.find(b"\r") < 0:
+        if _is_one_line_of_json(event):
             template = _template(event, edited)
             if template is not None and template not in self._templates:
                 self._templates.insert(0, template)
@@ -144,6 +147,22 @@ class OrdinaryEvents:
             forwarded += (new_head, text, new_middle, padding, new_tail)
         self._keep(template, text)
         return end
+
+
+def _is_one_line_of_json(event: bytes) -> bool:
+    """Whether an event is one `data:` line of JSON: of anything else, other text may have another structure."""
+    if (
+        not event.startswith(b"data:")
+        or not event.endswith(b"\n\n")
+        or event.count(b"\n") != 2
+        or event.find(b"\r") >= 0
+    ):
+        return False
+    try:
+        _ANY.decode(event[5:-2])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _template(event: bytes, edited: bytes) -> Template | None:

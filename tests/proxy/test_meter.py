@@ -355,3 +355,13 @@ def test_ids_are_told_before_they_go_on(data: st.DataObject, newline: bytes) -> 
             meter.terminal = b""
     assert forwarded + meter.finish() == whole
     assert told == b"audio_1chatcmpl-1" or told == b"chatcmpl-1audio_1"
+
+
+def test_what_is_no_json_is_no_template() -> None:
+    """Two events that differ in their texts alone have the same structure only if they are JSON: these are edited apart."""
+    head = b'data: {"choices":[{"delta":{"content":"a"},\x02}],ge":null}],"usage":null,"obfuscation":"'
+    first, second = head + b'}]x"usage":null}\n\n', head + b'}],"usage":null}\n\n'
+    meter = StreamMeter("chat", TextPool(), editing=True)
+    editor = StreamEditor()
+    for event in (first, second, first):
+        assert meter.feed(event) == editor.feed(event)
