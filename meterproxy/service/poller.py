@@ -30,8 +30,8 @@ FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
 PAUSE_SHARE: Final = 0.25
 """Of a hold's age: so much later its end is noticed at most, unless its client asks first."""
-ASK_SECONDS: Final = 20.0
-TERM_SECONDS: Final = 30.0
+ASK_SECONDS: Final = 8.0
+TERM_SECONDS: Final = 12.0
 AT_ONCE: Final = 32
 MOST_SECONDS: Final = 48 * 3600.0
 """When a durable hold is ended whatever its provider says. Batches, the longest that run, end within 24 hours."""
