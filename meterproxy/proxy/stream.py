@@ -21,6 +21,7 @@ from meterproxy.core.usage import Outcome, Usage
 from meterproxy.errors import ApiError, Case, JournalFailed
 from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.counting import AnswerTexts
+from meterproxy.proxy.decode import Decoder
 from meterproxy.proxy.delivery import Delivery, not_recorded
 from meterproxy.proxy.forward import unreadable
 from meterproxy.proxy.keepalive import KEEPALIVE, next_piece
@@ -97,30 +98,29 @@ class StreamRelay:
 
     async def _copy(self) -> None:
         client, meter, hold = self._client, self._meter, self._hold
-        while piece := await self._next():
+        read = self._read_alive if self._keepalive_seconds else self._answer.read
+        while piece := await read():
             if client.gone:
                 await self._leave(piece)
                 return
-            forwarded, terminal = self._metered(piece)
+            forwarded = meter.feed(piece) if self._decoder is None else self._decoded(self._decoder, piece)
             if self._claims is not None and not await self._written_down(self._claims):
                 return
             if meter.done and hold.ending is None:
                 self._send(forwarded)
                 if not await self._captured(self._read_outcome()):
                     return
-                forwarded = terminal
+                forwarded = meter.terminal if self._decoder is None else piece
             self._send(forwarded)
             if client.congested:
                 await client.drain()
         await self._end()
 
-    def _metered(self, piece: bytes) -> tuple[bytes, bytes]:
-        """What of a piece goes on at once, and what must wait for the ending if the terminal event is in it."""
+    def _decoded(self, decoder: Decoder, piece: bytes) -> bytes:
+        """What of a compressed piece goes on at once: all of it, but where it has the terminal event."""
         meter = self._meter
-        if self._decoder is None:
-            return meter.feed(piece), meter.terminal
-        meter.feed(self._decoder.feed(piece))
-        return (b"", piece) if meter.done and self._hold.ending is None else (piece, b"")
+        meter.feed(decoder.feed(piece))
+        return b"" if meter.done and self._hold.ending is None else piece
 
     async def _written_down(self, claims: Claims) -> bool:
         """Claim what the last piece brought; False where that could not be written, of which the client was told."""
@@ -142,7 +142,7 @@ class StreamRelay:
             if own_id is not None:
                 self._delivery.defer(own_id)
 
-    async def _next(self) -> bytes:
+    async def _read_alive(self) -> bytes:
         return await next_piece(self._answer, self._keepalive_seconds, self._keep_alive)
 
     def _keep_alive(self) -> None:
