@@ -1,4 +1,4 @@
-"""PostgreSQL's binary COPY format: values as bytes with their length in front.
+"""PostgreSQL's binary COPY format: values as bytes with their length in front, rows with their number of fields.
 
 The driver encodes a row value by value; a worker writes thousands of rows of forty columns a second, for which packing
 all that has a fixed size at once costs a third.
@@ -7,7 +7,7 @@ Source: PostgreSQL's manual on COPY ("Binary Format"), and the receive functions
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -23,11 +23,6 @@ _length: Final = struct.Struct(">i").pack
 _bigint: Final = struct.Struct(">iq").pack
 _uuid: Final = struct.Struct(">i16s").pack
 _array_head: Final = struct.Struct(">iiiii").pack
-
-
-def document(rows: Iterable[bytes]) -> bytes:
-    """Rows, each with its number of fields in front, as one COPY takes them."""
-    return b"".join((HEADER, *rows, TRAILER))
 
 
 def instant(unix_us: int) -> int:

@@ -1,7 +1,9 @@
 """Staging: a batch of endings as the bytes of two COPYs, from which one statement books them."""
 
+import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -10,11 +12,14 @@ import orjson
 from meterproxy.core.lending import Settling
 from meterproxy.core.record import EndRecord
 from meterproxy.core.usage import KINDS, Usage
-from meterproxy.store.copy_format import bigint, document, instant, jsonb, text, text_array, uuid, word
+from meterproxy.store.copy_format import HEADER, TRAILER, bigint, instant, jsonb, text, text_array, uuid, word
 from meterproxy.store.pool import Connection
 
 COLUMN_KINDS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
 """Kinds with a column of their own; the rest go into `other_usage`."""
+
+ROWS_AT_ONCE: Final = 128
+"""Rows that are encoded in one step: a millisecond."""
 
 _FIXED: Final = (
     "batch_id account_id id user_id key_id price_id journal_id "
@@ -55,15 +60,19 @@ async def stage(
         struct.error, OverflowError, UnicodeError: a record that no row can hold; PostgreSQL's own errors.
     """
     batch, journal = batch_id.bytes, journal_id.bytes
-    rows = document([_usage_row(batch, journal, settling) for settling in endings])
-    await connection.copy_to_table("usage_staging", source=_piece(rows), columns=_COLUMNS, format="binary")
-    drawn = document([_draw_row(batch, row) for row in draws])
-    await connection.copy_to_table("draw_staging", source=_piece(drawn), columns=_DRAW_COLUMNS, format="binary")
+    rows = (_usage_row(batch, journal, settling) for settling in endings)
+    await connection.copy_to_table("usage_staging", source=_pieces(rows), columns=_COLUMNS, format="binary")
+    drawn = (_draw_row(batch, row) for row in draws)
+    await connection.copy_to_table("draw_staging", source=_pieces(drawn), columns=_DRAW_COLUMNS, format="binary")
 
 
-async def _piece(data: bytes) -> AsyncIterator[bytes]:
-    """All of a COPY at once, in a form that the driver takes without a thread."""
-    yield data
+async def _pieces(rows: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """A COPY in pieces, with a turn of the loop between them: requests do not wait for a whole batch to be encoded."""
+    yield HEADER
+    while piece := b"".join(islice(rows, ROWS_AT_ONCE)):
+        yield piece
+        await asyncio.sleep(0)
+    yield TRAILER
 
 
 def draw_rows(record: EndRecord) -> Sequence[DrawRow]:

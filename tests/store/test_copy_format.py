@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from meterproxy.store import copy_format
-from meterproxy.store.copy_format import bigint, document, instant, jsonb, text, text_array, uuid
+from meterproxy.store.copy_format import HEADER, TRAILER, bigint, instant, jsonb, text, text_array, uuid
 from meterproxy.store.instants import to_us
 from tests.ledger.bank import pool_of
 
@@ -37,7 +37,7 @@ async def test_rows_read_back_as_they_were(database: str) -> None:
         await connection.execute(
             "CREATE TEMPORARY TABLE t (word text, number bigint, name uuid, value jsonb, words text[])"
         )
-        await connection.copy_to_table("t", source=pieces(document(encoded)), format="binary")
+        await connection.copy_to_table("t", source=pieces(*encoded), format="binary")
         found = await connection.fetch("SELECT * FROM t")
     read = [(*row[:3], None if row[3] is None else orjson.loads(row[3]), row[4]) for row in map(tuple, found)]
     assert read == [tuple(row) for row in ROWS]
@@ -49,7 +49,7 @@ async def test_instants(database: str) -> None:
     encoded = [struct.pack(">hiq", 1, 8, instant(moment)) for moment in moments]
     async with pool_of(database) as pool, pool.acquire() as connection, connection.transaction():
         await connection.execute("CREATE TEMPORARY TABLE t (at timestamptz)")
-        await connection.copy_to_table("t", source=pieces(document(encoded)), format="binary")
+        await connection.copy_to_table("t", source=pieces(*encoded), format="binary")
         assert [to_us(row["at"]) for row in await connection.fetch("SELECT at FROM t")] == moments
     for beyond in (-1, 253_402_300_800_000_000, 2**63):
         with pytest.raises(OverflowError):
@@ -70,7 +70,7 @@ async def test_what_postgresql_does_not_take_is_its_error(database: str) -> None
             await connection.execute(f"CREATE TEMPORARY TABLE t_{kind} (value {kind})")
             with pytest.raises(asyncpg.PostgresError):
                 await connection.copy_to_table(
-                    f"t_{kind}", source=pieces(document([struct.pack(">h", 1) + field])), format="binary"
+                    f"t_{kind}", source=pieces(struct.pack(">h", 1) + field), format="binary"
                 )
 
 
@@ -79,5 +79,6 @@ def test_words_are_remembered_up_to_a_bound() -> None:
     assert copy_format.word.cache_parameters()["maxsize"] == 4096
 
 
-async def pieces(data: bytes):
-    yield data
+async def pieces(*rows: bytes):
+    for piece in (HEADER, *rows, TRAILER):
+        yield piece
