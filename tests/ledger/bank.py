@@ -47,7 +47,13 @@ async def customer(pool: asyncpg.Pool, credit_nanos: int) -> KeyEntry:
 
 
 def ledger_of(pool: asyncpg.Pool, directory: Path, **settings: object) -> WorkerLedger:
-    values = {"wait_ms": 200, "owner_rows": OwnerRows(pool), "durable_rows": DurableRows(pool), **settings}
+    values = {
+        "wait_ms": 200,
+        "segment_bytes": 4 << 20,
+        "owner_rows": OwnerRows(pool),
+        "durable_rows": DurableRows(pool),
+        **settings,
+    }
     return WorkerLedger(Sessions(pool), Settlement(pool), directory, **values)  # type: ignore[arg-type]
 
 
