@@ -118,7 +118,10 @@ class Service:
             process.kill()
 
     def log_text(self) -> str:
-        return (self.data_dir.parent / "serve.log").read_text(errors="replace")[-6000:]
+        return self.whole_log()[-6000:]
+
+    def whole_log(self) -> str:
+        return (self.data_dir.parent / "serve.log").read_text(errors="replace")
 
     def children(self) -> dict[str, list[int]]:
         """The processes of this service by what they are, workers first among them."""
