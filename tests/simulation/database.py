@@ -99,11 +99,23 @@ class Network:
         self.delay_us = (100, 2000)
         self.lost = self.unheard = self.late = 0.0
         """Of how many requests the request gets lost, or the answer, or the request arrives when nobody waits for it."""
+        self._arrivals: dict[tuple[str, str], int] = {}
+        self._unanswered: list[Callable[[], None]] = []
         self.tell: Callable[[str, str], None] = lambda _who, _what: None
 
     def restart(self) -> None:
         self.up = True
         self.incarnation += 1
+
+    def heal(self) -> None:
+        """From now on all is well, and who waits for an answer that will not come learns it now."""
+        self.restart()
+        self.unreachable.clear()
+        self.delay_us = (100, 2000)
+        self.lost = self.unheard = self.late = 0.0
+        for give_up in self._unanswered:
+            self._timeline.after(self._delay(), give_up)
+        self._unanswered.clear()
 
     def ask(self, host: str, name: str, arguments: tuple[Any, ...]) -> Any:
         """Send a request on its way; answers the future of its answer, in the process that asks."""
@@ -121,7 +133,9 @@ class Network:
                 answer.set_result(result)
 
         def give_up(delay_us: int, why: str) -> None:
-            self._timeline.after(delay_us, lambda: deliver(None, StoreUnavailable(why)))
+            given_up = lambda: deliver(None, StoreUnavailable(why))  # noqa: E731
+            self._unanswered.append(given_up)
+            self._timeline.after(delay_us, given_up)
 
         def arrive(heard: bool) -> None:
             if not self.up or self.incarnation != incarnation:
@@ -147,14 +161,23 @@ class Network:
         elif fate < self.lost:
             give_up(self._patience(), "the request got lost")
         elif fate < self.lost + self.unheard:
-            self._timeline.after(self._delay(), lambda: arrive(heard=False))
+            arrives_us = self._in_turn(loop.name, name, self._delay())
+            self._timeline.after(arrives_us - self._timeline.now_us, lambda: arrive(heard=False))
             give_up(2 * self.delay_us[1] + self._patience(), "the answer got lost")
         elif fate < self.lost + self.unheard + self.late:
             give_up(self._patience(), "PostgreSQL does not answer in time")
-            self._timeline.after(self._random.randint(50_000, 4_000_000), lambda: arrive(heard=False))
+            arrives_us = self._in_turn(loop.name, name, self._random.randint(50_000, 4_000_000))
+            self._timeline.after(arrives_us - self._timeline.now_us, lambda: arrive(heard=False))
         else:
-            self._timeline.after(self._delay(), lambda: arrive(heard=True))
+            arrives_us = self._in_turn(loop.name, name, self._delay())
+            self._timeline.after(arrives_us - self._timeline.now_us, lambda: arrive(heard=True))
         return answer
+
+    def _in_turn(self, process: str, name: str, delay_us: int) -> int:
+        """When a call arrives: a late one holds its locks until then, so that it is never overtaken by its like."""
+        last_us = self._arrivals.get((process, name), 0)
+        self._arrivals[process, name] = max(self._timeline.now_us + delay_us, last_us + 1)
+        return self._arrivals[process, name]
 
     def _delay(self) -> int:
         return self._random.randint(*self.delay_us)

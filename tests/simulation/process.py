@@ -35,7 +35,7 @@ class Fleet(Protocol):
     random: Random
     auditor: Auditor
     keys: list[KeyEntry]
-    durable: list[tuple[Hold, set[int]]]
+    durable: list[Hold]
 
     def tell(self, who: str, what: str) -> None: ...
 
@@ -273,8 +273,7 @@ class Process:
         self.open.discard(subject.request_id)
         self.fleet.tell(self.name, f"defers {short(subject.request_id)}")
         self.fleet.auditor.deferred(subject.request_id, self.fleet.now_us())
-        durable = hold.durable  # type: ignore[attr-defined]
-        self.fleet.durable.append((durable, set()))
+        self.fleet.durable.append(hold.durable)  # type: ignore[attr-defined]
         return True
 
     async def end_durable(self, random: Random) -> None:
@@ -282,7 +281,7 @@ class Process:
         assert self.ledger is not None
         if not self.fleet.durable:
             return
-        hold, _ = random.choice(self.fleet.durable)
+        hold = random.choice(self.fleet.durable)
         self.end_this(hold, random.randint(0, hold.subject.hold_nanos // NANOS_PER_TOKEN))
 
     def end_this(self, hold: Hold, tokens: int) -> None:

@@ -12,7 +12,7 @@ import gc
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -29,6 +29,7 @@ from tests.simulation.disk import Disk, Owner
 from tests.simulation.plan import Fault, Plan, plan_of
 from tests.simulation.process import Process
 from tests.simulation.timeline import Loop, Timeline
+from tests.simulation.words import short
 
 RESTART_US = 300_000
 SYNC_SLACK_US = 250_000
@@ -86,7 +87,7 @@ class World:
         self.network = Network(self.timeline, self.database, self.random)
         self.network.tell = self.tell
         self.network.lost = self.network.unheard = self.network.late = self.plan.lost
-        self.durable: list[tuple[Hold, set[int]]] = []
+        self.durable: list[Hold] = []
         self.trace: list[str] = []
         self.calm = False
         self.keys = [_key(number) for number in range(self.plan.accounts)]
@@ -119,9 +120,9 @@ class World:
         for slot in self.slots:
             self.start(slot)
         for fault in self.plan.faults:
-            self.timeline.after(fault.at_us, lambda fault=fault: self._fail(fault))  # type: ignore[misc]
             if fault.kind == "fail_over":
-                self.timeline.after(max(fault.at_us - fault.for_us // 4, 0), self._remember)
+                self.timeline.after(fault.at_us, self._remember)
+            self.timeline.after(fault.at_us, lambda fault=fault: self._fail(fault))  # type: ignore[misc]
         self.timeline.run(self.plan.run_us, self._wrong)
         self._check()
         self._heal()
@@ -198,6 +199,20 @@ class World:
         self.timeline.loops.remove(process.loop)
         self.auditor.died(process.name)
 
+    def tell_state(self) -> None:
+        """What the tables say, for whoever reads the trace of a failure."""
+        for (key, session_id), lease in self.database.leases.items():
+            process = next(
+                (p.name for p in self.processes if p.ledger and p.ledger.session.session_id == session_id), "?"
+            )
+            self.tell("state", f"{short(key)} {process} {short(session_id)} {lease}")
+        for key, window in self.database.windows.items():
+            self.tell("state", f"{short(key)} {window}")
+        for process in self._alive():
+            self.tell("state", f"{process.name} busy {process.busy} open {short(list(process.open))}")
+            for key, lease in process.ledger.book.leases.items() if process.ledger else ():
+                self.tell("state", f"{process.name} {short(key)} {lease}")
+
     def leave_all(self) -> None:
         """Let go of every process."""
         for process in self.processes:
@@ -266,9 +281,8 @@ class World:
         self.timeline.after(fault.for_us, self.network.restart)
 
     def slow(self, fault: Fault) -> None:
-        usual = self.network.delay_us
         self.network.delay_us = (1_000, 20_000 + fault.amount % 600_000)
-        self.timeline.after(fault.for_us, lambda: setattr(self.network, "delay_us", usual))
+        self.timeline.after(fault.for_us, lambda: setattr(self.network, "delay_us", (100, 2000)))
 
     def lossy(self, fault: Fault) -> None:
         share = 0.02 + fault.amount % 20 / 100
@@ -314,10 +328,7 @@ class World:
     def _heal(self) -> None:
         self.tell("world", "all faults are over")
         self.calm = True
-        self.network.restart()
-        self.network.unreachable.clear()
-        self.network.delay_us = (100, 2000)
-        self._lose_as_planned()
+        self.network.heal()
         for slot in self.slots:
             slot.host.disk.refusals = 0
             if slot.host.gone and slot.host.disk.locked is not None and self.random.random() < 0.5:
@@ -341,14 +352,12 @@ class World:
     def _end_durable(self) -> None:
         """Somebody sees the end of what runs on at providers."""
         process = next(self._alive())
-        for hold, _ in self.durable:
-            request = self.auditor.requests[hold.subject.request_id]
-            if hold.subject.request_id in self.database.rows and not request.ends:
-                continue
-            process.spawn(self._end_one(process, hold))
+        self._wait("durable holds end", process.spawn(self._end_all(process)).done)
 
-    async def _end_one(self, process: Process, hold: Hold) -> None:
-        process.end_this(hold, hold.subject.hold_nanos // NANOS_PER_TOKEN // 2)
+    async def _end_all(self, process: Process) -> None:
+        for hold in self.durable:
+            if hold.subject.request_id not in self.database.rows:
+                process.end_this(hold, hold.subject.hold_nanos // NANOS_PER_TOKEN // 2)
 
     def _check_lively(self) -> None:
         """What is left is to be had by anybody; more than that is spent."""
@@ -362,15 +371,19 @@ class World:
         return all(process.ledger is not None and not process.ledger.settler.queued for process in self._alive())
 
     async def _take_the_rest(self, process: Process, account: int) -> None:
-        rest = self.rest(account)
-        self.tell("world", f"{rest} of account {account} are left for {process.name}")
+        window = self.database.windows[self.keys[account].credit]
+        lost = self.lost(account)
+        rest = window.cap - self.auditor.spent(account, self.booked()) - lost
+        self.tell("world", f"{rest} of account {account} are left for {process.name}, {lost} are lost")
+        if window.drawn > window.cap:
+            return  # a cap that was lowered stops lending; what is lent may be used
         tokens = rest // NANOS_PER_TOKEN
         if tokens > 0:
             hold = await self._until(process, account, tokens, "placed", never="credit_spent")
             assert not isinstance(hold, str)
             await self._until(process, account, 1, "credit_held", never="placed")
             process.capture(hold, tokens)
-        await self._until(process, account, 1, "credit_spent", never="placed")
+        await self._until(process, account, 1, "credit_held" if lost else "credit_spent", never="placed")
 
     async def _until(self, process: Process, account: int, tokens: int, wanted: str, never: str) -> Hold | str:
         """Ask for a hold until that comes of it which must; it may take a moment, but the other never comes."""
@@ -385,14 +398,19 @@ class World:
             assert self.timeline.now_us - began_us < LIVELY_US, f"{about}, and after {LIVELY_US} µs still are"
             await asyncio.sleep(0.02)
 
-    def rest(self, account: int) -> int:
-        """What nobody has used and nobody can be using, as PostgreSQL's tables say, without leases that are lost."""
+    def lost(self, account: int) -> int:
+        """What is lent to sessions whose hosts are gone."""
         key = self.keys[account].credit
-        window = self.database.windows[key]
         living = {process.ledger.session.session_id for process in self._alive() if process.ledger is not None}
-        return window.cap - window.drawn + sum(
-            lease.outstanding for (lent, owner), lease in self.database.leases.items() if lent is key and owner in living
-        )  # fmt: skip
+        return sum(
+            lease.outstanding
+            for (lent, session_id), lease in self.database.leases.items()
+            if lent is key and session_id not in living
+        )
+
+    def booked(self) -> dict[UUID, int]:
+        """All usage rows: what each request cost."""
+        return {request_id: record.amount_nanos for request_id, record in self.database.rows.items()}
 
     def _stop(self) -> None:
         self.stopping = True
@@ -404,7 +422,7 @@ class World:
         for host in {slot.host.name: slot.host for slot in self.slots}.values():
             if host.gone:
                 self.auditor.lost_host(host.name)
-        booked = {request_id: record.amount_nanos for request_id, record in self.database.rows.items()}
+        booked = self.booked()
         self.auditor.check_rows(booked)
         self._check_database(booked)
 
@@ -452,25 +470,23 @@ def _collect() -> None:
 
 def run(seed: int) -> Result:
     """Run a seed; what is wrong is in the result."""
-    failure = None
-    trace: list[str] = []
-    with _uncollected(), _world(seed) as world:
-        try:
-            world.run()
-        except AssertionError as error:
-            failure = str(error) or repr(error)
-        trace = world.trace
-    digest = hashlib.sha256("\n".join(trace).encode()).hexdigest()
-    counts = dict(world.auditor.counts)
-    return Result(seed, failure, digest, counts, world.timeline.steps, world.timeline.now_us, trace)
-
-
-@contextmanager
-def _world(seed: int) -> Iterator[World]:
-    """A world, and its end: nothing that its processes left behind has any effect."""
-    worlds: list[World] = []
-    with simulated(Random(f"ids {seed}"), lambda who, what: worlds[0].tell(who, what)):
-        worlds.append(World(seed))
-        yield worlds[0]
-        worlds[0].leave_all()
+    told: list[Callable[[str, str], None]] = []
+    with _uncollected(), simulated(Random(f"ids {seed}"), lambda who, what: told[0](who, what)):
+        result = _run(seed, told)
+        told.clear()
         _collect()
+    return result
+
+
+def _run(seed: int, told: list[Callable[[str, str], None]]) -> Result:
+    world, failure = World(seed), None
+    told.append(world.tell)
+    try:
+        world.run()
+    except AssertionError as error:
+        failure = str(error) or repr(error)
+        world.tell_state()
+    world.leave_all()
+    counts, steps, now_us = dict(world.auditor.counts), world.timeline.steps, world.timeline.now_us
+    digest = hashlib.sha256("\n".join(world.trace).encode()).hexdigest()
+    return Result(seed, failure, digest, counts, steps, now_us, world.trace)
