@@ -60,7 +60,7 @@ def plan_of(seed: int) -> Plan:
     """The same plan for the same seed, always."""
     random = Random(f"plan {seed}")
     choose = random.choice
-    run_us = random.randint(1_500_000, 6_000_000)
+    run_us = random.randint(700_000, 3_500_000)
     credit = choose((20, 200, 2_000, 20_000, 200_000))
     return Plan(
         hosts=choose((1, 2, 2, 3)),
@@ -71,8 +71,8 @@ def plan_of(seed: int) -> Plan:
         usual_tokens=max(credit // choose((3, 10, 50, 300)), 1),
         ttl_seconds=choose((0.6, 1.5, 3.0, 30.0)),
         wait_ms=choose((200, 1000)),
-        settle_ms=choose((20, 200, 200, 1000)),
-        fsync_ms=choose((50, 50, 200)),
+        settle_ms=choose((50, 200, 200, 1000)),
+        fsync_ms=choose((50, 200, 500)),
         think_seconds=choose((0.02, 0.1, 0.4)),
         answer_seconds=choose((0.01, 0.1, 0.5)),
         bursts=choose((0.0, 0.0, 0.1)),

@@ -22,7 +22,7 @@ from tests.simulation.auditor import Auditor
 from tests.simulation.database import Link
 from tests.simulation.disk import Owner
 from tests.simulation.plan import Plan
-from tests.simulation.timeline import Loop
+from tests.simulation.timeline import Loop, Timeline
 from tests.simulation.words import short
 
 RETRY_SECONDS = 0.5
@@ -36,6 +36,7 @@ class Fleet(Protocol):
     auditor: Auditor
     keys: list[KeyEntry]
     durable: list[Hold]
+    timeline: Timeline
 
     def tell(self, who: str, what: str) -> None: ...
 
@@ -59,7 +60,7 @@ class Process:
         self.failures: list[BaseException] = []
         self._link = link
         self._slot = slot
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._main = loop.create_task(self._run())
         self._main.add_done_callback(self._noted)
 
@@ -69,7 +70,7 @@ class Process:
 
     def stop(self) -> None:
         """As SIGTERM does."""
-        self._stopping = True
+        self._stopping.set()
 
     def rest(self) -> None:
         """No more clients come; those that are there are answered."""
@@ -84,6 +85,7 @@ class Process:
     def _noted(self, task: "asyncio.Task[Any]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.failures.append(error)
+            self.fleet.timeline.wrong = True
 
     # ── the life of it ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -91,7 +93,7 @@ class Process:
         plan = self.fleet.plan
         ledger = await self._own_ledger()
         await self._until_available(ledger.start)
-        if self._stopping:
+        if self._stopping.is_set():
             ledger.journal.close()
             return
         self.ledger = ledger
@@ -104,8 +106,7 @@ class Process:
         self.serving = True
         self.fleet.tell(self.name, "serves")
         clients = [self.spawn(self._client(Random(self.fleet.random.random()))) for _ in range(plan.clients)]
-        while not self._stopping:
-            await asyncio.sleep(0.05)
+        await self._stopping.wait()
         self.serving = False
         for client in clients:
             await asyncio.wait((client,))
@@ -132,7 +133,7 @@ class Process:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _until_available(self, work: Callable[[], Awaitable[None]]) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 return await work()
             except (StoreUnavailable, JournalFailed) as error:
@@ -145,7 +146,7 @@ class Process:
             await self.ledger.keep_session()
         except SessionOver as error:
             self.fleet.tell(self.name, f"ends: {error}")
-            self._stopping = True
+            self._stopping.set()
 
     # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -16,6 +16,9 @@ from random import Random
 from typing import Any
 
 
+NEVER_US = 2**62
+
+
 class Loop(asyncio.BaseEventLoop):
     """The event loop of one simulated process: without sockets, threads and waiting."""
 
@@ -55,22 +58,25 @@ class Loop(asyncio.BaseEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if not self.dead:
+            self._timeline.wrong = True
             self.errors.append(f"{context['message']}: {context.get('exception')!r}")
 
-    def due_us(self) -> int | None:
-        """From when on there is something to run, None if there is nothing."""
+    def due_us(self) -> int:
+        """From when on there is something to run."""
         if self._ready:  # type: ignore[attr-defined]
             return self.stalled_until_us
         if self._scheduled:  # type: ignore[attr-defined]
-            when: float = self._scheduled[0]._when  # type: ignore[attr-defined]
-            return max(int(when * 1e6), self.stalled_until_us)
-        return None
+            due_us = int(self._scheduled[0]._when * 1e6)  # type: ignore[attr-defined]
+            return due_us if due_us > self.stalled_until_us else self.stalled_until_us
+        return NEVER_US
 
     def step(self) -> None:
-        """Run what is due."""
+        """Run what is due, and what that leads to: processes share nothing, so nobody can come in between."""
         events._set_running_loop(self)
         try:
             self._run_once()  # type: ignore[attr-defined]
+            while self._ready and not self.dead:  # type: ignore[attr-defined]
+                self._run_once()  # type: ignore[attr-defined]
         finally:
             events._set_running_loop(None)
 
@@ -84,6 +90,7 @@ class Timeline:
         self.random = random
         self.loops: list[Loop] = []
         self.steps = 0
+        self.wrong = False
         self._outside: list[tuple[int, int, Callable[[], None]]] = []
         self._number = count()
 
@@ -97,26 +104,30 @@ class Timeline:
         self._outside.clear()
 
     def run(self, until_us: int, done: Callable[[], bool] = lambda: False) -> bool:
-        """Let things happen until an instant, or until `done`; answers whether it was done."""
-        while not done():
-            if self._outside and self._outside[0][0] <= self.now_us:
+        """Let things happen until an instant, until it is `done`, or until anything is wrong; answers whether it was done."""
+        while not self.wrong:
+            if done():
+                return True
+            self.steps += 1
+            due_us, loop = self._following()
+            outside_us = self._outside[0][0] if self._outside else NEVER_US
+            following_us = min(due_us, outside_us)
+            if following_us > self.now_us:
+                if following_us >= until_us:
+                    self.now_us = max(self.now_us, until_us)
+                    return False
+                self.now_us = following_us
+            if outside_us <= due_us or loop is None:
                 heapq.heappop(self._outside)[2]()
-                self.steps += 1
-            elif able := self._able():
-                self.steps += 1
-                able[0 if len(able) == 1 else self.random.randrange(len(able))].step()
-            elif not self._advance(until_us):
-                return False
-        return True
+            else:
+                loop.step()
+        return False
 
-    def _able(self) -> list[Loop]:
-        now_us = self.now_us
-        return [loop for loop in self.loops if (due := loop.due_us()) is not None and due <= now_us]
-
-    def _advance(self, until_us: int) -> bool:
-        instants = [due for loop in self.loops if (due := loop.due_us()) is not None]
-        if self._outside:
-            instants.append(self._outside[0][0])
-        following = min(instants, default=until_us)
-        self.now_us = max(self.now_us, min(following, until_us))
-        return following < until_us
+    def _following(self) -> tuple[int, Loop | None]:
+        """Which loop has something to run next, and when; of several at the same instant any."""
+        first_us, following = NEVER_US, None
+        for loop in self.loops:
+            due_us = max(loop.due_us(), self.now_us)
+            if due_us < first_us or (due_us == first_us < NEVER_US and self.random.random() < 0.5):
+                first_us, following = due_us, loop
+        return first_us, following

@@ -25,7 +25,7 @@ from tests.ledger.prices import NANOS_PER_TOKEN
 from tests.simulation.auditor import Auditor
 from tests.simulation.borders import simulated
 from tests.simulation.database import Database, Link, Network
-from tests.simulation.disk import Disk, Owner
+from tests.simulation.disk import Disk, Os, Owner
 from tests.simulation.plan import Fault, Plan, plan_of
 from tests.simulation.process import Process
 from tests.simulation.timeline import Loop, Timeline
@@ -123,7 +123,7 @@ class World:
             if fault.kind == "fail_over":
                 self.timeline.after(fault.at_us, self._remember)
             self.timeline.after(fault.at_us, lambda fault=fault: self._fail(fault))  # type: ignore[misc]
-        self.timeline.run(self.plan.run_us, self._wrong)
+        self.timeline.run(self.plan.run_us)
         self._check()
         self._heal()
         self._wait("every process serves", self._all_serve)
@@ -134,7 +134,7 @@ class World:
         self._audit()
 
     def _wait(self, what: str, done: Any) -> None:
-        self.timeline.run(self.timeline.now_us + CALM_US, lambda: done() or self._wrong())
+        self.timeline.run(self.timeline.now_us + CALM_US, done)
         self._check()
         assert done(), f"it takes too long until {what}"
 
@@ -143,9 +143,6 @@ class World:
 
     def _all_serve(self) -> bool:
         return all(slot.host.gone or (slot.process is not None and slot.process.serving) for slot in self.slots)
-
-    def _wrong(self) -> bool:
-        return any(process.failures or process.loop.errors for process in self.processes)
 
     def _check(self) -> None:
         for process in self.processes:
@@ -220,6 +217,7 @@ class World:
             process.owner.die()
         self.processes.clear()
         self.timeline.clear()
+        Os.instance.clear()
         for slot in self.slots:
             slot.process = None
 
