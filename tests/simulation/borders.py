@@ -23,6 +23,9 @@ from meterproxy.ledger.clock import DatabaseClock
 from tests.simulation.disk import Os
 from tests.simulation.timeline import Loop
 
+RECORD_BYTES = 2048
+"""The largest record here, so that segments can be small and a journal soon has many."""
+
 
 def running() -> Loop:
     """The loop of the process whose code is running."""
@@ -61,6 +64,9 @@ def _replacements(random: Random) -> dict[str, Any]:
         "random": random,
         "os": system,
         "fcntl": system,
+        "MAX_RECORD_BYTES": RECORD_BYTES,
+        "TOGETHER_BYTES": 2 * RECORD_BYTES,
+        "SLACK_BYTES": 4 * RECORD_BYTES,
     }
 
 

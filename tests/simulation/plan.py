@@ -44,8 +44,8 @@ class Plan:
     overruns: float
     lost: float
     run_us: int
+    segment_bytes: int
     faults: list[Fault] = field(default_factory=list)
-    segment_bytes: int = 9 * 64 * 1024
     retain_seconds: float = 86400.0
     stop_seconds: float = 10.0
 
@@ -82,6 +82,7 @@ def plan_of(seed: int) -> Plan:
         overruns=choose((0.0, 0.1)),
         lost=choose((0.0, 0.0, 0.01, 0.05)),
         run_us=run_us,
+        segment_bytes=choose((16, 24, 64)) * 1024,
         faults=_faults(random, run_us, credit),
     )
 

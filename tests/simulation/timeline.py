@@ -29,7 +29,7 @@ class Loop(asyncio.BaseEventLoop):
         self._timeline = timeline
         self.name = name
         self.dead = False
-        self.stalled_until_us = 0
+        self.stalled_from_us = self.stalled_until_us = 0
         self._drift_ppm = drift_ppm
         self._boot_us = boot_us
         self._wall_us = wall_us

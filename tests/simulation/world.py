@@ -243,15 +243,24 @@ class World:
 
     def stall(self, fault: Fault) -> None:
         if (process := self._slot(fault).process) is not None:
+            process.loop.stalled_from_us = self.timeline.now_us
             process.loop.stalled_until_us = self.timeline.now_us + fault.for_us
 
     def cut_power(self, fault: Fault) -> None:
         host = self._slot(fault).host
+        safe_before_us = self._safe_before_us(host)
         for slot in self._of(host):
             self._forget(slot)
             self.timeline.after(fault.for_us, lambda slot=slot: self.start(slot))  # type: ignore[misc]
         host.disk.cut_power()
-        self.auditor.lost_power(host.name, self.timeline.now_us - self.plan.fsync_ms * 1000 - SYNC_SLACK_US)
+        self.auditor.lost_power(host.name, safe_before_us)
+
+    def _safe_before_us(self, host: Host) -> int:
+        """What was written down by then is on the disk: whoever was not stalled has synced it since."""
+        interval_us = self.plan.fsync_ms * 1000 + SYNC_SLACK_US
+        loops = [slot.process.loop for slot in self._of(host) if slot.process is not None]
+        stalls = [loop.stalled_from_us for loop in loops if loop.stalled_until_us > self.timeline.now_us - interval_us]
+        return min(stalls, default=self.timeline.now_us) - interval_us
 
     def leave(self, fault: Fault) -> None:
         """A host is gone; unless `amount` is odd it is found again at the end."""
