@@ -319,7 +319,7 @@ class World:
 
     def fail_over(self, fault: Fault) -> None:
         """The standby takes over, which lacks what was committed in the meantime."""
-        if not self._remembered:
+        if not self.network.up:
             return
         for account, key in enumerate(self.keys):
             lent = self.database.lent(key.credit)
