@@ -173,7 +173,7 @@ class Holds:
 
     def _subject(self, request: HoldRequest) -> Subject:
         key, bound = request.key, request.bound
-        draw = Draw(key.credit_limit_id, 0, self._session.session_id, request.hold_nanos)
+        draw = Draw(key.credit.limit_id, 0, self._session.session_id, request.hold_nanos)
         return Subject(
             request.request_id, request.occurred_us, key.account_id, key.user_id, key.key_id, request.operation,
             request.provider, bookable_name(request.model), request.price.id, request.markup_ppm, request.hold_nanos,

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from meterproxy.core.account import AccountEntry
 from meterproxy.core.hold import HoldRequest, Receipt
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
 from meterproxy.core.price import Price
@@ -48,10 +49,8 @@ class FakeClock:
 def key_entry(number: int = 1, policy: KeyPolicy | None = None, expires_us: int | None = None) -> KeyEntry:
     return KeyEntry(
         key_id=UUID(int=100 + number),
-        account_id=ACCOUNT,
-        organization_id=UUID(int=2),
+        account=AccountEntry(ACCOUNT, UUID(int=2), UUID(int=4)),
         user_id=UUID(int=3),
-        credit_limit_id=UUID(int=4),
         policy=policy or KeyPolicy(),
         expires_us=expires_us,
     )

@@ -90,7 +90,7 @@ async def test_ending_is_booked_once(case: Ending, database: str, tmp_path: Path
         key = await customer(pool, CREDIT_NANOS)
         worker = ledger_of(pool, tmp_path)
         await worker.start()
-        await worker.borrower.borrow(LeaseKey(key.account_id, key.credit_limit_id, 0), CREDIT_NANOS // 2)
+        await worker.borrower.borrow(LeaseKey(key.account_id, key.credit.limit_id, 0), CREDIT_NANOS // 2)
         async with built(
             case.settings,
             ledger=Books(worker),
