@@ -102,6 +102,9 @@ class Metrics:
         self.invariant_failed = gauge("invariant_failed", "1 while an invariant of the books is broken.", "name")
         self.database_up = gauge("database_up", "1 if PostgreSQL answered the last time it was asked.")
         self.clock_skew_seconds = gauge("clock_skew_seconds", "How far this machine's clock is ahead of PostgreSQL's.")
+        self.replayed_total = counter(
+            "replayed_total", "Answers that were kept under an Idempotency-Key and given again."
+        )
         self.upstream_errors = counter("upstream_errors_total", "Trouble with a provider.", "reason", "provider")
         gauge("build_info", "The release that runs.", "version").labels(__version__).set(1)
         self.before_scrape: list[Callable[[], None]] = [self._count_finished]
@@ -123,6 +126,9 @@ class Metrics:
 
     def stream_closed(self) -> None:
         self.streams_open.dec()
+
+    def replayed(self) -> None:
+        self.replayed_total.inc()
 
     def upstream_failed(self, provider: str, reason: str) -> None:
         self.upstream_errors.labels(reason, provider).inc()
