@@ -8,7 +8,6 @@ Run by `python -m bench.micro`.
 """
 
 import argparse
-import asyncio
 import sys
 import tempfile
 import time
