@@ -113,6 +113,9 @@ class Metrics:
         self.clock_skew_seconds = gauge(
             "clock_skew_seconds", "How far this machine's clock is ahead of PostgreSQL's.", together=Together.FARTHEST
         )
+        self.replayed_total = counter(
+            "replayed_total", "Answers that were kept under an Idempotency-Key and given again."
+        )
         self.upstream_errors = counter("upstream_errors_total", "Trouble with a provider.", "reason", "provider")
         gauge("workers", "Workers that answer.", together=Together.SUM).set(1)
         gauge("build_info", "The release that runs.", "version").labels(__version__).set(1)
@@ -135,6 +138,9 @@ class Metrics:
 
     def stream_closed(self) -> None:
         self.streams_open.dec()
+
+    def replayed(self) -> None:
+        self.replayed_total.inc()
 
     def upstream_failed(self, provider: str, reason: str) -> None:
         self.upstream_errors.labels(reason, provider).inc()

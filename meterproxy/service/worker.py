@@ -50,11 +50,13 @@ from meterproxy.service.figures import METRICS, host_metrics, peers_of, say_fare
 from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, take_over
 from meterproxy.service.heirs import Heirs
+from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
 from meterproxy.service.poller import Poller, asking
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
+from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.keys import Keys
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
@@ -87,6 +89,8 @@ OTHER_CONNECTIONS: Final = 6
 """For look-ups of keys (three at a time), of owners (one), for polling, the operator's API and upkeep."""
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""
+KEY_CONNECTIONS: Final = 4
+"""For requests with an `Idempotency-Key`, however many there are; none is opened where nobody sends one."""
 MOST_SKEW_SECONDS: Final = 300.0
 
 _log: Final = logging.getLogger(__name__)
@@ -143,6 +147,7 @@ class Worker:
         on_parent_gone(self._orphaned)
         self._pool = await self._open_pool(OTHER_CONNECTIONS)
         self._ledger_pool = await self._open_pool(LEDGER_CONNECTIONS)
+        self._key_pool = await self._open_pool(KEY_CONNECTIONS)
         operator = self._operator()
         server = HttpServer(Dispatch(self._exchange, operator.answer, operator.admit))
         listening = socket.socket(fileno=self._handover.listening_fd)
@@ -192,6 +197,8 @@ class Worker:
         )
         self._exchanges = self._make_exchanges()
         self._tasks.start("durable holds", self._poller(self._exchanges).keep_polled)
+        self._tasks.start("kept answers", self._exchanges.house.idempotency.keep_told)
+        self._tasks.start("reversals", lambda: keep_reversed(self._pool))
         _spare_the_collector()
 
     async def _own_ledger(self) -> WorkerLedger:
@@ -265,6 +272,7 @@ class Worker:
             with contextlib.suppress(StoreUnavailable):
                 await make_partitions(self._pool)
                 await delete_old_owners(self._pool)
+                await delete_expired(self._pool)
 
     async def _keep_fleet_counted(self) -> None:
         """What only PostgreSQL knows: money that is lost sight of, and holds that outlived their exchange."""
@@ -344,6 +352,7 @@ class Worker:
             self._metrics,
             ledger.owners,
             ledger.durable,
+            idempotency_rows(config, self._key_pool, ledger.session.session_id),
         )
         return Exchanges(settings, ports, providers.build(config), self._room)
 
@@ -438,6 +447,7 @@ class Worker:
         if self._exchanges is not None:
             await self._exchanges.finish(self._config.drain_seconds)
             await self._tasks.stop()
+            await finish_telling(self._exchanges.house.idempotency)
             try:
                 async with asyncio.timeout(STOP_SECONDS):
                     await self._ledger.stop()
@@ -460,4 +470,4 @@ class Worker:
         await cancelled([lingering, hastened])
 
     async def _close_pools(self) -> None:
-        await asyncio.gather(self._pool.close(), self._ledger_pool.close())
+        await asyncio.gather(self._pool.close(), self._ledger_pool.close(), self._key_pool.close())
