@@ -73,6 +73,7 @@ async def test_workers_die_one_by_one_and_are_replaced_under_load_without_an_err
         assert endings["captured"] >= len(load.whole)
         assert (await scrape(running))[ANSWERED] >= len(load.whole) - broken
         assert await running.stop() == 0
+        settings.write(database_url=None)
         await running.start()
         await check_closed(running)
 
