@@ -307,7 +307,7 @@ class Worker:
 
     def _poller(self, exchanges: Exchanges) -> Poller:
         ledger = self._ledger
-        ask = asking(exchanges.house.router, ledger.clock)
+        ask = asking(exchanges.house.router, ledger.clock, exchanges.house.turns)
         return Poller(DurableRows(self._pool), ledger.durable, ask, OpenHoldPolicy(self._config.recovery.open_hold))
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
