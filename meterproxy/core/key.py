@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
 
+from meterproxy.core.account import AccountEntry
 from meterproxy.core.lending import LeaseKey
 
 KEY_PREFIX = "mp-"
@@ -34,17 +35,18 @@ class KeyEntry:
     """A live key as the directory keeps it in memory: who it acts for and what it may do."""
 
     key_id: UUID
-    account_id: UUID
-    organization_id: UUID
+    account: AccountEntry
     user_id: UUID
-    credit_limit_id: UUID
     policy: KeyPolicy
     expires_us: int | None = None
+    team_id: UUID | None = None
+    account_id: UUID = field(init=False)
     credit: LeaseKey = field(init=False, compare=False)
     """The account's credit, as a limit that every request of this key draws from."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "credit", LeaseKey(self.account_id, self.credit_limit_id, 0))
+        object.__setattr__(self, "account_id", self.account.account_id)
+        object.__setattr__(self, "credit", self.account.credit)
 
 
 def digest_of(secret: bytes) -> bytes:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from meterproxy.core.account import AccountEntry
 from meterproxy.core.bound import Bound
 from meterproxy.core.hold import HoldRequest
 from meterproxy.core.key import KeyEntry, KeyPolicy
@@ -31,7 +32,7 @@ def is_volatile(directory: Path) -> bool:
 
 def self_test_request(now_us: int) -> HoldRequest:
     """A request of an account that does not exist; a ledger that places its hold must not serve."""
-    nobody = KeyEntry(_NOBODY, _NOBODY, _NOBODY, _NOBODY, _NOBODY, KeyPolicy())
+    nobody = KeyEntry(_NOBODY, AccountEntry(_NOBODY, _NOBODY, _NOBODY), _NOBODY, KeyPolicy())
     price = Price("self-test", "self-test", {"default": RateCard((RateTier(-1, Rates(input=1)),))})
     bound = Bound(input_tokens=1, output_tokens=0)
     return HoldRequest(_NOBODY, now_us, nobody, "chat", "self-test", "self-test", price, PPM, bound, 1, stream=False)

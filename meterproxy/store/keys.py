@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from meterproxy.core.account import AccountEntry
 from meterproxy.core.key import KEY_PREFIX, KeyEntry, KeyPolicy, digest_of
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.ids import new_id
@@ -129,10 +130,8 @@ async def find_key(pool: asyncpg.Pool, digest: bytes) -> KeyEntry | None:
         return None
     return KeyEntry(
         key_id=row["id"],
-        account_id=row["account_id"],
-        organization_id=row["organization_id"],
+        account=AccountEntry(row["account_id"], row["organization_id"], row["credit_limit_id"]),
         user_id=row["user_id"],
-        credit_limit_id=row["credit_limit_id"],
         policy=_policy(row),
         expires_us=to_us(row["expires_at"]) if row["expires_at"] else None,
     )

@@ -48,7 +48,7 @@ def faulty(ledger: WorkerLedger) -> Faulty:
 
 
 def key_of(key: KeyEntry) -> LeaseKey:
-    return LeaseKey(key.account_id, key.credit_limit_id, 0)
+    return LeaseKey(key.account_id, key.credit.limit_id, 0)
 
 
 async def wrong(pool: asyncpg.Pool) -> set[str]:

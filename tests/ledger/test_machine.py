@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from meterproxy.core.account import AccountEntry
 from meterproxy.core.key import KeyEntry, KeyPolicy
 from meterproxy.core.lending import LeaseKey
 from meterproxy.core.resource import key_of
@@ -63,20 +64,19 @@ operations: st.SearchStrategy[Operation] = st.one_of(work, work, work, faults)
 
 
 def stranger(number: int) -> KeyEntry:
-    return KeyEntry(
-        UUID(int=number), UUID(int=number + 10), UUID(int=3), UUID(int=4), UUID(int=number + 20), KeyPolicy()
-    )
+    account = AccountEntry(UUID(int=number + 10), UUID(int=3), UUID(int=number + 20))
+    return KeyEntry(UUID(int=number), account, UUID(int=4), KeyPolicy())
 
 
 def memory_world(*, forgetful: bool = False) -> tuple[MemoryStore, World]:
     store = MemoryStore()
 
     async def credit(key: KeyEntry, amount: int) -> None:
-        store.credit(LeaseKey(key.account_id, key.credit_limit_id, 0), amount)
+        store.credit(LeaseKey(key.account_id, key.credit.limit_id, 0), amount)
 
     keys = [stranger(1), stranger(2)]
     for key in keys:
-        store.credit(LeaseKey(key.account_id, key.credit_limit_id, 0), 0)
+        store.credit(LeaseKey(key.account_id, key.credit.limit_id, 0), 0)
     return store, World(store, keys, credit, forgetful=forgetful)
 
 

@@ -378,7 +378,7 @@ async def test_a_draw_of_a_session_that_never_was_is_booked_as_late(pool: asyncp
     key = await customer(pool, CREDIT)
     ledger = ledger_of(pool, tmp_path)
     await ledger.start()
-    draws = (Draw(key.credit_limit_id, 0, UUID(int=5), 1000),)
+    draws = (Draw(key.credit.limit_id, 0, UUID(int=5), 1000),)
     record = end(1, 600, account_id=key.account_id, draws=draws, price_id=PRICE.id)
     ledger.settler.know_price(PRICE.id, PRICE.document())
     ledger.settler.add(Settling(ledger.journal.append(record), record))
@@ -409,7 +409,7 @@ async def test_a_row_says_what_it_drew_from_which_limits(pool: asyncpg.Pool, tmp
     )
     draws = tuple(
         Draw(limit, since, uuid4(), held)
-        for limit, since, held in ((budget, start, 500), (key.credit_limit_id, 0, 1000))
+        for limit, since, held in ((budget, start, 500), (key.credit.limit_id, 0, 1000))
     )
     record = end(1, 700, account_id=key.account_id, draws=draws, price_id=PRICE.id)
     record = msgspec.structs.replace(record, overrun_nanos=200)
@@ -417,7 +417,7 @@ async def test_a_row_says_what_it_drew_from_which_limits(pool: asyncpg.Pool, tmp
     await ledger.settler.drain()
     [credit] = (await explain(pool, request_id))["limits_drawn"]
     assert (credit["limit_id"], credit["window_start"], credit["session_id"], credit["session_state"]) == (
-        key.credit_limit_id, None, session_id, "live",
+        key.credit.limit_id, None, session_id, "live",
     )  # fmt: skip
     assert (credit["held"], credit["consumed"], credit["overrun"]) == ("0.0005", "0.0005", "0.0001")
     month, credit = (await explain(pool, record.subject.request_id))["limits_drawn"]
@@ -484,7 +484,7 @@ async def test_giving_back_and_settling_one_lease_at_once(
     await ledger.start()
     for _ in range(8):
         await capture(ledger, key, 10, 600, 30)
-        ledger.book.give_back(LeaseKey(key.account_id, key.credit_limit_id, 0))
+        ledger.book.give_back(LeaseKey(key.account_id, key.credit.limit_id, 0))
         ledger.borrower._unreported.update(ledger.book.leases)
         await asyncio.gather(ledger.settler.drain(), ledger.borrower.report(), ledger.borrower.report())
     assert await wrong(pool) == set()

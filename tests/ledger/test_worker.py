@@ -88,7 +88,7 @@ async def test_a_killed_workers_journal_is_settled_and_its_leases_come_back(data
         assert window["drawn"] == 207_000
         await successor.stop()
         assert await pool.fetchval("SELECT count(*) FROM usage_events") == 2
-        assert LeaseKey(key.account_id, key.credit_limit_id, 0) not in successor.book.leases
+        assert LeaseKey(key.account_id, key.credit.limit_id, 0) not in successor.book.leases
 
 
 async def test_a_stop_with_an_open_hold_leaves_its_session_to_be_proved(database: str, tmp_path: Path) -> None:

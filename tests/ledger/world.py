@@ -68,7 +68,7 @@ class World:
         self._forgetful = forgetful
 
     def key(self, account: int) -> LeaseKey:
-        return LeaseKey(self.keys[account].account_id, self.keys[account].credit_limit_id, 0)
+        return LeaseKey(self.keys[account].account_id, self.keys[account].credit.limit_id, 0)
 
     async def do(self, operation: Operation) -> str:
         """Run one operation; answers what came of it in a word."""

@@ -35,6 +35,7 @@ class Books:
         self.progress = self._holds.progress
         self.capture = self._holds.capture
         self.release = self._holds.release
+        self.rates = self._holds.rates
         self.rest_nanos = self._holds.rest_nanos
         self.fetch_rest_nanos = self._holds.fetch_rest_nanos
 
@@ -90,7 +91,7 @@ async def test_ending_is_booked_once(case: Ending, database: str, tmp_path: Path
         key = await customer(pool, CREDIT_NANOS)
         worker = ledger_of(pool, tmp_path)
         await worker.start()
-        await worker.borrower.borrow(LeaseKey(key.account_id, key.credit_limit_id, 0), CREDIT_NANOS // 2)
+        await worker.borrower.borrow(LeaseKey(key.account_id, key.credit.limit_id, 0), CREDIT_NANOS // 2)
         async with built(
             case.settings,
             ledger=Books(worker),

@@ -30,7 +30,7 @@ async def test_warm_requests_make_no_statement(database: str, tmp_path: Path, mo
         secret = (await Keys(pool, "test").create(entry.account_id, "warm")).secret
         worker = ledger_of(pool, tmp_path)
         await worker.start()
-        await worker.borrower.borrow(LeaseKey(entry.account_id, entry.credit_limit_id, 0), 10**9)
+        await worker.borrower.borrow(LeaseKey(entry.account_id, entry.credit.limit_id, 0), 10**9)
         directory = KeyDirectory(pool)
         assert await directory.find(digest_of(secret.encode())) is not None
         taken = counted_acquires(monkeypatch)
