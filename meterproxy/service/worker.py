@@ -29,7 +29,8 @@ from meterproxy.control.operator import Machine, OperatorApi
 from meterproxy.core.lending import Change
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.inherit import inherit
-from meterproxy.ledger.journal import Journal, JournalLocked
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.client import Client, Room
