@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from meterproxy.errors import MeterproxyError, StoreUnavailable
-from meterproxy.ledger.journal import JournalLocked, is_owned
+from meterproxy.ledger.journal_files import JournalLocked, is_owned
 
 LOOK_SECONDS: Final = 1.0
 UNOWNED_SECONDS: Final = 3.0
