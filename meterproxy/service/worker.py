@@ -80,7 +80,7 @@ ORPHAN_END_SECONDS: Final = 20.0
 """When an orphan that has not ended by itself leaves the rest to its journal: nobody is there to kill it."""
 SETTLE: Final = "settle"
 LOCKED_SECONDS: Final = 0.1
-UNANSWERED_SECONDS: Final = 2.0
+UNANSWERED_SECONDS: Final = 10.0
 """How long connections may wait in the socket's queue for a worker that starts, before they are told that it does."""
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
