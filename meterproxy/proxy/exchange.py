@@ -38,6 +38,7 @@ from meterproxy.proxy.ownership import NOTHING, Owned, at_another_provider, in_b
 from meterproxy.proxy.paths import allowed_query
 from meterproxy.proxy.plain import LargeRelay, relay_plain
 from meterproxy.proxy.ports import Finished
+from meterproxy.proxy.rate_headers import rate_headers
 from meterproxy.proxy.replay import ReplayRelay
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.stream import StreamRelay
@@ -64,6 +65,7 @@ class Exchange:
         "_key_claim",
         "_model",
         "_provider",
+        "_rated",
         "_request_id_text",
         "_route_name",
         "_streaming",
@@ -89,6 +91,7 @@ class Exchange:
         self._route_name = UNKNOWN_ROUTE
         self._model = ""
         self._provider = ""
+        self._rated: tuple[KeyEntry, str, str] | None = None
         self._keeps = False
         self._streaming = False
         self._forwarded_us = 0
@@ -151,6 +154,8 @@ class Exchange:
             raise at_another_provider(asked, owned)
         self._model, self._provider = route.model, route.provider.name
         self._keeps = keeps(asked)
+        if key.account.limits:
+            self._rated = key, asked.endpoint.operation, route.model
         return route
 
     async def _claimed_key(self, asked: Asked, key: KeyEntry) -> bool:
@@ -278,6 +283,8 @@ class Exchange:
         headers = [(REQUEST_ID, self._request_id_text)]
         if lowered_maximum is not None:
             headers.append((b"x-meterproxy-max-tokens", b"%d" % lowered_maximum))
+        if self._rated is not None:
+            headers += rate_headers(self._house.ports.ledger.rates(*self._rated, self.started_us))
         return headers
 
     def _pass_error(self, forwarded: Forwarded, headers: list[tuple[bytes, bytes]]) -> None:

@@ -16,6 +16,7 @@ from meterproxy.core.hold import HoldRequest as HoldRequest  # noqa: PLC0414
 from meterproxy.core.hold import Receipt as Receipt  # noqa: PLC0414
 from meterproxy.core.idempotency import ClaimRequest, EndedClaim, Found
 from meterproxy.core.key import KeyEntry
+from meterproxy.core.limit import Rates
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending
 from meterproxy.core.resource import Resource
@@ -76,6 +77,10 @@ class Ledger(Protocol):
 
     async def fetch_rest_nanos(self, key: KeyEntry) -> int:
         """As `rest_nanos`, asked of PostgreSQL now. Raises ApiError UNAVAILABLE."""
+        ...
+
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
+        """What a request accepted then leaves of its rate limits, as last heard; asked only where there are limits."""
         ...
 
     def confirm(self, hold: Hold) -> None:

@@ -11,6 +11,7 @@ from meterproxy.core.account import AccountEntry
 from meterproxy.core.hold import HoldRequest, Receipt
 from meterproxy.core.idempotency import ClaimEnd, ClaimRequest, EndedClaim, Found, KeptAnswer, Verdict
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
+from meterproxy.core.limit import UNRATED, Rates
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending, EndRecord, Subject, encode_payload
 from meterproxy.core.resource import Resource
@@ -112,6 +113,7 @@ class FakeLedger:
     rows: list[Row] = field(default_factory=list)
     told: list[Usage] = field(default_factory=list)
     placed: list[HoldRequest] = field(default_factory=list)
+    rated: Rates = UNRATED
 
     @property
     def free_nanos(self) -> int:
@@ -146,6 +148,9 @@ class FakeLedger:
 
     async def fetch_rest_nanos(self, key: KeyEntry) -> int:
         return self.free_nanos
+
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
+        return self.rated
 
     def confirm(self, hold: FakeHold) -> None:
         assert hold.subject.request_id in self.open
