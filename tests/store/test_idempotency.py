@@ -27,6 +27,7 @@ from meterproxy.core.resource import Resource
 from meterproxy.core.seal import Seal
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.audit import audit
+from meterproxy.store.explain import explain
 from meterproxy.store.idempotency import PURPOSE, IdempotencyRows, delete_expired, reverse_replaced
 from tests.ledger.bank import REFUSED, balance, completed, customer, hold_request, ledger_of, pool_of
 from tests.ledger.prices import NANOS_PER_TOKEN
@@ -243,6 +244,8 @@ async def test_a_lost_charge_is_given_back_when_the_other_is_captured(world: Wor
     entry = await world.pool.fetchrow("SELECT description, reverses FROM ledger_entries WHERE kind = 'refund'")
     assert entry["reverses"] == first.request_id
     assert str(second.request_id) in entry["description"]
+    told = await explain(world.pool, first.request_id)
+    assert [shown["kind"] for shown in told["entries"]] == ["deduction", "refund"]
     await world.check()
 
 
