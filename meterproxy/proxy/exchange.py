@@ -99,7 +99,7 @@ class Exchange:
         self._upstream_us = 0
 
     async def run(self) -> None:
-        """Answer the request: accept → authenticate → own → route → authorize → forward → relay → capture."""
+        """Answer the request: accept → authenticate → own → route (→ claim) → authorize → forward → relay → capture."""
         client, ports = self._client, self._house.ports
         try:
             head = client.head
