@@ -21,7 +21,8 @@ from typing import Final
 from meterproxy.config import Config
 from meterproxy.errors import MeterproxyError, StoreUnavailable
 from meterproxy.ledger.inherit import inherit
-from meterproxy.ledger.journal import Journal, JournalLocked, is_owned
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.journal_files import JournalLocked, is_owned
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.settle import Observer
 from meterproxy.store.pool import Pool

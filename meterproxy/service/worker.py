@@ -25,7 +25,7 @@ from meterproxy.config import Config
 from meterproxy.control.operator import Machine, OperatorApi
 from meterproxy.core.lending import Change
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
-from meterproxy.ledger.journal import JournalLocked
+from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.client import Client, Room
@@ -334,7 +334,7 @@ class Worker:
 
     def _poller(self, exchanges: Exchanges) -> Poller:
         ledger = self._ledger
-        ask = asking(exchanges.house.router, ledger.clock)
+        ask = asking(exchanges.house.router, ledger.clock, exchanges.house.turns)
         return Poller(DurableRows(self._pool), ledger.durable, ask, OpenHoldPolicy(self._config.recovery.open_hold))
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────

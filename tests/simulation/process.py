@@ -13,7 +13,7 @@ from meterproxy.core.key import KeyEntry
 from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, JournalFailed, SessionOver, StoreUnavailable
-from meterproxy.ledger.journal import JournalLocked
+from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.runtime.tasks import SideTasks
 from tests.ledger.bank import REFUSED, completed
