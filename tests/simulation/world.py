@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from meterproxy.core.account import AccountEntry
 from meterproxy.core.hold import Hold
 from meterproxy.core.key import KeyEntry, KeyPolicy
 from tests.ledger.prices import NANOS_PER_TOKEN
@@ -448,9 +449,8 @@ class World:
 
 
 def _key(number: int) -> KeyEntry:
-    return KeyEntry(
-        UUID(int=number + 1), UUID(int=number + 101), UUID(int=3), UUID(int=4), UUID(int=number + 201), KeyPolicy()
-    )
+    account = AccountEntry(UUID(int=number + 101), UUID(int=3), UUID(int=number + 201))
+    return KeyEntry(UUID(int=number + 1), account, UUID(int=4), KeyPolicy())
 
 
 @contextmanager
