@@ -68,6 +68,11 @@ class Process:
     def over(self) -> bool:
         return self._main.done()
 
+    @property
+    def steady(self) -> bool:
+        """Whether it serves, and goes on doing so."""
+        return self.serving and not self._stopping.is_set()
+
     def stop(self) -> None:
         """As SIGTERM does."""
         self._stopping.set()
@@ -183,6 +188,8 @@ class Process:
         except ApiError as refused:
             self.fleet.tell(self.name, f"refuses {tokens} of {account}: {refused.reason}")
             self.fleet.auditor.counts[refused.reason] += 1
+            if refused.reason == "credit_spent":
+                self.fleet.auditor.refused_as_spent(account, request.hold_nanos, self.fleet.now_us())
             return refused.reason
         self.open.add(request.request_id)
         self.fleet.tell(self.name, f"places {tokens} of {account}: {short(request.request_id)}")
@@ -285,14 +292,16 @@ class Process:
         hold = random.choice(self.fleet.durable)
         self.end_this(hold, random.randint(0, hold.subject.hold_nanos // NANOS_PER_TOKEN))
 
-    def end_this(self, hold: Hold, tokens: int) -> None:
+    def end_this(self, hold: Hold, tokens: int) -> bool:
+        """End a durable hold; False where the journal has no room for that now."""
         assert self.ledger is not None
         try:
             receipt = self.ledger.durable.capture(hold, completed(tokens))
         except JournalFailed:
-            return
+            return False
         self.fleet.tell(self.name, f"ends durable {short(hold.subject.request_id)} at {receipt.amount_nanos}")
         self.fleet.auditor.ended_durable(hold.subject.request_id, receipt.amount_nanos, self.host, self.fleet.now_us())
+        return True
 
     def _check(self) -> None:
         assert self.ledger is not None

@@ -37,6 +37,8 @@ SYNC_SLACK_US = 250_000
 """Beyond the interval of fsync: how long a sync may wait for its turn and take, here."""
 CALM_US = 20_000_000
 """How long a fleet without faults may take for anything."""
+HEARD_US = 1_100_000
+"""How long it may take until everybody has heard of a change."""
 LIVELY_US = 4_000_000
 """How long somebody may wait for credit that nobody uses."""
 
@@ -61,6 +63,8 @@ class Slot:
     number: int
     process: Process | None = None
     lives: int = 0
+    unsafe_since_us: int | None = None
+    """What was written since then nobody may have synced: its process was killed, and no other has started yet."""
 
 
 @dataclass
@@ -90,7 +94,7 @@ class World:
         self.network.lost = self.network.unheard = self.network.late = self.plan.lost
         self.durable: list[Hold] = []
         self.trace: list[str] = []
-        self.calm = False
+        self.calm = self.stopping = False
         self.keys = [_key(number) for number in range(self.plan.accounts)]
         self.slots: list[Slot] = []
         self.processes: list[Process] = []
@@ -143,7 +147,7 @@ class World:
         return (slot.process for slot in self.slots if slot.process is not None and not slot.process.loop.dead)
 
     def _all_serve(self) -> bool:
-        return all(slot.host.gone or (slot.process is not None and slot.process.serving) for slot in self.slots)
+        return all(slot.host.gone or (slot.process is not None and slot.process.steady) for slot in self.slots)
 
     def _check(self) -> None:
         for process in self.processes:
@@ -155,7 +159,7 @@ class World:
 
     def start(self, slot: Slot) -> None:
         """What a supervisor does, again and again."""
-        if slot.process is not None or slot.host.gone:
+        if slot.process is not None or slot.host.gone or self.stopping:
             return
         slot.lives += 1
         host = slot.host
@@ -191,6 +195,7 @@ class World:
         process = slot.process
         if process is None:
             return
+        slot.unsafe_since_us = self._safe_before_us(slot.host)
         slot.process = None
         process.loop.dead = True
         process.owner.die()
@@ -257,11 +262,16 @@ class World:
         self.auditor.lost_power(host.name, safe_before_us)
 
     def _safe_before_us(self, host: Host) -> int:
-        """What was written down by then is on the disk: whoever was not stalled has synced it since."""
+        """What was written down by then is on the disk: whoever was neither stalled nor killed has synced it since."""
         interval_us = self.plan.fsync_ms * 1000 + SYNC_SLACK_US
-        loops = [slot.process.loop for slot in self._of(host) if slot.process is not None]
-        stalls = [loop.stalled_from_us for loop in loops if loop.stalled_until_us > self.timeline.now_us - interval_us]
-        return min(stalls, default=self.timeline.now_us) - interval_us
+        instants = [self.timeline.now_us - interval_us]
+        for slot in self._of(host):
+            loop = slot.process.loop if slot.process is not None else None
+            if loop is not None and loop.stalled_until_us > instants[0]:
+                instants.append(loop.stalled_from_us - interval_us)
+            if slot.unsafe_since_us is not None and (slot.process is None or not slot.process.serving):
+                instants.append(slot.unsafe_since_us)
+        return min(instants)
 
     def leave(self, fault: Fault) -> None:
         """A host is gone; unless `amount` is odd it is found again at the end."""
@@ -310,7 +320,7 @@ class World:
     def change_cap(self, account: int, by_nanos: int) -> None:
         if self.network.up:
             self.database.change_cap(self.keys[account].credit, by_nanos)
-            self.auditor.cap(account, by_nanos)
+            self.auditor.cap(account, by_nanos, self.timeline.now_us)
 
     def _remember(self) -> None:
         if self.network.up and not self.calm:
@@ -355,8 +365,6 @@ class World:
                 self.start(slot)
             self.timeline.after(RESTART_US, self._keep_started)
 
-    stopping = False
-
     def _end_durable(self) -> None:
         """Somebody sees the end of what runs on at providers."""
         process = next(self._alive())
@@ -365,11 +373,13 @@ class World:
     async def _end_all(self, process: Process) -> None:
         for hold in self.durable:
             if hold.subject.request_id not in self.database.rows:
-                process.end_this(hold, hold.subject.hold_nanos // NANOS_PER_TOKEN // 2)
+                while not process.end_this(hold, hold.subject.hold_nanos // NANOS_PER_TOKEN // 2):
+                    await asyncio.sleep(0.05)
 
     def _check_lively(self) -> None:
         """What is left is to be had by anybody; more than that is spent."""
         self._wait("everything is settled", self._all_settled)
+        self.timeline.run(self.timeline.now_us + HEARD_US)
         for account in range(len(self.keys)):
             process = self.random.choice(list(self._alive()))
             task = process.spawn(self._take_the_rest(process, account))
