@@ -11,14 +11,14 @@ from uuid import UUID
 
 from meterproxy.core.lending import Batch, LeaseKey
 from meterproxy.core.record import EndRecord, PlaceRecord
-from meterproxy.errors import JournalFailed
 from meterproxy.ledger import recover
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.journal import Journal, Sync
 from meterproxy.ledger.lease import Borrower
-from meterproxy.ledger.session import Session
+from meterproxy.ledger.segment import FRAME_BYTES
 from meterproxy.ledger.worker import WorkerLedger
 from tests.ledger.memory_store import MemoryStore
+from tests.simulation.disk import Os
 
 
 def lends_without_condition() -> AbstractContextManager[Any]:
@@ -78,19 +78,16 @@ def books_what_was_booked() -> AbstractContextManager[Any]:
 def writes_endings_late() -> AbstractContextManager[Any]:
     """An ending is only kept in memory until it is settled."""
 
-    def end(self: Journal, record: EndRecord, placed_at: int) -> int:
-        raise JournalFailed("later")
+    end = Journal.end
 
-    real = Journal.end
-
-    def lazy(self: Journal, record: EndRecord, placed_at: int) -> int:
-        before = self._current.used
-        position = real(self, record, placed_at)
-        self._undo(self._current, self._current.used - before)
-        self.healthy = True
+    def unwritten(self: Journal, record: EndRecord, placed_at: int) -> int:
+        position = end(self, record, placed_at)
+        segment = self._current
+        size = len(self._unsynced[-1]) + FRAME_BYTES
+        Os.instance.pwrite(segment.file, bytes(size), segment.used - size)
         return position
 
-    return mock.patch.object(Journal, "end", lazy)
+    return mock.patch.object(Journal, "end", unwritten)
 
 
 def never_syncs() -> AbstractContextManager[Any]:
@@ -160,15 +157,6 @@ def captures_the_whole_hold() -> AbstractContextManager[Any]:
         return captured
 
     return mock.patch.object(Book, "capture", whole)
-
-
-def trusts_for_ever() -> AbstractContextManager[Any]:
-    """A session that was ended by somebody else goes on spending."""
-
-    async def renew(self: Session) -> None:
-        self._trusted_until_us = 2**62
-
-    return mock.patch.object(Session, "renew", renew)
 
 
 MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {

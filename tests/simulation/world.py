@@ -451,6 +451,8 @@ class World:
             assert self.database.balances[key.account_id] == self.auditor.caps[account] - spent, "the balance is right"
             window = self.database.windows[key.credit]
             leases = [lease for (lent, _), lease in self.database.leases.items() if lent is key.credit]
+            counts = self.auditor.counts
+            assert window.late == 0 or counts["cut_power"] or counts["leave"], "nothing is late that was never lost"
             beyond = window.overrun + window.late - window.unspent
             assert window.drawn == sum(lease.granted - lease.returned for lease in leases) + beyond, "drawn adds up"
             outstanding = sum(lease.outstanding for lease in leases)
