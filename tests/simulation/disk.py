@@ -87,7 +87,7 @@ class Disk:
         self._random = random
         self.now_us = now_us
         self.directories: dict[str, Directory] = {}
-        self.locked: dict[str, "Owner"] = {}
+        self.locked: dict[str, Owner] = {}
         self.refusals = 0
 
     def cut_power(self) -> None:

@@ -15,7 +15,6 @@ from itertools import count
 from random import Random
 from typing import Any
 
-
 NEVER_US = 2**62
 
 
@@ -67,7 +66,7 @@ class Loop(asyncio.BaseEventLoop):
             return self.stalled_until_us
         if self._scheduled:  # type: ignore[attr-defined]
             due_us = int(self._scheduled[0]._when * 1e6)  # type: ignore[attr-defined]
-            return due_us if due_us > self.stalled_until_us else self.stalled_until_us
+            return max(self.stalled_until_us, due_us)
         return NEVER_US
 
     def step(self) -> None:

@@ -163,9 +163,7 @@ class World:
             return
         slot.lives += 1
         host = slot.host
-        loop = Loop(
-            self.timeline, f"{host.name}{slot.number}.{slot.lives}", host.drift_ppm, host.boot_us, host.wall_us
-        )
+        loop = Loop(self.timeline, f"{host.name}{slot.number}.{slot.lives}", host.drift_ppm, host.boot_us, host.wall_us)
         self.tell(loop.name, "starts")
         self.timeline.loops.append(loop)
         process = slot.process = Process(
