@@ -110,7 +110,7 @@ def proves_before_it_settles() -> AbstractContextManager[Any]:
     start = WorkerLedger.start
 
     async def hasty(self: WorkerLedger) -> None:
-        await self._prove(self.journal.journal_id)
+        await recover.prove(self._sessions, self.journal.journal_id, self.session.session_id)
         await start(self)
 
     return mock.patch.object(WorkerLedger, "start", hasty)

@@ -13,7 +13,9 @@ from meterproxy.core.key import KeyEntry
 from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, JournalFailed, SessionOver, StoreUnavailable
-from meterproxy.ledger.journal import JournalLocked
+from meterproxy.ledger.inherit import inherit
+from meterproxy.ledger.journal import Journal, JournalLocked
+from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.runtime.tasks import SideTasks
 from tests.ledger.bank import REFUSED, completed
@@ -152,6 +154,27 @@ class Process:
         except SessionOver as error:
             self.fleet.tell(self.name, f"ends: {error}")
             self._stopping.set()
+
+    def inherit(self, slot: int) -> None:
+        """Settle the journal of another slot of this host, whose process is gone."""
+        if not self.over and not self.loop.dead:
+            self.spawn(self._inherit(slot))
+
+    async def _inherit(self, slot: int) -> None:
+        try:
+            estate = await inherit(
+                lambda: self._journal(slot), self._link, self._link, OpenHoldPolicy.CHARGE_DELIVERED  # type: ignore[arg-type]
+            )
+        except (StoreUnavailable, JournalFailed, JournalLocked, OSError) as error:
+            self.fleet.tell(self.name, f"does not inherit {self.host}{slot}: {error!r}")
+        else:
+            self.fleet.tell(self.name, f"inherits {self.host}{slot}: {estate}")
+            self.fleet.auditor.counts["inherited"] += 1
+
+    def _journal(self, slot: int) -> Journal:
+        plan = self.fleet.plan
+        directory: Any = self.owner.path(f"/{slot}")
+        return Journal(directory, segment_bytes=plan.segment_bytes, retain_seconds=plan.retain_seconds)
 
     # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -241,6 +241,15 @@ class World:
         self._forget(slot)
         self.timeline.after(fault.for_us, lambda: self.start(slot))
 
+    def bequeath(self, fault: Fault) -> None:
+        """A process dies, and another of its host settles its journal."""
+        slot = self._slot(fault)
+        heirs = [s.process for s in self._of(slot.host) if s is not slot and s.process is not None and s.process.steady]
+        if heirs:
+            self._forget(slot)
+            self.timeline.after(fault.for_us // 8, lambda: heirs[0].inherit(slot.number))
+            self.timeline.after(fault.for_us, lambda: self.start(slot))
+
     def stop(self, fault: Fault) -> None:
         if (process := self._slot(fault).process) is not None:
             process.stop()
