@@ -20,7 +20,8 @@ from uuid import UUID
 import uvloop
 
 from meterproxy.config import Config
-from meterproxy.control.operator import Machine, OperatorApi
+from meterproxy.control.call import Machine, Services
+from meterproxy.control.operator import OperatorApi
 from meterproxy.core.lending import Change
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.journal import JournalLocked
@@ -46,9 +47,11 @@ from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
 from meterproxy.store.keys import Keys
+from meterproxy.store.limits import Limits
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
+from meterproxy.store.teams import Teams
 from meterproxy.store.upkeep import delete_old_owners, lost_lease_nanos, make_partitions, self_test
 
 T = TypeVar("T")
@@ -219,6 +222,7 @@ class Worker:
         self._tasks.start("journal sync", ledger.keep_synced)
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
+        self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("upkeep", self._keep_tidy)
@@ -280,6 +284,8 @@ class Worker:
             self._directory.forget_all()
         elif change.kind == "key" and change.subject_id is not None:
             self._directory.key_changed(change.subject_id)
+        elif change.account_id is not None:
+            self._directory.account_changed(change.account_id)
 
     def _make_exchanges(self) -> Exchanges:
         config, ledger = self._config, self._ledger
@@ -323,9 +329,13 @@ class Worker:
         token = self._config.admin_token
         assert token is not None, "the supervisor has made what was not set"
         return OperatorApi(
-            Accounts(self._pool),
-            Keys(self._pool),
-            Machine(self._unready, self._exposition, self._settle_now, self._explain),
+            Services(
+                Accounts(self._pool),
+                Keys(self._pool),
+                Limits(self._pool),
+                Teams(self._pool),
+                Machine(self._unready, self._exposition, self._settle_now, self._explain),
+            ),
             token.get_secret_value(),
             open_metrics=self._config.listen.is_loopback,
         )
