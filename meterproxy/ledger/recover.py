@@ -10,11 +10,13 @@ Rules
 - When all of it is settled, the sessions that wrote this journal are `proved`: what they had leased returns at once.
 """
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
+
+import msgspec
 
 from meterproxy.core.lending import Settling
 from meterproxy.core.price import Price
@@ -26,6 +28,10 @@ from meterproxy.ledger.settle import Item, item_of
 
 STATUS_NOT_SENT: Final = 0
 """The status of a row whose worker died: what the client saw, if anything, is not known."""
+
+
+LATE: Final = "late"
+"""The flag of a row whose lease was given up before its journal turned up."""
 
 
 class OpenHoldPolicy(StrEnum):
@@ -75,6 +81,19 @@ def _settle_later(found: Replay, item: Item | None, position: int, seen: set[Has
         found.items.append(item)
 
 
+def mark_late(items: Iterable[Item], abandoned: Collection[UUID]) -> None:
+    """Flag what draws from leases that an operator has given up: it is booked all the same, even above the cap."""
+    for item in items if abandoned else ():
+        if isinstance(item, Settling) and any(draw.session_id in abandoned for draw in item.record.subject.draws):
+            item.record = with_flag(item.record, LATE)
+
+
+def with_flag(record: EndRecord, flag: str) -> EndRecord:
+    """An ending with one thing more to be said of it."""
+    ending = record.ending
+    return msgspec.structs.replace(record, ending=msgspec.structs.replace(ending, flags=(*ending.flags, flag)))
+
+
 def end_open_holds(journal: Journal, found: Replay, policy: OpenHoldPolicy) -> list[Settling]:
     """Write a `recovered` ending for each open hold; answers them with their positions."""
     recovered = []
@@ -82,11 +101,15 @@ def end_open_holds(journal: Journal, found: Replay, policy: OpenHoldPolicy) -> l
     for price_id in named:
         journal.append(PriceRecord(price_id, found.prices[price_id]))  # this segment must be readable by itself
     for request_id, place in found.open.items():
-        document = found.prices.get(place.subject.price_id)
-        price = Price.from_document(document) if document else None
-        record = recovered_end(place, price, found.progress.get(request_id), policy)
+        record = _recovered(found, request_id, place, policy)
         recovered.append(Settling(journal.append(record), record))
     return recovered
+
+
+def _recovered(found: Replay, request_id: UUID, place: PlaceRecord, policy: OpenHoldPolicy) -> EndRecord:
+    document = found.prices.get(place.subject.price_id)
+    price = Price.from_document(document) if document else None
+    return recovered_end(place, price, found.progress.get(request_id), policy)
 
 
 def recovered_end(place: PlaceRecord, price: Price | None, progress: Usage | None, policy: OpenHoldPolicy) -> EndRecord:
