@@ -196,7 +196,6 @@ def test_null_is_unset(write: Any) -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("workers", "2"),
         ("trusted_proxies", "10.0.0.0/8"),
         ("cors_origins", "https://example.com"),
         ("passthrough", "/v1/x"),

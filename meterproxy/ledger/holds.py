@@ -19,6 +19,7 @@ import msgspec
 from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Receipt
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
+from meterproxy.core.limit import Rates
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.price import Amounts, Price
 from meterproxy.core.record import (
@@ -38,6 +39,7 @@ from meterproxy.ledger.book import Book, End, Placed, Short
 from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.lease import Borrower, Verdict
+from meterproxy.ledger.rates import rates_of
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.settle import Settler
 
@@ -127,6 +129,10 @@ class Holds:
             return await self._borrower.fetch_rest(key.credit)
         except StoreUnavailable as error:
             raise _unavailable() from error
+
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
+        """See `proxy.ports.Ledger.rates`."""
+        return rates_of(key, operation, model, at_us, self._borrower.rest)
 
     def confirm(self, hold: Hold) -> None:
         """See `proxy.ports.Ledger.confirm`."""

@@ -448,12 +448,29 @@ class Journal:
         finally:
             segments = [*self._finishing, self._segment, self._spare]
             for segment in filter(None, segments):
+                with suppress(OSError):
+                    os.ftruncate(segment.file, segment.used)  # nobody may come back for years
                 os.close(segment.file)
             if self._spare:
                 self._spare.path.unlink(missing_ok=True)
             self._segment = self._spare = None
             self._finishing = []
             os.close(self._lock)
+
+
+def is_owned(directory: Path) -> bool:
+    """Whether somebody has this journal open; what is no journal yet is left to whoever makes it one."""
+    try:
+        file = os.open(directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _lock(path: Path) -> int:

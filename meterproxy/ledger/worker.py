@@ -23,7 +23,7 @@ from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.owners import Owners
 from meterproxy.ledger.ports import DurableStore, OwnerStore, SessionStore, SettleStore
 from meterproxy.ledger.presenter import Presenter
-from meterproxy.ledger.recover import OpenHoldPolicy, end_open_holds, mark_late, replay
+from meterproxy.ledger.recover import OpenHoldPolicy, prove, replay, take_up
 from meterproxy.ledger.session import UNKNOWN_LIFE, Session
 from meterproxy.ledger.settle import Settler
 
@@ -105,15 +105,8 @@ class WorkerLedger:
         )
         self.settler.notes.append(self.owners)
         self.owners.settler = self.settler
-        for price_id, document in found.prices.items():
-            self.settler.know_price(price_id, document)
-        recovered = end_open_holds(self.journal, found, self._open_hold)
-        self.journal.sync_now()
-        self.recovered += len(recovered)
-        items = (*found.items, *recovered)
-        mark_late(items, await self._sessions.abandoned_sessions(journal_id))
-        for settling in items:
-            self.settler.add(settling)
+        abandoned = await self._sessions.abandoned_sessions(journal_id)
+        self.recovered += take_up(self.journal, found, self.settler, self._open_hold, abandoned)
         while self.settler.queued:
             await self.settler.settle_batch()
         self._version, self._version_life = await self._sessions.change_version(), self.session.life
@@ -134,9 +127,7 @@ class WorkerLedger:
 
     async def _prove(self) -> None:
         """The journal is settled to its end: whatever earlier sessions of it have left of their leases returns."""
-        for session_id in await self._sessions.earlier_sessions(self._facts.journal_id, self.session.session_id):
-            returned = await self._sessions.end_session(session_id, "proved")
-            _log.info("proved an earlier session", extra={"session_id": session_id, "returned": returned})
+        await prove(self._sessions, self._facts.journal_id, self.session.session_id)
 
     def _segment_began(self) -> None:
         self.journal.append(SessionRecord(self.session.session_id, self.clock.now_us()))

@@ -12,7 +12,7 @@ Rules
 import asyncio
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from multidict import MultiMapping
 
@@ -60,6 +60,24 @@ class Room:
         self.taken_bytes -= size
 
 
+class Copy(Protocol):
+    """Whoever keeps a copy of an answer."""
+
+    whole: bool
+
+    def begin(self, status: int, headers: HeaderLines, *, streamed: bool) -> None:
+        """The head of the answer is written."""
+        ...
+
+    def add(self, piece: bytes) -> None:
+        """A piece of the answer is written."""
+        ...
+
+    def spoil(self) -> None:
+        """What was written must not be kept."""
+        ...
+
+
 class Client:
     """One request of a connection, and its answer.
 
@@ -71,6 +89,7 @@ class Client:
         ended: whether the answer's last byte was written, or it was cut off.
         closing: whether the connection ends with this answer.
         body_bytes: how much of the room this request's body has taken.
+        recording: who keeps a copy of the answer, where anybody does.
     """
 
     __slots__ = (
@@ -86,6 +105,7 @@ class Client:
         "head",
         "length",
         "method",
+        "recording",
         "target",
     )
 
@@ -110,6 +130,7 @@ class Client:
         self._incoming = incoming
         self._chunked = False
         self._silent = False
+        self.recording: Copy | None = None
 
     # The request.
 
@@ -201,6 +222,10 @@ class Client:
         """Write a whole answer at once."""
         self.answered_status = status
         self.ended = True
+        if self.recording is not None:
+            self.recording.begin(status, headers, streamed=False)
+            self.recording.add(body)
+            self.recording.whole = status < 400
         lines = head_lines(status, headers)
         if self.ends_here():
             lines.append(_CLOSE)
@@ -225,6 +250,8 @@ class Client:
         if not self.head.http_1_1:
             self.closing = True
         self.answered_status = status
+        if self.recording is not None:
+            self.recording.begin(status, headers, streamed=True)
         lines = head_lines(status, headers)
         if self._chunked:
             lines.append(_CHUNKS)
@@ -237,6 +264,8 @@ class Client:
         """Write one piece of a begun answer, as one chunk."""
         if not piece or self._silent:
             return
+        if self.recording is not None:
+            self.recording.add(piece)
         self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 
     def end(self, piece: bytes = b"") -> None:
@@ -244,6 +273,8 @@ class Client:
         self.ended = True
         if self._silent:
             return
+        if self.recording is not None:
+            self.recording.add(piece)
         if not self._chunked:
             self._write(piece)
         elif piece:

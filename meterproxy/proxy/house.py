@@ -7,6 +7,7 @@ from meterproxy.proxy.authorize import Authorizer
 from meterproxy.proxy.background import Background
 from meterproxy.proxy.client import Room
 from meterproxy.proxy.free import FreeHouse
+from meterproxy.proxy.idempotency import Idempotency
 from meterproxy.proxy.models import Models
 from meterproxy.proxy.ownership import Ownership
 from meterproxy.proxy.ports import (
@@ -14,6 +15,7 @@ from meterproxy.proxy.ports import (
     Clock,
     Directory,
     DurableHolds,
+    IdempotencyStore,
     Ledger,
     Observer,
     Owners,
@@ -38,6 +40,7 @@ class Ports:
     observer: Observer
     owners: Owners
     durable: DurableHolds
+    idempotency: IdempotencyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class House:
     ownership: Ownership
     authorizer: Authorizer
     free: FreeHouse
+    idempotency: Idempotency
     room: Room
     pool: TextPool
     leavers: Leavers
@@ -77,6 +81,7 @@ class House:
             Ownership(ports.owners),
             Authorizer(ports.ledger, ports.counter, settings),
             FreeHouse(router, ports.clock, ports.owners, background, pool, settings.keepalive_seconds),
+            Idempotency(ports.idempotency, ports.observer, settings),
             room or Room(settings.bodies_bytes),
             pool,
             Leavers(settings.leavers),

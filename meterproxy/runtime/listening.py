@@ -41,14 +41,19 @@ async def listen(host: str, port: int, slots: int, *, patience_seconds: float = 
         await asyncio.sleep(_AGAIN_SECONDS)
     sockets: list[socket.socket] = []
     try:
-        for _ in range(slots):
-            sockets.append(_bound(family, address, shared=True))
-            address = sockets[0].getsockname()
-            sockets[-1].listen(BACKLOG)
+        sockets.append(_bound(family, address, shared=True))
+        sockets.extend(share(sockets[0]) for _ in range(slots - 1))
+        for listening in sockets:
+            listening.listen(BACKLOG)
     except OSError as error:
         close_all(sockets)
         raise StartFailed(_explained(host, port, error)) from error
     return sockets
+
+
+def share(first: socket.socket) -> socket.socket:
+    """One more socket on the same port, which takes connections once somebody has it listen. Raises OSError."""
+    return _bound(first.family, first.getsockname(), shared=True)
 
 
 def close_all(sockets: list[socket.socket]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.lending import (
@@ -84,10 +84,10 @@ class MemoryStore:
     changes: list[Change] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
     now_us: int = 1_700_000_000_000_000
-    life: UUID = field(default_factory=uuid4)
+    lives: int = 1
     moved: bool = False
-    paused: bool = False
-    """Until somebody sets it back: no time passes here."""
+    paused_until_us: int = 0
+    """Where no time passes, somebody must set it back."""
 
     def credit(self, key: LeaseKey, amount: int) -> None:
         self.balances[key.account_id] = self.balances.get(key.account_id, 0) + amount
@@ -107,12 +107,17 @@ class MemoryStore:
     @property
     def known_life(self) -> UUID | None:
         """The life of this database, None where it is another than the one that wrote it down."""
-        return None if self.moved else self.life
+        return None if self.moved else UUID(int=self.lives)
+
+    @property
+    def paused(self) -> bool:
+        """Whether nobody is lent to."""
+        return self.paused_until_us > self.now_us
 
     async def meet(self, missed: UUID | None, ttl_seconds: float) -> Met:
-        if self.moved or missed == self.life:
-            self.life, self.moved, self.paused = uuid4(), False, True
-        return Met(self.life, self.paused)
+        if self.moved or missed == UUID(int=self.lives):
+            self.lives, self.moved, self.paused_until_us = self.lives + 1, False, self.now_us + int(ttl_seconds * 1e6)
+        return Met(UUID(int=self.lives), self.paused)
 
     async def present(
         self, session: SessionFacts, ttl_seconds: float, life: UUID, totals: Mapping[LeaseKey, Totals]

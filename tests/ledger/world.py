@@ -350,7 +350,7 @@ class World:
         """The ttl is over for which nobody was lent to: whoever is up has looked by now, or is not trusted any more."""
         for worker in range(len(self.places)):
             await self.background(worker, "look")
-        self._store.paused = False
+        self._store.paused_until_us = 0
         return "resumed"
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────

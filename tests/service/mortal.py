@@ -124,8 +124,8 @@ def _defers(batch: Any) -> bool:
 
 def serve() -> int:
     from meterproxy.cli.root import run
-    from meterproxy.runtime import supervisor
-    from meterproxy.service import host
+    from meterproxy.runtime import keeping
+    from meterproxy.service import crew
     from meterproxy.store.accounts import Accounts
     from meterproxy.store.keys import Keys
 
@@ -133,8 +133,8 @@ def serve() -> int:
     points.after(Accounts, "create", "demo_account_made")
     points.after(Accounts, "credit", "demo_credited")
     points.after(Keys, "create", "demo_key_made")
-    supervisor.STABLE_SECONDS = 0.0
-    host.WORKER = (sys.executable, "-m", "tests.service.mortal", "_worker")
+    keeping.STABLE_SECONDS = 0.0
+    crew.WORKER = (sys.executable, "-m", "tests.service.mortal", "_worker")
     return run(["serve"])
 
 

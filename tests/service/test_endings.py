@@ -35,6 +35,7 @@ class Books:
         self.progress = self._holds.progress
         self.capture = self._holds.capture
         self.release = self._holds.release
+        self.rates = self._holds.rates
         self.rest_nanos = self._holds.rest_nanos
         self.fetch_rest_nanos = self._holds.fetch_rest_nanos
 
