@@ -22,7 +22,8 @@ from uuid import UUID
 import uvloop
 
 from meterproxy.config import Config
-from meterproxy.control.operator import Machine, OperatorApi
+from meterproxy.control.call import Machine, Services
+from meterproxy.control.operator import OperatorApi
 from meterproxy.core.lending import Change
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.journal_files import JournalLocked
@@ -53,9 +54,11 @@ from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
 from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.keys import Keys
+from meterproxy.store.limits import Limits
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
+from meterproxy.store.teams import Teams
 from meterproxy.store.upkeep import delete_old_owners, lost_lease_nanos, make_partitions, self_test
 
 T = TypeVar("T")
@@ -239,6 +242,7 @@ class Worker:
         self._tasks.start("journal sync", ledger.keep_synced)
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
+        self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("upkeep", self._keep_tidy)
@@ -306,6 +310,8 @@ class Worker:
             self._heirs.look_again()
         elif change.kind == "key" and change.subject_id is not None:
             self._directory.key_changed(change.subject_id)
+        elif change.account_id is not None:
+            self._directory.account_changed(change.account_id)
 
     def _make_exchanges(self) -> Exchanges:
         config, ledger = self._config, self._ledger
@@ -350,9 +356,13 @@ class Worker:
         token = self._config.admin_token
         assert token is not None, "the supervisor has made what was not set"
         return OperatorApi(
-            Accounts(self._pool),
-            Keys(self._pool),
-            Machine(self._unready, self._siblings.exposition, self._siblings.settle_everywhere, self._explain),
+            Services(
+                Accounts(self._pool),
+                Keys(self._pool),
+                Limits(self._pool),
+                Teams(self._pool),
+                Machine(self._unready, self._siblings.exposition, self._siblings.settle_everywhere, self._explain),
+            ),
             token.get_secret_value(),
             open_metrics=self._config.listen.is_loopback,
         )
