@@ -31,6 +31,8 @@ FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 8.0
 RETRIED: Final = frozenset({408, 409, 429})
 BETWEEN_SECONDS: Final = 1.0
+THINK_SECONDS: Final = 0.02
+"""Between two requests of a client: this is about errors, not about speed."""
 WAYS: Final = ("hangup", "stop", "socket")
 IN_FORCE: Final = "the new configuration is in force"
 
@@ -71,6 +73,7 @@ class RetryingLoad(Load):
                     break
                 await asyncio.sleep(after_seconds or self._pause(attempt))
             self.seen.longest_seconds = max(self.seen.longest_seconds, time.monotonic() - began)
+            await asyncio.sleep(THINK_SECONDS)
 
     async def _attempt(
         self, session: aiohttp.ClientSession, who: Customer, stream: bool, slow: str
