@@ -157,7 +157,7 @@ def show(options: argparse.Namespace, way: str, seen: Seen, told: dict[str, obje
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.restarts", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=50, help="how many restarts of each way (default 50)")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end each way after so many, whatever is left")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end each way after so many")
     parser.add_argument("--workers", type=int, default=2, help="workers of the service (default 2)")
     parser.add_argument("--clients", type=int, default=8, help="clients that ask (default 8)")
     parser.add_argument("--ways", default=",".join(WAYS), help=f"some of {', '.join(WAYS)}")
