@@ -59,7 +59,7 @@ from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
-from meterproxy.store.upkeep import delete_old_owners, lost_lease_nanos, make_partitions, self_test
+from meterproxy.store.upkeep import delete_old_owners, living_workers, lost_lease_nanos, make_partitions, self_test
 
 T = TypeVar("T")
 
@@ -76,6 +76,8 @@ ORPHAN_END_SECONDS: Final = 20.0
 LOCKED_SECONDS: Final = 0.1
 UNANSWERED_SECONDS: Final = 10.0
 """How long connections may wait in the socket's queue for a worker that starts, before they are told that it does."""
+OTHERS_INTERVALS: Final = 2
+"""Settle intervals after which a worker of another host has settled what it captured before."""
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 LEDGER_CONNECTIONS: Final = 4
@@ -131,7 +133,14 @@ class Worker:
         self._exchanges: Exchanges | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
-        self._siblings = Siblings(handover.run_dir, handover.slot, self._metrics, self._settle_own)
+        self._siblings = Siblings(
+            handover.run_dir,
+            handover.slot,
+            self._metrics,
+            self._settle_own,
+            lambda: living_workers(self._pool),
+            OTHERS_INTERVALS * handover.config.settle.interval_ms / 1000,
+        )
         self._unfit: list[str] = ["the ledger has not been recovered yet"]
 
     async def run(self) -> None:
