@@ -25,6 +25,10 @@ class StoreUnavailable(MeterproxyError):
     """PostgreSQL cannot be reached or refused to serve for now; the caller may try again later."""
 
 
+class LendingStopped(StoreUnavailable):
+    """Nothing is lent to anybody for now: an operator said so, or PostgreSQL has just failed over."""
+
+
 class JournalFull(MeterproxyError):
     """The journal has no room for another hold; nothing was written."""
 

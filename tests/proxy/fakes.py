@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from meterproxy.core.account import AccountEntry
-from meterproxy.core.hold import HoldRequest, Receipt
+from meterproxy.core.hold import HoldRequest, Rates, Receipt, Rest
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending, EndRecord, Subject, encode_payload
@@ -140,11 +140,14 @@ class FakeLedger:
             raise ApiError(Case.CREDIT_HELD, "held")
         return hold
 
-    def rest_nanos(self, key: KeyEntry) -> int | None:
-        return None if self.cold else self.free_nanos
+    def rest(self, request: HoldRequest) -> Rest | None:
+        return None if self.cold else Rest(self.free_nanos)
 
-    async def fetch_rest_nanos(self, key: KeyEntry) -> int:
-        return self.free_nanos
+    async def fetch_rest(self, request: HoldRequest) -> Rest:
+        return Rest(self.free_nanos)
+
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
+        return None
 
     def confirm(self, hold: FakeHold) -> None:
         assert hold.subject.request_id in self.open
