@@ -82,6 +82,8 @@ class Case(Enum):
     RESOURCE_BUSY = (409, "invalid_request_error", None, _PLAIN)
     METHOD_NOT_ALLOWED = (405, "invalid_request_error", "method_not_supported", _PLAIN)
     CONFLICT = (409, "invalid_request_error", "conflict", _PLAIN)
+    KEY_RUNNING = (409, "invalid_request_error", "conflict", _SOON)
+    ANSWER_UNKEPT = (409, "invalid_request_error", "conflict", _FINAL)
     ADMIN_TOKEN_INVALID = (401, "invalid_request_error", "invalid_admin_token", _PLAIN)
     UPSTREAM_UNREACHABLE = (502, "server_error", "upstream_unreachable", _PLAIN)
     UPSTREAM_TIMEOUT = (504, "server_error", "upstream_timeout", _PLAIN)

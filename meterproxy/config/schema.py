@@ -41,6 +41,7 @@ from meterproxy.config.values import (
     Share,
     Size,
     Words,
+    Workers,
     later,
 )
 from meterproxy.core.usage import KINDS
@@ -193,7 +194,7 @@ class Config(Section):
 
     listen: Listen = Address("127.0.0.1", 8080)
     control: Control = Control()
-    workers: Annotated[Positive, later(1)] = 1
+    workers: Workers = 1
     data_dir: Annotated[Path, AfterValidator(_check_directory)] = Path(".meterproxy")
     database_url: DatabaseUrl | None = None
     database_direct_url: DatabaseUrl | None = None

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
 
+from meterproxy.config.processors import usable_processors
 from meterproxy.core.money import PPM, format_usd, parse_usd
 
 
@@ -35,6 +36,8 @@ class Address(NamedTuple):
         except ValueError:
             return self.host == "localhost"
 
+
+MOST_WORKERS: Final = 1024
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]*)):(\d{1,5})", re.ASCII)
 _SIZE: Final = re.compile(r"(\d+) ?(KiB|MiB|GiB)?", re.ASCII)
@@ -121,6 +124,11 @@ def parse_database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def parse_workers(value: object) -> object:
+    """Read a number of workers; "auto" is one for each CPU that this process may use."""
+    return usable_processors() if value == "auto" else value
+
+
 def _not_boolean(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")  # noqa: TRY004 - pydantic collects ValueErrors
@@ -144,6 +152,7 @@ def _unset(supported: tuple[object, ...]) -> str:
 
 
 Positive = Annotated[int, BeforeValidator(_not_boolean), Field(gt=0)]
+Workers = Annotated[int, BeforeValidator(_not_boolean), BeforeValidator(parse_workers), Field(gt=0, le=MOST_WORKERS)]
 NotNegative = Annotated[int, BeforeValidator(_not_boolean), Field(ge=0)]
 Seconds = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, allow_inf_nan=False)]

@@ -75,11 +75,12 @@ class Rest(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One step of the fleet's change counter."""
+    """One step of the fleet's change counter; `account_id` names whose limits are to be read again, if any are."""
 
     version: int
     kind: str
     subject_id: UUID | None
+    account_id: UUID | None = None
 
 
 class News(NamedTuple):

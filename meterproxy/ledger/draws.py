@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from meterproxy.core.draw import consumption
-from meterproxy.core.hold import HoldRequest, Rate, Rates, Rest
+from meterproxy.core.hold import HoldRequest, Rest
 from meterproxy.core.lending import LeaseKey
 from meterproxy.core.limit import Measure
 from meterproxy.core.plan import Plan, Planned
@@ -92,23 +92,3 @@ def least_rest(plan: Plan, rest_of: RestOf) -> Rest | None:
             tokens = rest if tokens is None or rest < tokens else tokens
     assert nanos is not None, "credit is on every path"
     return Rest(nanos, tokens)
-
-
-def tightest_rates(plan: Plan, rest_of: RestOf, now_us: int) -> Rates | None:
-    """Of the limits on requests and on tokens those with the least left; None where there are neither."""
-    requests = _tightest(plan, Measure.REQUESTS, rest_of, now_us)
-    tokens = _tightest(plan, Measure.TOKENS, rest_of, now_us)
-    return Rates(requests, tokens) if requests or tokens else None
-
-
-def _tightest(plan: Plan, measure: Measure, rest_of: RestOf, now_us: int) -> Rate | None:
-    rates = [_rate(planned, rest_of(planned.key), now_us) for planned in plan.leased if planned.measure is measure]
-    return min(rates, key=lambda rate: rate.remaining, default=None)
-
-
-def _rate(planned: Planned, rest: int | None, now_us: int) -> Rate:
-    limit = planned.limit
-    assert limit is not None, "credit is no rate"
-    assert limit.cap is not None, "what has no cap is not leased"
-    most = limit.cap + limit.grace
-    return Rate(most, max(most if rest is None else rest, 0), max(planned.window.end_us - now_us, 0))

@@ -17,9 +17,10 @@ from uuid import UUID
 import msgspec
 
 from meterproxy.core.draw import RELEASED
-from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Rates, Receipt, Rest
+from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Receipt, Rest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
+from meterproxy.core.limit import Rates
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.plan import Plan, plan_for
 from meterproxy.core.price import Amounts, Price
@@ -46,10 +47,10 @@ from meterproxy.ledger.draws import (
     drawn_by,
     draws_of,
     least_rest,
-    tightest_rates,
 )
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.lease import Borrower
+from meterproxy.ledger.rates import rates_of
 from meterproxy.ledger.refusal import refusal, unavailable
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.settle import Settler
@@ -179,12 +180,9 @@ class Holds:
         assert rest is not None, "all of it was just asked for"
         return rest
 
-    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
         """See `proxy.ports.Ledger.rates`."""
-        if not key.account.limits:
-            return None
-        plan = plan_for(key, operation, model, at_us)
-        return tightest_rates(plan, self._borrower.rest, self._session.now_us())
+        return rates_of(key, operation, model, at_us, self._borrower.rest)
 
     def confirm(self, hold: Hold) -> None:
         """See `proxy.ports.Ledger.confirm`."""

@@ -10,6 +10,7 @@ Rules
 - When all of it is settled, the sessions that wrote this journal are `proved`: what they had leased returns at once.
 """
 
+import logging
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,7 +23,10 @@ from meterproxy.core.record import Ending, EndRecord, PlaceRecord, PriceRecord, 
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.ledger.holds import priced
 from meterproxy.ledger.journal import Journal
-from meterproxy.ledger.settle import Item, item_of
+from meterproxy.ledger.ports import SessionStore
+from meterproxy.ledger.settle import Item, Settler, item_of
+
+_log: Final = logging.getLogger(__name__)
 
 STATUS_NOT_SENT: Final = 0
 """The status of a row whose worker died: what the client saw, if anything, is not known."""
@@ -87,6 +91,26 @@ def end_open_holds(journal: Journal, found: Replay, policy: OpenHoldPolicy) -> l
         record = recovered_end(place, price, found.progress.get(request_id), policy)
         recovered.append(Settling(journal.append(record), record))
     return recovered
+
+
+def take_up(journal: Journal, found: Replay, settler: Settler, policy: OpenHoldPolicy) -> int:
+    """End what is open and queue all that PostgreSQL lacks; answers how many holds were open. Raises JournalFailed."""
+    for price_id, document in found.prices.items():
+        settler.know_price(price_id, document)
+    recovered = end_open_holds(journal, found, policy)
+    journal.sync_now()
+    for item in (*found.items, *recovered):
+        settler.add(item)
+    return len(recovered)
+
+
+async def prove(sessions: SessionStore, journal_id: UUID, own_session: UUID) -> int:
+    """End the sessions that wrote a journal which is settled to its end; answers how many. Raises StoreUnavailable."""
+    earlier = await sessions.earlier_sessions(journal_id, own_session)
+    for session_id in earlier:
+        returned = await sessions.end_session(session_id, "proved")
+        _log.info("proved an earlier session", extra={"session_id": session_id, "returned": returned})
+    return len(earlier)
 
 
 def recovered_end(place: PlaceRecord, price: Price | None, progress: Usage | None, policy: OpenHoldPolicy) -> EndRecord:

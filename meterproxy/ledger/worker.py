@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from meterproxy.core.lending import Change
 from meterproxy.core.record import SessionRecord
@@ -22,7 +22,7 @@ from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.owners import Owners
 from meterproxy.ledger.ports import DurableStore, OwnerStore, SessionStore, SettleStore
-from meterproxy.ledger.recover import OpenHoldPolicy, end_open_holds, replay
+from meterproxy.ledger.recover import OpenHoldPolicy, prove, replay, take_up
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.settle import Settler
 
@@ -96,18 +96,12 @@ class WorkerLedger:
         )
         self.settler.notes.append(self.owners)
         self.owners.settler = self.settler
-        for price_id, document in found.prices.items():
-            self.settler.know_price(price_id, document)
-        recovered = end_open_holds(self.journal, found, self._open_hold)
-        self.journal.sync_now()
-        self.recovered += len(recovered)
-        for settling in (*found.items, *recovered):
-            self.settler.add(settling)
+        self.recovered += take_up(self.journal, found, self.settler, self._open_hold)
         while self.settler.queued:
             await self.settler.settle_batch()
         self._version = await self._sessions.change_version()
         await self.session.open(self._host, self._slot)
-        await self._prove(journal_id)
+        await prove(self._sessions, journal_id, self.session.session_id)
         self.holds = Holds(self.book, self.journal, self.session, self.borrower, self.settler, self._wait_ms)
         self.durable = DurableHolds(
             self._durable_rows, self.book, self.journal, self.holds, self.borrower, self.settler
@@ -115,11 +109,6 @@ class WorkerLedger:
         self.settler.notes.append(self.durable)
         self.journal.on_segment = self._segment_began
         self._segment_began()
-
-    async def _prove(self, journal_id: UUID) -> None:
-        for session_id in await self._sessions.earlier_sessions(journal_id, self.session.session_id):
-            returned = await self._sessions.end_session(session_id, "proved")
-            _log.info("proved an earlier session", extra={"session_id": session_id, "returned": returned})
 
     def _segment_began(self) -> None:
         self.journal.append(SessionRecord(self.session.session_id, self.clock.now_us()))

@@ -51,6 +51,7 @@ class OpenHold:
         "first_byte_us",
         "provider_request_id",
         "receipt",
+        "released",
     )
 
     def __init__(self, hold: Hold, bound: Bound, ledger: Ledger, clock: Clock, begun_us: int) -> None:
@@ -63,6 +64,7 @@ class OpenHold:
         self.confirmed = False
         self.ending: Ending | None = None
         self.receipt: Receipt | None = None
+        self.released = False
         self.first_byte_us: int | None = None
         self.provider_request_id: str | None = None
 
@@ -133,6 +135,7 @@ class OpenHold:
         with suppress(JournalFailed):  # the ledger keeps the ending in memory, and no terminal piece depends on it
             self._ledger.release(self._hold, ending)
         self.ending = ending
+        self.released = True
 
     def _elapsed_us(self) -> int:
         return self._clock.elapsed_us() - self._begun_us

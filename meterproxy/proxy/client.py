@@ -10,9 +10,10 @@ Rules
 """
 
 import asyncio
+import io
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from multidict import MultiMapping
 
@@ -23,6 +24,8 @@ from meterproxy.proxy.request_head import RequestHead
 if TYPE_CHECKING:
     from meterproxy.proxy.client_connection import ClientConnection
 
+COPIED_BYTES: Final = 1 << 18
+"""The longest body that is written in one piece with its head."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON_TYPE: Final = (b"content-type", b"application/json")
 
@@ -60,6 +63,24 @@ class Room:
         self.taken_bytes -= size
 
 
+class Copy(Protocol):
+    """Whoever keeps a copy of an answer."""
+
+    whole: bool
+
+    def begin(self, status: int, headers: HeaderLines, *, streamed: bool) -> None:
+        """The head of the answer is written."""
+        ...
+
+    def add(self, piece: bytes) -> None:
+        """A piece of the answer is written."""
+        ...
+
+    def spoil(self) -> None:
+        """What was written must not be kept."""
+        ...
+
+
 class Client:
     """One request of a connection, and its answer.
 
@@ -71,6 +92,7 @@ class Client:
         ended: whether the answer's last byte was written, or it was cut off.
         closing: whether the connection ends with this answer.
         body_bytes: how much of the room this request's body has taken.
+        recording: who keeps a copy of the answer, where anybody does.
     """
 
     __slots__ = (
@@ -86,6 +108,7 @@ class Client:
         "head",
         "length",
         "method",
+        "recording",
         "target",
     )
 
@@ -110,6 +133,7 @@ class Client:
         self._incoming = incoming
         self._chunked = False
         self._silent = False
+        self.recording: Copy | None = None
 
     # The request.
 
@@ -168,15 +192,15 @@ class Client:
             raise _too_large(limit_bytes)
         if self.head.expects_continue and not incoming.touched:
             self._write(CONTINUE)
-        pieces = []
+        gathered = io.BytesIO()  # it grows as they come: putting many pieces together at the end would take long
         begun = asyncio.get_running_loop().time()
         while piece := await self.connection.next_piece(incoming, begun, self.body_bytes):
             self._count(len(piece), limit_bytes, room)
-            pieces.append(piece)
+            gathered.write(piece)
         if incoming.fault is not None:
             self.closing = True
             raise incoming.fault.again()
-        return b"".join(pieces)
+        return gathered.getvalue()
 
     def _count(self, size: int, limit_bytes: int, room: Room) -> None:
         if self.body_bytes + size > limit_bytes:
@@ -201,6 +225,10 @@ class Client:
         """Write a whole answer at once."""
         self.answered_status = status
         self.ended = True
+        if self.recording is not None:
+            self.recording.begin(status, headers, streamed=False)
+            self.recording.add(body)
+            self.recording.whole = status < 400
         lines = head_lines(status, headers)
         if self.ends_here():
             lines.append(_CLOSE)
@@ -208,6 +236,12 @@ class Client:
             lines += (b"", b"")
         else:
             lines += (b"content-length: %d" % len(body), b"", b"" if self.method == "HEAD" else body)
+            if len(body) > COPIED_BYTES:
+                body = lines.pop()
+                lines.append(b"")
+                self._write(_LINES(lines))
+                self._write(body)
+                return
         self._write(_LINES(lines))
 
     def refuse(self, error: ApiError, headers: HeaderLines = ()) -> None:
@@ -225,6 +259,8 @@ class Client:
         if not self.head.http_1_1:
             self.closing = True
         self.answered_status = status
+        if self.recording is not None:
+            self.recording.begin(status, headers, streamed=True)
         lines = head_lines(status, headers)
         if self._chunked:
             lines.append(_CHUNKS)
@@ -237,6 +273,8 @@ class Client:
         """Write one piece of a begun answer, as one chunk."""
         if not piece or self._silent:
             return
+        if self.recording is not None:
+            self.recording.add(piece)
         self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 
     def end(self, piece: bytes = b"") -> None:
@@ -244,6 +282,8 @@ class Client:
         self.ended = True
         if self._silent:
             return
+        if self.recording is not None:
+            self.recording.add(piece)
         if not self._chunked:
             self._write(piece)
         elif piece:

@@ -18,7 +18,7 @@ from meterproxy.core.identifier import uuid7
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, JournalFailed
-from meterproxy.proxy.accept import Asked, check_readable, read_asked
+from meterproxy.proxy.accept import Asked, asked_of, check_readable, read_asked, unread
 from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt
 from meterproxy.proxy.capture import Measured, OpenHold
@@ -32,11 +32,14 @@ from meterproxy.proxy.forward import Failed, Forwarded, Forwarder
 from meterproxy.proxy.free import EVENT_STREAM, Passage, Wish
 from meterproxy.proxy.headers import CONVERSATION_BYTES, attribution, to_client
 from meterproxy.proxy.house import House
+from meterproxy.proxy.idempotency import KeyClaim
+from meterproxy.proxy.large_body import DIRECT_BYTES, new_nonce, scanning
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.ownership import NOTHING, Owned, at_another_provider, in_body
 from meterproxy.proxy.paths import allowed_query
 from meterproxy.proxy.plain import LargeRelay, relay_plain
 from meterproxy.proxy.ports import Finished
+from meterproxy.proxy.rate_headers import rate_headers
 from meterproxy.proxy.replay import ReplayRelay
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.stream import StreamRelay
@@ -60,8 +63,10 @@ class Exchange:
         "_hold",
         "_house",
         "_keeps",
+        "_key_claim",
         "_model",
         "_provider",
+        "_rated",
         "_request_id_text",
         "_route_name",
         "_streaming",
@@ -82,17 +87,19 @@ class Exchange:
         self._client = client
         self._hold: OpenHold | None = None
         self._counting: Counting | None = None
+        self._key_claim: KeyClaim | None = None
         self._cut_short_by: ApiError | None = None
         self._route_name = UNKNOWN_ROUTE
         self._model = ""
         self._provider = ""
+        self._rated: tuple[KeyEntry, str, str] | None = None
         self._keeps = False
         self._streaming = False
         self._forwarded_us = 0
         self._upstream_us = 0
 
     async def run(self) -> None:
-        """Answer the request: accept → authenticate → own → route → authorize → forward → relay → capture."""
+        """Answer the request: accept → authenticate → own → route (→ claim) → authorize → forward → relay → capture."""
         client, ports = self._client, self._house.ports
         try:
             head = client.head
@@ -107,6 +114,8 @@ class Exchange:
                 mentions = ids or (endpoint.mentions and in_body(asked))
                 owned = await self._check_owned(asked, ids, "", key) if mentions else NOTHING
                 route = self._route(asked, owned, key)
+                if head.idempotency_keys and not await self._claimed_key(asked, key):
+                    return
                 lowered_maximum = await self._authorize(asked, owned, route, key)
                 forwarded = await self._forward(asked, ids, route, key, lowered_maximum)
                 await self._relay(asked, route, key, forwarded, lowered_maximum)
@@ -135,7 +144,11 @@ class Exchange:
         client, limit_bytes, room = self._client, self._house.settings.max_body_bytes, self._house.room
         check_readable(client.headers)
         body = client.whole_body(limit_bytes, room)
-        return read_asked(endpoint, await client.read_body(limit_bytes, room) if body is None else body)
+        if body is None:
+            body = await client.read_body(limit_bytes, room)
+        if len(body) <= DIRECT_BYTES or unread(endpoint, body):
+            return read_asked(endpoint, body)
+        return asked_of(endpoint, await self._house.turns.take(scanning(body, endpoint.members, new_nonce())))
 
     async def _check_owned(self, asked: Asked, ids: tuple[str, ...], query: str, key: KeyEntry) -> Owned:
         return await self._house.ownership.check(asked, ids, query, key.account_id)
@@ -146,7 +159,15 @@ class Exchange:
             raise at_another_provider(asked, owned)
         self._model, self._provider = route.model, route.provider.name
         self._keeps = keeps(asked)
+        if key.account.limits:
+            self._rated = key, asked.endpoint.operation, route.model
         return route
+
+    async def _claimed_key(self, asked: Asked, key: KeyEntry) -> bool:
+        """Whether this request is to answer under its `Idempotency-Key`; else it has been answered by what is kept."""
+        idempotency, body = self._house.idempotency, asked.members.body
+        self._key_claim = await idempotency.claim(self._client, body, key.account_id, self.request_id, self.started_us)
+        return self._key_claim is not None
 
     async def _authorize(self, asked: Asked, owned: Owned, route: Route, key: KeyEntry) -> int | None:
         """Place the hold; the maximum to which each answer was lowered, if it was."""
@@ -166,6 +187,7 @@ class Exchange:
             bound,
             ports.counter,
             settings.count_seconds,
+            self._house.turns,
             hidden_output=route.facts.reasoning,
         )
         return lowered_maximum
@@ -250,6 +272,7 @@ class Exchange:
             hidden_output=route.facts.reasoning,
             settings=self._house.settings,
             pool=self._house.pool,
+            turns=self._house.turns,
         )
 
     def _expect_ids(self, asked: Asked, key: KeyEntry, delivery: Delivery) -> None:
@@ -267,6 +290,8 @@ class Exchange:
         headers = [(REQUEST_ID, self._request_id_text)]
         if lowered_maximum is not None:
             headers.append((b"x-meterproxy-max-tokens", b"%d" % lowered_maximum))
+        if self._rated is not None:
+            headers += rate_headers(self._house.ports.ledger.rates(*self._rated, self.started_us))
         return headers
 
     def _pass_error(self, forwarded: Forwarded, headers: list[tuple[bytes, bytes]]) -> None:
@@ -366,6 +391,8 @@ class Exchange:
                 if not client.ended:
                     client.abort()
         finally:
+            if self._key_claim is not None:
+                house.idempotency.end(self._key_claim, hold, self._cut_short_by)
             if self._streaming:
                 house.ports.observer.stream_closed()
             house.room.give_back(client.body_bytes)

@@ -151,7 +151,7 @@ class Forwarder:
 
     async def _send(self, edits: dict[str, bytes]) -> UpstreamAnswer:
         members = self._asked.members
-        body = members.rewrite(edits) if edits else members.body
+        body = members.to_send(edits)
         try:
             return await self._provider.upstream.send_prepared(
                 self._head(), body, before_first_byte=self._before_first_byte
@@ -179,10 +179,8 @@ class Forwarder:
 
     def _idempotency_key(self) -> bytes | None:
         """The client's key, made different for each account so that tenants cannot meet in one."""
-        key = self._client.headers.get("Idempotency-Key")
-        if key is None:
-            return None
-        return hmac.new(self._account_id.bytes, key.encode("utf-8", "surrogateescape"), "sha256").hexdigest().encode()
+        keys = self._client.head.idempotency_keys
+        return hmac.new(self._account_id.bytes, keys[0], "sha256").hexdigest().encode() if keys else None
 
     async def _judge(self, answer: UpstreamAnswer, *, usage_injected: bool) -> Forwarded:
         if answer.status < 300:

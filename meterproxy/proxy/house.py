@@ -7,6 +7,7 @@ from meterproxy.proxy.authorize import Authorizer
 from meterproxy.proxy.background import Background
 from meterproxy.proxy.client import Room
 from meterproxy.proxy.free import FreeHouse
+from meterproxy.proxy.idempotency import Idempotency
 from meterproxy.proxy.models import Models
 from meterproxy.proxy.ownership import Ownership
 from meterproxy.proxy.ports import (
@@ -14,6 +15,7 @@ from meterproxy.proxy.ports import (
     Clock,
     Directory,
     DurableHolds,
+    IdempotencyStore,
     Ledger,
     Observer,
     Owners,
@@ -24,6 +26,7 @@ from meterproxy.proxy.route import Router
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.proxy.stream import Leavers
 from meterproxy.proxy.texts import TextPool
+from meterproxy.proxy.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Ports:
     observer: Observer
     owners: Owners
     durable: DurableHolds
+    idempotency: IdempotencyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class House:
         room: memory that the bodies of all requests may take together.
         pool: memory for texts that may have to be counted.
         leavers: streams that are read on for clients that left.
+        turns: where large bodies and answers are read.
     """
 
     settings: ExchangeSettings
@@ -57,9 +62,11 @@ class House:
     ownership: Ownership
     authorizer: Authorizer
     free: FreeHouse
+    idempotency: Idempotency
     room: Room
     pool: TextPool
     leavers: Leavers
+    turns: Turns
 
     @classmethod
     def built(
@@ -68,16 +75,19 @@ class House:
         """A house of these parts; `room` is there where others share it."""
         router = Router(providers, ports.catalog, unpriced_free=settings.unpriced == "free")
         pool = TextPool()
-        background = Background(ports.durable, ports.clock)
+        turns = Turns()
+        background = Background(ports.durable, ports.clock, turns)
         return cls(
             settings,
             ports,
             router,
             Models(router),
             Ownership(ports.owners),
-            Authorizer(ports.ledger, ports.counter, settings),
-            FreeHouse(router, ports.clock, ports.owners, background, pool, settings.keepalive_seconds),
+            Authorizer(ports.ledger, ports.counter, settings, turns),
+            FreeHouse(router, ports.clock, ports.owners, background, pool, turns, settings.keepalive_seconds),
+            Idempotency(ports.idempotency, ports.observer, settings),
             room or Room(settings.bodies_bytes),
             pool,
             Leavers(settings.leavers),
+            turns,
         )

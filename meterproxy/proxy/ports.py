@@ -13,10 +13,11 @@ import msgspec
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.hold import Hold as Hold  # noqa: PLC0414  re-exported for the consumer
 from meterproxy.core.hold import HoldRequest as HoldRequest  # noqa: PLC0414
-from meterproxy.core.hold import Rates as Rates  # noqa: PLC0414
 from meterproxy.core.hold import Receipt as Receipt  # noqa: PLC0414
 from meterproxy.core.hold import Rest as Rest  # noqa: PLC0414
+from meterproxy.core.idempotency import ClaimRequest, EndedClaim, Found
 from meterproxy.core.key import KeyEntry
+from meterproxy.core.limit import Rates
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending
 from meterproxy.core.resource import Resource
@@ -82,8 +83,8 @@ class Ledger(Protocol):
         """As `rest`, asked of PostgreSQL now where memory does not know. Raises ApiError UNAVAILABLE."""
         ...
 
-    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
-        """What is left of the requests and tokens that this key may use, for an answer's headers; None if unlimited."""
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
+        """What a request accepted then leaves of its rate limits, as last heard; asked only where there are limits."""
         ...
 
     def confirm(self, hold: Hold) -> None:
@@ -176,6 +177,26 @@ class DurableHolds(Protocol):
         ...
 
 
+class IdempotencyStore(Protocol):
+    """Which requests have claimed their keys, and what is kept of the answers."""
+
+    async def claim(self, request: ClaimRequest) -> Found:
+        """Ask for a key; the same request gets it again.
+
+        Raises:
+            StoreUnavailable: PostgreSQL cannot be asked; it may have been claimed all the same.
+        """
+        ...
+
+    async def end(self, ended: Sequence[EndedClaim]) -> None:
+        """Tell how claims ended, once or more often; a claim that somebody else has taken over stays his.
+
+        Raises:
+            StoreUnavailable: PostgreSQL may not have heard.
+        """
+        ...
+
+
 class TokenCounter(Protocol):
     """The tokenizer's helper process."""
 
@@ -234,6 +255,10 @@ class Observer(Protocol):
 
     def stream_closed(self) -> None:
         """A stream has ended, however it did."""
+        ...
+
+    def replayed(self) -> None:
+        """A request was answered by what was kept of an earlier one."""
         ...
 
     def upstream_failed(self, provider: str, reason: str) -> None:

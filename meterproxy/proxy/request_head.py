@@ -41,6 +41,7 @@ class RequestHead:
         chunked: whether the body comes in chunks.
         upgrades: whether the client offers to go on in another protocol; nobody has to take that.
         expects_continue: whether the client waits for `100 Continue` before it sends the body.
+        idempotency_keys: what came as `Idempotency-Key`, unjudged; nearly always nothing.
 
     For those who answer (None until one of them has filled it in):
         matched: the endpoint that method and target lead to, with the ids in its path.
@@ -58,6 +59,7 @@ class RequestHead:
         "expects_continue",
         "forwarded",
         "http_1_1",
+        "idempotency_keys",
         "matched",
         "method",
         "raw_headers",
@@ -76,6 +78,7 @@ class RequestHead:
         chunked: bool,
         expects_continue: bool,
         upgrades: bool,
+        idempotency_keys: tuple[bytes, ...],
     ) -> None:
         self.method = method
         self.target = target
@@ -85,6 +88,7 @@ class RequestHead:
         self.chunked = chunked
         self.expects_continue = expects_continue
         self.upgrades = upgrades
+        self.idempotency_keys = idempotency_keys
         self._headers: CIMultiDictProxy[str] | None = None
         self.matched: tuple[Endpoint, tuple[str, ...]] | None = None
         self.digest: bytes | None = None
@@ -131,18 +135,20 @@ def understand(method: str, target: str, fields: list[Header], *, http_1_1: bool
         chunked=chunked,
         expects_continue=http_1_1 and expect == [b"100-continue"],
         upgrades=http_1_1 and b"upgrade" in connection,
+        idempotency_keys=tuple(special[b"idempotency-key"]),
     )
     return head, length
 
 
 def _sorted(fields: list[Header]) -> tuple[dict[bytes, list[bytes]], tuple[Header, ...]]:
-    """The values of those headers that decide how a request is read, and all headers but its length."""
+    """The values of those headers that decide how a request is read or answered, and all headers but its length."""
     special: dict[bytes, list[bytes]] = {
         b"host": [],
         b"content-length": [],
         b"transfer-encoding": [],
         b"connection": [],
         b"expect": [],
+        b"idempotency-key": [],
     }
     others = []
     for field in fields:

@@ -85,6 +85,11 @@ class HttpServer:
         for connection in list(self.connections):
             connection.drain()
 
+    async def linger(self, seconds: float) -> None:
+        """Let connections go on for so long, each until its next answer, which says that it is the last one."""
+        self.draining = True
+        await self._all_over(seconds)
+
     async def shutdown(self, seconds: float) -> None:
         """Wait so long for the connections to end, then cut them."""
         self.drain()

@@ -11,6 +11,10 @@ class ExchangeSettings:
     `leaver_seconds` and `leavers` bound how long and how many streams are read on after their clients left.
     `count_seconds` bounds how long an ending waits for the tokenizer. `buffered_bytes` is the largest answer that is
     read whole before it is passed on.
+
+    Of requests with an `Idempotency-Key`: `kept_bytes` is the largest answer that is kept, `recordings_bytes` what all
+    running ones may take of memory; `key_wait_seconds` and `keys_waiting` bound how long and how many wait for one that
+    is being answered.
     """
 
     max_body_bytes: int = 64 << 20
@@ -27,3 +31,7 @@ class ExchangeSettings:
     progress_seconds: float = 10.0
     count_seconds: float = 2.0
     buffered_bytes: int = 8 << 20
+    kept_bytes: int = 4 << 20
+    recordings_bytes: int = 128 << 20
+    key_wait_seconds: float = 60.0
+    keys_waiting: int = 256

@@ -11,10 +11,10 @@ Rules
 - Ids that the client may mention later are written down before the events that bring them go on. The hold of work that
   goes on in the background is deferred with the first of them: however the stream ends, it stays. A client that leaves
   before that changes nothing: it may find the work in its conversation.
+- An answer that is kept for who asks again is whole or not kept; one whose client left is read on to its end.
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 from meterproxy.core.usage import Outcome, Usage
@@ -52,6 +52,7 @@ class StreamRelay:
     __slots__ = (
         "_answer",
         "_at_boundary",
+        "_at_end",
         "_claims",
         "_client",
         "_decoder",
@@ -80,6 +81,7 @@ class StreamRelay:
         self._keepalive_seconds = delivery.settings.keepalive_seconds
         self._leavers = leavers
         self._at_boundary = True
+        self._at_end = False
         self._leaving = False
         self._told_events = 0
         self._told_us = elapsed_us
@@ -111,6 +113,7 @@ class StreamRelay:
                 if not await self._captured(self._read_outcome()):
                     return
                 forwarded = meter.terminal if self._decoder is None else piece
+                self._is_whole()
             self._send(forwarded)
             if client.congested:
                 await client.drain()
@@ -161,8 +164,16 @@ class StreamRelay:
             return
         if self._hold.deferred and self._meter.done and not await self._captured(self._read_outcome()):
             return
-        if not self._hold.open or await self._captured(self._natural_outcome()):
+        outcome = self._natural_outcome()
+        if not self._hold.open or await self._captured(outcome):
+            if outcome is not Outcome.STREAM_BROKEN:
+                self._is_whole()
             self._client.end(rest if self._decoder is None else b"")
+
+    def _is_whole(self) -> None:
+        """All of the answer is here, or has gone: what was kept of it may be given to others."""
+        if self._client.recording is not None:
+            self._client.recording.whole = True
 
     def _natural_outcome(self) -> Outcome:
         """What a stream is that ended without its terminal event; of one that nobody here can read, its end tells."""
@@ -224,13 +235,20 @@ class StreamRelay:
         """The client has left: read on or abort, then capture."""
         self._leaving = True
         self._read(piece)
-        if self._hold.open and self._reads_on():
+        if self._wanted() and self._reads_on():
             await self._read_on()
         self._answer.abort()
-        self._client.end()
-        if self._hold.open:
-            self._meter.finish()
+        if self._meter.done or self._at_end:
+            self._is_whole()
+        rest = self._meter.finish()
+        self._write_down_unseen()
+        self._client.end(rest if self._decoder is None else b"")
+        if self._hold.open or (self._hold.deferred and self._meter.done):
             await self._captured(Outcome.CLIENT_LEFT)
+
+    def _wanted(self) -> bool:
+        """Whether there is anything to read on for: the usage, or an answer that is kept."""
+        return not self._meter.done and (self._hold.open or self._client.recording is not None)
 
     def _reads_on(self) -> bool:
         if self._delivery.background:
@@ -244,7 +262,11 @@ class StreamRelay:
         self._leavers.count += 1
         try:
             async with asyncio.timeout(self._delivery.settings.leaver_seconds):
-                while self._hold.open and not self._meter.done and (piece := await self._answer.read()):
+                while self._wanted():
+                    piece = await self._answer.read()
+                    if not piece:
+                        self._at_end = self._natural_outcome() is not Outcome.STREAM_BROKEN
+                        return
                     self._read(piece)
         except (TimeoutError, UpstreamError):
             return
@@ -252,10 +274,24 @@ class StreamRelay:
             self._leavers.count -= 1
 
     def _read(self, piece: bytes) -> None:
-        self._meter.feed(piece if self._decoder is None else self._decoder.feed(piece))
+        """Read a piece that has nobody to go to, but for who keeps a copy."""
+        meter, was_done = self._meter, self._meter.done
+        forwarded = meter.feed(piece if self._decoder is None else self._decoder.feed(piece))
+        self._write_down_unseen()
+        if self._client.recording is not None:
+            terminal = b"" if was_done else meter.terminal
+            self._client.send(piece if self._decoder is not None else forwarded + terminal)
+
+    def _write_down_unseen(self) -> None:
+        """Claim what nobody has seen yet; where that fails nobody ever will, and an open hold is captured anyway."""
+        written = not self._meter.overlong
         if self._claims is not None:
-            with suppress(JournalFailed):  # nobody has seen these ids, and an open hold is captured below
+            try:
                 self._write_down(self._claims)
+            except JournalFailed:
+                written = False
+        if not written and self._client.recording is not None:
+            self._client.recording.spoil()
 
     # What others ask.
 
@@ -266,7 +302,7 @@ class StreamRelay:
         """
         if self._client.gone and not self._leaving:
             self._answer.interrupt()
-        elif self._client.left:
+        elif self._client.left and not self._leaving:
             self._keep_alive()
 
     def tell_progress(self, elapsed_us: int) -> None:

@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus is told about one worker.
+"""Metrics: what one worker counts for Prometheus; `snapshot` puts those of a host together.
 
 Rules
 -----
@@ -9,17 +9,19 @@ Rules
 
 import asyncio
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
+from uuid import uuid4
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from meterproxy import __version__
 from meterproxy.core.lending import Settling
 from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.core.usage import INPUT_KINDS, OUTPUT_KINDS
 from meterproxy.runtime.histogram import DurationHistogram
+from meterproxy.runtime.snapshot import Snapshot, Together, family_of
 
 MODELS_NAMED: Final = 30
 OTHER: Final = "other"
@@ -62,11 +64,14 @@ class Metrics:
         self._models: set[str] = set()
         self._rejected = 0
         self._finished: list[FinishedExchange] = []
+        self._together: dict[str, Together] = {}
+        self._life = uuid4().hex
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"meterproxy_{name}", text, labels, registry=registry)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
+        def gauge(name: str, text: str, *labels: str, together: Together = Together.HIGHEST) -> Gauge:
+            self._together[f"meterproxy_{name}"] = together
             return Gauge(f"meterproxy_{name}", text, labels, registry=registry)
 
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
@@ -81,18 +86,20 @@ class Metrics:
             "overhead_seconds", "The part of it that was not waiting for the provider.", _OVERHEAD
         )
         self.first_byte_seconds = durations("first_byte_seconds", "From accept to the first byte.", _SECONDS)
-        self.streams_open = gauge("streams_open", "Streams in progress.")
+        self.streams_open = gauge("streams_open", "Streams in progress.", together=Together.SUM)
         self.tokens = counter("tokens_total", "Tokens by disjoint kind.", "kind")
         self.amount_usd = counter("amount_usd_total", "What was charged.")
         self.refusals = counter("refusals_total", "Errors of our own.", "reason")
         self.usage_source = counter("usage_source_total", "Where usage came from.", "source")
-        self.holds_open = gauge("holds_open", "Holds in progress.")
+        self.holds_open = gauge("holds_open", "Holds in progress.", together=Together.SUM)
         self.hold_oldest_seconds = gauge("hold_oldest_seconds", "Age of the oldest hold.")
         self.durable_holds_open = gauge("durable_holds_open", "Holds that outlived their exchange, fleet-wide.")
         self.durable_hold_oldest_seconds = gauge("durable_hold_oldest_seconds", "Age of the oldest of them.")
         self.lease_requests = counter("lease_requests_total", "Borrowing from PostgreSQL.", "result")
         self.lost_lease_nanos = gauge("lost_lease_nanos", "Credit lent to workers that are gone without proof.")
-        self.journal_unsettled_records = gauge("journal_unsettled_records", "Records that PostgreSQL does not have.")
+        self.journal_unsettled_records = gauge(
+            "journal_unsettled_records", "Records that PostgreSQL does not have.", together=Together.SUM
+        )
         self.journal_oldest_seconds = gauge("journal_oldest_seconds", "Age of the oldest of them.")
         self.settle_seconds = histogram("settle_seconds", "How long a batch takes.", _SECONDS)
         self.settle_records = histogram("settle_records", "How large a batch is.", _RECORDS)
@@ -100,9 +107,17 @@ class Metrics:
         self.rows_dropped = counter("rows_dropped_total", "Records that were lost; stays 0.")
         self.overrun_usd = counter("overrun_usd_total", "What was charged above holds.")
         self.invariant_failed = gauge("invariant_failed", "1 while an invariant of the books is broken.", "name")
-        self.database_up = gauge("database_up", "1 if PostgreSQL answered the last time it was asked.")
-        self.clock_skew_seconds = gauge("clock_skew_seconds", "How far this machine's clock is ahead of PostgreSQL's.")
+        self.database_up = gauge(
+            "database_up", "1 if PostgreSQL answered the last time it was asked.", together=Together.LOWEST
+        )
+        self.clock_skew_seconds = gauge(
+            "clock_skew_seconds", "How far this machine's clock is ahead of PostgreSQL's.", together=Together.FARTHEST
+        )
+        self.replayed_total = counter(
+            "replayed_total", "Answers that were kept under an Idempotency-Key and given again."
+        )
         self.upstream_errors = counter("upstream_errors_total", "Trouble with a provider.", "reason", "provider")
+        gauge("workers", "Workers that answer.", together=Together.SUM).set(1)
         gauge("build_info", "The release that runs.", "version").labels(__version__).set(1)
         self.before_scrape: list[Callable[[], None]] = [self._count_finished]
 
@@ -123,6 +138,9 @@ class Metrics:
 
     def stream_closed(self) -> None:
         self.streams_open.dec()
+
+    def replayed(self) -> None:
+        self.replayed_total.inc()
 
     def upstream_failed(self, provider: str, reason: str) -> None:
         self.upstream_errors.labels(reason, provider).inc()
@@ -158,15 +176,15 @@ class Metrics:
 
     # ── asked by Prometheus ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def exposition(self) -> bytes:
-        """Everything in Prometheus' text format, written family by family with a turn of the loop in between."""
+    async def snapshot(self, slot: int = 0) -> Snapshot:
+        """Everything that was counted so far, collected family by family with a turn of the loop in between."""
         for prepare in self.before_scrape:
             prepare()
         families = []
-        for family in self.registry.collect():
-            families.append(generate_latest(_Collected(family)))
+        for metric in self.registry.collect():
+            families.append(family_of(metric, self._together.get(metric.name, Together.SUM)))
             await asyncio.sleep(0)
-        return b"".join(families)
+        return Snapshot(slot, self._life, families)
 
     def _count_finished(self) -> None:
         finished, self._finished = self._finished, []
@@ -187,16 +205,6 @@ class Metrics:
             self._models.add(model)
             return model
         return OTHER
-
-
-class _Collected:
-    """A registry of one family that was collected already; `generate_latest` asks no more of one."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def collect(self) -> Iterable[Metric]:
-        return (self._family,)
 
 
 def _status_class(status: int) -> str:

@@ -54,7 +54,7 @@ class ChildSpec:
 
     `environment` is added to ours; `pass_fds` are inherited under their own numbers. With `says_ready` the child calls
     `parent.say_ready` within `ready_seconds`, else it counts as serving once it was started. It has `stop_seconds` to
-    end after `stop_signal`.
+    end after `stop_signal`, and `leave_seconds` after `leave_signal`, with which it makes room for its successor.
     """
 
     name: str
@@ -65,6 +65,8 @@ class ChildSpec:
     ready_seconds: float = 60.0
     stop_signal: int = signal.SIGTERM
     stop_seconds: float = 30.0
+    leave_signal: int = signal.SIGTERM
+    leave_seconds: float = 30.0
 
 
 class ChildPart:
@@ -87,6 +89,11 @@ class ChildPart:
         """Its process id while it runs."""
         return self._child.pid if self._child else None
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended since."""
+        return self._child is not None and self._child.exit_code is None
+
     async def start(self) -> None:
         """Run it, and wait for its word. Raises StartFailed."""
         read_end, write_end = os.pipe()
@@ -107,19 +114,26 @@ class ChildPart:
 
     async def stop(self) -> None:
         """Signal it, wait, and kill it where it does not end."""
-        child = self._child
-        if child is None:
-            return
-        child.send(self._spec.stop_signal)
-        if not await self._ends_within(child, self._spec.stop_seconds):
-            _log.warning("%s did not end in time and is killed", self.name)
-        await self._end_at_once()
+        await self._end_by(self._spec.stop_signal, self._spec.stop_seconds)
+
+    async def leave(self) -> None:
+        """The same where its successor serves already: it may take its leave of clients."""
+        await self._end_by(self._spec.leave_signal, self._spec.leave_seconds)
 
     def hasten(self) -> None:
         """Signal it once more, and give it a few seconds."""
         if self._child is not None:
             self._child.send(self._spec.stop_signal)
         self._hastened.set()
+
+    async def _end_by(self, signal_number: int, seconds: float) -> None:
+        child = self._child
+        if child is None:
+            return
+        child.send(signal_number)
+        if not await self._ends_within(child, seconds):
+            _log.warning("%s did not end in time and is killed", self.name)
+        await self._end_at_once()
 
     def _spawned(self, ready_fd: int) -> Child:
         inner = {READY_FD: str(ready_fd), PARENT_FD: str(self._parent_fd)}

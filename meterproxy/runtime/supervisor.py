@@ -4,29 +4,21 @@ Rules
 -----
 - A stage is started when the one before it serves; at the end the last stage goes first, and each is gone before the
   next one is told to.
-- A part that ends by itself is started again, at once and then ever less eagerly, until it has lived for a while.
-- The first SIGTERM, SIGINT or SIGHUP ends everything in order, each further one hastens what is ending right now;
-  when `run` returns, nothing is left.
+- A part that ends by itself is started again (`keeping`).
+- The first SIGTERM or SIGINT ends everything in order, each further one hastens what is ending right now; when `run`
+  returns, nothing is left. SIGHUP does what `on_hangup` says, else the same.
 - The death of the supervisor itself is noticed by its children (`parent`); PostgreSQL is ended by the next start.
 """
 
 import asyncio
-import contextlib
-import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
-from meterproxy.errors import StartFailed
+from meterproxy.runtime.keeping import cancelled, keep, start_together, stop_together
 from meterproxy.runtime.part import ChildPart, ChildSpec, Part
-
-FIRST_DELAY_SECONDS: Final = 0.1
-LONGEST_DELAY_SECONDS: Final = 10.0
-STABLE_SECONDS: Final = 30.0
-
-_log = logging.getLogger(__name__)
 
 
 class ParentPipe:
@@ -41,20 +33,6 @@ class ParentPipe:
         os.close(self._write_end)
 
 
-class Backoff:
-    """How long to wait before a part is started again: doubling, and forgotten once a part has lived long enough."""
-
-    def __init__(self) -> None:
-        self._delay_seconds = 0.0
-
-    def next_delay_seconds(self, lived_seconds: float) -> float:
-        """The wait after a life of that length."""
-        if lived_seconds >= STABLE_SECONDS:
-            self._delay_seconds = 0.0
-        self._delay_seconds = min(max(FIRST_DELAY_SECONDS, self._delay_seconds * 2), LONGEST_DELAY_SECONDS)
-        return self._delay_seconds
-
-
 class Supervisor:
     """Runs stages of parts until a signal or `stop`.
 
@@ -63,6 +41,7 @@ class Supervisor:
             makes its parts when its turn comes, knowing what earlier stages have found out (a database's URL).
         on_ready: called when everything serves for the first time.
         on_stopping: called when the end begins, before any part is told (closes the listening sockets).
+        on_hangup: called for each SIGHUP; without it one ends everything like SIGTERM.
     """
 
     def __init__(
@@ -71,14 +50,21 @@ class Supervisor:
         *,
         on_ready: Callable[[], None] = lambda: None,
         on_stopping: Callable[[], None] = lambda: None,
+        on_hangup: Callable[[], None] | None = None,
     ) -> None:
         self._stages = stages
         self._on_ready = on_ready
         self._on_stopping = on_stopping
+        self._on_hangup = on_hangup or self.stop
         self._pipe = ParentPipe()
         self._started: list[list[Part]] = []
         self._ending: list[Part] = []
         self._stopping = asyncio.Event()
+
+    @property
+    def parent_fd(self) -> int:
+        """The end to read of a pipe that ends with this process, for parts that run children of their own."""
+        return self._pipe.read_end
 
     def stop(self) -> None:
         """Begin the end, or hasten what is ending; what a signal does."""
@@ -98,13 +84,13 @@ class Supervisor:
             keepers: list[asyncio.Task[None]] = []
             try:
                 if await self._unless_stopped(self._start_all()):
-                    keepers = [asyncio.create_task(self._keep(part)) for stage in self._started for part in stage]
+                    keepers = [asyncio.create_task(keep(part)) for stage in self._started for part in stage]
                     self._on_ready()
                     await self._stopping.wait()
             finally:
                 self._stopping.set()
                 self._on_stopping()
-                await _cancelled(keepers)
+                await cancelled(keepers)
                 await self._end_all()
                 self._pipe.close()
 
@@ -113,11 +99,7 @@ class Supervisor:
             made = stage() if callable(stage) else stage
             parts = [ChildPart(part, self._pipe.read_end) if isinstance(part, ChildSpec) else part for part in made]
             self._started.append(parts)
-            starts = [asyncio.create_task(part.start()) for part in parts]
-            try:
-                await asyncio.gather(*starts)
-            finally:
-                await _cancelled(starts)
+            await start_together(parts)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do the work; False if the end began before it was done."""
@@ -129,54 +111,24 @@ class Supervisor:
                 return not self._stopping.is_set()
             return False
         finally:
-            await _cancelled([doing, stopping])
-
-    async def _keep(self, part: Part) -> None:
-        """Start a part again whenever it has ended."""
-        backoff, clock = Backoff(), asyncio.get_running_loop()
-        began = clock.time()
-        what = f"{part.name} {await part.ended()}"
-        while True:
-            delay_seconds = backoff.next_delay_seconds(clock.time() - began)
-            _log.error("%s; starting it again in %g s", what, delay_seconds)
-            await asyncio.sleep(delay_seconds)
-            began = clock.time()
-            try:
-                await part.start()
-                _log.info("%s is running again", part.name)
-                what = f"{part.name} {await part.ended()}"
-            except StartFailed as error:
-                what = str(error)
-            except Exception as error:  # noqa: BLE001 - whatever keeps a part from starting, it is tried again
-                what = f"{part.name} could not be started: {error!r}"
+            await cancelled([doing, stopping])
 
     async def _end_all(self) -> None:
         for stage in reversed(self._started):
             self._ending = stage
-            ends = await asyncio.gather(*(part.stop() for part in stage), return_exceptions=True)
-            for part, failure in zip(stage, ends, strict=True):
-                if isinstance(failure, BaseException):
-                    _log.error("%s could not be ended: %r", part.name, failure)
+            await stop_together(stage)
         self._ending = []
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        numbers = [signal.SIGTERM, signal.SIGINT]
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop}
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not under nohup
-            numbers.append(signal.SIGHUP)
-        for number in numbers:
-            loop.add_signal_handler(number, self.stop)
+            handlers[signal.SIGHUP] = self._on_hangup
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in numbers:
+            for number in handlers:
                 loop.remove_signal_handler(number)
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task

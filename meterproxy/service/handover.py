@@ -6,6 +6,7 @@ it holds secrets.
 
 import os
 import pickle
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,11 +14,15 @@ from typing import Final
 from meterproxy.config import Config
 
 WORKER_FD: Final = "METERPROXY_INTERNAL_WORKER_FD"
+LEAVE_SIGNAL: Final = signal.SIGUSR1
+"""Tells a worker that its successor serves already: it takes its leave of clients before it ends."""
+LINGER_SECONDS: Final = 6.0
+"""How long connections of a worker that leaves may go on: longer than OpenAI's SDKs keep one that is idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What one worker slot is to do."""
+    """What one worker is to do: `slot` is its journal's, the socket its seat's."""
 
     slot: int
     config: Config

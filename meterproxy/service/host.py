@@ -2,6 +2,9 @@
 
 Order of start: lock the data directory, bind the port, PostgreSQL (where no database is configured), the helpers, the
 schema, the workers. The end is the reverse.
+
+SIGHUP has the configuration read again and the workers replaced by others that follow it. One that cannot be used is
+told and changes nothing. What belongs to the host and not to its workers keeps its value until the next start.
 """
 
 import asyncio
@@ -9,66 +12,87 @@ import logging
 import shlex
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from meterproxy import __version__
 from meterproxy.config import Config, Provider, secret_path
+from meterproxy.errors import ConfigError, MeterproxyError
 from meterproxy.runtime import logs
 from meterproxy.runtime.data_dir import DataDirLock, RunDirectory
 from meterproxy.runtime.embedded import EmbeddedPostgres
-from meterproxy.runtime.listening import close_all, listen
+from meterproxy.runtime.listening import close_all, listen, listen_on, take_kept
 from meterproxy.runtime.part import ChildSpec, Part
 from meterproxy.runtime.supervisor import Supervisor
+from meterproxy.runtime.terminal import Terminal
 from meterproxy.runtime.tokenizer import tokenizer_spec
+from meterproxy.service.crew import Crew, Premises
 from meterproxy.service.demo import key_path
-from meterproxy.service.handover import WORKER_FD, Handover, hand_over
+from meterproxy.service.figures import Figures
 from meterproxy.service.schema import Schema
 
 _log: Final = logging.getLogger(__name__)
 
 SIMULATED: Final = "simulated"
-WORKER: Final = (sys.executable, "-m", "meterproxy", "_worker")
-SPARE_STOP_SECONDS: Final = 15.0
-"""What a worker has beyond `drain_seconds` to settle and give back its leases."""
 PATIENCE_SECONDS: Final = 10.0
 """How long a start waits for the port and the journals of children of a supervisor that was killed."""
-WORKER_READY_SECONDS: Final = 86_400.0
-"""A worker answers at once, but is ready only when the database is; an operator ends the wait, not a timer."""
+FIXED: Final = ("listen", "control", "data_dir", "database_url", "database_direct_url")
+"""Settings that only a start reads."""
+_CONNECTIONS_BESIDES: Final = 40
+_CONNECTIONS_EACH: Final = 20
+"""Of PostgreSQL: a worker's own, and those of one that it replaces."""
 
 
-def serve(config: Config) -> int:
-    """Run until told to stop; answers the exit code. Raises StartFailed."""
+def serve(load: Callable[[], Config]) -> int:
+    """Run until told to stop; answers the exit code.
+
+    Args:
+        load: reads the configuration, at the start and again for each SIGHUP.
+
+    Raises:
+        StartFailed, ConfigError: it cannot run.
+    """
+    config = load()
     logs.set_up(config.log.level, config.log.format)
     with DataDirLock(config.data_dir) as lock, RunDirectory(config.data_dir) as run_dir:
-        asyncio.run(_Host(config, run_dir).run(PATIENCE_SECONDS if lock.was_left else 0.0))
+        asyncio.run(_Host(config, load, run_dir).run(PATIENCE_SECONDS if lock.was_left else 0.0))
     return 0
 
 
 class _Host:
-    def __init__(self, config: Config, run_dir: Path) -> None:
+    def __init__(self, config: Config, load: Callable[[], Config], run_dir: Path) -> None:
+        self._load = load
         self._simulated = not config.providers
         self._simulator_port = _free_port() if self._simulated else 0
-        self._config = _with_simulator(config, self._simulator_port) if self._simulated else config
+        self._config = self._completed(config)
         self._run_dir = run_dir
-        self._postgres = EmbeddedPostgres(config.data_dir) if config.database_url is None else None
+        self._terminal = Terminal()
+        self._postgres = _postgres(config) if config.database_url is None else None
         self._sockets: list[socket.socket] = []
+        self._crew: Crew | None = None
+        self._read_again = False
 
     async def run(self, patience_seconds: float) -> None:
-        address = self._config.listen
-        self._sockets = await listen(
-            address.host, address.port, self._config.workers, patience_seconds=patience_seconds
-        )
-        supervisor = Supervisor(
+        self._sockets = await self._listening(patience_seconds)
+        self._supervisor = Supervisor(
             [[self._postgres] if self._postgres else [], self._helpers(), [self._schema()], self._workers],
-            on_ready=self._say_hello,
+            on_ready=self._ready,
             on_stopping=lambda: close_all(self._sockets),
+            on_hangup=self._hung_up,
         )
-        await supervisor.run()
+        await self._supervisor.run()
+
+    async def _listening(self, patience_seconds: float) -> list[socket.socket]:
+        """One socket per worker: on what a service manager keeps for us, else on a port of our own."""
+        address, workers = self._config.listen, self._config.workers
+        kept = take_kept()
+        if kept is not None:
+            return listen_on(kept, workers)
+        return await listen(address.host, address.port, workers, patience_seconds=patience_seconds)
 
     def _helpers(self) -> Sequence[Part | ChildSpec]:
-        parts: list[Part | ChildSpec] = [tokenizer_spec(self._run_dir / "tokenizer")]
+        parts: list[Part | ChildSpec] = [Figures(self._run_dir), tokenizer_spec(self._run_dir / "tokenizer")]
         if self._simulated:
             parts.append(_simulator(self._simulator_port))
         return parts
@@ -76,27 +100,11 @@ class _Host:
     def _schema(self) -> Schema:
         return Schema(self._direct_dsn, self._config.data_dir if self._postgres else None)
 
-    def _workers(self) -> Sequence[ChildSpec]:
-        return [self._worker(slot, listening) for slot, listening in enumerate(self._sockets)]
-
-    def _worker(self, slot: int, listening: socket.socket) -> ChildSpec:
-        handover = Handover(
-            slot=slot,
-            config=self._config,
-            dsn=self._dsn(),
-            pooled=self._config.database_direct_url is not None,
-            listening_fd=listening.fileno(),
-            run_dir=self._run_dir,
-        )
-        descriptor = hand_over(handover)
-        return ChildSpec(
-            name=f"worker {slot}",
-            command=WORKER,
-            environment={WORKER_FD: str(descriptor)},
-            pass_fds=(listening.fileno(), descriptor),
-            ready_seconds=WORKER_READY_SECONDS,
-            stop_seconds=self._config.drain_seconds + SPARE_STOP_SECONDS,
-        )
+    def _workers(self) -> Sequence[Part]:
+        pooled = self._config.database_direct_url is not None
+        premises = Premises(self._dsn(), pooled, self._run_dir, self._supervisor.parent_fd)
+        self._crew = Crew(premises, self._config, self._sockets)
+        return [self._crew]
 
     def _dsn(self) -> str:
         if self._postgres:
@@ -108,11 +116,62 @@ class _Host:
         direct = self._config.database_direct_url
         return direct.get_secret_value() if direct else self._dsn()
 
+    def _completed(self, config: Config) -> Config:
+        return config if config.providers else _with_simulator(config, self._simulator_port)
+
+    def _ready(self) -> None:
+        self._say_hello()
+        if self._read_again:
+            self._hung_up()
+
+    # ── another configuration ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _hung_up(self) -> None:
+        """SIGHUP: the terminal was closed, or somebody wants the configuration to be read again."""
+        if self._terminal.is_gone:
+            self._supervisor.stop()
+        elif self._crew is None or not self._crew.complete:
+            self._read_again = True
+        else:
+            self._follow_another(self._crew)
+
+    def _follow_another(self, crew: Crew) -> None:
+        try:
+            config = self._another()
+        except (MeterproxyError, OSError) as error:
+            _log.error("the configuration is refused, the old one stays in force: %s", _on_one_line(str(error)))
+            return
+        self._config = config
+        logs.set_up(config.log.level, config.log.format)
+        _log.info("the configuration was read again; workers are replaced one after the other")
+        crew.follow(config)
+
+    def _another(self) -> Config:
+        """The configuration as it is now. Raises ConfigError."""
+        config = self._load()
+        if not config.providers and not self._simulated:
+            raise ConfigError("providers: none is set, and the simulated one is there from the start or not at all")
+        kept = [name for name in FIXED if getattr(config, name) != getattr(self._config, name)]
+        if kept:
+            _log.warning("only a restart changes %s: the old value stays in force", ", ".join(kept))
+        return self._completed(config.model_copy(update={name: getattr(self._config, name) for name in kept}))
+
     def _say_hello(self) -> None:
         host, port = self._sockets[0].getsockname()[:2]
         base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         print("\n".join(_hello(self._config, base_url, simulated=self._simulated)), flush=True)  # noqa: T201
         _log.info("meterproxy %s serves on %s", __version__, base_url)
+
+
+def _on_one_line(problems: str) -> str:
+    """A report of problems, one a line below its headline, as one line."""
+    first, *rest = [line.strip() for line in problems.splitlines() if line.strip()]
+    return f"{first}: {'; '.join(rest)}" if rest else first
+
+
+def _postgres(config: Config) -> EmbeddedPostgres:
+    connections = max(100, _CONNECTIONS_BESIDES + _CONNECTIONS_EACH * config.workers)
+    return EmbeddedPostgres(config.data_dir, settings={"max_connections": str(connections)})
 
 
 def _hello(config: Config, base_url: str, *, simulated: bool) -> list[str]:

@@ -1,9 +1,11 @@
 """The worker: one process that serves, from its socket to its journal.
 
-It answers at once: health truthfully, everything else with 503 until its ledger has recovered and PostgreSQL trusts it.
+It takes connections when its ledger has recovered and PostgreSQL trusts it. Where that takes long it takes them all the
+same, answers health truthfully and everything else with 503.
 On SIGTERM it stops accepting, lets running exchanges finish within `drain_seconds`, captures what is left as broken,
 settles its journal to the end and gives its leases back. A second SIGTERM ends the wait for exchanges; so does, after a
-moment, the death of the supervisor, whose successor wants this worker's journal.
+moment, the death of the supervisor, whose successor wants this worker's journal. Where a successor serves already
+(`LEAVE_SIGNAL`), connections go on until their next answer before all of that begins.
 """
 
 import asyncio
@@ -14,16 +16,21 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+import msgspec
 import uvloop
 
 from meterproxy.config import Config
 from meterproxy.control.operator import Machine, OperatorApi
 from meterproxy.core.lending import Change
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
-from meterproxy.ledger.journal import JournalLocked
+from meterproxy.ledger.inherit import inherit
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.client import Client, Room
@@ -32,22 +39,29 @@ from meterproxy.proxy.house import Ports
 from meterproxy.proxy.server import Dispatch, HttpServer
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.runtime import logs
+from meterproxy.runtime.keeping import cancelled
 from meterproxy.runtime.metrics import CONTENT_TYPE, Metrics
 from meterproxy.runtime.parent import die_with_parent, on_parent_gone, say_failed, say_ready
+from meterproxy.runtime.peers import answer_at, ask_all
 from meterproxy.runtime.tasks import SideTasks
 from meterproxy.runtime.tokenizer import TokenizerClient
 from meterproxy.service import observe, providers
 from meterproxy.service.catalog import catalog_of
+from meterproxy.service.figures import METRICS, host_metrics, peers_of, say_farewell, socket_of
 from meterproxy.service.fitness import is_volatile, self_test_request
-from meterproxy.service.handover import Handover, take_over
+from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, take_over
+from meterproxy.service.heirs import Heirs
+from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
 from meterproxy.service.poller import Poller, asking
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
+from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.keys import Keys
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
+from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
 from meterproxy.store.upkeep import delete_old_owners, lost_lease_nanos, make_partitions, self_test
 
@@ -64,7 +78,10 @@ ORPHAN_SECONDS: Final = 3.0
 """How long exchanges may go on after the supervisor was killed."""
 ORPHAN_END_SECONDS: Final = 20.0
 """When an orphan that has not ended by itself leaves the rest to its journal: nobody is there to kill it."""
+SETTLE: Final = "settle"
 LOCKED_SECONDS: Final = 0.1
+UNANSWERED_SECONDS: Final = 10.0
+"""How long connections may wait in the socket's queue for a worker that starts, before they are told that it does."""
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 LEDGER_CONNECTIONS: Final = 4
@@ -73,6 +90,8 @@ OTHER_CONNECTIONS: Final = 6
 """For look-ups of keys (three at a time), of owners (one), for polling, the operator's API and upkeep."""
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""
+KEY_CONNECTIONS: Final = 4
+"""For requests with an `Idempotency-Key`, however many there are; none is opened where nobody sends one."""
 MOST_SKEW_SECONDS: Final = 300.0
 
 _log: Final = logging.getLogger(__name__)
@@ -113,8 +132,10 @@ class Worker:
         self._metrics = Metrics()
         self._tasks = SideTasks()
         self._stopping = asyncio.Event()
-        self._told_to_stop = False
+        self._told_to_stop = asyncio.Event()
+        self._leaving = False
         self._exchanges: Exchanges | None = None
+        self._answering: asyncio.Server | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
         self._unfit: list[str] = ["the ledger has not been recovered yet"]
@@ -123,19 +144,27 @@ class Worker:
         """Serve until told to stop."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop)
+        loop.add_signal_handler(LEAVE_SIGNAL, self._leave)
         on_parent_gone(self._orphaned)
         self._pool = await self._open_pool(OTHER_CONNECTIONS)
         self._ledger_pool = await self._open_pool(LEDGER_CONNECTIONS)
+        self._key_pool = await self._open_pool(KEY_CONNECTIONS)
         operator = self._operator()
         server = HttpServer(Dispatch(self._exchange, operator.answer, operator.admit))
         listening = socket.socket(fileno=self._handover.listening_fd)
-        acceptor = await loop.create_server(server, sock=listening, backlog=BACKLOG)
+        starting = asyncio.create_task(self._start(), name="start")
+        acceptor = None
         try:
-            if await self._come_up():
+            if not await self._first(starting, UNANSWERED_SECONDS) and not self._stopping.is_set():
+                acceptor = await loop.create_server(server, sock=listening, backlog=BACKLOG)
+            if await self._first(starting):
+                acceptor = acceptor or await loop.create_server(server, sock=listening, backlog=BACKLOG)
                 say_ready()
                 await self._stopping.wait()
         finally:
-            acceptor.close()
+            await cancelled([starting])
+            if acceptor is not None:
+                acceptor.close()
             await self._end(server)
 
     async def _open_pool(self, size: int) -> Pool:
@@ -143,20 +172,18 @@ class Worker:
 
     # ── the way up ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _come_up(self) -> bool:
-        """Recover the ledger and begin to serve; False where the end came first."""
-        starting = asyncio.create_task(self._start())
+    async def _first(self, starting: "asyncio.Task[None]", seconds: float | None = None) -> bool:
+        """Wait for the start, so long or until the end begins; whether it came, and came first."""
         stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((starting, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if not starting.done():
-            starting.cancel()
-            return False
-        starting.result()
-        return True
+        if starting.done():
+            starting.result()
+        return starting.done()
 
     async def _start(self) -> None:
         self._ledger = await self._own_ledger()
+        self._answering = await self._answer_peers()
         await self._until_available(self._ledger.start)
         if self._ledger.recovered:
             _log.warning("ended holds that a killed worker left open", extra={"holds": self._ledger.recovered})
@@ -171,6 +198,8 @@ class Worker:
         )
         self._exchanges = self._make_exchanges()
         self._tasks.start("durable holds", self._poller(self._exchanges).keep_polled)
+        self._tasks.start("kept answers", self._exchanges.house.idempotency.keep_told)
+        self._tasks.start("reversals", lambda: keep_reversed(self._pool))
         _spare_the_collector()
 
     async def _own_ledger(self) -> WorkerLedger:
@@ -185,6 +214,10 @@ class Worker:
                     _log.warning("the worker waits", extra={"error": str(error)})
                     told = True
                 await asyncio.sleep(LOCKED_SECONDS)
+
+    async def _answer_peers(self) -> asyncio.Server:
+        path = socket_of(self._handover.run_dir, self._handover.slot)
+        return await answer_at(path, {METRICS: self._snapshot, SETTLE: self._settle_own})
 
     async def _until_available(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do what needs PostgreSQL and the journal's volume, again and again until they are there."""
@@ -223,6 +256,7 @@ class Worker:
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("upkeep", self._keep_tidy)
         self._tasks.start("fleet gauges", self._keep_fleet_counted)
+        self._tasks.start("heirs", self._heirs.keep_looking)
 
     async def _keep_session(self) -> None:
         """A session that somebody else has ended cannot be mended: end, and let the successor open its own."""
@@ -239,6 +273,7 @@ class Worker:
             with contextlib.suppress(StoreUnavailable):
                 await make_partitions(self._pool)
                 await delete_old_owners(self._pool)
+                await delete_expired(self._pool)
 
     async def _keep_fleet_counted(self) -> None:
         """What only PostgreSQL knows: money that is lost sight of, and holds that outlived their exchange."""
@@ -256,10 +291,13 @@ class Worker:
         sessions = observe.CountedSessions(self._ledger_pool)
         sessions.metrics = self._metrics
         self._directory = KeyDirectory(self._pool)
+        journals = config.data_dir / "journals"
+        own = journals / f"slot-{self._handover.slot}"
+        self._heirs = Heirs(journals, own, self._inherit)
         return WorkerLedger(
             sessions,
             Settlement(self._ledger_pool),
-            config.data_dir / "journals" / f"slot-{self._handover.slot}",
+            own,
             owner_rows=OwnerRows(self._pool),
             durable_rows=DurableRows(self._pool),
             host=socket.gethostname(),
@@ -275,9 +313,22 @@ class Worker:
             on_change=self._changed,
         )
 
+    async def _inherit(self, directory: Path) -> None:
+        """Settle a journal that nobody owns, over connections that renewals and borrowing do not wait for."""
+        config = self._config
+        journal = partial(
+            Journal,
+            directory,
+            segment_bytes=config.journal.segment_bytes,
+            retain_seconds=config.journal.retain_hours * 3600,
+        )
+        policy = OpenHoldPolicy(config.recovery.open_hold)
+        await inherit(journal, Sessions(self._pool), Settlement(self._pool), policy, self._metrics.settled)
+
     def _changed(self, change: Change | None) -> None:
         if change is None:
             self._directory.forget_all()
+            self._heirs.look_again()
         elif change.kind == "key" and change.subject_id is not None:
             self._directory.key_changed(change.subject_id)
 
@@ -302,12 +353,13 @@ class Worker:
             self._metrics,
             ledger.owners,
             ledger.durable,
+            idempotency_rows(config, self._key_pool, ledger.session.session_id),
         )
         return Exchanges(settings, ports, providers.build(config), self._room)
 
     def _poller(self, exchanges: Exchanges) -> Poller:
         ledger = self._ledger
-        ask = asking(exchanges.house.router, ledger.clock)
+        ask = asking(exchanges.house.router, ledger.clock, exchanges.house.turns)
         return Poller(DurableRows(self._pool), ledger.durable, ask, OpenHoldPolicy(self._config.recovery.open_hold))
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -325,7 +377,7 @@ class Worker:
         return OperatorApi(
             Accounts(self._pool),
             Keys(self._pool),
-            Machine(self._unready, self._exposition, self._settle_now, self._explain),
+            Machine(self._unready, self._exposition, self._settle_everywhere, self._explain),
             token.get_secret_value(),
             open_metrics=self._config.listen.is_loopback,
         )
@@ -338,25 +390,42 @@ class Worker:
         return self._ledger.ready
 
     async def _exposition(self) -> tuple[bytes, str]:
-        return await self._metrics.exposition(), CONTENT_TYPE
+        """The metrics of the whole host. Raises ApiError where its supervisor does not answer."""
+        text = await host_metrics(self._handover.run_dir)
+        if text is None:
+            raise ApiError(Case.UNAVAILABLE, "The host's figures cannot be had right now.")
+        return text, CONTENT_TYPE
 
-    async def _settle_now(self) -> None:
-        """Settle what was captured before now, and report what is held; for at most a second."""
-        if self._exchanges is None:
-            return
-        with contextlib.suppress(TimeoutError, StoreUnavailable):
-            async with asyncio.timeout(FRESH_SECONDS):
-                await self._ledger.settler.catch_up()
-                await self._ledger.borrower.report()
+    async def _settle_everywhere(self) -> None:
+        """Settle what all workers of this host captured before now; for at most a second."""
+        peers = peers_of(self._handover.run_dir, self._handover.slot)
+        await asyncio.gather(self._settle_own(), ask_all(peers, SETTLE, FRESH_SECONDS))
+
+    async def _settle_own(self, _question: bytes = b"") -> bytes:
+        """Settle what was captured here before now, and report what is held; for at most a second."""
+        if self._exchanges is not None:
+            with contextlib.suppress(TimeoutError, StoreUnavailable):
+                async with asyncio.timeout(FRESH_SECONDS):
+                    await self._ledger.settler.catch_up()
+                    await self._ledger.borrower.report()
+        return b"settled"
+
+    async def _snapshot(self, _question: bytes = b"") -> bytes:
+        return msgspec.msgpack.encode(await self._metrics.snapshot(self._handover.slot))
 
     async def _explain(self, request_id: UUID) -> dict[str, Any]:
         return await explain(self._pool, request_id)
 
     def _stop(self) -> None:
         """Begin the end; told again, hasten it."""
-        if self._told_to_stop:
+        if self._told_to_stop.is_set():
             self._cut_short()
-        self._told_to_stop = True
+        self._told_to_stop.set()
+        self._stopping.set()
+
+    def _leave(self) -> None:
+        """Begin the end, and let the connections have their time: a successor serves all new ones."""
+        self._leaving = True
         self._stopping.set()
 
     def _orphaned(self) -> None:
@@ -373,20 +442,33 @@ class Worker:
     # ── the way down ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _end(self, server: HttpServer) -> None:
+        if self._leaving:
+            await self._linger(server)
         server.drain()
         if self._exchanges is not None:
             await self._exchanges.finish(self._config.drain_seconds)
             await self._tasks.stop()
+            await finish_telling(self._exchanges.house.idempotency)
             try:
                 async with asyncio.timeout(STOP_SECONDS):
                     await self._ledger.stop()
             except (StoreUnavailable, TimeoutError) as error:
                 _log.warning("the journal is left to the next start", extra={"error": str(error)})
             await self._exchanges.close()
+            await say_farewell(self._handover.run_dir, await self._metrics.snapshot(self._handover.slot))
+        if self._answering is not None:
+            self._answering.close()
         await self._counter.close()
         await server.shutdown(1.0)
         with contextlib.suppress(TimeoutError):  # cut short, closing becomes cutting connections
             await asyncio.wait_for(self._close_pools(), CLOSE_SECONDS)
 
+    async def _linger(self, server: HttpServer) -> None:
+        """Let clients hear of the end with their next answer, unless everything is to end."""
+        lingering = asyncio.create_task(server.linger(LINGER_SECONDS))
+        hastened = asyncio.create_task(self._told_to_stop.wait())
+        await asyncio.wait((lingering, hastened), return_when=asyncio.FIRST_COMPLETED)
+        await cancelled([lingering, hastened])
+
     async def _close_pools(self) -> None:
-        await asyncio.gather(self._pool.close(), self._ledger_pool.close())
+        await asyncio.gather(self._pool.close(), self._ledger_pool.close(), self._key_pool.close())

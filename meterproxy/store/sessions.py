@@ -125,7 +125,11 @@ class Sessions:
         async with transaction(self._pool) as connection:
             rows = await connection.fetch(_SQL["poll"], session_id, version)
         return News(
-            tuple(Change(row["version"], row["kind"], row["subject_id"]) for row in rows if row["topic"] == "change"),
+            tuple(
+                Change(row["version"], row["kind"], row["subject_id"], row["account_id"])
+                for row in rows
+                if row["topic"] == "change"
+            ),
             tuple(
                 LeaseKey(row["account_id"], row["subject_id"], to_us(row["window_start"]))
                 for row in rows

@@ -64,7 +64,7 @@ DELETE FROM reclaims WHERE account_id = $1 AND limit_id = $2 AND window_start = 
 -- name: poll
 -- One look at all that a worker must hear of: changes since the version it knows, others who wait for its leases, and
 -- where the counter stands (a failover may have set it back).
-SELECT 'change' AS topic, version, kind, subject_id, NULL::uuid AS account_id, NULL::timestamptz AS window_start
+SELECT 'change' AS topic, version, kind, subject_id, account_id, NULL::timestamptz AS window_start
 FROM changes WHERE version > $2
 UNION ALL
 SELECT DISTINCT 'reclaim', 0, '', r.limit_id, r.account_id, r.window_start

@@ -119,11 +119,11 @@ def test_check_config(command: Command, tmp_path: Path) -> None:
     """A good configuration is called valid; a bad one fails with every problem."""
     assert command("check-config").out == "the configuration is valid\n"
     path = tmp_path / "config.yaml"
-    path.write_text("lisen: x\nworkers: 9")
+    path.write_text("lisen: x\nworkers: none")
     done = command("check-config", "--config", path)
     assert done.status == 1
     assert "lisen: unknown setting" in done.err
-    assert "workers: not supported yet" in done.err
+    assert "workers: must be a whole number" in done.err
 
 
 def test_check_config_knows_prices(command: Command, tmp_path: Path) -> None:

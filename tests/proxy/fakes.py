@@ -8,8 +8,10 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from meterproxy.core.account import AccountEntry
-from meterproxy.core.hold import HoldRequest, Rates, Receipt, Rest
+from meterproxy.core.hold import HoldRequest, Receipt, Rest
+from meterproxy.core.idempotency import ClaimEnd, ClaimRequest, EndedClaim, Found, KeptAnswer, Verdict
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
+from meterproxy.core.limit import UNRATED, Rates
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending, EndRecord, Subject, encode_payload
 from meterproxy.core.resource import Resource
@@ -111,6 +113,7 @@ class FakeLedger:
     rows: list[Row] = field(default_factory=list)
     told: list[Usage] = field(default_factory=list)
     placed: list[HoldRequest] = field(default_factory=list)
+    rated: Rates = UNRATED
 
     @property
     def free_nanos(self) -> int:
@@ -146,8 +149,8 @@ class FakeLedger:
     async def fetch_rest(self, request: HoldRequest) -> Rest:
         return Rest(self.free_nanos)
 
-    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
-        return None
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
+        return self.rated
 
     def confirm(self, hold: FakeHold) -> None:
         assert hold.subject.request_id in self.open
@@ -324,6 +327,7 @@ class FakeObserver:
     refusals: list[tuple[str, str]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     streams: int = 0
+    replays: int = 0
 
     def finished(self, finished: Finished) -> None:
         self.ended.append(finished)
@@ -337,5 +341,43 @@ class FakeObserver:
     def stream_closed(self) -> None:
         self.streams -= 1
 
+    def replayed(self) -> None:
+        self.replays += 1
+
     def upstream_failed(self, provider: str, reason: str) -> None:
         self.failures.append((provider, reason))
+
+
+@dataclass
+class FakeIdempotencyStore:
+    """Claims in memory; `asked` counts look-ups, `ends` remembers what was told."""
+
+    away: bool = False
+    asked: int = 0
+    claims: dict[tuple[UUID, bytes], ClaimRequest] = field(default_factory=dict)
+    found: dict[tuple[UUID, bytes], tuple[Verdict, KeptAnswer | None]] = field(default_factory=dict)
+    ends: list[EndedClaim] = field(default_factory=list)
+
+    async def claim(self, request: ClaimRequest) -> Found:
+        self.asked += 1
+        if self.away:
+            raise StoreUnavailable
+        earlier = self.claims.setdefault(request[:2], request)
+        if earlier is request:
+            return Found(Verdict.CLAIMED)
+        if earlier.request_digest != request.request_digest:
+            return Found(Verdict.DIFFERS)
+        return Found(*self.found.get(request[:2], (Verdict.RUNNING, None)))
+
+    async def end(self, ended: Sequence[EndedClaim]) -> None:
+        if self.away:
+            raise StoreUnavailable
+        for claim in ended:
+            self.ends.append(claim)
+            key = claim.request[:2]
+            if self.claims.get(key) is not claim.request:
+                continue
+            if claim.end in {ClaimEnd.RELEASED, ClaimEnd.FORFEITED}:
+                del self.claims[key]
+            else:
+                self.found[key] = Verdict(claim.end), claim.answer

@@ -24,6 +24,7 @@ from tests.proxy.fakes import (
     FakeCounter,
     FakeDirectory,
     FakeDurableHolds,
+    FakeIdempotencyStore,
     FakeLedger,
     FakeObserver,
     FakeOwners,
@@ -49,6 +50,7 @@ class House:
     observer: FakeObserver
     owners: FakeOwners
     durable: FakeDurableHolds
+    idempotency: FakeIdempotencyStore
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[raw.Raw]:
@@ -130,14 +132,29 @@ async def built(
             ledger or FakeLedger(),
         )
         counter, observer = FakeCounter(), FakeObserver()
-        owners, durable = FakeOwners(), FakeDurableHolds(books)
-        ports = Ports(clock, directory, books, counter, CATALOG, observer, owners, durable)
+        owners, durable, idempotency = FakeOwners(), FakeDurableHolds(books), FakeIdempotencyStore()
+        ports = Ports(clock, directory, books, counter, CATALOG, observer, owners, durable, idempotency)
         exchanges = Exchanges(settings or ExchangeSettings(), ports, (provider,))
+        telling = asyncio.create_task(exchanges.house.idempotency.keep_told())
         try:
             async with raw.serving(exchanges.run, **server) as (_, port):
-                yield House(port, url, exchanges, provider, clock, directory, books, counter, observer, owners, durable)
+                yield House(
+                    port,
+                    url,
+                    exchanges,
+                    provider,
+                    clock,
+                    directory,
+                    books,
+                    counter,
+                    observer,
+                    owners,
+                    durable,
+                    idempotency,
+                )
                 exchanges.cut_all_short(_over())
         finally:
+            telling.cancel()
             await exchanges.close()
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from meterproxy.proxy.ports import Finished
 from meterproxy.runtime.metrics import COUNTED_AT_ONCE, MODELS_NAMED, OTHER, Metrics
+from meterproxy.runtime.snapshot import exposition
 
 
 def finished(**changes: Any) -> Finished:
@@ -24,9 +25,14 @@ def finished(**changes: Any) -> Finished:
     return Finished(**{**usual, **changes})
 
 
+def text_of(metrics: Metrics) -> str:
+    """What Prometheus would be told of one worker alone."""
+    return b"".join(map(exposition, asyncio.run(metrics.snapshot()).families)).decode()
+
+
 def requests(metrics: Metrics) -> dict[str, float]:
     """Counted requests by model."""
-    asyncio.run(metrics.exposition())
+    asyncio.run(metrics.snapshot())
     found: dict[str, float] = {}
     for family in metrics.requests.collect():
         for sample in family.samples:
@@ -62,7 +68,7 @@ def test_status_classes() -> None:
     metrics = Metrics()
     for status in (200, 201, 402, 429, 502, 0):
         metrics.finished(finished(status=status))
-    asyncio.run(metrics.exposition())
+    asyncio.run(metrics.snapshot())
     classes = {
         sample.labels["status"]: sample.value for family in metrics.requests.collect() for sample in family.samples
     }
@@ -74,7 +80,7 @@ def test_times_are_what_was_measured() -> None:
     metrics = Metrics()
     metrics.finished(finished(total_us=3_000_000, upstream_us=2_900_000, first_byte_us=500_000))
     metrics.finished(finished(total_us=1_000_000, upstream_us=0, first_byte_us=None))
-    text = asyncio.run(metrics.exposition()).decode()
+    text = text_of(metrics)
     assert 'meterproxy_request_seconds_sum{route="/v1/chat/completions"} 4.0' in text
     assert 'meterproxy_overhead_seconds_sum{route="/v1/chat/completions"} 1.1' in text
     assert 'meterproxy_first_byte_seconds_sum{route="/v1/chat/completions"} 0.5' in text
@@ -86,4 +92,4 @@ def test_rejected_records_are_counted_from_a_running_total() -> None:
     metrics = Metrics()
     for total in (0, 2, 2, 5):
         metrics.rejected_to(total)
-    assert "meterproxy_settle_rejected_total 5.0" in asyncio.run(metrics.exposition()).decode()
+    assert "meterproxy_settle_rejected_total 5.0" in text_of(metrics)

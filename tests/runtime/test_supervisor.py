@@ -13,7 +13,7 @@ import pytest
 
 from meterproxy.runtime import postmaster
 from meterproxy.runtime.embedded import attach
-from meterproxy.runtime.supervisor import Backoff
+from meterproxy.runtime.keeping import Backoff
 from tests.runtime.test_embedded import ask
 
 

@@ -80,6 +80,7 @@ def set_points(points: Points) -> None:
     from meterproxy.proxy.capture import OpenHold
     from meterproxy.proxy.client import Client
     from meterproxy.store import settle
+    from meterproxy.store.idempotency import IdempotencyRows
     from meterproxy.store.sessions import Sessions
 
     points.after(Journal, "place", "hold_placed")
@@ -98,6 +99,10 @@ def set_points(points: Points) -> None:
     points.after(Journal, "describe", "after_durable_ending", lambda _, record: isinstance(record, EndRecord))
     points.after(settle, "_book", "before_commit", lambda _, batch: bool(batch.endings))
     points.after(settle.Settlement, "book", "after_commit", lambda _, batch: bool(batch.endings))
+
+    points.after(IdempotencyRows, "claim", "key_claimed")
+    points.before(IdempotencyRows, "end", "before_answer_kept")
+    points.after(IdempotencyRows, "end", "after_answer_kept")
 
     def recovering(*_args: Any, **_named: Any) -> bool:
         return points.recovering
@@ -124,8 +129,8 @@ def _defers(batch: Any) -> bool:
 
 def serve() -> int:
     from meterproxy.cli.root import run
-    from meterproxy.runtime import supervisor
-    from meterproxy.service import host
+    from meterproxy.runtime import keeping
+    from meterproxy.service import crew
     from meterproxy.store.accounts import Accounts
     from meterproxy.store.keys import Keys
 
@@ -133,8 +138,8 @@ def serve() -> int:
     points.after(Accounts, "create", "demo_account_made")
     points.after(Accounts, "credit", "demo_credited")
     points.after(Keys, "create", "demo_key_made")
-    supervisor.STABLE_SECONDS = 0.0
-    host.WORKER = (sys.executable, "-m", "tests.service.mortal", "_worker")
+    keeping.STABLE_SECONDS = 0.0
+    crew.WORKER = (sys.executable, "-m", "tests.service.mortal", "_worker")
     return run(["serve"])
 
 

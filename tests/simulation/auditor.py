@@ -1,0 +1,147 @@
+"""The auditor: what clients were told, and what the books must therefore say. It shares nothing with the ledger.
+
+Rules
+-----
+- All that open holds may still cost and ended ones have cost within their holds never passes the highest cap that the
+  account ever had.
+- An ending that a client was told is booked once, at its amount; a hold whose process died is booked at what recovery
+  says of it. Only a power cut, a lost host or a failover takes anything away, and only what is named for it.
+- Of a durable hold several ends may be told; one of them is booked.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Request:
+    """One hold, as its client and its operator know it. `recoveries`: since when it comes to what if its process dies."""
+
+    account: int
+    hold: int
+    process: str
+    host: str
+    placed_us: int
+    recoveries: list[tuple[int, int]]
+    within: int = 0
+    told_us: int = 0
+    ended: bool = False
+    durable: bool = False
+    allowed: set[int | None] = field(default_factory=set)
+    """What may be booked for it in the end; None: no row at all."""
+    ends: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """The ends of a durable hold: by host when, and what."""
+
+    @property
+    def recovery(self) -> int:
+        return self.recoveries[-1][1]
+
+
+@dataclass
+class Auditor:
+    """Watches; raises AssertionError."""
+
+    requests: dict[Any, Request] = field(default_factory=dict)
+    committed: Counter[int] = field(default_factory=Counter)
+    caps: Counter[int] = field(default_factory=Counter)
+    highest: Counter[int] = field(default_factory=Counter)
+    excused: Counter[int] = field(default_factory=Counter)
+    """What may have been lent twice, where a failover took leases back."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cap(self, account: int, by: int) -> None:
+        self.caps[account] += by
+        self.highest[account] = max(self.highest[account], self.caps[account])
+
+    def placed(
+        self, request_id: Any, account: int, hold: int, recovery: int, process: str, host: str, now_us: int
+    ) -> None:
+        assert request_id not in self.requests
+        request = Request(account, hold, process, host, now_us, [(now_us, min(recovery, hold))])
+        request.allowed = {request.recovery}
+        request.told_us = now_us
+        self.requests[request_id] = request
+        self.counts["placed"] += 1
+        self._commit(request, hold)
+
+    def progressed(self, request_id: Any, amount: int, now_us: int) -> None:
+        request = self.requests[request_id]
+        request.recoveries.append((now_us, min(amount, request.hold)))
+        request.allowed = {request.recovery}
+        request.told_us = now_us
+
+    def ended(self, request_id: Any, amount: int, now_us: int, *, written: bool = True) -> None:
+        request = self.requests[request_id]
+        assert not request.ended, "a hold ends once"
+        request.ended = True
+        request.allowed = {amount} if written else {amount, request.recovery}
+        request.told_us = now_us
+        self.counts["ended"] += 1
+        if amount > request.hold:
+            self.counts["overrun"] += 1
+        self._commit(request, min(amount, request.hold))
+
+    def deferred(self, request_id: Any, now_us: int) -> None:
+        request = self.requests[request_id]
+        request.durable = request.ended = True
+        request.allowed = {None}
+        request.told_us = now_us
+        self.counts["deferred"] += 1
+
+    def ended_durable(self, request_id: Any, amount: int, host: str, now_us: int) -> None:
+        request = self.requests[request_id]
+        request.ends[host] = (now_us, amount)
+        request.allowed = {*request.allowed - {None}, amount}
+        self._commit(request, min(amount, request.within))
+
+    # ── what went wrong ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def died(self, process: str) -> None:
+        """A process was killed: what it had open is recovered, and no more than that is charged."""
+        for request in self.requests.values():
+            if request.process == process and not request.ended:
+                request.ended = True
+                self.counts["recovered"] += 1
+                self._commit(request, request.recovery)
+
+    def lost_power(self, host: str, safe_before_us: int) -> None:
+        """What a host wrote down since an instant may be gone: endings, progress, the place itself."""
+        for request in self.requests.values():
+            if request.host == host and request.told_us >= safe_before_us:
+                self.counts["unsafe"] += 1
+                safe = [amount for since_us, amount in request.recoveries if since_us < safe_before_us]
+                unsafe = [amount for since_us, amount in request.recoveries if since_us >= safe_before_us]
+                request.allowed.update(safe[-1:] or [None], unsafe)
+            if any(end_us >= safe_before_us for of, (end_us, _) in request.ends.items() if of == host):
+                request.allowed.add(None)
+            least = min(amount or 0 for amount in request.allowed)
+            self._commit(request, min(request.within, least))
+
+    def lost_host(self, host: str) -> None:
+        """A host does not come back: what it had not settled is gone."""
+        for request in self.requests.values():
+            if request.host == host or host in request.ends:
+                request.allowed.add(None)
+
+    def _commit(self, request: Request, within: int) -> None:
+        self.committed[request.account] += within - request.within
+        request.within = within
+        over = self.committed[request.account] - self.highest[request.account] - self.excused[request.account]
+        assert over <= 0, f"account {request.account} is over-lent by {over}"
+
+    # ── the books ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def check_rows(self, booked: Mapping[Any, int]) -> None:
+        """Each request's row is what it may be, and there is no other row."""
+        for request_id, request in self.requests.items():
+            amount = booked.get(request_id)
+            assert amount in request.allowed, f"{request_id} is booked at {amount}, not at one of {request.allowed}"
+        strangers = booked.keys() - self.requests.keys()
+        assert not strangers, f"nobody was told of {strangers}"
+
+    def spent(self, account: int, booked: Mapping[Any, int]) -> int:
+        return sum(amount for request_id, amount in booked.items() if self.requests[request_id].account == account)

@@ -1,0 +1,210 @@
+"""PostgreSQL and the way to it: the honest fake with a clock, failures and a network in between.
+
+Rules
+-----
+- Every call is one transaction and happens at one instant, whenever its request arrives; that may be after its caller
+  has given up.
+- A call that failed may have happened. One that was answered has happened, unless a failover to a standby that lagged
+  behind takes it back.
+"""
+
+from collections.abc import Callable, Coroutine
+from copy import copy
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from meterproxy.core.lending import Change, LeaseKey, News
+from meterproxy.errors import MeterproxyError, StoreUnavailable
+from tests.ledger.memory_store import MemoryStore
+from tests.simulation.borders import running
+from tests.simulation.timeline import Timeline
+from tests.simulation.words import short
+
+RECLAIM_US = 10_000_000
+
+
+class Database(MemoryStore):
+    """The fake with a clock of its own, reclaims that go stale, and a change counter that a failover sets back."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__()
+        self._timeline = timeline
+        self._asked_us: dict[tuple[LeaseKey, UUID], int] = {}
+
+    @property
+    def now_us(self) -> int:  # type: ignore[override]
+        return self._timeline.epoch_us + self._timeline.now_us
+
+    @now_us.setter
+    def now_us(self, _value: int) -> None:
+        """The fake's own beginning."""
+
+    def change_cap(self, key: LeaseKey, by_nanos: int) -> None:
+        """What an operator does: a grant, or a lowered cap."""
+        self.credit(key, by_nanos)
+
+    def remember(self) -> None:
+        super().remember()
+        self.kept["changes"] = list(self.changes)
+
+    def fail_over(self) -> None:
+        """Go on with what the standby has."""
+        kept = dict(self.kept)
+        self.changes = list(kept.pop("changes"))
+        for name, rows in kept.items():
+            setattr(self, name, {key: copy(row) for key, row in rows.items()})
+        self.reclaims = set()
+
+    def lent(self, key: LeaseKey) -> int:
+        """What was ever lent of a limit window."""
+        return sum(lease.granted for (lent, _), lease in self.leases.items() if lent is key)
+
+    def kept_lent(self, key: LeaseKey) -> int:
+        """The same as far as the standby knows."""
+        return sum(lease.granted for (lent, _), lease in self.kept["leases"].items() if lent is key)
+
+    async def ask_reclaim(self, session_id: UUID, key: LeaseKey, wanted: int) -> None:
+        await super().ask_reclaim(session_id, key, wanted)
+        self._asked_us[key, session_id] = self.now_us
+
+    async def poll(self, session_id: UUID, version: int) -> News:
+        fresh_us = self.now_us - RECLAIM_US
+        wanted = sorted(
+            {
+                key
+                for key, asker in self.reclaims
+                if asker != session_id and (key, session_id) in self.leases and self._asked_us[key, asker] > fresh_us
+            },
+            key=lambda key: (key.limit_id, key.window_start_us),
+        )
+        changes: tuple[Change, ...] = ()
+        if version < len(self.changes):
+            changes = tuple(change for change in self.changes if change.version > version)
+        return News(changes, tuple(wanted), len(self.changes))
+
+
+class Network:
+    """What stands between processes and PostgreSQL, and whether that is up at all."""
+
+    def __init__(self, timeline: Timeline, database: Database, random: Random) -> None:
+        self._timeline = timeline
+        self._random = random
+        self.database = database
+        self.up = True
+        self.incarnation = 0
+        """Grows with every restart: what was under way then is never answered."""
+        self.unreachable: set[str] = set()
+        """Hosts that are cut off."""
+        self.delay_us = (100, 2000)
+        self.lost = self.unheard = self.late = 0.0
+        """Of how many requests the request gets lost, or the answer, or the request arrives when nobody waits for it."""
+        self._arrivals: dict[tuple[str, str], int] = {}
+        self._unanswered: list[Callable[[], None]] = []
+        self.tell: Callable[[str, str], None] = lambda _who, _what: None
+
+    def restart(self) -> None:
+        self.up = True
+        self.incarnation += 1
+
+    def heal(self) -> None:
+        """From now on all is well, and who waits for an answer that will not come learns it now."""
+        self.restart()
+        self.unreachable.clear()
+        self.delay_us = (100, 2000)
+        self.lost = self.unheard = self.late = 0.0
+        for give_up in self._unanswered:
+            self._timeline.after(self._delay(), give_up)
+        self._unanswered.clear()
+
+    def ask(self, host: str, name: str, arguments: tuple[Any, ...]) -> Any:
+        """Send a request on its way; answers the future of its answer, in the process that asks."""
+        loop = running()
+        answer = loop.create_future()
+        incarnation = self.incarnation
+
+        def deliver(result: Any, error: BaseException | None) -> None:
+            if loop.dead or answer.done():
+                return
+            if error is not None:
+                self.tell(loop.name, f"{name} failed: {error}")
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+        def give_up(delay_us: int, why: str) -> None:
+            given_up = lambda: deliver(None, StoreUnavailable(why))  # noqa: E731
+            self._unanswered.append(given_up)
+            self._timeline.after(delay_us, given_up)
+
+        def arrive(heard: bool) -> None:
+            if not self.up or self.incarnation != incarnation:
+                give_up(self._delay(), "PostgreSQL is down")
+                return
+            result, error = None, None
+            try:
+                result = finished(getattr(self.database, name)(*arguments))
+            except (MeterproxyError, AssertionError) as raised:
+                error = raised
+            self.tell(loop.name, f"{name}{short(arguments)} -> {short(error or result)}{'' if heard else ' unheard'}")
+            if heard:
+                self._timeline.after(self._delay(), lambda: come_back(result, error))
+
+        def come_back(result: Any, error: BaseException | None) -> None:
+            if self.incarnation != incarnation or not self.up:
+                error = StoreUnavailable("the connection was lost")
+            deliver(result, error)
+
+        fate = self._random.random()
+        if host in self.unreachable:
+            give_up(5_000_000, "PostgreSQL is not reachable")
+        elif fate < self.lost:
+            give_up(self._patience(), "the request got lost")
+        elif fate < self.lost + self.unheard:
+            arrives_us = self._in_turn(loop.name, name, self._delay())
+            self._timeline.after(arrives_us - self._timeline.now_us, lambda: arrive(heard=False))
+            give_up(2 * self.delay_us[1] + self._patience(), "the answer got lost")
+        elif fate < self.lost + self.unheard + self.late:
+            give_up(self._patience(), "PostgreSQL does not answer in time")
+            arrives_us = self._in_turn(loop.name, name, self._random.randint(50_000, 4_000_000))
+            self._timeline.after(arrives_us - self._timeline.now_us, lambda: arrive(heard=False))
+        else:
+            arrives_us = self._in_turn(loop.name, name, self._delay())
+            self._timeline.after(arrives_us - self._timeline.now_us, lambda: arrive(heard=True))
+        return answer
+
+    def _in_turn(self, process: str, name: str, delay_us: int) -> int:
+        """When a call arrives: a late one holds its locks until then, so that it is never overtaken by its like."""
+        last_us = self._arrivals.get((process, name), 0)
+        self._arrivals[process, name] = max(self._timeline.now_us + delay_us, last_us + 1)
+        return self._arrivals[process, name]
+
+    def _delay(self) -> int:
+        return self._random.randint(*self.delay_us)
+
+    def _patience(self) -> int:
+        """When a caller learns that there is no answer: at once where the connection breaks, else late."""
+        return self._random.choice((1_000, 30_000, 300_000, 6_000_000))
+
+
+class Link:
+    """All ports of one host, as its processes see them."""
+
+    def __init__(self, network: Network, host: str) -> None:
+        self._network = network
+        self._host = host
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def call(*arguments: Any) -> Any:
+            return await self._network.ask(self._host, name, arguments)
+
+        return call
+
+
+def finished(work: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine answers that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as stopped:
+        return stopped.value
+    raise AssertionError("a transaction waits for nothing")

@@ -1,0 +1,497 @@
+"""One seed: a fleet, its faults, its end, and the audit of it.
+
+Rules
+-----
+- All that happens is decided by the seed; the trace of two runs is the same, byte for byte.
+- At the end all faults are over. Then whoever asks for what is left gets it within seconds, whoever asks for more is told
+  the truth, every process stops in order, and the books must say what clients were told.
+"""
+
+import asyncio
+import gc
+import hashlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from meterproxy.core.hold import Hold
+from meterproxy.core.key import KeyEntry, KeyPolicy
+from tests.ledger.prices import NANOS_PER_TOKEN
+from tests.simulation.auditor import Auditor
+from tests.simulation.borders import simulated
+from tests.simulation.database import Database, Link, Network
+from tests.simulation.disk import Disk, Os, Owner
+from tests.simulation.plan import Fault, Plan, plan_of
+from tests.simulation.process import Process
+from tests.simulation.timeline import Loop, Timeline
+from tests.simulation.words import short
+
+RESTART_US = 300_000
+SYNC_SLACK_US = 250_000
+"""Beyond the interval of fsync: how long a sync may wait for its turn and take, here."""
+CALM_US = 20_000_000
+"""How long a fleet without faults may take for anything."""
+LIVELY_US = 4_000_000
+"""How long somebody may wait for credit that nobody uses."""
+
+
+@dataclass
+class Host:
+    """A machine: its disk, its clock, and whether it is there."""
+
+    name: str
+    disk: Disk
+    drift_ppm: int
+    boot_us: int
+    wall_us: int
+    gone: bool = False
+
+
+@dataclass
+class Slot:
+    """A worker's place on a host, and who fills it now."""
+
+    host: Host
+    number: int
+    process: Process | None = None
+    lives: int = 0
+
+
+@dataclass
+class Result:
+    """What came of a seed."""
+
+    seed: int
+    failure: str | None
+    digest: str
+    counts: dict[str, int]
+    steps: int
+    virtual_us: int
+    trace: list[str] = field(repr=False)
+
+
+class World:
+    """Everything of one seed. Fulfils `process.Fleet`."""
+
+    def __init__(self, seed: int) -> None:
+        self.plan: Plan = plan_of(seed)
+        self.random = Random(f"world {seed}")
+        self.timeline = Timeline(self.random)
+        self.auditor = Auditor()
+        self.database = Database(self.timeline)
+        self.network = Network(self.timeline, self.database, self.random)
+        self.network.tell = self.tell
+        self.network.lost = self.network.unheard = self.network.late = self.plan.lost
+        self.durable: list[Hold] = []
+        self.trace: list[str] = []
+        self.calm = False
+        self.keys = [_key(number) for number in range(self.plan.accounts)]
+        self.slots: list[Slot] = []
+        self.processes: list[Process] = []
+        self._remembered: dict[int, int] = {}
+        for number in range(self.plan.hosts):
+            self._add_host(number)
+        for account in range(self.plan.accounts):
+            self.change_cap(account, self.plan.credit_tokens * NANOS_PER_TOKEN)
+
+    def _add_host(self, number: int) -> None:
+        name = "abc"[number]
+        host = Host(
+            name, Disk(self.random, self.now_us), self.random.randint(-20_000, 20_000),
+            self.random.randint(1, 10**12), self.random.randint(-(10**9), 10**9),
+        )  # fmt: skip
+        self.slots.extend(Slot(host, slot) for slot in range(self.plan.slots))
+
+    def now_us(self) -> int:
+        return self.timeline.now_us
+
+    def tell(self, who: str, what: str) -> None:
+        self.trace.append(f"{self.timeline.now_us / 1e6:10.6f} {who:6} {what}")
+
+    # ── the story ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        """Let it happen. Raises AssertionError where anything is wrong."""
+        for slot in self.slots:
+            self.start(slot)
+        for fault in self.plan.faults:
+            if fault.kind == "fail_over":
+                self.timeline.after(fault.at_us, self._remember)
+            self.timeline.after(fault.at_us, lambda fault=fault: self._fail(fault))  # type: ignore[misc]
+        self.timeline.run(self.plan.run_us)
+        self._check()
+        self._heal()
+        self._wait("every process serves", self._all_serve)
+        self._wait("all exchanges end", lambda: not any(process.busy for process in self._alive()))
+        self._end_durable()
+        self._check_lively()
+        self._stop()
+        self._audit()
+
+    def _wait(self, what: str, done: Any) -> None:
+        self.timeline.run(self.timeline.now_us + CALM_US, done)
+        self._check()
+        assert done(), f"it takes too long until {what}"
+
+    def _alive(self) -> Iterator[Process]:
+        return (slot.process for slot in self.slots if slot.process is not None and not slot.process.loop.dead)
+
+    def _all_serve(self) -> bool:
+        return all(slot.host.gone or (slot.process is not None and slot.process.serving) for slot in self.slots)
+
+    def _check(self) -> None:
+        for process in self.processes:
+            assert not process.loop.errors, f"{process.name}: {process.loop.errors}"
+            for failure in process.failures:
+                raise AssertionError(f"{process.name}: {failure!r}") from failure
+
+    # ── processes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, slot: Slot) -> None:
+        """What a supervisor does, again and again."""
+        if slot.process is not None or slot.host.gone:
+            return
+        slot.lives += 1
+        host = slot.host
+        loop = Loop(self.timeline, f"{host.name}{slot.number}.{slot.lives}", host.drift_ppm, host.boot_us, host.wall_us)
+        self.tell(loop.name, "starts")
+        self.timeline.loops.append(loop)
+        process = slot.process = Process(
+            self, loop, Owner(host.disk), Link(self.network, host.name), host.name, slot.number
+        )
+        process.traffic = not self.calm
+        self.processes.append(process)
+        self._watch(slot, process)
+
+    def _watch(self, slot: Slot, process: Process) -> None:
+        """Start a successor when a process has ended by itself."""
+
+        def look() -> None:
+            if slot.process is not process:
+                return
+            if process.over:
+                self._forget(slot)
+                if not self.calm:
+                    self.timeline.after(RESTART_US, lambda: self.start(slot))
+            else:
+                self.timeline.after(RESTART_US, look)
+
+        look()
+
+    def _forget(self, slot: Slot) -> None:
+        """A process is no more: nothing of it runs, its locks are free."""
+        process = slot.process
+        if process is None:
+            return
+        slot.process = None
+        process.loop.dead = True
+        process.owner.die()
+        self.timeline.loops.remove(process.loop)
+        self.auditor.died(process.name)
+
+    def tell_state(self) -> None:
+        """What the tables say, for whoever reads the trace of a failure."""
+        for (key, session_id), lease in self.database.leases.items():
+            process = next(
+                (p.name for p in self.processes if p.ledger and p.ledger.session.session_id == session_id), "?"
+            )
+            self.tell("state", f"{short(key)} {process} {short(session_id)} {lease}")
+        for key, window in self.database.windows.items():
+            self.tell("state", f"{short(key)} {window}")
+        for process in self._alive():
+            self.tell("state", f"{process.name} busy {process.busy} open {short(list(process.open))}")
+            for key, lease in process.ledger.book.leases.items() if process.ledger else ():
+                self.tell("state", f"{process.name} {short(key)} {lease}")
+
+    def leave_all(self) -> None:
+        """Let go of every process."""
+        for process in self.processes:
+            process.loop.dead = True
+            process.owner.die()
+        self.processes.clear()
+        self.timeline.clear()
+        Os.instance.clear()
+        for slot in self.slots:
+            slot.process = None
+
+    # ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _fail(self, fault: Fault) -> None:
+        if not self.calm:
+            self.tell("fault", f"{fault.kind} {fault.which} {fault.for_us} {fault.amount}")
+            self.auditor.counts[fault.kind] += 1
+            getattr(self, fault.kind)(fault)
+
+    def _slot(self, fault: Fault) -> Slot:
+        return self.slots[fault.which % len(self.slots)]
+
+    def kill(self, fault: Fault) -> None:
+        slot = self._slot(fault)
+        self._forget(slot)
+        self.timeline.after(fault.for_us, lambda: self.start(slot))
+
+    def stop(self, fault: Fault) -> None:
+        if (process := self._slot(fault).process) is not None:
+            process.stop()
+
+    def stall(self, fault: Fault) -> None:
+        if (process := self._slot(fault).process) is not None:
+            process.loop.stalled_from_us = self.timeline.now_us
+            process.loop.stalled_until_us = self.timeline.now_us + fault.for_us
+
+    def cut_power(self, fault: Fault) -> None:
+        host = self._slot(fault).host
+        safe_before_us = self._safe_before_us(host)
+        for slot in self._of(host):
+            self._forget(slot)
+            self.timeline.after(fault.for_us, lambda slot=slot: self.start(slot))  # type: ignore[misc]
+        host.disk.cut_power()
+        self.auditor.lost_power(host.name, safe_before_us)
+
+    def _safe_before_us(self, host: Host) -> int:
+        """What was written down by then is on the disk: whoever was not stalled has synced it since."""
+        interval_us = self.plan.fsync_ms * 1000 + SYNC_SLACK_US
+        loops = [slot.process.loop for slot in self._of(host) if slot.process is not None]
+        stalls = [loop.stalled_from_us for loop in loops if loop.stalled_until_us > self.timeline.now_us - interval_us]
+        return min(stalls, default=self.timeline.now_us) - interval_us
+
+    def leave(self, fault: Fault) -> None:
+        """A host is gone; unless `amount` is odd it is found again at the end."""
+        host = self._slot(fault).host
+        if all(other.host is host or other.host.gone for other in self.slots):
+            return
+        host.gone = True
+        for slot in self._of(host):
+            self._forget(slot)
+
+    def _of(self, host: Host) -> list[Slot]:
+        return [slot for slot in self.slots if slot.host is host]
+
+    def refuse(self, fault: Fault) -> None:
+        self._slot(fault).host.disk.refusals = 1 + fault.amount % 4
+
+    def cut_off(self, fault: Fault) -> None:
+        name = self._slot(fault).host.name
+        self.network.unreachable.add(name)
+        self.timeline.after(fault.for_us, lambda: self.network.unreachable.discard(name))
+
+    def outage(self, fault: Fault) -> None:
+        self.network.up = False
+        self.network.incarnation += 1
+        self.timeline.after(fault.for_us, self.network.restart)
+
+    def slow(self, fault: Fault) -> None:
+        self.network.delay_us = (1_000, 20_000 + fault.amount % 600_000)
+        self.timeline.after(fault.for_us, lambda: setattr(self.network, "delay_us", (100, 2000)))
+
+    def lossy(self, fault: Fault) -> None:
+        share = 0.02 + fault.amount % 20 / 100
+        self.network.lost = self.network.unheard = self.network.late = share
+        self.timeline.after(fault.for_us, self._lose_as_planned)
+
+    def _lose_as_planned(self) -> None:
+        share = 0 if self.calm else self.plan.lost
+        self.network.lost = self.network.unheard = self.network.late = share
+
+    def grant(self, fault: Fault) -> None:
+        self.change_cap(fault.which % len(self.keys), fault.amount * NANOS_PER_TOKEN)
+
+    def lower(self, fault: Fault) -> None:
+        self.change_cap(fault.which % len(self.keys), -fault.amount * NANOS_PER_TOKEN)
+
+    def change_cap(self, account: int, by_nanos: int) -> None:
+        if self.network.up:
+            self.database.change_cap(self.keys[account].credit, by_nanos)
+            self.auditor.cap(account, by_nanos)
+
+    def _remember(self) -> None:
+        if self.network.up and not self.calm:
+            self.tell("fault", "the standby has everything up to here")
+            self.database.remember()
+            self._remembered = dict(self.auditor.caps)
+
+    def fail_over(self, fault: Fault) -> None:
+        """The standby takes over, which lacks what was committed in the meantime."""
+        if not self.network.up:
+            return
+        for account, key in enumerate(self.keys):
+            lent = self.database.lent(key.credit)
+            before = self.database.kept_lent(key.credit)
+            self.auditor.excused[account] += max(lent - before, 0)
+        self.database.fail_over()
+        self.auditor.caps.clear()
+        self.auditor.caps.update(self._remembered)
+        self.network.incarnation += 1
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _heal(self) -> None:
+        self.tell("world", "all faults are over")
+        self.calm = True
+        self.network.heal()
+        for slot in self.slots:
+            slot.host.disk.refusals = 0
+            if slot.host.gone and slot.host.disk.locked is not None and self.random.random() < 0.5:
+                slot.host.gone = False
+        for process in self._alive():
+            process.traffic = False
+            process.loop.stalled_until_us = 0
+        self._keep_started()
+
+    def _keep_started(self) -> None:
+        """Start whoever is not there, until all stop."""
+        if not self.stopping:
+            for slot in self.slots:
+                if slot.process is not None and slot.process.over:
+                    self._forget(slot)
+                self.start(slot)
+            self.timeline.after(RESTART_US, self._keep_started)
+
+    stopping = False
+
+    def _end_durable(self) -> None:
+        """Somebody sees the end of what runs on at providers."""
+        process = next(self._alive())
+        self._wait("durable holds end", process.spawn(self._end_all(process)).done)
+
+    async def _end_all(self, process: Process) -> None:
+        for hold in self.durable:
+            if hold.subject.request_id not in self.database.rows:
+                process.end_this(hold, hold.subject.hold_nanos // NANOS_PER_TOKEN // 2)
+
+    def _check_lively(self) -> None:
+        """What is left is to be had by anybody; more than that is spent."""
+        self._wait("everything is settled", self._all_settled)
+        for account in range(len(self.keys)):
+            process = self.random.choice(list(self._alive()))
+            task = process.spawn(self._take_the_rest(process, account))
+            self._wait(f"what is left of account {account} was asked for", task.done)
+
+    def _all_settled(self) -> bool:
+        return all(process.ledger is not None and not process.ledger.settler.queued for process in self._alive())
+
+    async def _take_the_rest(self, process: Process, account: int) -> None:
+        window = self.database.windows[self.keys[account].credit]
+        lost = self.lost(account)
+        rest = window.cap - self.auditor.spent(account, self.booked()) - lost
+        self.tell("world", f"{rest} of account {account} are left for {process.name}, {lost} are lost")
+        if window.drawn > window.cap:
+            return  # a cap that was lowered stops lending; what is lent may be used
+        tokens = rest // NANOS_PER_TOKEN
+        if tokens > 0:
+            hold = await self._until(process, account, tokens, "placed", never="credit_spent")
+            assert not isinstance(hold, str)
+            await self._until(process, account, 1, "credit_held", never="placed")
+            process.capture(hold, tokens)
+        await self._until(process, account, 1, "credit_held" if lost else "credit_spent", never="placed")
+
+    async def _until(self, process: Process, account: int, tokens: int, wanted: str, never: str) -> Hold | str:
+        """Ask for a hold until that comes of it which must; it may take a moment, but the other never comes."""
+        began_us = self.timeline.now_us
+        while True:
+            answer = await process.place(account, tokens)
+            came = answer if isinstance(answer, str) else "placed"
+            if came == wanted:
+                return answer
+            about = f"{tokens} tokens of account {account} are {came}, where they should be {wanted}"
+            assert came != never, about
+            assert self.timeline.now_us - began_us < LIVELY_US, f"{about}, and after {LIVELY_US} µs still are"
+            await asyncio.sleep(0.02)
+
+    def lost(self, account: int) -> int:
+        """What is lent to sessions whose hosts are gone."""
+        key = self.keys[account].credit
+        living = {process.ledger.session.session_id for process in self._alive() if process.ledger is not None}
+        return sum(
+            lease.outstanding
+            for (lent, session_id), lease in self.database.leases.items()
+            if lent is key and session_id not in living
+        )
+
+    def booked(self) -> dict[UUID, int]:
+        """All usage rows: what each request cost."""
+        return {request_id: record.amount_nanos for request_id, record in self.database.rows.items()}
+
+    def _stop(self) -> None:
+        self.stopping = True
+        for process in self._alive():
+            process.stop()
+        self._wait("all processes stop", lambda: all(process.over for process in self._alive()))
+
+    def _audit(self) -> None:
+        for host in {slot.host.name: slot.host for slot in self.slots}.values():
+            if host.gone:
+                self.auditor.lost_host(host.name)
+        booked = self.booked()
+        self.auditor.check_rows(booked)
+        self._check_database(booked)
+
+    def _check_database(self, booked: dict[UUID, int]) -> None:
+        gone = {slot.host.name for slot in self.slots if slot.host.gone}
+        for account, key in enumerate(self.keys):
+            spent = self.auditor.spent(account, booked)
+            assert self.database.balances[key.account_id] == self.auditor.caps[account] - spent, "the balance is right"
+            window = self.database.windows[key.credit]
+            leases = [lease for (lent, _), lease in self.database.leases.items() if lent is key.credit]
+            beyond = window.overrun + window.late - window.unspent
+            assert window.drawn == sum(lease.granted - lease.returned for lease in leases) + beyond, "drawn adds up"
+            outstanding = sum(lease.outstanding for lease in leases)
+            assert gone or outstanding == 0, f"{outstanding} of account {account} are lent to nobody"
+            assert gone or window.drawn == spent, "all that is drawn is spent"
+
+
+def _key(number: int) -> KeyEntry:
+    return KeyEntry(
+        UUID(int=number + 1), UUID(int=number + 101), UUID(int=3), UUID(int=4), UUID(int=number + 201), KeyPolicy()
+    )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cycle collector, which would end coroutines of dead processes at any moment."""
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def _collect() -> None:
+    """End the coroutines that dead processes left behind, while all they still touch is there."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _what: None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
+def run(seed: int) -> Result:
+    """Run a seed; what is wrong is in the result."""
+    told: list[Callable[[str, str], None]] = []
+    with _uncollected(), simulated(Random(f"ids {seed}"), lambda who, what: told[0](who, what)):
+        result = _run(seed, told)
+        told.clear()
+        _collect()
+    return result
+
+
+def _run(seed: int, told: list[Callable[[str, str], None]]) -> Result:
+    world, failure = World(seed), None
+    told.append(world.tell)
+    try:
+        world.run()
+    except AssertionError as error:
+        failure = str(error) or repr(error)
+        world.tell_state()
+    world.leave_all()
+    counts, steps, now_us = dict(world.auditor.counts), world.timeline.steps, world.timeline.now_us
+    digest = hashlib.sha256("\n".join(world.trace).encode()).hexdigest()
+    return Result(seed, failure, digest, counts, steps, now_us, world.trace)
