@@ -19,7 +19,17 @@ class AccountEntry:
     limits can tell that it is old. `plan` is what requests draw from while there are no limits.
     """
 
-    __slots__ = ("_of_scope", "account_id", "credit", "frozen", "limits", "organization_id", "plan", "version")
+    __slots__ = (
+        "__weakref__",
+        "_of_scope",
+        "account_id",
+        "credit",
+        "frozen",
+        "limits",
+        "organization_id",
+        "plan",
+        "version",
+    )
 
     def __init__(self, account_id: UUID, organization_id: UUID, credit_limit_id: UUID) -> None:
         self.account_id = account_id
@@ -44,7 +54,7 @@ class AccountEntry:
     def limits_on_path(self, key: "KeyEntry") -> Iterator[Limit]:
         """The limits that requests of this key may draw from, in their order."""
         for scope, scope_id in (
-            (Scope.KEY, key.key_id),
+            (Scope.KEY, key.origin_id or key.key_id),
             (Scope.USER, key.user_id),
             (Scope.TEAM, key.team_id),
             (Scope.ORGANIZATION, self.organization_id),

@@ -47,6 +47,21 @@ class Rest(NamedTuple):
     tokens: int | None = None
 
 
+class Rate(NamedTuple):
+    """The tightest limit of one measure on a request's path: its cap, what is left of it, and when it counts anew."""
+
+    limit: int
+    remaining: int
+    reset_us: int
+
+
+class Rates(NamedTuple):
+    """What a client may be told of the requests and tokens that it has left; `reset_us` is how long that takes."""
+
+    requests: Rate | None
+    tokens: Rate | None
+
+
 class Hold(msgspec.Struct, eq=False):
     """A hold that was placed; the ledger keeps more of it than others need to know."""
 

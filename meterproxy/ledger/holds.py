@@ -17,10 +17,9 @@ from uuid import UUID
 import msgspec
 
 from meterproxy.core.draw import RELEASED
-from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Receipt, Rest
+from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Rates, Receipt, Rest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
-from meterproxy.core.limit import Rates
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.plan import Plan, plan_for
 from meterproxy.core.price import Amounts, Price
@@ -180,7 +179,7 @@ class Holds:
         assert rest is not None, "all of it was just asked for"
         return rest
 
-    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
         """See `proxy.ports.Ledger.rates`."""
         return rates_of(key, operation, model, at_us, self._borrower.rest)
 

@@ -22,10 +22,10 @@ from itertools import count
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-from meterproxy.core.lending import Borrow, LeaseKey, Lent, News, Rest
+from meterproxy.core.lending import Borrow, LeaseKey, Lent, News, Rest, Totals
 from meterproxy.core.plan import Plan, Planned
 from meterproxy.core.window import FOREVER_US
-from meterproxy.errors import LendingStopped, StoreUnavailable
+from meterproxy.errors import LendingPaused, StoreUnavailable
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.draws import Lacking
@@ -82,6 +82,8 @@ class Borrower:
         self._unasked: set[LeaseKey] = set()
         self._numbers = count()
         self._stopped_until_us = 0
+        self.forgotten = False
+        """PostgreSQL has said that it lent less than it did: somebody should present it again."""
 
     # ── asked synchronously, on the way of a request ────────────────────────────────────────────────────────────────
 
@@ -228,11 +230,12 @@ class Borrower:
             del self._next[together]
         self._active.update(dict.fromkeys(missing))
         if self._stopped_until_us > elapsed_us():
-            raise LendingStopped("nothing is lent for now")
+            raise LendingPaused("nothing is lent for now")
         borrows = [self._borrow_of(key, min(amount, MOST_BORROWED)) for key, amount in missing.items()]
+        life = self._session.life
         try:
             answers = await self._store.lend(self._session.session_id, borrows)
-        except LendingStopped:
+        except LendingPaused:
             self._stopped_until_us = elapsed_us() + int(DENIAL_SECONDS * 1e6)
             raise
         except StoreUnavailable:
@@ -242,7 +245,7 @@ class Borrower:
                 self._views[borrow.key].repeat = None
             raise
         taken = zip(borrows, answers, strict=True)
-        return frozenset([borrow.key for borrow, lent in taken if self._take(borrow.key, lent)])
+        return frozenset([borrow.key for borrow, lent in taken if self._take(borrow.key, lent, life)])
 
     def _borrow_of(self, key: LeaseKey, missing: int) -> Borrow:
         view = self._views[key]
@@ -250,12 +253,13 @@ class Borrower:
         view.repeat = view.repeat or Borrow(uuid4(), key, need, want)
         return view.repeat
 
-    def _take(self, key: LeaseKey, lent: Lent) -> bool:
+    def _take(self, key: LeaseKey, lent: Lent, life: UUID) -> bool:
         """Take note of an answer; whether there is more here than before."""
         view = self._views[key]
         view.repeat = None
         view.last_borrow_us = elapsed_us()
         news = self._book.take_up(key, lent)
+        self.forgotten = self.forgotten or (news < 0 and life == self._session.life)
         view.note(Rest(lent.rest, lent.outstanding, lent.consumed))
         if lent.granted:
             self._asked.pop(key, None)  # PostgreSQL has struck this worker off its list; who still waits asks again
@@ -358,6 +362,22 @@ class Borrower:
         if view.repeat is not None or view.reported != 0 or key in self._under_way or key in self._in_line:
             return False
         return lease is None or not (lease.free or lease.held)
+
+    def presented(self, *, give_back: bool) -> dict[LeaseKey, Totals]:
+        """What this session was lent and has returned, in all; what is free is given back first where that is asked.
+
+        What PostgreSQL shows as held is told again with the next report.
+        """
+        self.forgotten = False
+        totals = {}
+        for key, lease in self._book.leases.items():
+            if give_back:
+                self._book.give_back(key)
+            if lease.granted:
+                totals[key] = Totals(lease.granted, lease.returned)
+                self._views[key].reported = None
+                self._active[key] = None
+        return totals
 
     async def _make_up(self, keys: Iterable[LeaseKey]) -> None:
         """Hear what became of borrows whose answers got lost: what was lent unheard is out of everybody's reach."""

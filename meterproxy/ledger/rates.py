@@ -8,15 +8,16 @@ Rules
 
 from collections.abc import Callable
 
+from meterproxy.core.hold import Rate, Rates
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import LeaseKey
-from meterproxy.core.limit import Measure, Rate, Rates
+from meterproxy.core.limit import Measure
 from meterproxy.core.plan import Planned, plan_for
 
 Rest = Callable[[LeaseKey], int | None]
 
 
-def rates_of(key: KeyEntry, operation: str, model: str, at_us: int, rest: Rest) -> Rates:
+def rates_of(key: KeyEntry, operation: str, model: str, at_us: int, rest: Rest) -> Rates | None:
     """The tightest limits of a request; `rest` tells what is left of a limit window, None where nobody knows."""
     tightest: dict[Measure, Rate] = {}
     for planned in plan_for(key, operation, model, at_us).leased:
@@ -26,7 +27,8 @@ def rates_of(key: KeyEntry, operation: str, model: str, at_us: int, rest: Rest) 
         known = tightest.get(planned.measure)
         if known is None or (told.remaining, -told.reset_us) < (known.remaining, -known.reset_us):
             tightest[planned.measure] = told
-    return Rates(tightest.get(Measure.REQUESTS), tightest.get(Measure.TOKENS))
+    requests, tokens = tightest.get(Measure.REQUESTS), tightest.get(Measure.TOKENS)
+    return Rates(requests, tokens) if requests or tokens else None
 
 
 def _rate(planned: Planned, at_us: int, rest: Rest) -> Rate:

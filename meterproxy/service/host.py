@@ -31,6 +31,7 @@ from meterproxy.service.crew import Crew, Premises
 from meterproxy.service.demo import key_path
 from meterproxy.service.figures import Figures
 from meterproxy.service.schema import Schema
+from meterproxy.service.siblings import SUCCESSOR
 
 _log: Final = logging.getLogger(__name__)
 
@@ -92,10 +93,16 @@ class _Host:
         return await listen(address.host, address.port, workers, patience_seconds=patience_seconds)
 
     def _helpers(self) -> Sequence[Part | ChildSpec]:
-        parts: list[Part | ChildSpec] = [Figures(self._run_dir), tokenizer_spec(self._run_dir / "tokenizer")]
+        parts: list[Part | ChildSpec] = [self._figures(), tokenizer_spec(self._run_dir / "tokenizer")]
         if self._simulated:
             parts.append(_simulator(self._simulator_port))
         return parts
+
+    def _figures(self) -> Figures:
+        return Figures(self._run_dir, {SUCCESSOR: self._asked_for_successor})
+
+    async def _asked_for_successor(self, slot: bytes) -> bytes:
+        return await self._crew.succeed(slot) if self._crew is not None else b"no"
 
     def _schema(self) -> Schema:
         return Schema(self._direct_dsn, self._config.data_dir if self._postgres else None)

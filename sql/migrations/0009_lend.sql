@@ -35,16 +35,14 @@ CREATE FUNCTION lend(
 DECLARE
     wish record;
     amount bigint;
+    stopped boolean;
     earlier leases%ROWTYPE;
 BEGIN
     PERFORM FROM worker_sessions s WHERE s.id = p_session_id AND s.state = 'live' FOR KEY SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'worker session % is over', p_session_id USING ERRCODE = 'MP001';
     END IF;
-    PERFORM FROM fleet_state f WHERE f.lending AND (f.paused_until IS NULL OR f.paused_until <= now());
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'nothing is lent for now' USING ERRCODE = 'MP003';
-    END IF;
+    SELECT NOT f.lending OR COALESCE(f.paused_until > now(), false) INTO stopped FROM fleet_state f;
     INSERT INTO limit_windows (account_id, limit_id, window_start, cap)
         SELECT w.account_id, w.limit_id, w.window_start, lends_to(c)
         FROM unnest(p_account_ids, p_limit_ids, p_window_starts) AS w (account_id, limit_id, window_start)
@@ -69,6 +67,9 @@ BEGIN
         IF FOUND AND earlier.last_borrow_id = wish.borrow_id THEN
             amount := earlier.last_granted;
         ELSIF wish.need > 0 AND rest >= wish.need THEN
+            IF stopped THEN
+                RAISE EXCEPTION 'nobody is lent to right now' USING ERRCODE = 'MP003';
+            END IF;
             amount := GREATEST(wish.need, LEAST(wish.want, rest / 4));
             UPDATE limit_windows w SET drawn = w.drawn + amount
                 WHERE w.account_id = wish.account_id AND w.limit_id = wish.limit_id

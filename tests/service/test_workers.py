@@ -1,6 +1,7 @@
 """Several workers on one host: they serve together, die one by one, follow another configuration, and leave nothing."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import aiohttp
 import yaml
 
 from tests.service.load import Customer, Load, Refused, Whole, ask, check_books, check_closed, customer
-from tests.service.running import Service, kill, service, until
+from tests.service.running import Service, alive, kill, service, until
 from tests.service.test_host import streaming
 from tests.service.test_metrics import Samples, scrape
 
@@ -90,6 +91,18 @@ async def _killed(running: Service, load: Load, before: Samples) -> None:
         while (after := await scrape(running))["workers"] < 3:
             await asyncio.sleep(0.05)
     assert after[ANSWERED] >= before[ANSWERED]
+
+
+async def _ended_by_hand(running: Service, load: Load) -> None:
+    """SIGTERM to one worker whose streams run on: its successor is there long before they end, and they do end."""
+    async with aiohttp.ClientSession() as session:
+        slow = [await streaming(session, running, load.customers[0], "slow=0.03,tokens=200") for _ in range(3)]
+        here = workers_of(running)
+        victim = min(here)
+        os.kill(victim, signal.SIGTERM)
+        await until(lambda: len(workers_of(running)) > len(here) or not alive(victim), "its successor")
+        assert all(isinstance(answer, Whole) for answer in await asyncio.gather(*slow))
+        await until(lambda: len(workers_of(running)) == len(here) and not alive(victim), "its end")
 
 
 async def _refused(running: Service, settings: Settings) -> None:
