@@ -14,7 +14,7 @@ class AccountEntry:
     limits can tell that it is old.
     """
 
-    __slots__ = ("account_id", "credit", "frozen", "limits", "organization_id", "version")
+    __slots__ = ("__weakref__", "account_id", "credit", "frozen", "limits", "organization_id", "version")
 
     def __init__(self, account_id: UUID, organization_id: UUID, credit_limit_id: UUID) -> None:
         self.account_id = account_id

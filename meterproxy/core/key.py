@@ -32,7 +32,10 @@ class KeyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """A live key as the directory keeps it in memory: who it acts for and what it may do."""
+    """A live key as the directory keeps it in memory: who it acts for and what it may do.
+
+    `origin_id` is the first key of its chain of rotations, whose limits it goes on under; None where that is itself.
+    """
 
     key_id: UUID
     account: AccountEntry
@@ -40,6 +43,7 @@ class KeyEntry:
     policy: KeyPolicy
     expires_us: int | None = None
     team_id: UUID | None = None
+    origin_id: UUID | None = None
     account_id: UUID = field(init=False)
     credit: LeaseKey = field(init=False, compare=False)
     """The account's credit, as a limit that every request of this key draws from."""

@@ -11,7 +11,6 @@ Rules
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 from uuid import UUID
 
 from meterproxy.core.window import Window, WindowKind, window_at
@@ -76,21 +75,3 @@ class Limit:
     def window_at(self, at_us: int) -> Window:
         """The window that an exchange accepted at this instant belongs to."""
         return window_at(self.window, self.time_zone, at_us)
-
-
-class Rate(NamedTuple):
-    """A rate limit as clients are told of it: its cap, what is left, and how long until the next window begins."""
-
-    limit: int
-    remaining: int
-    reset_us: int
-
-
-class Rates(NamedTuple):
-    """The limits of requests and of tokens that leave a request the least; None where there is none on its path."""
-
-    requests: Rate | None
-    tokens: Rate | None
-
-
-UNRATED = Rates(None, None)

@@ -16,10 +16,9 @@ from uuid import UUID
 
 import msgspec
 
-from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Receipt
+from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Rates, Receipt
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
-from meterproxy.core.limit import Rates
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.price import Amounts, Price
 from meterproxy.core.record import (
@@ -130,7 +129,7 @@ class Holds:
         except StoreUnavailable as error:
             raise _unavailable() from error
 
-    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
         """See `proxy.ports.Ledger.rates`."""
         return rates_of(key, operation, model, at_us, self._borrower.rest)
 

@@ -8,16 +8,17 @@ Rules
 
 from collections.abc import Callable
 
+from meterproxy.core.hold import Rate, Rates
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import LeaseKey
-from meterproxy.core.limit import Limit, Measure, Rate, Rates
+from meterproxy.core.limit import Limit, Measure
 
 Rest = Callable[[LeaseKey], int | None]
 
 
-def rates_of(key: KeyEntry, operation: str, model: str, at_us: int, rest: Rest) -> Rates:
+def rates_of(key: KeyEntry, operation: str, model: str, at_us: int, rest: Rest) -> Rates | None:
     """The tightest limits of a request; `rest` tells what is left of a limit window, None where nobody knows."""
-    path = {key.key_id, key.user_id, key.team_id, key.account.organization_id, key.account_id}
+    path = {key.origin_id or key.key_id, key.user_id, key.team_id, key.account.organization_id, key.account_id}
     tightest: dict[Measure, Rate] = {}
     for limit in key.account.limits:
         if limit.leased and limit.scope_id in path and limit.applies(operation, model):
@@ -25,7 +26,8 @@ def rates_of(key: KeyEntry, operation: str, model: str, at_us: int, rest: Rest) 
             known = tightest.get(limit.measure)
             if known is None or (told.remaining, -told.reset_us) < (known.remaining, -known.reset_us):
                 tightest[limit.measure] = told
-    return Rates(tightest.get(Measure.REQUESTS), tightest.get(Measure.TOKENS))
+    requests, tokens = tightest.get(Measure.REQUESTS), tightest.get(Measure.TOKENS)
+    return Rates(requests, tokens) if requests or tokens else None
 
 
 def _rate(key: KeyEntry, limit: Limit, at_us: int, rest: Rest) -> Rate:

@@ -13,10 +13,10 @@ import msgspec
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.hold import Hold as Hold  # noqa: PLC0414  re-exported for the consumer
 from meterproxy.core.hold import HoldRequest as HoldRequest  # noqa: PLC0414
+from meterproxy.core.hold import Rates as Rates  # noqa: PLC0414
 from meterproxy.core.hold import Receipt as Receipt  # noqa: PLC0414
 from meterproxy.core.idempotency import ClaimRequest, EndedClaim, Found
 from meterproxy.core.key import KeyEntry
-from meterproxy.core.limit import Rates
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending
 from meterproxy.core.resource import Resource
@@ -79,8 +79,8 @@ class Ledger(Protocol):
         """As `rest_nanos`, asked of PostgreSQL now. Raises ApiError UNAVAILABLE."""
         ...
 
-    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
-        """What a request accepted then leaves of its rate limits, as last heard; asked only where there are limits."""
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
+        """What is left of the requests and tokens that this key may use, for an answer's headers; None if unlimited."""
         ...
 
     def confirm(self, hold: Hold) -> None:

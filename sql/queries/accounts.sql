@@ -88,5 +88,9 @@ SELECT EXISTS (SELECT FROM users u JOIN accounts a USING (organization_id) WHERE
 -- name: record_change
 SELECT record_change($1, $2)
 
+-- name: record_account_change
+-- A change of what workers keep of the account itself.
+SELECT record_change($1, $2, $3)
+
 -- name: add_audit
 INSERT INTO audit_log (actor, action, subject_kind, subject_id, detail) VALUES ($1, $2, $3, $4, $5)

@@ -450,7 +450,11 @@ PATHS = {
     f"/admin/accounts/{NOBODY}/credits": "POST",
     f"/admin/accounts/{NOBODY}/transactions": "GET",
     "/admin/keys": "GET POST",
-    f"/admin/keys/{NOBODY}": "DELETE",
+    f"/admin/keys/{NOBODY}": "DELETE PATCH",
+    "/admin/limits": "GET POST",
+    f"/admin/limits/{NOBODY}": "DELETE GET PATCH",
+    f"/admin/limits/{NOBODY}/status": "GET",
+    "/admin/teams": "GET POST",
     f"/admin/usage/{NOBODY}": "GET",
 }
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -14,7 +14,8 @@ from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, JournalFailed, SessionOver, StoreUnavailable
 from meterproxy.ledger.inherit import inherit
-from meterproxy.ledger.journal import Journal, JournalLocked
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.runtime.tasks import SideTasks
