@@ -25,6 +25,14 @@ class StoreUnavailable(MeterproxyError):
     """PostgreSQL cannot be reached or refused to serve for now; the caller may try again later."""
 
 
+class LendingPaused(StoreUnavailable):
+    """Nobody is lent to right now: an operator says so, or PostgreSQL may have forgotten what it had lent."""
+
+
+class Forgotten(StoreUnavailable):
+    """PostgreSQL may have forgotten what it confirmed: present what this session was lent, then ask again."""
+
+
 class JournalFull(MeterproxyError):
     """The journal has no room for another hold; nothing was written."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meterproxy.config import Address, Config, ensure_secrets, secret_path
+from meterproxy.config.processors import usable_processors
 from meterproxy.errors import ConfigError
 
 
@@ -393,3 +394,19 @@ def test_what_would_break_every_request_is_refused_at_load(text: str, path: str,
         Config.load(file, {})
     assert path in str(told.value)
     assert "sk-abc" not in str(told.value)
+
+
+def test_auto_is_one_worker_for_each_processor() -> None:
+    """As many as this process may run on."""
+    assert Config.load(None, {"METERPROXY_WORKERS": "auto"}).workers == usable_processors(Path("/nonexistent"))
+
+
+@pytest.mark.parametrize(
+    ("quota", "paid"), [("max 100000", None), ("150000 100000", 2), ("10000 100000", 1), ("", None), ("1 0", None)]
+)
+def test_a_containers_quota_bounds_the_processors(tmp_path: Path, quota: str, paid: int | None) -> None:
+    """One and a half processors are two workers, a tenth is one; no quota is no bound."""
+    path = tmp_path / "cpu.max"
+    path.write_text(f"{quota}\n")
+    allowed = usable_processors(tmp_path / "absent")
+    assert usable_processors(path) == min(allowed, paid or allowed)

@@ -22,7 +22,7 @@ from enum import Enum
 from typing import Final, TypeVar
 from uuid import UUID, uuid4
 
-from meterproxy.core.lending import LeaseKey, News, Rest
+from meterproxy.core.lending import LeaseKey, News, Rest, Totals
 from meterproxy.errors import StoreUnavailable
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import elapsed_us
@@ -91,6 +91,8 @@ class Borrower:
         self._in_line: Counter[LeaseKey] = Counter()
         self._asked: dict[LeaseKey, int] = {}
         self._unasked: set[LeaseKey] = set()
+        self.forgotten = False
+        """PostgreSQL has said that it lent less than it did: somebody should present it again."""
 
     # ── asked synchronously, on the way of a request ────────────────────────────────────────────────────────────────
 
@@ -220,6 +222,7 @@ class Borrower:
         self._active.add(key)
         need, want = self._size(key, view, min(missing, MOST_BORROWED))
         borrow_id, need, want = view.repeat = view.repeat or (uuid4(), need, want)
+        life = self._session.life
         try:
             lent = await self._store.lend(self._session.session_id, borrow_id, key, need, want)
         except StoreUnavailable:
@@ -231,6 +234,7 @@ class Borrower:
         view.last_borrow_us = elapsed_us()
         lease = self._book.leases.get(key)
         news = lent.total_granted - (lease.granted if lease else 0)
+        self.forgotten = self.forgotten or (news < 0 and life == self._session.life)
         if news > 0:
             self._book.grant(key, news)
         self._note_rest(key, Rest(lent.rest, lent.outstanding, lent.consumed))
@@ -310,6 +314,22 @@ class Borrower:
         if view.repeat is not None or view.reported != 0 or key in self._under_way:
             return False
         return lease is None or not (lease.free or lease.held)
+
+    def presented(self, *, give_back: bool) -> dict[LeaseKey, Totals]:
+        """What this session was lent and has returned, in all; what is free is given back first where that is asked.
+
+        What PostgreSQL shows as held is told again with the next report.
+        """
+        self.forgotten = False
+        totals = {}
+        for key, lease in self._book.leases.items():
+            if give_back:
+                self._book.give_back(key)
+            if lease.granted:
+                totals[key] = Totals(lease.granted, lease.returned)
+                self._view(key).reported = None
+                self._active.add(key)
+        return totals
 
     async def _make_up(self, keys: Iterable[LeaseKey]) -> None:
         """Hear what became of borrows whose answers got lost: what was lent unheard is out of everybody's reach."""

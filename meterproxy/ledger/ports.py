@@ -5,7 +5,7 @@ from typing import Protocol
 from uuid import UUID
 
 from meterproxy.core.hold import DueHold, DurableHold
-from meterproxy.core.lending import Batch, LeaseKey, Lent, News, Ownership, Rest
+from meterproxy.core.lending import Batch, LeaseKey, Lent, Met, News, Ownership, Rest, SessionFacts, Totals
 from meterproxy.core.resource import ResourceKey
 
 
@@ -16,9 +16,17 @@ class SessionStore(Protocol):
         self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float
     ) -> int: ...
 
-    async def renew_session(self, session_id: UUID, ttl_seconds: float) -> int: ...
+    async def renew_session(self, session_id: UUID, ttl_seconds: float, life: UUID) -> int: ...
+
+    async def meet(self, missed: UUID | None, ttl_seconds: float) -> Met: ...
+
+    async def present(
+        self, session: SessionFacts, ttl_seconds: float, life: UUID, totals: Mapping[LeaseKey, Totals]
+    ) -> int: ...
 
     async def earlier_sessions(self, journal_id: UUID, session_id: UUID) -> list[UUID]: ...
+
+    async def abandoned_sessions(self, journal_id: UUID) -> frozenset[UUID]: ...
 
     async def end_session(self, session_id: UUID, state: str) -> int: ...
 

@@ -23,11 +23,13 @@ from meterproxy.core.money import PPM, format_usd
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.headers import Attribution
+from meterproxy.proxy.large_body import expanding
 from meterproxy.proxy.ports import Hold, Ledger, TokenCounter
 from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.request_texts import request_texts
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.proxy.turns import Turns
 
 USEFUL_TOKENS: Final = 256
 USEFUL_REASONING_TOKENS: Final = 2048
@@ -119,9 +121,10 @@ def estimated_input(facts: RequestFacts, bound: Bound) -> int:
 class Authorizer:
     """Places holds."""
 
-    def __init__(self, ledger: Ledger, counter: TokenCounter, settings: ExchangeSettings) -> None:
+    def __init__(self, ledger: Ledger, counter: TokenCounter, settings: ExchangeSettings, turns: Turns) -> None:
         self._ledger = ledger
         self._counter = counter
+        self._turns = turns
         self._markup_ppm = settings.markup_ppm
         self._max_share_ppm = settings.hold_max_share_ppm
         self._count_seconds = settings.count_seconds
@@ -221,7 +224,8 @@ class Authorizer:
             return False
         attempt.counted = True
         texts, known_tokens = request_texts(attempt.asked.endpoint.operation, attempt.asked.members)
-        counted = await counted_within(self._counter, attempt.route.model, texts, self._count_seconds)
+        whole = await self._turns.take(expanding(attempt.asked.members, texts))
+        counted = await counted_within(self._counter, attempt.route.model, whole, self._count_seconds)
         if counted is None:
             return False
         tokens, exact = counted

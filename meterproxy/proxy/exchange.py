@@ -18,7 +18,7 @@ from meterproxy.core.identifier import uuid7
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, JournalFailed
-from meterproxy.proxy.accept import Asked, check_readable, read_asked
+from meterproxy.proxy.accept import Asked, asked_of, check_readable, read_asked, unread
 from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt
 from meterproxy.proxy.capture import Measured, OpenHold
@@ -33,6 +33,7 @@ from meterproxy.proxy.free import EVENT_STREAM, Passage, Wish
 from meterproxy.proxy.headers import CONVERSATION_BYTES, attribution, to_client
 from meterproxy.proxy.house import House
 from meterproxy.proxy.idempotency import KeyClaim
+from meterproxy.proxy.large_body import DIRECT_BYTES, new_nonce, scanning
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.ownership import NOTHING, Owned, at_another_provider, in_body
 from meterproxy.proxy.paths import allowed_query
@@ -98,7 +99,7 @@ class Exchange:
         self._upstream_us = 0
 
     async def run(self) -> None:
-        """Answer the request: accept → authenticate → own → route → authorize → forward → relay → capture."""
+        """Answer the request: accept → authenticate → own → route (→ claim) → authorize → forward → relay → capture."""
         client, ports = self._client, self._house.ports
         try:
             head = client.head
@@ -144,7 +145,11 @@ class Exchange:
         client, limit_bytes, room = self._client, self._house.settings.max_body_bytes, self._house.room
         check_readable(client.headers)
         body = client.whole_body(limit_bytes, room)
-        return read_asked(endpoint, await client.read_body(limit_bytes, room) if body is None else body)
+        if body is None:
+            body = await client.read_body(limit_bytes, room)
+        if len(body) <= DIRECT_BYTES or unread(endpoint, body):
+            return read_asked(endpoint, body)
+        return asked_of(endpoint, await self._house.turns.take(scanning(body, endpoint.members, new_nonce())))
 
     async def _check_owned(self, asked: Asked, ids: tuple[str, ...], query: str, key: KeyEntry) -> Owned:
         return await self._house.ownership.check(asked, ids, query, key.account_id)
@@ -183,6 +188,7 @@ class Exchange:
             bound,
             ports.counter,
             settings.count_seconds,
+            self._house.turns,
             hidden_output=route.facts.reasoning,
         )
         return lowered_maximum
@@ -267,6 +273,7 @@ class Exchange:
             hidden_output=route.facts.reasoning,
             settings=self._house.settings,
             pool=self._house.pool,
+            turns=self._house.turns,
         )
 
     def _expect_ids(self, asked: Asked, key: KeyEntry, delivery: Delivery) -> None:

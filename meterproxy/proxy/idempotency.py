@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -48,6 +49,8 @@ HASHED_AT_ONCE_BYTES: Final = 1 << 20
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
 TOLD_AT_ONCE: Final = 32
+TOLD_AT_ONCE_BYTES: Final = 4 << 20
+"""Of answers; a batch that is longer than one has no more than that."""
 RETRY_SECONDS: Final = 1.0
 PIECE_BYTES: Final = 65536
 
@@ -163,7 +166,7 @@ class Idempotency:
         self._news.clear()
         try:
             while self._ended:
-                batch = [self._ended[place] for place in range(min(TOLD_AT_ONCE, len(self._ended)))]
+                batch = self._batch()
                 await self._tell_batch([ended for ended, _ in batch])
                 for _, recording in batch:
                     self._ended.popleft()
@@ -172,6 +175,16 @@ class Idempotency:
         finally:
             if self._ended:
                 self._news.set()
+
+    def _batch(self) -> list[tuple[EndedClaim, Recording | None]]:
+        batch: list[tuple[EndedClaim, Recording | None]] = []
+        size = 0
+        for ended, recording in islice(self._ended, TOLD_AT_ONCE):
+            size += 0 if ended.answer is None else len(ended.answer.body)
+            if batch and size > TOLD_AT_ONCE_BYTES:
+                break
+            batch.append((ended, recording))
+        return batch
 
     async def _tell_batch(self, batch: Sequence[EndedClaim]) -> None:
         try:

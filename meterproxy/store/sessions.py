@@ -1,19 +1,20 @@
 """Worker sessions, leases and news: what `ledger` asks of PostgreSQL between two settles."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NoReturn
 from uuid import UUID
 
 import asyncpg
 
-from meterproxy.core.lending import Change, LeaseKey, Lent, News, Rest
-from meterproxy.errors import SessionOver
+from meterproxy.core.lending import Change, LeaseKey, Lent, Met, News, Rest, SessionFacts, Totals
+from meterproxy.errors import Forgotten, LendingPaused, SessionOver
 from meterproxy.store.instants import to_datetime, to_us
-from meterproxy.store.pool import retried, transaction
+from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("leases")
 _SESSION_OVER: Final = "MP001"
+_LENDING_PAUSED: Final = "MP003"
 
 
 class Sessions:
@@ -30,18 +31,57 @@ class Sessions:
             raise SessionOver(f"worker session {session_id} is over")
         return to_us(now)
 
-    async def renew_session(self, session_id: UUID, ttl_seconds: float) -> int:
-        """Extend the trust in a session; answers the database's clock. Raises SessionOver."""
+    async def renew_session(self, session_id: UUID, ttl_seconds: float, life: UUID) -> int:
+        """Extend the trust in a session; answers the database's clock. Raises SessionOver, Forgotten."""
         async with transaction(self._pool) as connection:
-            now = await connection.fetchval(_SQL["renew_session"], session_id, ttl_seconds)
-        if now is None:
-            raise SessionOver(f"worker session {session_id} is over")
+            now = await connection.fetchval(_SQL["renew_session"], session_id, ttl_seconds, life)
+            if now is None:
+                await _refuse(connection, session_id)
         return to_us(now)
+
+    async def meet(self, missed: UUID | None, ttl_seconds: float) -> Met:
+        """Which life of the database this is; begins a new one where it is another database than it was.
+
+        `missed`: the life in which the worker has found something missing, which ends it.
+        """
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_SQL["meet_database"], missed, ttl_seconds)
+        assert row is not None
+        return Met(*row)
+
+    async def present(
+        self, session: SessionFacts, ttl_seconds: float, life: UUID, totals: Mapping[LeaseKey, Totals]
+    ) -> int:
+        """Tell again what a session was lent; answers how much of it was forgotten. Raises SessionOver, Forgotten."""
+        keys = sorted(totals, key=_columns)
+
+        async def attempt() -> int:
+            async with transaction(self._pool) as connection:
+                if await connection.fetchval(_SQL["present_session"], *session, ttl_seconds, life) is None:
+                    await _refuse(connection, session.session_id)
+                return int(
+                    await connection.fetchval(
+                        _SQL["present_leases"],
+                        session.session_id,
+                        [key.account_id for key in keys],
+                        [key.limit_id for key in keys],
+                        [to_datetime(key.window_start_us) for key in keys],
+                        [totals[key].granted for key in keys],
+                        [totals[key].returned for key in keys],
+                    )
+                )
+
+        return await retried(attempt)
 
     async def earlier_sessions(self, journal_id: UUID, session_id: UUID) -> list[UUID]:
         """Sessions that wrote the same journal and were never ended."""
         async with transaction(self._pool) as connection:
             return [row["id"] for row in await connection.fetch(_SQL["earlier_sessions"], journal_id, session_id)]
+
+    async def abandoned_sessions(self, journal_id: UUID) -> frozenset[UUID]:
+        """Sessions that wrote this journal and were given up by an operator."""
+        async with transaction(self._pool) as connection:
+            return frozenset(row["id"] for row in await connection.fetch(_SQL["abandoned_sessions"], journal_id))
 
     async def end_session(self, session_id: UUID, state: str) -> int:
         """End a session as `closed` or `proved`; answers what its leases gave back. Ending twice does nothing."""
@@ -65,7 +105,10 @@ class Sessions:
             return await retried(attempt)
         except asyncpg.PostgresError as error:
             if error.sqlstate == _SESSION_OVER:
-                raise SessionOver(str(error)) from error
+                async with transaction(self._pool) as connection:
+                    await _refuse(connection, session_id)
+            if error.sqlstate == _LENDING_PAUSED:
+                raise LendingPaused(str(error)) from error
             raise
 
     async def read_rest(self, session_id: UUID, key: LeaseKey) -> Rest:
@@ -125,13 +168,24 @@ class Sessions:
                 for row in rows
                 if row["topic"] == "reclaim"
             ),
-            next(row["version"] for row in rows if row["topic"] == "version"),
+            *next((row["version"], _life(row["kind"])) for row in rows if row["topic"] == "version"),
         )
 
     async def change_version(self) -> int:
         """Where the fleet's change counter stands."""
         async with transaction(self._pool) as connection:
             return int(await connection.fetchval(_SQL["change_version"]))
+
+
+async def _refuse(connection: Connection, session_id: UUID) -> NoReturn:
+    """Say why a session could not be renewed, presented or lent to. Raises SessionOver, Forgotten."""
+    if await connection.fetchval(_SQL["session_is_over"], session_id):
+        raise SessionOver(f"worker session {session_id} is over")
+    raise Forgotten(f"worker session {session_id} is not known to this life of the database")
+
+
+def _life(text: str) -> UUID | None:
+    return UUID(text) if text else None
 
 
 def _columns(key: LeaseKey) -> tuple[UUID, UUID, object]:

@@ -22,7 +22,7 @@ from meterproxy.core.lending import Batch, Noted, Settling
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.record import DeferRecord, Ending, EndRecord, Subject, bookable_text, encode_payload
 from meterproxy.core.usage import MAX_COUNT, Usage
-from meterproxy.errors import ProgressMoved, Unbookable
+from meterproxy.errors import Forgotten, ProgressMoved, Unbookable
 from meterproxy.store.durable import (
     book_deferrals,
     deferral_draw_rows,
@@ -63,6 +63,7 @@ class Settlement:
 
         Raises:
             ProgressMoved: the journal stands elsewhere; nothing was written.
+            Forgotten: PostgreSQL is in another life than the batch says; nothing was written.
             Unbookable: PostgreSQL refuses a record of the batch; nothing was written.
             StoreUnavailable: PostgreSQL is away; the batch may or may not have been booked.
         """
@@ -219,8 +220,12 @@ async def _book_deferrals_alone(connection: Connection, batch: Batch) -> None:
 
 
 async def _advance(connection: Connection, batch: Batch) -> None:
-    done = await connection.execute(_SQL["advance_progress"], batch.journal_id, batch.start, batch.end, batch.open_from)
+    done = await connection.execute(
+        _SQL["advance_progress"], batch.journal_id, batch.start, batch.end, batch.open_from, batch.life
+    )
     if done == "INSERT 0 0":
+        if batch.life is not None and not await connection.fetchval(_SQL["life_is"], batch.life):
+            raise Forgotten("the database is another than the one that leases are known to")
         row = await connection.fetchrow(_SQL["read_progress"], batch.journal_id)
         raise ProgressMoved(row["position"] if row else 0, row["open_from"] if row else 0)
 

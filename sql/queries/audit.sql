@@ -167,5 +167,31 @@ FROM usage_events u
 WHERE (u.amount_nanos > 0 OR u.cost_nanos > 0) AND NOT EXISTS (SELECT FROM prices p WHERE p.id = u.price_id)
   AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = u.id) LIMIT 100
 
+-- name: reversals_undo_their_charges
+-- A charge that was given back was given back whole, once, and because another request took the place of its own.
+SELECT COALESCE(r.request_id, e.reverses)::text AS subject,
+    format('given back %s, charged %s, decided for %s', e.amount_nanos, charged_nanos(e.account_id, e.reverses), r.replaced_by)
+    AS detail
+FROM (SELECT * FROM replaced_requests WHERE state = 'reversed') r
+FULL JOIN (SELECT * FROM ledger_entries WHERE reverses IS NOT NULL) e
+    ON (e.account_id, e.reverses) = (r.account_id, r.request_id)
+WHERE e.reverses IS NULL OR r.request_id IS NULL OR e.amount_nanos <> charged_nanos(e.account_id, e.reverses) LIMIT 100
+
+-- name: no_key_is_charged_twice
+-- Where one request took the place of another and both were charged, the first is given back, or is about to be.
+SELECT request_id::text AS subject, format('replaced by %s, %s since %s', replaced_by, state, COALESCE(decided_at, replaced_at))
+    AS detail
+FROM replaced_requests
+WHERE (state = 'pending' AND next_look_at < now() - interval '10 minutes')
+    OR (state = 'kept' AND charged_nanos(account_id, request_id) > 0
+        AND counts_as_answered(account_id, replaced_by_occurred_at, replaced_by)) LIMIT 100
+
+-- name: kept_answers_are_counted
+SELECT account_id::text AS subject, format('counted %s, kept %s', k.bytes, i.bytes) AS detail
+FROM kept_answers k FULL JOIN (
+    SELECT account_id, sum(answer_bytes) AS bytes FROM idempotent_requests WHERE answer IS NOT NULL GROUP BY 1) i
+    USING (account_id)
+WHERE COALESCE(k.bytes, 0) <> COALESCE(i.bytes, 0) LIMIT 100
+
 -- name: no_record_waits_for_a_person
 SELECT request_id::text AS subject, left(error, 200) AS detail FROM settle_rejected ORDER BY rejected_at LIMIT 100

@@ -7,11 +7,16 @@ INSERT INTO journal_progress (journal_id) VALUES ($1) ON CONFLICT DO NOTHING
 -- name: read_progress
 SELECT position, open_from FROM journal_progress WHERE journal_id = $1
 
+-- name: life_is
+SELECT known_life() IS NOT DISTINCT FROM $1
+
 -- name: advance_progress
 -- Compare and set: only the settler that knows where the journal stands may move it on. A journal that is not known (any
--- more, after a failover) stands at nothing.
+-- more, after a failover) stands at nothing. In a life of the database that the settler does not know nothing is booked
+-- before its session has presented its leases, or they could not pay.
 INSERT INTO journal_progress AS p (journal_id, position, open_from)
-SELECT $1, $3, $4 WHERE $2::bigint = 0 OR EXISTS (SELECT FROM journal_progress WHERE journal_id = $1)
+SELECT $1, $3, $4 WHERE ($2::bigint = 0 OR EXISTS (SELECT FROM journal_progress WHERE journal_id = $1))
+    AND ($5::uuid IS NULL OR known_life() = $5)
 ON CONFLICT (journal_id) DO UPDATE SET position = excluded.position, open_from = excluded.open_from, changed_at = now()
 WHERE p.position = $2
 

@@ -10,10 +10,21 @@ from typing import Any
 from uuid import UUID
 
 from meterproxy.core.hold import DueHold, DurableHold
-from meterproxy.core.lending import Batch, Change, LeaseKey, Lent, News, Ownership, Rest
+from meterproxy.core.lending import (
+    Batch,
+    Change,
+    LeaseKey,
+    Lent,
+    Met,
+    News,
+    Ownership,
+    Rest,
+    SessionFacts,
+    Totals,
+)
 from meterproxy.core.record import DeferRecord, Draw, EndRecord, ForgetRecord, OwnerRecord, Subject
 from meterproxy.core.resource import Resource, ResourceKey, key_of
-from meterproxy.errors import ProgressMoved, SessionOver, Unbookable
+from meterproxy.errors import Forgotten, LendingPaused, ProgressMoved, SessionOver, Unbookable
 from tests.ledger.prices import PRICE
 
 FORGOTTEN = ("sessions", "windows", "leases", "journals", "balances", "rows", "durable", "owners")
@@ -73,6 +84,10 @@ class MemoryStore:
     changes: list[Change] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
     now_us: int = 1_700_000_000_000_000
+    lives: int = 1
+    moved: bool = False
+    paused_until_us: int = 0
+    """Where no time passes, somebody must set it back."""
 
     def credit(self, key: LeaseKey, amount: int) -> None:
         self.balances[key.account_id] = self.balances.get(key.account_id, 0) + amount
@@ -87,11 +102,50 @@ class MemoryStore:
         """Go back to what was kept."""
         for name, rows in self.kept.items():
             setattr(self, name, _copied(rows))
+        self.moved = True
+
+    @property
+    def known_life(self) -> UUID | None:
+        """The life of this database, None where it is another than the one that wrote it down."""
+        return None if self.moved else UUID(int=self.lives)
+
+    @property
+    def paused(self) -> bool:
+        """Whether nobody is lent to."""
+        return self.paused_until_us > self.now_us
+
+    async def meet(self, missed: UUID | None, ttl_seconds: float) -> Met:
+        if self.moved or missed == UUID(int=self.lives):
+            self.lives, self.moved, self.paused_until_us = self.lives + 1, False, self.now_us + int(ttl_seconds * 1e6)
+        return Met(UUID(int=self.lives), self.paused)
+
+    async def present(
+        self, session: SessionFacts, ttl_seconds: float, life: UUID, totals: Mapping[LeaseKey, Totals]
+    ) -> int:
+        if life != self.known_life:
+            raise Forgotten(str(life))
+        row = self.sessions.setdefault(session.session_id, SessionRow(session.journal_id))
+        if row.state not in {"live", "lost"}:
+            raise SessionOver(str(session.session_id))
+        row.state = "live"
+        return sum(self._present(key, session.session_id, told) for key, told in totals.items())
+
+    def _present(self, key: LeaseKey, session_id: UUID, told: Totals) -> int:
+        lease, window = self.leases.setdefault((key, session_id), LeaseRow()), self.windows[key]
+        granted = max(told.granted, lease.granted)
+        returned = max(min(told.returned, granted - lease.consumed), lease.returned)
+        forgotten = granted - lease.granted
+        window.drawn += forgotten - (returned - lease.returned)
+        lease.granted, lease.returned = granted, returned
+        return forgotten
 
     # ── sessions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _live(self, session_id: UUID) -> None:
-        if session_id not in self.sessions or self.sessions[session_id].state != "live":
+        session = self.sessions.get(session_id)
+        if session is None or session.state == "lost":
+            raise Forgotten(str(session_id))
+        if session.state != "live":
             raise SessionOver(str(session_id))
 
     async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:
@@ -99,9 +153,21 @@ class MemoryStore:
         self._live(session_id)
         return self.now_us
 
-    async def renew_session(self, session_id: UUID, ttl_seconds: float) -> int:
-        self._live(session_id)
+    async def renew_session(self, session_id: UUID, ttl_seconds: float, life: UUID) -> int:
+        session = self.sessions.get(session_id)
+        if session is not None and session.state not in {"live", "lost"}:
+            raise SessionOver(str(session_id))
+        if session is None or life != self.known_life:
+            raise Forgotten(str(session_id))
+        session.state = "live"
         return self.now_us
+
+    async def abandoned_sessions(self, journal_id: UUID) -> frozenset[UUID]:
+        return frozenset(
+            session_id
+            for session_id, row in self.sessions.items()
+            if (row.journal_id, row.state) == (journal_id, "abandoned")
+        )
 
     async def earlier_sessions(self, journal_id: UUID, session_id: UUID) -> list[UUID]:
         return [
@@ -136,6 +202,8 @@ class MemoryStore:
         if lease is not None and lease.last[0] == borrow_id:
             amount = lease.last[1]
         elif 0 < need <= room:
+            if self.moved or self.paused:
+                raise LendingPaused("nobody is lent to right now")
             amount = max(need, min(want, room // 4))
             window.drawn += amount
             lease = self.leases.setdefault((key, session_id), LeaseRow())
@@ -179,7 +247,8 @@ class MemoryStore:
 
     async def poll(self, session_id: UUID, version: int) -> News:
         wanted = {key for key, asker in self.reclaims if asker != session_id and (key, session_id) in self.leases}
-        return News(tuple(change for change in self.changes if change.version > version), tuple(wanted))
+        changes = tuple(change for change in self.changes if change.version > version)
+        return News(changes, tuple(wanted), len(self.changes), self.known_life)
 
     async def change_version(self) -> int:
         return len(self.changes)
@@ -191,6 +260,8 @@ class MemoryStore:
 
     async def book(self, batch: Batch) -> int:
         position, open_from = self.journals.get(batch.journal_id, (0, 0))
+        if batch.life is not None and batch.life != self.known_life:
+            raise Forgotten(str(batch.life))
         if position != batch.start:
             raise ProgressMoved(position, open_from)
         if any(settling.record.subject.account_id not in self.balances for settling in batch.endings):
