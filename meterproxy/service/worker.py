@@ -101,9 +101,9 @@ def main() -> int:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to everybody; the supervisor decides
-    handover = take_over()
-    logs.set_up(handover.config.log.level, handover.config.log.format)
     try:
+        handover = take_over()
+        logs.set_up(handover.config.log.level, handover.config.log.format)
         uvloop.run(Worker(handover).run())
     except (MeterproxyError, OSError) as error:
         say_failed(f"a worker cannot run: {error}")
