@@ -16,6 +16,8 @@ from tests.tools import missing
 
 _OLDEST = 15
 _NOTHING_COLLECTED = 5
+_AT_ONCE = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
+"""Each process has a PostgreSQL of its own; a file's tests share their services, so they stay together."""
 
 
 def named() -> list[Path]:
@@ -41,7 +43,8 @@ def run(arguments: list[str], directory: Path | None) -> int:
     environment = {name: value for name, value in os.environ.items() if name != BIN_DIR}
     if directory is not None:
         environment[BIN_DIR] = str(directory)
-    return subprocess.run([sys.executable, "-m", "pytest", *arguments], env=environment, check=False).returncode
+    command = [sys.executable, "-m", "pytest", *_AT_ONCE, *arguments]
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def tell(line: str) -> None:

@@ -41,15 +41,26 @@ class LeaseKey:
         return f"LeaseKey({self.account_id!r}, {self.limit_id!r}, {self.window_start_us})"
 
 
+class Borrow(NamedTuple):
+    """One wish to be lent between `need` and `want` of a limit window, or nothing; repeated under its own id."""
+
+    borrow_id: UUID
+    key: LeaseKey
+    need: int
+    want: int
+
+
 class Lent(NamedTuple):
     """PostgreSQL's answer to a borrow.
 
-    `granted` is what this borrow added, `consumed` what was settled of this lease in all and does not come back; `rest`
-    is left in the pool; `outstanding` is lent to anybody and not consumed, or held durably.
+    `granted` is what this borrow added; `total_granted` and `total_returned` are the session's totals of this lease;
+    `consumed` is what was settled of it in all and does not come back; `rest` is left in the pool; `outstanding` is
+    lent to anybody and not consumed, or held durably.
     """
 
     granted: int
     total_granted: int
+    total_returned: int
     consumed: int
     rest: int
     outstanding: int
@@ -73,11 +84,38 @@ class Change(NamedTuple):
 
 
 class News(NamedTuple):
-    """What a worker must hear of: changes, leases that others wait for, and where the change counter stands."""
+    """What a worker must hear of: changes, leases that others wait for, where the change counter stands, in which life.
+
+    `life` is None where the database is another than the one that wrote its life down: it must be met first.
+    """
 
     changes: tuple[Change, ...]
     reclaims: tuple[LeaseKey, ...]
     version: int | None = None
+    life: UUID | None = None
+
+
+class Met(NamedTuple):
+    """Which life of the database this is, and whether lending pauses in it."""
+
+    life: UUID
+    paused: bool
+
+
+class SessionFacts(NamedTuple):
+    """What PostgreSQL knows a worker session by."""
+
+    session_id: UUID
+    journal_id: UUID
+    host: str
+    slot: int
+
+
+class Totals(NamedTuple):
+    """What a session was lent of a limit window and has returned, in all."""
+
+    granted: int
+    returned: int
 
 
 class Ownership(NamedTuple):
@@ -128,7 +166,8 @@ class Noted:
 class Batch:
     """A stretch of a journal to be booked in one transaction: what was written in (`start`, `end`], and its prices.
 
-    `own_session` is the settler's living session; draws of any other may turn out late.
+    `own_session` is the settler's living session; draws of any other may turn out late. `life` is the life of the
+    database in which its leases are known; None where that does not matter.
     """
 
     journal_id: UUID
@@ -139,3 +178,4 @@ class Batch:
     prices: Mapping[UUID, bytes]
     own_session: UUID | None
     notes: Sequence[Noted] = ()
+    life: UUID | None = None

@@ -69,7 +69,8 @@ async def _settled(
         journal.start(position)
         settler = Settler(settlement, journal, Book(), position, heir)
         settler.observe = observe
-        open_holds = take_up(journal, found, settler, policy)
+        abandoned = await sessions.abandoned_sessions(journal.journal_id)
+        open_holds = take_up(journal, found, settler, policy, abandoned)
         while settler.queued:
             await settler.settle_batch()
     proved = await prove(sessions, journal.journal_id, heir)

@@ -11,11 +11,13 @@ Rules
 """
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
+
+import msgspec
 
 from meterproxy.core.lending import Settling
 from meterproxy.core.price import Price
@@ -31,6 +33,10 @@ _log: Final = logging.getLogger(__name__)
 
 STATUS_NOT_SENT: Final = 0
 """The status of a row whose worker died: what the client saw, if anything, is not known."""
+
+
+LATE: Final = "late"
+"""The flag of a row whose lease was given up before its journal turned up."""
 
 
 class OpenHoldPolicy(StrEnum):
@@ -80,6 +86,19 @@ def _settle_later(found: Replay, item: Item | None, position: int, seen: set[Has
         found.items.append(item)
 
 
+def mark_late(items: Iterable[Item], abandoned: Collection[UUID]) -> None:
+    """Flag what draws from leases that were given up: it is booked all the same, even above the cap."""
+    for item in items if abandoned else ():
+        if isinstance(item, Settling) and any(draw.session_id in abandoned for draw in item.record.subject.draws):
+            item.record = with_flag(item.record, LATE)
+
+
+def with_flag(record: EndRecord, flag: str) -> EndRecord:
+    """An ending with one thing more to be said of it."""
+    ending = record.ending
+    return msgspec.structs.replace(record, ending=msgspec.structs.replace(ending, flags=(*ending.flags, flag)))
+
+
 def end_open_holds(journal: Journal, found: Replay, policy: OpenHoldPolicy) -> list[Settling]:
     """Write a `recovered` ending for each open hold; answers them with their positions."""
     recovered = []
@@ -87,20 +106,31 @@ def end_open_holds(journal: Journal, found: Replay, policy: OpenHoldPolicy) -> l
     for price_id in named:
         journal.append(PriceRecord(price_id, found.prices[price_id]))  # this segment must be readable by itself
     for request_id, place in found.open.items():
-        document = found.prices.get(place.subject.price_id)
-        price = Price.from_document(document) if document else None
-        record = recovered_end(place, price, found.progress.get(request_id), policy)
+        record = _recovered(found, request_id, place, policy)
         recovered.append(Settling(journal.append(record), record))
     return recovered
 
 
-def take_up(journal: Journal, found: Replay, settler: Settler, policy: OpenHoldPolicy) -> int:
-    """End what is open and queue all that PostgreSQL lacks; answers how many holds were open. Raises JournalFailed."""
+def _recovered(found: Replay, request_id: UUID, place: PlaceRecord, policy: OpenHoldPolicy) -> EndRecord:
+    document = found.prices.get(place.subject.price_id)
+    price = Price.from_document(document) if document else None
+    return recovered_end(place, price, found.progress.get(request_id), policy)
+
+
+def take_up(
+    journal: Journal, found: Replay, settler: Settler, policy: OpenHoldPolicy, abandoned: Collection[UUID]
+) -> int:
+    """End what is open and queue all that PostgreSQL lacks; answers how many holds were open. Raises JournalFailed.
+
+    `abandoned`: sessions whose leases an operator has given up meanwhile.
+    """
     for price_id, document in found.prices.items():
         settler.know_price(price_id, document)
     recovered = end_open_holds(journal, found, policy)
     journal.sync_now()
-    for item in (*found.items, *recovered):
+    items = (*found.items, *recovered)
+    mark_late(items, abandoned)
+    for item in items:
         settler.add(item)
     return len(recovered)
 

@@ -6,6 +6,7 @@ Rules
   shortens it.
 - Without trust no hold is placed and nothing is sent to a provider.
 - A session that somebody else has ended never comes back to life: `over` stays True.
+- A session is renewed only in the life of the database that its leases are known to.
 """
 
 from uuid import UUID
@@ -15,6 +16,7 @@ from meterproxy.ledger.clock import DatabaseClock, elapsed_us
 from meterproxy.ledger.ports import SessionStore
 
 RENEWALS_PER_TTL = 3
+UNKNOWN_LIFE = UUID(int=0)
 
 
 class Session:
@@ -25,16 +27,22 @@ class Session:
     ) -> None:
         self.session_id = session_id
         self.over = False
+        self.life = UNKNOWN_LIFE
+        self.ttl_seconds = ttl_seconds
         self._store = store
         self._clock = clock
         self._journal_id = journal_id
-        self._ttl_seconds = ttl_seconds
         self._trusted_until_us = 0
+        self._trusted_since_us = 0
 
     @property
     def trusted(self) -> bool:
         """Whether this worker may spend right now."""
         return self.trusted_us() != 0
+
+    def now_us(self) -> int:
+        """What time it is as the database sees it: what windows end by."""
+        return self._clock.now_us()
 
     def trusted_us(self) -> int:
         """What time it is on `elapsed_us` if this worker may spend, 0 if it may not."""
@@ -44,19 +52,25 @@ class Session:
     @property
     def renewal_seconds(self) -> float:
         """How long to wait between two renewals."""
-        return self._ttl_seconds / RENEWALS_PER_TTL
+        return self.ttl_seconds / RENEWALS_PER_TTL
+
+    @property
+    def trusted_seconds(self) -> float:
+        """For how long this session has been trusted without a break: PostgreSQL was there all the time."""
+        now_us = self.trusted_us()
+        return (now_us - self._trusted_since_us) / 1e6 if now_us else 0.0
 
     async def open(self, host: str, slot: int) -> None:
         """Make the session known. Raises StoreUnavailable."""
         asked = elapsed_us()
-        now = await self._store.open_session(self.session_id, self._journal_id, host, slot, self._ttl_seconds)
+        now = await self._store.open_session(self.session_id, self._journal_id, host, slot, self.ttl_seconds)
         self._trust(now, asked)
 
     async def renew(self) -> None:
-        """Extend the trust. Raises StoreUnavailable, SessionOver."""
+        """Extend the trust. Raises StoreUnavailable, SessionOver, Forgotten."""
         asked = elapsed_us()
         try:
-            now = await self._store.renew_session(self.session_id, self._ttl_seconds)
+            now = await self._store.renew_session(self.session_id, self.ttl_seconds, self.life)
         except SessionOver:
             self.over = True
             raise
@@ -64,4 +78,6 @@ class Session:
 
     def _trust(self, database_us: int, asked_us: int) -> None:
         self._clock.correct(database_us, asked_us, elapsed_us())
-        self._trusted_until_us = asked_us + int(self._ttl_seconds * 1_000_000)
+        if asked_us > self._trusted_until_us:
+            self._trusted_since_us = asked_us
+        self._trusted_until_us = asked_us + int(self.ttl_seconds * 1_000_000)

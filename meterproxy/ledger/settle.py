@@ -6,7 +6,10 @@ Rules
 - An ending leaves the queue only when PostgreSQL has confirmed it. The journal is the queue; of a long one, `Backlog`
   has only the ends in memory.
 - Progress in PostgreSQL ahead of ours means that the answer to a commit got lost: what it covers is confirmed. Progress
-  behind ours means that PostgreSQL has lost confirmed rows (a failover): the journal is read again from there.
+  behind ours means that PostgreSQL has lost confirmed rows (a failover): the journal is read again from there, after
+  the session has presented its leases.
+- In doubt (a new life of the database) its progress is asked for even where nothing waits; once all that was missing
+  is settled, `on_told_again` is called.
 - A batch that PostgreSQL refuses is halved until the bad record is alone; that one is booked with minimal columns.
   Nothing waits for it, nothing is dropped.
 - Notes (whose a resource is, that a hold became durable) are queued among the endings, in the order of the journal, and
@@ -16,11 +19,12 @@ Rules
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 from uuid import UUID
 
+from meterproxy.core.draw import deferred, taken
 from meterproxy.core.lending import Batch, LeaseKey, Noted, Settling
 from meterproxy.core.record import (
     DeferRecord,
@@ -32,7 +36,7 @@ from meterproxy.core.record import (
     Subject,
     identity,
 )
-from meterproxy.errors import ProgressMoved, StoreUnavailable, Unbookable
+from meterproxy.errors import Forgotten, ProgressMoved, StoreUnavailable, Unbookable
 from meterproxy.ledger.backlog import Backlog, Item, item_of
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.journal import Journal
@@ -57,16 +61,40 @@ class NoteObserver(Protocol):
     def settled(self, record: NoteRecord) -> None: ...
 
 
+class Present(Protocol):
+    """Has the session present its leases; `forgot`: because the settler found rows missing."""
+
+    async def __call__(self, *, forgot: bool) -> None: ...
+
+
+async def _cannot_present(*, forgot: bool) -> None:
+    raise Forgotten(f"PostgreSQL is in another life than at this worker's start{', and behind' if forgot else ''}")
+
+
+async def _nothing() -> None:
+    pass
+
+
 class Settler:
     """Settles one journal for one worker session.
 
     Args:
         position: where PostgreSQL says the journal stands.
         session_id: the living session; draws of earlier ones are not in this book.
+        life: the life of the database in which PostgreSQL stands there; None: whichever it is.
+
+    `present` is called before anything is sent again, and where the database is in another life.
     """
 
     def __init__(
-        self, store: SettleStore, journal: Journal, book: Book, position: int, session_id: UUID, interval_ms: int = 200
+        self,
+        store: SettleStore,
+        journal: Journal,
+        book: Book,
+        position: int,
+        session_id: UUID,
+        interval_ms: int = 200,
+        life: UUID | None = None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -80,7 +108,12 @@ class Settler:
         self._full = asyncio.Event()
         self._progress = asyncio.Event()
         self._hastened = False
+        self._life = life
+        self._in_doubt = False
+        self._telling_again = False
         self.rejected = 0
+        self.present: Present = _cannot_present
+        self.on_told_again: Callable[[], Awaitable[None]] = _nothing
         self.notes: list[NoteObserver] = []
         self.observe: Observer = lambda _endings, _seconds: None
 
@@ -116,6 +149,12 @@ class Settler:
             self._hastened = True
             asyncio.get_running_loop().call_later(HASTE_SECONDS, self._full.set)
 
+    def doubt(self, life: UUID) -> None:
+        """The database is in this life, to which the session has presented; its progress may stand anywhere."""
+        self._life = life
+        self._in_doubt = self._telling_again = True
+        self._full.set()
+
     async def catch_up(self) -> None:
         """Wait until everything that is queued now is in PostgreSQL; needs `run` to be running."""
         position, unwritten = self._queue.last_position, self._queue.unwritten()
@@ -135,7 +174,7 @@ class Settler:
 
     async def drain(self) -> None:
         """Settle until nothing is queued or PostgreSQL is away; then wait a moment before returning."""
-        while self._queue:
+        while self.behind:
             try:
                 await self.settle_batch()
             except StoreUnavailable as error:
@@ -144,9 +183,29 @@ class Settler:
                 return
             await asyncio.sleep(0)
 
+    @property
+    def behind(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._queue) or self._telling_again
+
     async def settle_batch(self) -> None:
         """Book the next records in line. Raises StoreUnavailable."""
-        await self._settle(self._queue.first(BATCH_ENDINGS))
+        if self._in_doubt:
+            await self._compare()
+        elif items := self._queue.first(BATCH_ENDINGS):
+            await self._settle(items)
+        elif self._telling_again:
+            await self.on_told_again()
+            self._telling_again = self._in_doubt
+
+    async def _compare(self) -> None:
+        """See where PostgreSQL stands, having presented to it."""
+        life = self._life
+        position, open_from = await self._store.progress(self._journal.journal_id)
+        if life == self._life:
+            self._in_doubt = False
+            if position != self._position:
+                self._follow(ProgressMoved(position, open_from))
 
     async def _settle(self, items: Sequence[Item]) -> None:
         batch = self._batch(items)
@@ -154,7 +213,9 @@ class Settler:
         try:
             await self._store.book(batch)
         except ProgressMoved as moved:
-            self._follow(moved)
+            await self._moved(moved)
+        except Forgotten:
+            await self.present(forgot=False)
         except Unbookable as error:
             await self._divide(items, batch, error)
         else:
@@ -177,7 +238,7 @@ class Settler:
         try:
             await self._store.reject(batch, str(error))
         except ProgressMoved as moved:
-            self._follow(moved)
+            await self._moved(moved)
         else:
             self._confirmed(items, batch, 0.0)
 
@@ -197,6 +258,7 @@ class Settler:
             prices={price_id: self._documents[price_id] for price_id in named if price_id in self._documents},
             own_session=self._session_id,
             notes=notes,
+            life=self._life,
         )
 
     def _confirmed(self, items: Sequence[Item], batch: Batch, seconds: float) -> None:
@@ -213,10 +275,9 @@ class Settler:
             if isinstance(item, Noted):
                 self._account_note(item)
             elif not item.accounted and item.record.resource is None:
-                amount = item.record.amount_nanos
                 for draw in item.record.subject.draws:
-                    if draw.session_id == self._session_id:
-                        self._book.settled(_lease_of(item.record.subject, draw), min(amount, draw.amount))
+                    if draw.session_id == self._session_id and (consumed := taken(item.record, draw).consumed):
+                        self._book.settled(_lease_of(item.record.subject, draw), consumed)
             item.accounted = True
         self._position = position
         self._journal.confirm(position, [item.placed_at for item in items])
@@ -226,14 +287,20 @@ class Settler:
         """A lease has paid all that a hold had drawn which became durable."""
         if isinstance(noted.record, DeferRecord) and not noted.accounted:
             for draw in noted.record.subject.draws:
-                if draw.session_id == self._session_id:
-                    self._book.settled(_lease_of(noted.record.subject, draw), draw.amount)
+                if draw.session_id == self._session_id and (paid := deferred(draw)):
+                    self._book.settled(_lease_of(noted.record.subject, draw), paid)
         for observer in self.notes:
             observer.settled(noted.record)
 
     def _tell_queued(self, noted: Noted) -> None:
         for observer in self.notes:
             observer.queued(noted.record)
+
+    async def _moved(self, moved: ProgressMoved) -> None:
+        """Follow where PostgreSQL stands; where it has forgotten rows, it may have forgotten leases too."""
+        if moved.position < self._position:
+            await self.present(forgot=True)
+        self._follow(moved)
 
     def _follow(self, moved: ProgressMoved) -> None:
         if moved.position > self._position:

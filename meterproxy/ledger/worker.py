@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from meterproxy.core.lending import Change
+from meterproxy.core.lending import Change, SessionFacts
 from meterproxy.core.record import SessionRecord
-from meterproxy.errors import StoreUnavailable
+from meterproxy.errors import Forgotten, SessionOver, StoreUnavailable
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import DatabaseClock
 from meterproxy.ledger.durable import DurableHolds
@@ -22,8 +22,9 @@ from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.owners import Owners
 from meterproxy.ledger.ports import DurableStore, OwnerStore, SessionStore, SettleStore
+from meterproxy.ledger.presenter import Presenter
 from meterproxy.ledger.recover import OpenHoldPolicy, prove, replay, take_up
-from meterproxy.ledger.session import Session
+from meterproxy.ledger.session import UNKNOWN_LIFE, Session
 from meterproxy.ledger.settle import Settler
 
 POLL_SECONDS: Final = 0.25
@@ -70,16 +71,17 @@ class WorkerLedger:
         self._durable_rows = durable_rows
         self._sessions = sessions
         self._settlement = settlement
-        self._host, self._slot = host, slot
         self._wait_ms = wait_ms
         self._settle_interval_ms = settle_interval_ms
         self._fsync_seconds = fsync_ms / 1000
         self._open_hold = open_hold
         self._on_change = on_change
         self._version = 0
+        self._version_life = UNKNOWN_LIFE
         self.session = Session(sessions, self.clock, uuid4(), self.journal.journal_id, ttl_seconds)
         self.borrower = Borrower(sessions, self.session, self.book)
         self.owners = Owners(owner_rows, self.journal, self.session.session_id)
+        self._facts = SessionFacts(self.session.session_id, self.journal.journal_id, host, slot)
         self.recovered = 0
         self.database_up = False
 
@@ -88,20 +90,33 @@ class WorkerLedger:
     async def start(self) -> None:
         """Recover, then open a session. Raises StoreUnavailable, JournalFailed; safe to call again after either."""
         journal_id = self.journal.journal_id
+        self.session.life = (await self._sessions.meet(None, self.session.ttl_seconds)).life
         position, open_from = await self._settlement.progress(journal_id)
         found = await asyncio.to_thread(replay, self.journal, position, open_from)
         self.journal.start(position)
         self.settler = Settler(
-            self._settlement, self.journal, self.book, position, self.session.session_id, self._settle_interval_ms
+            self._settlement,
+            self.journal,
+            self.book,
+            position,
+            self.session.session_id,
+            self._settle_interval_ms,
+            self.session.life,
         )
         self.settler.notes.append(self.owners)
         self.owners.settler = self.settler
-        self.recovered += take_up(self.journal, found, self.settler, self._open_hold)
+        abandoned = await self._sessions.abandoned_sessions(journal_id)
+        self.recovered += take_up(self.journal, found, self.settler, self._open_hold, abandoned)
         while self.settler.queued:
             await self.settler.settle_batch()
-        self._version = await self._sessions.change_version()
-        await self.session.open(self._host, self._slot)
-        await prove(self._sessions, journal_id, self.session.session_id)
+        self._version, self._version_life = await self._sessions.change_version(), self.session.life
+        await self.session.open(self._facts.host, self._facts.slot)
+        await self._prove()
+        self._presenter = Presenter(
+            self._sessions, self.session, self._facts, self.borrower, self.settler, lambda: self._on_change(None)
+        )
+        self.settler.present = self._present
+        self.settler.on_told_again = self._prove
         self.holds = Holds(self.book, self.journal, self.session, self.borrower, self.settler, self._wait_ms)
         self.durable = DurableHolds(
             self._durable_rows, self.book, self.journal, self.holds, self.borrower, self.settler
@@ -109,6 +124,10 @@ class WorkerLedger:
         self.settler.notes.append(self.durable)
         self.journal.on_segment = self._segment_began
         self._segment_began()
+
+    async def _prove(self) -> None:
+        """The journal is settled to its end: whatever earlier sessions of it have left of their leases returns."""
+        await prove(self._sessions, self._facts.journal_id, self.session.session_id)
 
     def _segment_began(self) -> None:
         self.journal.append(SessionRecord(self.session.session_id, self.clock.now_us()))
@@ -123,7 +142,7 @@ class WorkerLedger:
         try:
             await self.owners.close()
             await self.borrower.settle_down()
-            while self.settler.queued:
+            while self.settler.behind:
                 await self.settler.settle_batch()
             if self.book.open:
                 _log.error("holds are left open; the next start recovers them", extra={"holds": self.book.open})
@@ -138,11 +157,26 @@ class WorkerLedger:
         """Renew the trust three times per ttl, and at once again after a failure."""
         while True:
             try:
-                await self.session.renew()
+                await self._renew()
             except StoreUnavailable:
                 await asyncio.sleep(min(1.0, self.session.renewal_seconds))
             else:
                 await asyncio.sleep(self.session.renewal_seconds)
+
+    async def _renew(self) -> None:
+        """Renew the trust; in a new life, present to it first. Raises StoreUnavailable, SessionOver."""
+        try:
+            await self.session.renew()
+        except Forgotten:
+            await self._presenter.present()
+            await self.session.renew()
+
+    async def _present(self, *, forgot: bool) -> None:
+        """As the presenter does; that the session is over is for `keep_session` to find. Raises StoreUnavailable."""
+        try:
+            await self._presenter.present(forgot=forgot)
+        except SessionOver as error:
+            raise StoreUnavailable(str(error)) from error
 
     async def keep_synced(self) -> None:
         """Make the journal durable in groups, in a thread."""
@@ -188,10 +222,15 @@ class WorkerLedger:
     async def look(self) -> None:
         """One look at the news. Raises StoreUnavailable."""
         news = await self._sessions.poll(self.session.session_id, self._version)
-        if news.version is not None and news.version < self._version:
+        lost_changes = news.version is not None and news.version < self._version
+        if news.life != self.session.life:
+            await self._present(forgot=False)
+        elif self.borrower.forgotten or (lost_changes and news.life == self._version_life):
+            await self._present(forgot=True)
+        if news.version is not None and lost_changes:
             _log.warning("PostgreSQL has lost changes", extra={"known": self._version, "stands": news.version})
             self._version = news.version
-            self._on_change(None)
+        self._version_life = self.session.life
         for change in news.changes:
             self._version = max(self._version, change.version)
             self._on_change(change)

@@ -98,7 +98,7 @@ class Exchange:
         self._upstream_us = 0
 
     async def run(self) -> None:
-        """Answer the request: accept → authenticate → own → route → authorize → forward → relay → capture."""
+        """Answer the request: accept → authenticate → own → route (→ claim) → authorize → forward → relay → capture."""
         client, ports = self._client, self._house.ports
         try:
             head = client.head
@@ -107,8 +107,9 @@ class Exchange:
             key = known_key(head, ports.directory, ports.clock)
             if key is None:
                 key = await find_key(head, ports.directory, ports.clock)
-            permit(key, endpoint, client)
+            permit(key, endpoint, client, self._house.settings.trusted_proxies)
             if endpoint.way is Way.METERED:
+                ports.brakes.check(key)
                 asked = await self._accept(endpoint)
                 mentions = ids or (endpoint.mentions and in_body(asked))
                 owned = await self._check_owned(asked, ids, "", key) if mentions else NOTHING
@@ -340,6 +341,8 @@ class Exchange:
         client, house = self._client, self._house
         if error.case is Case.CREDIT_SPENT:
             error.status = house.settings.out_of_credit_status
+        elif error.case is Case.HOST_DRAINED:
+            client.closing = True  # the client's next connection may lead to another host
         house.ports.observer.refused(error.reason, self._route_name)
         if isinstance(error, Failed):
             house.ports.observer.upstream_failed(self._provider, error.reason)

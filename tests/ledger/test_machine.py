@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -265,6 +265,49 @@ async def fail_over_and_finish(script: list[Operation]) -> None:
             check(store, world)
         await world.finish()
         check_end(store, world)
+    finally:
+        tidy(world.root)
+
+
+survivors = st.one_of(
+    st.tuples(st.just("place"), workers, accounts, st.integers(0, 100)),
+    st.tuples(st.just("place"), workers, st.just(1), st.integers(0, 90)),
+    captures,
+    st.tuples(st.just("release"), workers, st.integers(0, 9)),
+    st.tuples(st.just("defer"), workers, st.integers(0, 9)),
+    st.tuples(st.just("end_durable"), workers, st.integers(0, 9), st.none() | st.integers(0, 100)),
+    backgrounds,
+    st.tuples(st.just("lose"), workers, st.sampled_from(["book", "lend", "give_back", "poll", "meet", "present"])),
+    st.sampled_from([("remember",), ("fail_over",), ("resume",), ("resume",)]),
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(script=st.lists(survivors, min_size=10, max_size=50))
+@example(script=[("place", 0, 0, 50), ("fail_over",), ("capture", 0, 0, 100), ("background", 0, "settle")])
+def test_what_postgresql_forgot_is_not_lent_twice_as_long_as_its_workers_live(script: list[Operation]) -> None:
+    """However often it goes back, what runs and what was charged stays within the caps, and nothing comes late."""
+    asyncio.run(fail_over_and_go_on(script))
+
+
+async def fail_over_and_go_on(script: list[Operation]) -> None:
+    store, world = memory_world()
+    begin: list[Operation] = [
+        ("credit", 0, 5_000_000),
+        ("credit", 1, 90_000),
+        ("remember",),
+        ("start", 0),
+        ("start", 1),
+    ]
+    settle: list[Operation] = [("background", worker, "settle") for worker in (0, 1)]
+    try:
+        for operation in [*begin, *script, ("resume",), ("resume",), *settle]:
+            await world.do(operation)
+            check(store, world)
+        await world.finish()
+        check_end(store, world)
+        assert [window.late for window in store.windows.values()] == [0, 0]
+        assert all(window.drawn <= window.cap for window in store.windows.values())
     finally:
         tidy(world.root)
 

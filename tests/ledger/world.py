@@ -349,6 +349,13 @@ class World:
         self._store.fail_over()
         return "failed over"
 
+    async def resume(self) -> str:
+        """The ttl is over for which nobody was lent to: whoever is up has looked by now, or is not trusted any more."""
+        for worker in range(len(self.places)):
+            await self.background(worker, "look")
+        self._store.paused_until_us = 0
+        return "resumed"
+
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def finish(self) -> None:

@@ -55,6 +55,7 @@ class Database(MemoryStore):
         for name, rows in kept.items():
             setattr(self, name, {key: copy(row) for key, row in rows.items()})
         self.reclaims = set()
+        self.moved = True
 
     def lent(self, key: LeaseKey) -> int:
         """What was ever lent of a limit window."""
@@ -81,7 +82,7 @@ class Database(MemoryStore):
         changes: tuple[Change, ...] = ()
         if version < len(self.changes):
             changes = tuple(change for change in self.changes if change.version > version)
-        return News(changes, tuple(wanted), len(self.changes))
+        return News(changes, tuple(wanted), len(self.changes), self.known_life)
 
 
 class Network:
