@@ -356,6 +356,12 @@ class Borrower:
             if not self._of_limit[key.limit_id]:
                 del self._of_limit[key.limit_id]
 
+    async def hand_back(self) -> None:
+        """Give back all that is free, for a host that is to serve nothing more. Raises StoreUnavailable."""
+        await self._make_up(list(self._views))
+        self._unreported.update([key for key in self._book.leases if self._book.give_back(key)])
+        await self._report_returned()
+
     def _at_rest(self, key: LeaseKey) -> bool:
         """Whether there is nothing to give back, to hear or to tell of this lease until it is used again."""
         view, lease = self._views[key], self._book.leases.get(key)
