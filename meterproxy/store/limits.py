@@ -18,10 +18,12 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from meterproxy.core.lending import LeaseKey
 from meterproxy.core.limit import Limit, Measure, Scope
 from meterproxy.core.limit_terms import LimitTerms, changeable_fault
 from meterproxy.core.window import FOREVER_US, US, Window, WindowKind
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.crossings import mark_crossings
 from meterproxy.store.ids import new_id
 from meterproxy.store.instants import to_datetime, to_us
 from meterproxy.store.pool import Connection, retried, transaction
@@ -151,6 +153,7 @@ class Limits:
                 )
                 start = to_datetime(new.limit.window_at(to_us(now)).start_us)
                 await connection.execute(_SQL["move_caps"], new.account_id, limit_id, start, lendable(new))
+                await mark_crossings(connection, (LeaseKey(new.account_id, limit_id, to_us(start)),))
                 await _note(connection, self._actor, "limit.change", new, changes)
                 assert row is not None
                 return _row(row)
@@ -230,6 +233,7 @@ async def _seed(connection: Connection, row: LimitRow, now_us: int) -> None:
     if total:
         start = to_datetime(window.start_us)
         await connection.execute(_SQL["seed_window"], row.account_id, row.id, start, lendable(row), total)
+        await mark_crossings(connection, (LeaseKey(row.account_id, row.id, window.start_us),))
 
 
 class AccountState(NamedTuple):
