@@ -253,9 +253,9 @@ async def read_accounts(connection: Connection, account_ids: Sequence[UUID]) -> 
     return states
 
 
-def lendable(row: LimitRow) -> int:
-    """Up to where a limit's windows are lent: its cap and its grace; what has no cap is never lent."""
-    return (row.cap or 0) + row.grace
+def lendable(row: LimitRow) -> int | None:
+    """How far a limit's windows are lent, as `lends_to` says it: a hard one goes on beyond its cap by its grace."""
+    return row.cap if row.cap is None or row.enforcement == "soft" else row.cap + row.grace
 
 
 def limit_of(limit_id: UUID, row: Mapping[str, Any]) -> Limit:
