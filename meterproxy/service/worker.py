@@ -376,8 +376,8 @@ class Worker:
         assert token is not None, "the supervisor has made what was not set"
         return OperatorApi(
             Services(
-                Accounts(self._pool),
-                Keys(self._pool),
+                Accounts(self._pool, new_limits=self._config.limits.of_accounts),
+                Keys(self._pool, new_limits=self._config.limits.of_keys),
                 Limits(self._pool),
                 Teams(self._pool),
                 Fleet(self._pool),

@@ -145,7 +145,7 @@ class Limits:
         async def attempt() -> LimitRow:
             async with transaction(self._pool) as connection:
                 old = await _read(connection, limit_id)
-                now = await connection.fetchval(_SQL["lock_account"], old.account_id)
+                now = await lock_account(connection, old.account_id)
                 new = replace(await _read(connection, limit_id), **changes)
                 _check(new)
                 row = await connection.fetchrow(
@@ -202,7 +202,7 @@ async def make_limit(
     seed: bool,
 ) -> LimitRow:
     """Make a limit within a transaction. Raises ApiError MALFORMED where the account has too many."""
-    now = await connection.fetchval(_SQL["lock_account"], account_id)
+    now = await lock_account(connection, account_id)
     if await connection.fetchval(_SQL["count_limits"], account_id) >= MOST_LIMITS:
         raise ApiError(Case.MALFORMED, f"An account may have {MOST_LIMITS} limits at most.")
     row = await connection.fetchrow(
@@ -216,6 +216,12 @@ async def make_limit(
         await _seed(connection, made, to_us(now))
     await _note(connection, actor, "limit.create", made, {"scope": scope.value, "scope_id": str(scope_id)})
     return made
+
+
+async def lock_account(connection: Connection, account_id: UUID) -> datetime:
+    """Have an account to oneself until the transaction ends; answers what time it is."""
+    now: datetime = await connection.fetchval(_SQL["lock_account"], account_id)
+    return now
 
 
 async def _seed(connection: Connection, row: LimitRow, now_us: int) -> None:
