@@ -291,7 +291,8 @@ class Exchange:
         if lowered_maximum is not None:
             headers.append((b"x-meterproxy-max-tokens", b"%d" % lowered_maximum))
         if self._rated is not None:
-            headers += rate_headers(self._house.ports.ledger.rates(*self._rated, self.started_us))
+            ports = self._house.ports
+            headers += rate_headers(ports.ledger.rates(*self._rated, ports.clock.now_us()))
         return headers
 
     def _pass_error(self, forwarded: Forwarded, headers: list[tuple[bytes, bytes]]) -> None:
