@@ -9,8 +9,9 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +20,10 @@ from bench.certificates import make_certificates
 from bench.measures import Row, Settings
 from bench.processes import pin, raise_file_limit
 from bench.tables import differences, fill, has_marks, ratios, table
-from bench.targets import TARGETS, Absent, Bench, Target, provider
+from bench.targets import TARGETS, TWO_WORKERS, Absent, Bench, Target, provider
 
 _YARDSTICK: Final = "passthrough"
+_PROXY: Final = "meterproxy"
 _HALF_LOAD: Final = 0.5
 _OPEN_STREAMS: Final = (1_000, 5_000)
 
@@ -60,17 +62,19 @@ class Run:
     """One run: the targets that are up, how long and how often, and how to print."""
 
     def __init__(self, options: argparse.Namespace, targets: list[Target], load_cpu: int | None) -> None:
-        self.targets = targets
+        self.targets = [target for target in targets if target.name != TWO_WORKERS]
+        self.compared = [target for target in targets if target.name in {_PROXY, TWO_WORKERS}]
         self.settings = Settings(options.seconds, options.connections, load_cpu, options.soak)
         self.rounds = int(options.rounds)
         self._markdown = bool(options.markdown)
         self.shown: list[str] = []
 
-    def medians(self, measure: Measure) -> Rows:
-        """Measure all targets in turn, as many rounds as asked for."""
-        rounds: dict[str, list[Row]] = {target.name: [] for target in self.targets}
+    def medians(self, measure: Measure, targets: Sequence[Target] | None = None) -> Rows:
+        """Measure all targets, or some, in turn, as many rounds as asked for."""
+        chosen = self.targets if targets is None else targets
+        rounds: dict[str, list[Row]] = {target.name: [] for target in chosen}
         for at in range(self.rounds):
-            for target in self.targets:
+            for target in chosen:
                 print(f"  round {at + 1}: {target.name} ...", file=sys.stderr, flush=True)
                 rounds[target.name].append(measure(target))
         return {name: measures.medians(rows) for name, rows in rounds.items()}
@@ -101,6 +105,13 @@ def _stream(run: Run) -> None:
         run.show(title, differences(paced, _YARDSTICK, ("first byte p50 ms", "first byte p99 ms")))
 
 
+def _workers(run: Run) -> None:
+    if len(run.compared) > 1:
+        for title, stream in (("plain answers", False), ("streams", True)):
+            rows = run.medians(partial(measures.throughput, settings=run.settings, stream=stream), run.compared)
+            run.show(f"Two workers on one core beside one: {title}", ratios(rows, _PROXY, ("proxy CPU µs/req",)))
+
+
 def _latency(run: Run) -> None:
     rows = run.medians(lambda target: measures.single(target, run.settings))
     run.show("One connection", differences(rows, "direct", ("p50 ms", "p99 ms")))
@@ -122,6 +133,7 @@ def _statements(run: Run) -> None:
 PARTS: Final[Mapping[str, Callable[[Run], None]]] = {
     "plain": _plain,
     "stream": _stream,
+    "workers": _workers,
     "latency": _latency,
     "stall": _stall,
     "memory": _memory,

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ _END_SECONDS: Final = 20.0
 _POLL_SECONDS: Final = 0.1
 _ADMIN_TOKEN: Final = "bench-admin-token"
 _CREDIT: Final = "1000000.00"
+TWO_WORKERS: Final = "meterproxy-2-workers"
 _REPOSITORY: Final = Path(__file__).parents[1]
 
 
@@ -185,6 +186,14 @@ def meterproxy(bench: Bench) -> Iterator[Target]:
 
 
 @contextmanager
+def two_workers(bench: Bench) -> Iterator[Target]:
+    """The same with two workers, for which a request should not cost more."""
+    openai = {"OPENAI_API_KEY": "x", "OPENAI_BASE_URL": f"http://127.0.0.1:{bench.provider_port}/v1"}
+    with _meterproxy(TWO_WORKERS, replace(bench, workers=2), openai, []) as target:
+        yield target
+
+
+@contextmanager
 def meterproxy_tls(bench: Bench) -> Iterator[Target]:
     """The same to a provider behind TLS."""
     if bench.certificates is None or bench.tls_provider_port is None:
@@ -295,4 +304,5 @@ TARGETS: Final[Mapping[str, Callable[[Bench], AbstractContextManager[Target]]]] 
     "passthrough": passthrough,
     "meterproxy": meterproxy,
     "meterproxy-tls": meterproxy_tls,
+    TWO_WORKERS: two_workers,
 }

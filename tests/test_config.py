@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meterproxy.config import Address, Config, ensure_secrets, secret_path
+from meterproxy.config.processors import usable_processors
 from meterproxy.errors import ConfigError
 
 
@@ -188,6 +189,15 @@ def test_empty_file_is_all_defaults(write: Any) -> None:
     assert Config.load(write("# nothing"), {}) == Config.load(None, {})
 
 
+def test_trusted_proxies_are_networks(write: Any) -> None:
+    """Of IPv4 and IPv6, or single addresses; anything else is told."""
+    config = Config.load(write("trusted_proxies: [10.0.0.0/8, '2001:db8::1']"), {})
+    assert [str(network) for network in config.trusted_proxies] == ["10.0.0.0/8", "2001:db8::1/128"]
+    assert Config.load(None, {"METERPROXY_TRUSTED_PROXIES": "10.0.0.0/8, 127.0.0.1"}).trusted_proxies[1:]
+    (line,) = problems(write("trusted_proxies: [balancer]"))
+    assert "must be networks such as 10.0.0.0/8" in line
+
+
 def test_null_is_unset(write: Any) -> None:
     """A level or setting without a value is the default, as when all of it is commented out."""
     assert Config.load(write("journal:\nworkers:\nproviders: ~"), {}) == Config.load(None, {})
@@ -196,7 +206,6 @@ def test_null_is_unset(write: Any) -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("trusted_proxies", "10.0.0.0/8"),
         ("cors_origins", "https://example.com"),
         ("passthrough", "/v1/x"),
         ("control__listen", "127.0.0.1:9"),
@@ -385,3 +394,19 @@ def test_what_would_break_every_request_is_refused_at_load(text: str, path: str,
         Config.load(file, {})
     assert path in str(told.value)
     assert "sk-abc" not in str(told.value)
+
+
+def test_auto_is_one_worker_for_each_processor() -> None:
+    """As many as this process may run on."""
+    assert Config.load(None, {"METERPROXY_WORKERS": "auto"}).workers == usable_processors(Path("/nonexistent"))
+
+
+@pytest.mark.parametrize(
+    ("quota", "paid"), [("max 100000", None), ("150000 100000", 2), ("10000 100000", 1), ("", None), ("1 0", None)]
+)
+def test_a_containers_quota_bounds_the_processors(tmp_path: Path, quota: str, paid: int | None) -> None:
+    """One and a half processors are two workers, a tenth is one; no quota is no bound."""
+    path = tmp_path / "cpu.max"
+    path.write_text(f"{quota}\n")
+    allowed = usable_processors(tmp_path / "absent")
+    assert usable_processors(path) == min(allowed, paid or allowed)

@@ -26,6 +26,13 @@ def _name(context: click.Context, parameter: click.Parameter, value: str) -> str
     return value
 
 
+def checked_name(value: str, hint: str) -> str:
+    """A name as it may be stored."""
+    if not 1 <= len(value) <= LONGEST_NAME or "\0" in value:
+        raise click.BadParameter(f"must have 1 to {LONGEST_NAME} characters", param_hint=hint)
+    return value
+
+
 def amount_option(name: str, destination: str, *, required: bool, help: str) -> Option:  # noqa: A002 - click's word
     """An option for an amount in USD, handed over as nanodollars."""
     return click.option(name, destination, required=required, metavar="USD", callback=_amount, help=help)

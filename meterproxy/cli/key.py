@@ -2,14 +2,23 @@
 
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
-from meterproxy.cli.arguments import account_option, actor, after_option, amount_option, limit_option, name_option
+from meterproxy.cli.arguments import (
+    account_option,
+    actor,
+    after_option,
+    amount_option,
+    checked_name,
+    limit_option,
+    name_option,
+)
 from meterproxy.cli.invocation import Invocation, invoked, note
 from meterproxy.core.key import OPERATIONS
+from meterproxy.core.money import parse_usd
 
 if TYPE_CHECKING:
     from meterproxy.store.keys import NewKey
@@ -24,6 +33,7 @@ def command() -> None:
 @account_option()
 @name_option("What the key is for.")
 @click.option("--user", "user_id", type=click.UUID, metavar="ID", help="Its owner (absent: the service user).")
+@click.option("--team", "team_id", type=click.UUID, metavar="ID", help="The team whose limits it draws from.")
 @click.option("--model", "models", multiple=True, metavar="GLOB", help="A model it may use (repeat; absent: all).")
 @click.option(
     "--operation",
@@ -43,6 +53,7 @@ def create(
     account_id: UUID,
     name: str,
     user_id: UUID | None,
+    team_id: UUID | None,
     models: tuple[str, ...],
     operations: tuple[str, ...],
     networks: tuple[str, ...],
@@ -60,7 +71,13 @@ def create(
     until = _instant(expires_at)
     created = invocation.with_session(
         lambda session: Keys(session.pool, actor()).create(
-            account_id, name, user_id=user_id, description=description, policy=policy, expires_at=until
+            account_id,
+            name,
+            user_id=user_id,
+            team_id=team_id,
+            description=description,
+            policy=policy,
+            expires_at=until,
         )
     )
     _show_secret(invocation, created)
@@ -77,6 +94,77 @@ def list_(invocation: Invocation, account_id: UUID | None, after: UUID | None, l
 
     rows = invocation.with_session(lambda session: Keys(session.pool).list(account_id, after, limit))
     invocation.show_all(rows, ("id", "prefix", "name", "created_at", "expires_at", "revoked_at"))
+
+
+NO_RESTRICTION = "any"
+
+
+@command.command("set")
+@click.argument("key_id", type=click.UUID, metavar="ID")
+@click.option("--name", metavar="TEXT", help="What the key is for.")
+@click.option("--description", metavar="TEXT", help="More about what it is for.")
+@click.option("--team", "team_id", metavar="ID", help='The team whose limits it draws from; "any": none.')
+@click.option("--model", "models", multiple=True, metavar="GLOB", help='A model it may use (repeat; "any": all).')
+@click.option("--operation", "operations", multiple=True, metavar="NAME", help='What it may do (repeat; "any": all).')
+@click.option("--network", "networks", multiple=True, metavar="CIDR", help='Where it may come from (repeat; "any").')
+@click.option("--highest-request", metavar="USD", help='The dearest request it may make; "any": no such bound.')
+@click.option("--expires-at", metavar="INSTANT", help='When it ends; "any": never.')
+@invoked
+def set_(invocation: Invocation, key_id: UUID, **given: Any) -> None:
+    """Change what a key may do; in force on every worker within a second. What is not named stays."""
+    from meterproxy.store.keys import Keys
+
+    named = {member: value for member, value in given.items() if value not in {None, ()}}
+    changes = {_COLUMNS.get(member, member): _change(member, value) for member, value in named.items()}
+    row = invocation.with_session(lambda session: Keys(session.pool, actor()).change(key_id, changes))
+    invocation.show(row)
+
+
+_COLUMNS = {"highest_request": "highest_request_nanos"}
+
+
+def _change(member: str, value: Any) -> Any:
+    """What a key's row is to say instead."""
+    if value in {NO_RESTRICTION, (NO_RESTRICTION,)}:
+        return None
+    match member:
+        case "team_id":
+            return _uuid(value)
+        case "operations":
+            return _operations(value)
+        case "networks":
+            return _networks(value)
+        case "highest_request":
+            return _highest(value)
+        case "expires_at":
+            return _instant(value)
+        case "name":
+            return checked_name(value, "--name")
+    return value
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise click.BadParameter("not an id", param_hint="--team") from error
+
+
+def _operations(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in OPERATIONS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(OPERATIONS)}", param_hint="--operation")
+    return names
+
+
+def _highest(text: str) -> int:
+    try:
+        nanos = parse_usd(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--highest-request") from error
+    if nanos <= 0:
+        raise click.BadParameter("must be above zero", param_hint="--highest-request")
+    return nanos
 
 
 @command.command()

@@ -10,6 +10,7 @@ from aiohttp import web
 from meterproxy.core.money import format_usd
 from meterproxy.store.accounts import AccountRow, EntryRow
 from meterproxy.store.keys import KeyRow, NewKey
+from meterproxy.store.teams import TeamRow
 
 
 def json_answer(content: Any, status: int = 200) -> web.Response:
@@ -30,6 +31,7 @@ def account(row: AccountRow) -> dict[str, Any]:
         "held_nanos": row.held_nanos,
         "available_nanos": row.available_nanos,
         "overdraft_nanos": row.overdraft_nanos,
+        "frozen_at": row.frozen_at,
         "created_at": row.created_at,
         "as_of": row.as_of,
     }
@@ -59,6 +61,8 @@ def key(row: KeyRow) -> dict[str, Any]:
         "prefix": row.prefix,
         "account_id": row.account_id,
         "user_id": row.user_id,
+        "team_id": row.team_id,
+        "origin_id": row.origin_id,
         "name": row.name,
         "description": row.description,
         "models": row.models,
@@ -74,6 +78,11 @@ def key(row: KeyRow) -> dict[str, Any]:
 def new_key(new: NewKey) -> dict[str, Any]:
     """A key with its secret, this once."""
     return {"key": new.secret, **key(new.row)}
+
+
+def team(row: TeamRow) -> dict[str, Any]:
+    """A team."""
+    return {"id": row.id, "organization_id": row.organization_id, "name": row.name, "created_at": row.created_at}
 
 
 def page(rows: list[dict[str, Any]], limit: int, cursor: str) -> dict[str, Any]:

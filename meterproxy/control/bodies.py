@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    StrictBool,
     ValidationError,
 )
 
@@ -81,6 +82,21 @@ class NewAccount(Body):
     name: Name
 
 
+class ChangedAccount(Body):
+    frozen: StrictBool | None = None
+    overdraft: Annotated[Amount, Field(ge=0)] | None = None
+
+
+class ChangedFleet(Body):
+    lending: StrictBool | None = None
+    read_only: StrictBool | None = None
+    shadow: StrictBool | None = None
+
+
+class ChangedHost(Body):
+    drained: StrictBool
+
+
 class NewCredit(Body):
     amount: Amount
     kind: Literal["grant", "purchase", "refund", "adjustment"]
@@ -88,10 +104,16 @@ class NewCredit(Body):
     idempotency_key: Name | None = None
 
 
+class NewTeam(Body):
+    account_id: UUID
+    name: Name
+
+
 class NewKeyBody(Body):
     account_id: UUID
     name: Name
     user_id: UUID | None = None
+    team_id: UUID | None = None
     description: Description = ""
     models: Annotated[tuple[Name, ...], AtMost100] | None = None
     operations: Annotated[tuple[Operation, ...], AtMost100] | None = None
@@ -107,6 +129,24 @@ class NewKeyBody(Body):
     @property
     def expiry(self) -> datetime | None:
         return self.expires_at
+
+
+class ChangedKey(Body):
+    """What may change about a key; what is not named stays, `null` takes a restriction away."""
+
+    name: Name = ""
+    description: Description = ""
+    team_id: UUID | None = None
+    models: Annotated[tuple[Name, ...], AtMost100] | None = None
+    operations: Annotated[tuple[Operation, ...], AtMost100] | None = None
+    networks: Annotated[tuple[Network, ...], AtMost100] | None = None
+    highest_request: Annotated[Amount, Field(gt=0)] | None = None
+    expires_at: Instant | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The members that were named, as a key's row names them."""
+        columns = {"highest_request": "highest_request_nanos"}
+        return {columns.get(name, name): getattr(self, name) for name in self.model_fields_set}
 
 
 def read(kind: type[T], body: bytes) -> T:

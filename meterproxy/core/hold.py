@@ -1,5 +1,6 @@
 """Holds: what is asked of the ledger for one exchange, and what it answers."""
 
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -37,6 +38,28 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     cost_nanos: int
     amount_nanos: int
     available_nanos: int | None
+
+
+class Rest(NamedTuple):
+    """What is left for new holds: of money, and of tokens where they are limited."""
+
+    nanos: int
+    tokens: int | None = None
+
+
+class Rate(NamedTuple):
+    """The tightest limit of one measure on a request's path: its cap, what is left of it, and when it counts anew."""
+
+    limit: int
+    remaining: int
+    reset_us: int
+
+
+class Rates(NamedTuple):
+    """What a client may be told of the requests and tokens that it has left; `reset_us` is how long that takes."""
+
+    requests: Rate | None
+    tokens: Rate | None
 
 
 class Hold(msgspec.Struct, eq=False):

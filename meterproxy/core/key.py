@@ -7,6 +7,7 @@ from uuid import UUID
 
 from meterproxy.core.account import AccountEntry
 from meterproxy.core.lending import LeaseKey
+from meterproxy.core.plan import Plan
 
 KEY_PREFIX = "mp-"
 
@@ -32,7 +33,10 @@ class KeyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """A live key as the directory keeps it in memory: who it acts for and what it may do."""
+    """A live key as the directory keeps it in memory: who it acts for and what it may do.
+
+    `origin_id` is the first key of its chain of rotations, whose limits it goes on under; None where that is itself.
+    """
 
     key_id: UUID
     account: AccountEntry
@@ -40,9 +44,12 @@ class KeyEntry:
     policy: KeyPolicy
     expires_us: int | None = None
     team_id: UUID | None = None
+    origin_id: UUID | None = None
     account_id: UUID = field(init=False)
     credit: LeaseKey = field(init=False, compare=False)
     """The account's credit, as a limit that every request of this key draws from."""
+    plans: dict[tuple[str, str], Plan] = field(init=False, compare=False, repr=False, default_factory=dict)
+    """What requests draw from, by operation and model, as far as it was needed; see `core.plan`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "account_id", self.account.account_id)

@@ -11,7 +11,6 @@ Rules
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 from uuid import UUID
 
 from meterproxy.core.window import Window, WindowKind, window_at
@@ -38,6 +37,13 @@ class Scope(StrEnum):
 
 _SCOPES = list(Scope)
 _MEASURES = (Measure.REQUESTS, Measure.CONCURRENT, Measure.TOKENS, Measure.AMOUNT)
+_NOUNS = {
+    Measure.AMOUNT: "budget",
+    Measure.REQUESTS: "requests",
+    Measure.TOKENS: "tokens",
+    Measure.CONCURRENT: "concurrent requests",
+}
+_WINDOWLESS = (WindowKind.NONE, WindowKind.TOTAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,14 @@ class Limit:
         """Its place in the order in which a request draws."""
         return _SCOPES.index(self.scope), _MEASURES.index(self.measure), self.limit_id
 
+    @property
+    def title(self) -> str:
+        """How people are told of it: by its name, else by what it is."""
+        if self.name:
+            return f'"{self.name}"'
+        often = "" if self.window in _WINDOWLESS else f" per {self.window}"
+        return f"{_NOUNS[self.measure]}{often} of this {self.scope}"
+
     def applies(self, operation: str, model: str) -> bool:
         """Whether a request for this operation and model draws from it."""
         return (self.operation is None or self.operation == operation) and (
@@ -76,21 +90,3 @@ class Limit:
     def window_at(self, at_us: int) -> Window:
         """The window that an exchange accepted at this instant belongs to."""
         return window_at(self.window, self.time_zone, at_us)
-
-
-class Rate(NamedTuple):
-    """A rate limit as clients are told of it: its cap, what is left, and how long until the next window begins."""
-
-    limit: int
-    remaining: int
-    reset_us: int
-
-
-class Rates(NamedTuple):
-    """The limits of requests and of tokens that leave a request the least; None where there is none on its path."""
-
-    requests: Rate | None
-    tokens: Rate | None
-
-
-UNRATED = Rates(None, None)

@@ -15,8 +15,6 @@ Rules
   confirmed rows away.
 """
 
-import errno
-import fcntl
 import logging
 import os
 import sys
@@ -24,25 +22,30 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Final
-from uuid import UUID, uuid4
 
 from meterproxy.core.record import DeferRecord, EndRecord, PlaceRecord, ProgressRecord, Record
-from meterproxy.errors import JournalFailed, JournalFull, MeterproxyError
+from meterproxy.errors import JournalFailed, JournalFull
+from meterproxy.ledger.journal_files import (
+    Segment,
+    Sync,
+    delete_segments,
+    finish_files,
+    journal_id_of,
+    lock,
+    new_segment,
+    segment_files,
+)
 from meterproxy.ledger.segment import (
     FRAME_BYTES,
     HEADER_BYTES,
     MAX_RECORD_BYTES,
     Entry,
-    cut_tail,
     encode,
     framed,
     header,
     read_segment,
-    sync_directory,
 )
 
 TOGETHER_BYTES: Final = 2 * (FRAME_BYTES + MAX_RECORD_BYTES)
@@ -53,57 +56,6 @@ ENDING_ROOM_BYTES: Final = 4096
 """Room that an ending may need beyond its subject; `record.fit` keeps endings below it."""
 
 _log: Final = logging.getLogger(__name__)
-
-
-class JournalLocked(MeterproxyError):
-    """Another process owns this journal."""
-
-
-@dataclass(slots=True)
-class Segment:
-    """One file of the journal, open for writing."""
-
-    path: Path
-    file: int
-    base: int
-    size: int
-    used: int = HEADER_BYTES
-
-    @property
-    def end(self) -> int:
-        """The position behind the last record."""
-        return self.base + self.used
-
-    @property
-    def room(self) -> int:
-        return self.size - self.used
-
-
-@dataclass(frozen=True, slots=True)
-class Sync:
-    """One group fsync: segments to cut to what they hold and close, the current file, and the records covered.
-
-    `in_doubt`: an earlier fsync of this file has failed, after which the kernel's word for it is worth nothing.
-    """
-
-    directory: Path
-    finished: list[Segment]
-    file: int
-    records: int
-    in_doubt: bool
-
-    def run(self) -> None:
-        """Make it durable (in a thread). Raises OSError."""
-        try:
-            for segment in self.finished:
-                os.ftruncate(segment.file, segment.used)
-                os.fsync(segment.file)
-            if self.finished:
-                sync_directory(self.directory)  # the current segment's name is not on disk before
-            os.fdatasync(self.file)
-        finally:
-            for segment in self.finished:
-                os.close(segment.file)
 
 
 class Journal:
@@ -127,8 +79,8 @@ class Journal:
         self.on_segment: Callable[[], None] = lambda: None
         """Called when a new segment begins, to write what its records need (session, prices)."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _lock(directory / "lock")
-        self.journal_id = _journal_id(directory)
+        self._lock = lock(directory / "lock")
+        self.journal_id = journal_id_of(directory)
         self._segment: Segment | None = None
         self._spare: Segment | None = None
         self._spare_lock = threading.Lock()
@@ -146,7 +98,7 @@ class Journal:
 
     def read(self, position: int = 0) -> Iterator[Entry]:
         """Every record of every segment that reaches beyond `position`, oldest first."""
-        segments = self._files()
+        segments = segment_files(self.directory)
         for index, (base, path) in enumerate(segments):
             following = segments[index + 1][0] if index + 1 < len(segments) else None
             if following is None or following > position:
@@ -173,24 +125,13 @@ class Journal:
             self._segment = None
         self._confirmed = position
         try:
-            self._finish_files()
-            self._segment = self._make_segment(max(position, self._read_to))
+            finish_files(self.directory, self._read_to)
+            base = max(position, self._read_to)
+            self._segment = new_segment(self.directory, self.segment_bytes, self.journal_id, base)
         except OSError as error:
             raise JournalFailed(f"the journal cannot be begun: {error}") from error
         self.on_segment()
         self.prepare()
-
-    def _finish_files(self) -> None:
-        """Cut the last segment to what it holds and make durable what a killed process had only written."""
-        files = self._files()
-        if files:
-            cut_tail(files[-1][1], self._read_to - files[-1][0], self.directory / "quarantine")
-        for _, path in files:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -328,7 +269,7 @@ class Journal:
             if self._spare is not None or self._segment is None:
                 return
             try:
-                self._spare = self._make_segment(None)
+                self._spare = new_segment(self.directory, self.segment_bytes, self.journal_id, None)
                 self._spare_failed = False
             except OSError as error:
                 if not self._spare_failed:
@@ -352,23 +293,6 @@ class Journal:
         self.on_segment()
         return spare
 
-    def _make_segment(self, base: int | None) -> Segment:
-        path = self.directory / ("spare" if base is None else f"{base:020d}.journal")
-        file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(file, 0, self.segment_bytes)
-        except OSError:
-            os.close(file)
-            path.unlink()
-            raise
-        os.pwrite(file, header(self.journal_id, base or 0), 0)
-        os.fsync(file)
-        sync_directory(self.directory)
-        return Segment(path, file, base or 0, self.segment_bytes)
-
-    def _files(self) -> list[tuple[int, Path]]:
-        return sorted((int(path.stem), path) for path in self.directory.glob("*.journal"))
-
     # ── durability ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -376,14 +300,14 @@ class Journal:
         """Whether anything waits for an fsync, or the next segment for being made, or a failure for being over."""
         return bool(self._unsynced or self._finishing or self._spare is None or not self.healthy)
 
-    def begin_sync(self) -> "Sync":
+    def begin_sync(self) -> Sync:
         """What a thread is to make durable now; see `finish_sync`."""
         if self._in_doubt:
             self._write_again()
         finished, self._finishing = self._finishing, []
         return Sync(self.directory, finished, self._current.file, len(self._unsynced), self._in_doubt)
 
-    def finish_sync(self, sync: "Sync", error: OSError | None) -> None:
+    def finish_sync(self, sync: Sync, error: OSError | None) -> None:
         """Take note of how it went; after a failure everything not yet synced is written again elsewhere."""
         if error is not None:
             _log.error("the journal cannot be synced", extra={"error": str(error)})
@@ -428,15 +352,7 @@ class Journal:
 
     def sweep(self, open_from: int) -> int:
         """Delete segments that end before `open_from`, are confirmed, and are old enough; answers how many."""
-        files = self._files()
-        oldest = time.time() - self.retain_seconds
-        gone = 0
-        for (_, path), (following, _) in pairwise(files):
-            if following > min(open_from, self._confirmed) or path.stat().st_mtime > oldest:
-                break
-            path.unlink()
-            gone += 1
-        return gone
+        return delete_segments(self.directory, min(open_from, self._confirmed), time.time() - self.retain_seconds)
 
     def close(self) -> None:
         """Sync as far as that is possible, close the files, and let go of the lock."""
@@ -456,43 +372,3 @@ class Journal:
             self._segment = self._spare = None
             self._finishing = []
             os.close(self._lock)
-
-
-def is_owned(directory: Path) -> bool:
-    """Whether somebody has this journal open; what is no journal yet is left to whoever makes it one."""
-    try:
-        file = os.open(directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(file)
-    return False
-
-
-def _lock(path: Path) -> int:
-    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(file)
-        if error.errno in {errno.EAGAIN, errno.EACCES}:
-            raise JournalLocked(f"another process owns the journal {path.parent}") from error
-        raise
-    return file
-
-
-def _journal_id(directory: Path) -> UUID:
-    path = directory / "id"
-    if not path.exists():
-        temporary = directory / "id.new"
-        with temporary.open("w") as file:
-            file.write(str(uuid4()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        sync_directory(directory)
-    return UUID(path.read_text().strip())

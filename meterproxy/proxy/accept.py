@@ -48,9 +48,18 @@ def read_asked(endpoint: Endpoint, body: bytes) -> Asked:
     Raises:
         ApiError: MALFORMED.
     """
-    if endpoint.way is Way.FREE and not (body and endpoint.members):
+    if unread(endpoint, body):
         return Asked(endpoint, Members(b"", {}, endpoint.members, None), "", stream=False)
-    members = scan(body, endpoint.members)
+    return asked_of(endpoint, scan(body, endpoint.members))
+
+
+def unread(endpoint: Endpoint, body: bytes) -> bool:
+    """Whether nothing of a body matters."""
+    return endpoint.way is Way.FREE and not (body and endpoint.members)
+
+
+def asked_of(endpoint: Endpoint, members: Members) -> Asked:
+    """What a request with these members asks. Raises ApiError MALFORMED."""
     model = members.string("model") or endpoint.default_model
     if not model:
         if endpoint.way is Way.FREE:

@@ -14,15 +14,18 @@ from meterproxy.core.record import Ending, Subject
 from meterproxy.core.resource import RESPONSE, Resource
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, StoreUnavailable
+from meterproxy.proxy.abridged import Abridged
 from meterproxy.proxy.authorize import BYTES_PER_TOKEN
 from meterproxy.proxy.forward import failed, nothing_held, read_whole, unreadable
 from meterproxy.proxy.headers import to_provider
+from meterproxy.proxy.large_body import abridged
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.paths import provider_path
 from meterproxy.proxy.ports import Clock, DurableHolds, Hold
 from meterproxy.proxy.provider import Provider, account_refused
 from meterproxy.proxy.response_meter import read_response
 from meterproxy.proxy.response_texts import response_answer_texts
+from meterproxy.proxy.turns import Turns
 from meterproxy.proxy.upstream import UpstreamError
 
 GONE = frozenset({404, 410})
@@ -33,7 +36,7 @@ VANISHED = ("vanished",)
 """Flags of rows whose response was cancelled, or was gone when its end was looked for."""
 
 
-async def ask_provider(provider: Provider, resource: Resource, hold: Hold, now_us: int) -> Ending | None:
+async def ask_provider(provider: Provider, resource: Resource, hold: Hold, now_us: int, turns: Turns) -> Ending | None:
     """Ask a provider for a background response; its ending, or None while it is being worked on.
 
     Raises:
@@ -54,13 +57,14 @@ async def ask_provider(provider: Provider, resource: Resource, hold: Hold, now_u
         return _estimated(hold, 0, now_us, Outcome.CLIENT_LEFT, Reading(flags=VANISHED))
     if answer.status != 200:
         raise account_refused()
-    reading = read_response(RESPONSE, text)
+    large = await abridged(text, turns)
+    reading = read_response(RESPONSE, large.document)
     if reading.provider_id is None:
         raise unreadable("The provider's answer is no response.")
-    return ending_of(reading, text, hold, now_us)
+    return ending_of(reading, large, hold, now_us)
 
 
-def ending_of(reading: Reading, text: bytes, hold: Hold, now_us: int) -> Ending | None:
+def ending_of(reading: Reading, answer: Abridged, hold: Hold, now_us: int) -> Ending | None:
     """What a response object makes of its hold, None while it is being worked on."""
     if reading.running:
         return None
@@ -69,7 +73,8 @@ def ending_of(reading: Reading, text: bytes, hold: Hold, now_us: int) -> Ending 
         return _ending(hold, now_us, outcome, UsageSource.PROVIDER, reading.usage, reading)
     if reading.failed:
         return _ending(hold, now_us, Outcome.PROVIDER_ERROR, UsageSource.PROVIDER, Usage(), reading)
-    written = sum(len(piece.encode("utf-8", "replace")) for piece in response_answer_texts(text))
+    texts = response_answer_texts(answer.document)
+    written = sum(answer.length(text.encode("utf-8", "replace")) for text in texts)
     outcome, flags = (Outcome.CLIENT_LEFT, CANCELLED) if reading.cancelled else (Outcome.COMPLETED, ())
     return _estimated(hold, written // BYTES_PER_TOKEN, now_us, outcome, reading._replace(flags=reading.flags + flags))
 
@@ -108,13 +113,14 @@ def _ending(hold: Hold, now_us: int, outcome: Outcome, source: UsageSource, usag
 class Background:
     """Books the end of background responses that clients see."""
 
-    __slots__ = ("_clock", "_durable")
+    __slots__ = ("_clock", "_durable", "_turns")
 
-    def __init__(self, durable: DurableHolds, clock: Clock) -> None:
+    def __init__(self, durable: DurableHolds, clock: Clock, turns: Turns) -> None:
+        self._turns = turns
         self._durable = durable
         self._clock = clock
 
-    async def see(self, resource: Resource, reading: Reading, text: bytes) -> None:
+    async def see(self, resource: Resource, reading: Reading, answer: Abridged) -> None:
         """A client is about to see this response; if it has ended, and nobody has booked that, it is booked now.
 
         Raises:
@@ -125,7 +131,7 @@ class Background:
             return
         hold = await self._find(resource)
         if hold is not None:
-            ending = ending_of(reading, text, hold, self._clock.now_us())
+            ending = ending_of(reading, answer, hold, self._clock.now_us())
             if ending is not None:
                 self._end(hold, ending)
 
@@ -139,7 +145,7 @@ class Background:
         hold = await self._find(resource)
         if hold is None:
             return
-        ending = await ask_provider(provider, resource, hold, self._clock.now_us())
+        ending = await ask_provider(provider, resource, hold, self._clock.now_us(), self._turns)
         if ending is None:
             message = f"Response with id '{resource.id}' is still in progress. Cancel it before you delete it."
             raise ApiError(Case.RESOURCE_BUSY, message)

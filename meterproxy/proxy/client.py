@@ -10,6 +10,7 @@ Rules
 """
 
 import asyncio
+import io
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
@@ -23,6 +24,8 @@ from meterproxy.proxy.request_head import RequestHead
 if TYPE_CHECKING:
     from meterproxy.proxy.client_connection import ClientConnection
 
+COPIED_BYTES: Final = 1 << 18
+"""The longest body that is written in one piece with its head."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON_TYPE: Final = (b"content-type", b"application/json")
 
@@ -189,15 +192,15 @@ class Client:
             raise _too_large(limit_bytes)
         if self.head.expects_continue and not incoming.touched:
             self._write(CONTINUE)
-        pieces = []
+        gathered = io.BytesIO()  # it grows as they come: putting many pieces together at the end would take long
         begun = asyncio.get_running_loop().time()
         while piece := await self.connection.next_piece(incoming, begun, self.body_bytes):
             self._count(len(piece), limit_bytes, room)
-            pieces.append(piece)
+            gathered.write(piece)
         if incoming.fault is not None:
             self.closing = True
             raise incoming.fault.again()
-        return b"".join(pieces)
+        return gathered.getvalue()
 
     def _count(self, size: int, limit_bytes: int, room: Room) -> None:
         if self.body_bytes + size > limit_bytes:
@@ -233,6 +236,12 @@ class Client:
             lines += (b"", b"")
         else:
             lines += (b"content-length: %d" % len(body), b"", b"" if self.method == "HEAD" else body)
+            if len(body) > COPIED_BYTES:
+                body = lines.pop()
+                lines.append(b"")
+                self._write(_LINES(lines))
+                self._write(body)
+                return
         self._write(_LINES(lines))
 
     def refuse(self, error: ApiError, headers: HeaderLines = ()) -> None:

@@ -12,9 +12,10 @@ Rules:
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
+from meterproxy.proxy.body import Body
 from meterproxy.proxy.upstream_answer import UpstreamAnswer
 from meterproxy.proxy.upstream_decoder import CLOSED_BEFORE_ANSWER, AnswerDecoder, Phase
 from meterproxy.proxy.upstream_errors import (
@@ -58,6 +59,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answer",
+        "_behind",
         "_clock",
         "_decoder",
         "_early",
@@ -87,6 +89,8 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[UpstreamAnswer] | None = None
         self._answer: UpstreamAnswer | None = None
         self._unsent = memoryview(b"")
+        self._behind: Iterator[bytes | memoryview] = iter(())
+        """The pieces of a large body behind the one that is being written."""
         self._early = False
         self._reading_paused = False
         self._writing_paused = False
@@ -97,7 +101,7 @@ class Connection(asyncio.Protocol):
     # What a request does.
 
     async def exchange(
-        self, head: bytes, body: bytes, before_first_byte: Callable[[], None], *, bodiless: bool
+        self, head: bytes, body: Body, before_first_byte: Callable[[], None], *, bodiless: bool
     ) -> UpstreamAnswer:
         """Send one request, if `before_first_byte` agrees, and wait for its answer's head.
 
@@ -117,11 +121,12 @@ class Connection(asyncio.Protocol):
         waiter: asyncio.Future[UpstreamAnswer] = self._loop.create_future()
         self._waiter = waiter
         self.quiet_since = self._clock()
-        if len(body) <= _SLICE_BYTES:
+        if isinstance(body, bytes) and len(body) <= _SLICE_BYTES:
             transport.write(head + body if body else head)
         else:
             transport.write(head)
-            self._unsent = memoryview(body)
+            self._behind = iter([body] if isinstance(body, bytes) else body)
+            self._unsent = self._next_piece()
             self._pump()
         try:
             return await waiter
@@ -150,11 +155,15 @@ class Connection(asyncio.Protocol):
         if self.closed or self._writing_paused or not self._unsent:
             return
         assert self._transport is not None
-        piece, self._unsent = self._unsent[:_SLICE_BYTES], self._unsent[_SLICE_BYTES:]
+        piece, self._unsent = self._unsent[:_SLICE_BYTES], self._unsent[_SLICE_BYTES:] or self._next_piece()
         self.quiet_since = self._clock()
         self._transport.write(piece)
         if self._unsent and not self._writing_paused:
             self._loop.call_soon(self._pump)
+
+    def _next_piece(self) -> memoryview:
+        """The next piece of the body, empty behind the last one."""
+        return memoryview(next((piece for piece in self._behind if piece), b""))
 
     # What the loop reports.
 
@@ -296,7 +305,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         waiter, answer = self._waiter, self._answer
         self._decoder = self._waiter = self._answer = None
-        self._unsent = memoryview(b"")
+        self._unsent, self._behind = memoryview(b""), iter(())
         self._keeper.gone(self)
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)

@@ -15,12 +15,15 @@ from typing import Final, NamedTuple
 
 from meterproxy.core.bound import Bound, RequestFacts
 from meterproxy.core.usage import Usage, UsageSource
+from meterproxy.proxy.abridged import Abridged
 from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.authorize import BYTES_PER_TOKEN, counted_within, estimated_input
 from meterproxy.proxy.capture import Measured
+from meterproxy.proxy.large_body import expanding
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.ports import TokenCounter
 from meterproxy.proxy.request_texts import request_texts
+from meterproxy.proxy.turns import Turns
 
 TEMPLATE_TOKENS_PER_TEXT: Final = 4
 TEMPLATE_TOKENS: Final = 3
@@ -31,16 +34,20 @@ HIDDEN: Final = ("hidden_output_not_counted",)
 
 
 class AnswerTexts(NamedTuple):
-    """What an answer said; `unread_bytes` are those that could not be kept or read as text."""
+    """What an answer said; `unread_bytes` are those that could not be kept or read as text.
+
+    `large` is what the texts were read from, where that was abridged.
+    """
 
     texts: list[str]
     unread_bytes: int = 0
+    large: Abridged | None = None
 
 
 class Counting:
     """Counts one exchange."""
 
-    __slots__ = ("_asked", "_bound", "_counter", "_facts", "_flags", "_model", "_seconds")
+    __slots__ = ("_asked", "_bound", "_counter", "_facts", "_flags", "_model", "_seconds", "_turns")
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class Counting:
         bound: Bound,
         counter: TokenCounter,
         seconds: float,
+        turns: Turns,
         *,
         hidden_output: bool = False,
     ) -> None:
@@ -60,6 +68,7 @@ class Counting:
         self._bound = bound
         self._counter = counter
         self._seconds = seconds
+        self._turns = turns
 
     @property
     def limited(self) -> bool:
@@ -77,6 +86,8 @@ class Counting:
         if told is not None:
             return told
         answer = read_texts()
+        if answer.large is not None:
+            answer = answer._replace(texts=await self._turns.take(answer.large.expanding(answer.texts)))
         input_tokens, exact_input = await self._input()
         output_tokens, exact_output = await self._output(answer)
         exact = exact_input and exact_output and not answer.unread_bytes
@@ -117,7 +128,7 @@ class Counting:
     async def _input(self) -> tuple[int, bool]:
         operation = self._asked.endpoint.operation
         texts, known_tokens = request_texts(operation, self._asked.members)
-        counted = await self._count(texts)
+        counted = await self._count(await self._turns.take(expanding(self._asked.members, texts)))
         beside = self._beside_text()
         if counted is None:
             return self._facts.text_bytes + beside, False

@@ -15,6 +15,7 @@ from meterproxy.proxy.forward import Forwarded
 from meterproxy.proxy.ports import DurableHolds
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.proxy.texts import TextPool
+from meterproxy.proxy.turns import Turns
 from meterproxy.proxy.usage_shapes import Ceiling
 
 JOURNAL_FAILED: Final = "The answer could not be recorded, so it cannot be delivered."
@@ -29,6 +30,7 @@ class Delivery(msgspec.Struct, eq=False):
         hidden_output: whether the model thinks before it speaks, so that what was seen is not what is billed.
         claims: writes down what the answer brings, where its client may mention that later.
         durable: where the hold goes if the work goes on in the background.
+        turns: where large answers are read.
         background: whether the request asked for that.
     """
 
@@ -43,6 +45,7 @@ class Delivery(msgspec.Struct, eq=False):
     hidden_output: bool
     settings: ExchangeSettings
     pool: TextPool
+    turns: Turns
     claims: Claims | None = None
     durable: DurableHolds | None = None
     background: bool = False

@@ -18,7 +18,7 @@ from meterproxy.core.identifier import uuid7
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, JournalFailed
-from meterproxy.proxy.accept import Asked, check_readable, read_asked
+from meterproxy.proxy.accept import Asked, asked_of, check_readable, read_asked, unread
 from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt
 from meterproxy.proxy.capture import Measured, OpenHold
@@ -33,6 +33,7 @@ from meterproxy.proxy.free import EVENT_STREAM, Passage, Wish
 from meterproxy.proxy.headers import CONVERSATION_BYTES, attribution, to_client
 from meterproxy.proxy.house import House
 from meterproxy.proxy.idempotency import KeyClaim
+from meterproxy.proxy.large_body import DIRECT_BYTES, new_nonce, scanning
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.ownership import NOTHING, Owned, at_another_provider, in_body
 from meterproxy.proxy.paths import allowed_query
@@ -98,7 +99,7 @@ class Exchange:
         self._upstream_us = 0
 
     async def run(self) -> None:
-        """Answer the request: accept → authenticate → own → route → authorize → forward → relay → capture."""
+        """Answer the request: accept → authenticate → own → route (→ claim) → authorize → forward → relay → capture."""
         client, ports = self._client, self._house.ports
         try:
             head = client.head
@@ -107,8 +108,9 @@ class Exchange:
             key = known_key(head, ports.directory, ports.clock)
             if key is None:
                 key = await find_key(head, ports.directory, ports.clock)
-            permit(key, endpoint, client)
+            permit(key, endpoint, client, self._house.settings.trusted_proxies)
             if endpoint.way is Way.METERED:
+                ports.brakes.check(key)
                 asked = await self._accept(endpoint)
                 mentions = ids or (endpoint.mentions and in_body(asked))
                 owned = await self._check_owned(asked, ids, "", key) if mentions else NOTHING
@@ -143,7 +145,11 @@ class Exchange:
         client, limit_bytes, room = self._client, self._house.settings.max_body_bytes, self._house.room
         check_readable(client.headers)
         body = client.whole_body(limit_bytes, room)
-        return read_asked(endpoint, await client.read_body(limit_bytes, room) if body is None else body)
+        if body is None:
+            body = await client.read_body(limit_bytes, room)
+        if len(body) <= DIRECT_BYTES or unread(endpoint, body):
+            return read_asked(endpoint, body)
+        return asked_of(endpoint, await self._house.turns.take(scanning(body, endpoint.members, new_nonce())))
 
     async def _check_owned(self, asked: Asked, ids: tuple[str, ...], query: str, key: KeyEntry) -> Owned:
         return await self._house.ownership.check(asked, ids, query, key.account_id)
@@ -182,6 +188,7 @@ class Exchange:
             bound,
             ports.counter,
             settings.count_seconds,
+            self._house.turns,
             hidden_output=route.facts.reasoning,
         )
         return lowered_maximum
@@ -266,6 +273,7 @@ class Exchange:
             hidden_output=route.facts.reasoning,
             settings=self._house.settings,
             pool=self._house.pool,
+            turns=self._house.turns,
         )
 
     def _expect_ids(self, asked: Asked, key: KeyEntry, delivery: Delivery) -> None:
@@ -334,6 +342,8 @@ class Exchange:
         client, house = self._client, self._house
         if error.case is Case.CREDIT_SPENT:
             error.status = house.settings.out_of_credit_status
+        elif error.case is Case.HOST_DRAINED:
+            client.closing = True  # the client's next connection may lead to another host
         house.ports.observer.refused(error.reason, self._route_name)
         if isinstance(error, Failed):
             house.ports.observer.upstream_failed(self._provider, error.reason)

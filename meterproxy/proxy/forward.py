@@ -151,7 +151,7 @@ class Forwarder:
 
     async def _send(self, edits: dict[str, bytes]) -> UpstreamAnswer:
         members = self._asked.members
-        body = members.rewrite(edits) if edits else members.body
+        body = members.to_send(edits)
         try:
             return await self._provider.upstream.send_prepared(
                 self._head(), body, before_first_byte=self._before_first_byte

@@ -24,6 +24,7 @@ from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.delivery import not_recorded
 from meterproxy.proxy.forward import Forwarded, Forwarder, nothing_held, read_whole, unreadable
 from meterproxy.proxy.headers import Header, to_client
+from meterproxy.proxy.large_body import abridged
 from meterproxy.proxy.listing import Listing
 from meterproxy.proxy.ownership import Owned, at_another_provider
 from meterproxy.proxy.ports import Clock, Owners
@@ -31,6 +32,7 @@ from meterproxy.proxy.replay import Replay, ReplayRelay
 from meterproxy.proxy.response_meter import read_response
 from meterproxy.proxy.route import Route, Router
 from meterproxy.proxy.texts import TextPool
+from meterproxy.proxy.turns import Turns
 from meterproxy.proxy.upstream import UpstreamAnswer
 
 EVENT_STREAM: Final = b"text/event-stream"
@@ -45,6 +47,7 @@ class FreeHouse:
     owners: Owners
     background: Background
     pool: TextPool
+    turns: Turns
     keepalive_seconds: float
 
 
@@ -139,11 +142,12 @@ class Passage:
     async def _pass(self, answer: UpstreamAnswer) -> None:
         body, text = await read_whole(answer)
         endpoint, resource = self._wish.asked.endpoint, self._resource
-        self._claims().take_answer(text)
+        large = await abridged(text, self._house.turns)
+        self._claims().take_answer(large.document)
         if endpoint.deletes and resource is not None:
             self._house.owners.forget(resource, self._house.clock.now_us())
         elif endpoint.items == "output" and resource is not None:
-            await self._house.background.see(resource, read_response(RESPONSE, text), text)
+            await self._house.background.see(resource, read_response(RESPONSE, large.document), large)
         self._client.answer(answer.status, self._headers(answer), body)
 
     async def _replay(self, answer: UpstreamAnswer) -> None:

@@ -1,10 +1,11 @@
 """The house: what all exchanges of one worker share, and what they need of the layers beside the proxy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from meterproxy.proxy.authorize import Authorizer
 from meterproxy.proxy.background import Background
+from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.client import Room
 from meterproxy.proxy.free import FreeHouse
 from meterproxy.proxy.idempotency import Idempotency
@@ -26,11 +27,12 @@ from meterproxy.proxy.route import Router
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.proxy.stream import Leavers
 from meterproxy.proxy.texts import TextPool
+from meterproxy.proxy.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What the exchanges of one worker need of the rest of meterproxy."""
+    """What the exchanges of one worker need of the rest of meterproxy; `brakes` are what an operator has stopped."""
 
     clock: Clock
     directory: Directory
@@ -41,6 +43,7 @@ class Ports:
     owners: Owners
     durable: DurableHolds
     idempotency: IdempotencyStore
+    brakes: Brakes = field(default_factory=Brakes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class House:
         room: memory that the bodies of all requests may take together.
         pool: memory for texts that may have to be counted.
         leavers: streams that are read on for clients that left.
+        turns: where large bodies and answers are read.
     """
 
     settings: ExchangeSettings
@@ -64,6 +68,7 @@ class House:
     room: Room
     pool: TextPool
     leavers: Leavers
+    turns: Turns
 
     @classmethod
     def built(
@@ -72,17 +77,19 @@ class House:
         """A house of these parts; `room` is there where others share it."""
         router = Router(providers, ports.catalog, unpriced_free=settings.unpriced == "free")
         pool = TextPool()
-        background = Background(ports.durable, ports.clock)
+        turns = Turns()
+        background = Background(ports.durable, ports.clock, turns)
         return cls(
             settings,
             ports,
             router,
             Models(router),
             Ownership(ports.owners),
-            Authorizer(ports.ledger, ports.counter, settings),
-            FreeHouse(router, ports.clock, ports.owners, background, pool, settings.keepalive_seconds),
+            Authorizer(ports.ledger, ports.counter, settings, turns),
+            FreeHouse(router, ports.clock, ports.owners, background, pool, turns, settings.keepalive_seconds),
             Idempotency(ports.idempotency, ports.observer, settings),
             room or Room(settings.bodies_bytes),
             pool,
             Leavers(settings.leavers),
+            turns,
         )

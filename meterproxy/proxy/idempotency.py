@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -37,6 +38,7 @@ from meterproxy.proxy.headers import Header
 from meterproxy.proxy.ports import IdempotencyStore, Observer
 from meterproxy.proxy.recording import Recording
 from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.proxy.shares import Shares
 
 HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = (b"x-meterproxy-replayed", b"true")
@@ -47,7 +49,11 @@ HASHED_AT_ONCE_BYTES: Final = 1 << 20
 """A longer body is hashed in a thread: it would stall the loop."""
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
+ASKED_AT_ONCE: Final = 2
+"""How many look-ups one account has at once: whoever sends a key again and again must not keep others from theirs."""
 TOLD_AT_ONCE: Final = 32
+TOLD_AT_ONCE_BYTES: Final = 4 << 20
+"""Of answers; a batch that is longer than one has no more than that."""
 RETRY_SECONDS: Final = 1.0
 PIECE_BYTES: Final = 65536
 
@@ -75,6 +81,7 @@ class Idempotency:
         self._ended: deque[tuple[EndedClaim, Recording | None]] = deque()
         self._news = asyncio.Event()
         self._waiting = 0
+        self._shares = Shares(ASKED_AT_ONCE)
 
     # ── before ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -122,6 +129,10 @@ class Idempotency:
             self._waiting -= 1
 
     async def _claimed(self, request: ClaimRequest) -> Found:
+        async with self._shares.taken(request.account_id):
+            return await self._asked(request)
+
+    async def _asked(self, request: ClaimRequest) -> Found:
         try:
             return await self._store.claim(request)
         except BaseException as error:
@@ -163,7 +174,7 @@ class Idempotency:
         self._news.clear()
         try:
             while self._ended:
-                batch = [self._ended[place] for place in range(min(TOLD_AT_ONCE, len(self._ended)))]
+                batch = self._batch()
                 await self._tell_batch([ended for ended, _ in batch])
                 for _, recording in batch:
                     self._ended.popleft()
@@ -172,6 +183,16 @@ class Idempotency:
         finally:
             if self._ended:
                 self._news.set()
+
+    def _batch(self) -> list[tuple[EndedClaim, Recording | None]]:
+        batch: list[tuple[EndedClaim, Recording | None]] = []
+        size = 0
+        for ended, recording in islice(self._ended, TOLD_AT_ONCE):
+            size += 0 if ended.answer is None else len(ended.answer.body)
+            if batch and size > TOLD_AT_ONCE_BYTES:
+                break
+            batch.append((ended, recording))
+        return batch
 
     async def _tell_batch(self, batch: Sequence[EndedClaim]) -> None:
         try:

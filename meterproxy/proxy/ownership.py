@@ -147,7 +147,7 @@ def at_another_provider(asked: Asked, owned: Owned) -> ApiError:
 
 def in_body(asked: Asked) -> bool:
     """Whether a request's body may mention anything; cheap, and yes where there is doubt."""
-    return may_mention(asked.members.body, asked.endpoint.marks)
+    return may_mention(asked.members.document, asked.endpoint.marks)
 
 
 def _in_body(asked: Asked) -> list[Mention]:

@@ -15,11 +15,13 @@ from meterproxy.core.hold import Receipt
 from meterproxy.core.money import format_usd
 from meterproxy.core.usage import Outcome
 from meterproxy.errors import ApiError, JournalFailed
+from meterproxy.proxy.abridged import Abridged
 from meterproxy.proxy.authorize import BYTES_PER_TOKEN
 from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.delivery import Delivery, not_recorded
 from meterproxy.proxy.forward import ANSWER_BYTES, failed, unreadable
+from meterproxy.proxy.large_body import DIRECT_BYTES, abridged
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.meters import plain_reader
 from meterproxy.proxy.upstream import UpstreamError
@@ -60,9 +62,11 @@ async def relay_plain(delivery: Delivery, began: "Callable[[LargeRelay], None]")
 async def _answer_whole(delivery: Delivery, body: bytes) -> None:
     text = body if delivery.decoder is None else delivery.decoder.feed(body)
     reader = plain_reader(delivery.operation)
-    reading = reader.reading(delivery.operation, text, delivery.ceiling)
+    large = None if len(text) <= DIRECT_BYTES else await abridged(text, delivery.turns)
+    document = text if large is None else large.document
+    reading = reader.reading(delivery.operation, document, delivery.ceiling)
     if delivery.claims is not None:
-        _write_down(delivery, delivery.claims, reading, text)
+        _write_down(delivery, delivery.claims, reading, document)
         if delivery.hold.deferred:
             delivery.client.answer(delivery.status, delivery.headers, body)
             return
@@ -72,7 +76,7 @@ async def _answer_whole(delivery: Delivery, body: bytes) -> None:
         return
     measured = delivery.counting.told(reading)
     if measured is None:
-        measured = await delivery.counting.measure(reading, lambda: _texts(delivery, reading, text))
+        measured = await delivery.counting.measure(reading, lambda: _texts(delivery, reading, text, large))
     try:
         receipt = delivery.hold.capture(_outcome(delivery), delivery.status, reading, measured, NOT_RECORDED)
     except JournalFailed:
@@ -104,12 +108,13 @@ def charged(receipt: Receipt) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _texts(delivery: Delivery, reading: Reading, text: bytes) -> AnswerTexts:
+def _texts(delivery: Delivery, reading: Reading, text: bytes, large: Abridged | None) -> AnswerTexts:
     """What the answer said; bytes that no one can read as an answer count as such."""
     unread = 0 if delivery.decoder is None else delivery.decoder.unread_bytes
     if reading.served_model is None and reading.provider_id is None:
         unread += len(text)
-    return AnswerTexts(plain_reader(delivery.operation).texts(text), unread if delivery.hold.bound.output_tokens else 0)
+    texts = plain_reader(delivery.operation).texts(text if large is None else large.document)
+    return AnswerTexts(texts, unread if delivery.hold.bound.output_tokens else 0, large)
 
 
 class LargeRelay:

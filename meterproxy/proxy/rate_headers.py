@@ -8,7 +8,7 @@ Rules
 
 from typing import Final
 
-from meterproxy.core.limit import Rate, Rates
+from meterproxy.core.hold import Rate, Rates
 
 Header = tuple[bytes, bytes]
 
@@ -16,8 +16,10 @@ NEVER_US: Final = 10 * 366 * 86_400 * 1_000_000
 """A window that ends later than this has no end."""
 
 
-def rate_headers(rates: Rates) -> list[Header]:
+def rate_headers(rates: Rates | None) -> list[Header]:
     """The `x-ratelimit-*` headers of one answer."""
+    if rates is None:
+        return []
     headers: list[Header] = []
     if rates.requests is not None:
         headers += _told(b"requests", rates.requests)

@@ -10,6 +10,7 @@ import msgspec
 
 from meterproxy.core.resource import RESPONSE, Resource
 from meterproxy.errors import ApiError, Case, JournalFailed
+from meterproxy.proxy.abridged import Abridged
 from meterproxy.proxy.background import Background
 from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.client import Client
@@ -87,7 +88,8 @@ class ReplayRelay:
     async def _see(self) -> None:
         """The terminal event is here: book the end before it is passed on."""
         self._seen = True
-        await self._replay.background.see(self._replay.resource, self._meter.reading(), self._meter.output())
+        output = self._meter.output()
+        await self._replay.background.see(self._replay.resource, self._meter.reading(), Abridged(output, output))
 
     async def break_off(self, error: ApiError) -> None:
         """End the stream here and tell the client; events go whole, so this stands between two of them."""

@@ -11,6 +11,7 @@ Rules
 
 import binascii
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -78,7 +79,7 @@ def read_facts(operation: str, members: Members, model: str) -> RequestFacts:
     messages = members.raw("messages") or b""
     if len(messages) > UNCOUNTED_BYTES:
         _check_messages(messages)
-    contents = _contents(messages)
+    contents = _contents(messages, members.length)
     text_bytes, own_maximum = len(members.body) - contents.foreign_bytes, _own_maximum(members, row.maxima)
     if contents is _TEXT_ONLY and members.none_of(_UNUSUAL[operation]):
         return RequestFacts(text_bytes=text_bytes, own_maximum=own_maximum, web_search=_searches(model))
@@ -181,7 +182,7 @@ class _Contents(NamedTuple):
 _TEXT_ONLY: Final = _Contents()
 
 
-def _contents(raw: bytes) -> _Contents:
+def _contents(raw: bytes, length: Callable[[msgspec.Raw], int]) -> _Contents:
     if not _may_be_more_than_text(raw):
         return _TEXT_ONLY
     try:
@@ -192,20 +193,23 @@ def _contents(raw: bytes) -> _Contents:
     pictures = [part.image_url for part in parts if part.image_url is not None]
     audio = [part.input_audio for part in parts if part.input_audio is not None]
     return _Contents(
-        foreign_bytes=sum(len(picture.url) for picture in pictures) + sum(len(sound.data) for sound in audio),
+        foreign_bytes=sum(length(raw) for raw in (*(it.url for it in pictures), *(it.data for it in audio))),
         picture_details=tuple("low" if picture.detail == "low" else "high" for picture in pictures),
-        audio_tokens=sum(map(_audio_tokens, audio)),
+        audio_tokens=sum(_audio_tokens(sound, length(sound.data)) for sound in audio),
         outside=any(map(_refers, parts)) or any(_present(message.audio) for message in messages),
     )
 
 
-def _audio_tokens(sound: _Audio) -> int:
+def _audio_tokens(sound: _Audio, size: int) -> int:
+    """A bound of a sound's tokens by its first bytes; `size` is that of its data as it is written, quotes included."""
     data = bytes(sound.data).strip(b'"')
     try:
         head = binascii.a2b_base64(data[:AUDIO_HEAD])
     except binascii.Error:
         head = b""
-    return audio_tokens(sound.format if isinstance(sound.format, str) else "", len(data) * 3 // 4, head)
+    return audio_tokens(
+        sound.format if isinstance(sound.format, str) else "", (size - (len(sound.data) - len(data))) * 3 // 4, head
+    )
 
 
 def _refers(part: _Part) -> bool:

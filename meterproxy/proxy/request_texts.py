@@ -61,7 +61,7 @@ def request_texts(operation: str, members: Members) -> tuple[list[str], int]:
     for name in ("prompt", "input", "suffix"):
         raw = members.raw(name)
         if raw is not None:
-            more, ids = _prompt_texts(raw)
+            more, ids = _prompt_texts(members, name, raw)
             texts += more
             known_tokens += ids
     return texts, known_tokens
@@ -71,13 +71,13 @@ def _chat_texts(members: Members) -> Iterator[str]:
     raw = members.raw("messages") or b"[]"
     messages = _messages(raw)
     if messages is None:
-        yield raw.decode("utf-8", "replace")
+        yield members.written("messages")
     else:
         for message in messages:
             yield from filter(None, _message_texts(message))
     for name in _MODEL_READS:
         if not members.absent(name):
-            yield (members.raw(name) or b"").decode("utf-8", "replace")
+            yield members.written(name)
 
 
 def _messages(raw: bytes) -> list[_Message] | None:
@@ -107,18 +107,18 @@ def _strings(*values: object) -> Iterator[str]:
     return (value for value in values if isinstance(value, str))
 
 
-def _prompt_texts(raw: bytes) -> tuple[list[str], int]:
+def _prompt_texts(members: Members, name: str, raw: bytes) -> tuple[list[str], int]:
     """A text, texts, token ids, or lists of token ids."""
     if raw.startswith(b"["):
         strings, outside = outline(raw, 0)
         if not strings:
             return [], outside.count(b",") + (not _EMPTY.fullmatch(raw))
     elif not raw.startswith(b'"'):
-        return [raw.decode("utf-8", "replace")], 0
+        return [members.written(name)], 0
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return [raw.decode("utf-8", "replace")], 0
+        return [members.written(name)], 0
     items = value if isinstance(value, list) else [value]
     texts = [item for item in items if isinstance(item, str)]
     return texts, sum(len(item) if isinstance(item, list) else 1 for item in items if not isinstance(item, str))

@@ -10,7 +10,7 @@ Rules
 - Items that cannot be understood count as the whole context, tools that cannot be are refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -96,7 +96,7 @@ def read_response_facts(members: Members, outside: tuple[str, ...]) -> RequestFa
     Raises:
         ApiError: MALFORMED where a number is not one, or a tool cannot be bounded.
     """
-    contents = _contents(members.raw("input") or b"")
+    contents = _contents(members.raw("input") or b"", members.length)
     hosted = hosted_tools(members, contents.tools)
     from_prompt = not members.absent("prompt")
     if from_prompt:
@@ -126,7 +126,7 @@ def hosted_tools(members: Members, more: tuple[bytes, ...] = ()) -> tuple[str, .
 
 def tool_calls_edit(members: Members) -> dict[str, bytes]:
     """What must be written into a request so that its hosted tools have a maximum of calls."""
-    contents = _contents(members.raw("input") or b"")
+    contents = _contents(members.raw("input") or b"", members.length)
     if not members.absent("max_tool_calls") or not (
         hosted_tools(members, contents.tools) or not members.absent("prompt")
     ):
@@ -172,7 +172,7 @@ def _hosted_name(tool: _Tool) -> str | None:
     raise ApiError(Case.MALFORMED, message, param="tools")
 
 
-def _contents(raw: bytes) -> _Contents:
+def _contents(raw: bytes, length: Callable[[msgspec.Raw], int]) -> _Contents:
     if not raw.startswith(b"["):
         return _Contents()
     if len(raw) > UNCOUNTED_BYTES:
@@ -188,7 +188,7 @@ def _contents(raw: bytes) -> _Contents:
     pictures = [part for part in parts if part.type in _PICTURES]
     results = [item.result for item in items if bytes(item.result) not in _ABSENT]
     return _Contents(
-        foreign_bytes=sum(len(part.image_url) for part in pictures) + sum(map(len, results)),
+        foreign_bytes=sum(length(part.image_url) for part in pictures) + sum(map(length, results)),
         picture_details=(*map(_detail, pictures), *("original" for _ in results)),
         outside=any(map(_part_refers, parts)) or any(map(_item_refers, items)),
         tools=tuple(

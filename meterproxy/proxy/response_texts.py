@@ -48,14 +48,15 @@ def response_request_texts(members: Members) -> Iterator[str]:
     if raw.startswith(b"["):
         items = _items(raw)
         if items is None:
-            yield raw.decode("utf-8", "replace")
+            yield members.written("input")
         else:
             yield from (text for item in items for text in _item_texts(item))
     elif raw.startswith(b'"'):
-        yield _string(raw)
+        text = _string(raw)
+        yield members.written("input") if text is None else text
     for name in _MODEL_READS:
         if not members.absent(name):
-            yield (members.raw(name) or b"").decode("utf-8", "replace")
+            yield members.written(name)
 
 
 def response_answer_texts(body: bytes) -> list[str]:
@@ -87,8 +88,9 @@ def _item_texts(item: _Item) -> Iterator[str]:
     yield from (text for text in (item.name, item.arguments, item.input, item.code) if isinstance(text, str))
 
 
-def _string(raw: bytes) -> str:
+def _string(raw: bytes) -> str | None:
+    """A string's text, None where it cannot be read."""
     try:
         return str(orjson.loads(raw))
     except orjson.JSONDecodeError:
-        return raw.decode("utf-8", "replace")
+        return None

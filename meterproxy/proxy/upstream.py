@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from meterproxy.proxy.body import Body
 from meterproxy.proxy.connection_pool import ConnectionPool, Stats
 from meterproxy.proxy.dial import Dialer, Resolve, resolve
 from meterproxy.proxy.upstream_answer import UpstreamAnswer
@@ -90,7 +91,7 @@ class Upstream:
         method: bytes | str,
         path: str,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes,
+        body: Body,
         *,
         before_first_byte: Callable[[], None],
     ) -> UpstreamAnswer:
@@ -100,7 +101,7 @@ class Upstream:
             method: in upper case.
             path: appended to the origin's path prefix; percent-encoded, with its query if any.
             headers: end-to-end headers, in order.
-            body: the whole body.
+            body: the whole body, in one piece or several.
             before_first_byte: called before each attempt's first byte; what it raises, this raises.
 
         Raises:
@@ -123,10 +124,11 @@ class Upstream:
         return ProviderHead(self, start, method in _WITH_BODY, method == b"HEAD")
 
     async def send_prepared(
-        self, head: ProviderHead, body: bytes, *, before_first_byte: Callable[[], None]
+        self, head: ProviderHead, body: Body, *, before_first_byte: Callable[[], None]
     ) -> UpstreamAnswer:
         """As `send`, with a head that `prepare` has made."""
-        end = b"Content-Length: %d\r\n\r\n" % len(body) if body or head.with_body else b"\r\n"
+        size = len(body) if isinstance(body, bytes) else sum(map(len, body))
+        end = b"Content-Length: %d\r\n\r\n" % size if size or head.with_body else b"\r\n"
         start = head.start + end
         connection = self._pool.take() or await self._pool.lease()
         reused = connection.reused

@@ -8,6 +8,7 @@ Rules:
 """
 
 import asyncio
+import io
 from typing import Protocol
 
 from meterproxy.proxy.upstream_decoder import AnswerDecoder
@@ -114,17 +115,15 @@ class UpstreamAnswer:
         """Read to the end or until more than `limit` bytes are here; what was read, and whether that is all of it."""
         if self._ended and len(self._pieces) == 1 and self._unread_bytes <= limit:
             return self._take(), True
-        pieces: list[bytes] = []
-        size = 0
-        while size <= limit:
+        gathered = io.BytesIO()  # it grows as they come: putting many pieces together at the end would take long
+        while gathered.tell() <= limit:
             piece = self.read_nowait()
             if piece is None:
                 piece = await self.read()
             if not piece:
-                return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), True
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces), False
+                return gathered.getvalue(), True
+            gathered.write(piece)
+        return gathered.getvalue(), False
 
     async def read_all(self, limit: int) -> bytes:
         """The whole body.

@@ -1,20 +1,25 @@
-"""Listening sockets, one per worker slot on the same port.
+"""Listening sockets, one per worker on the same port.
 
 Rules
 -----
 - The port is tried without `SO_REUSEPORT` first: with it, a second meterproxy would silently share the port.
 - The sockets belong to the supervisor and are handed to each successor of a worker, so that a restart loses no
   connection of the backlog.
+- A service manager may own the socket instead (systemd's protocol): then it outlives the supervisor too, and
+  connections that come while nothing runs wait in its backlog.
 """
 
 import asyncio
 import errno
+import os
 import socket
+from collections.abc import MutableMapping
 from typing import Any, Final
 
 from meterproxy.errors import StartFailed
 
 BACKLOG: Final = 1024
+_FIRST_KEPT: Final = 3
 _AGAIN_SECONDS: Final = 0.05
 
 _Address = tuple[Any, ...]
@@ -52,8 +57,49 @@ async def listen(host: str, port: int, slots: int, *, patience_seconds: float = 
 
 
 def share(first: socket.socket) -> socket.socket:
-    """One more socket on the same port, which takes connections once somebody has it listen. Raises OSError."""
+    """One more socket on the same port, which takes connections once somebody has it listen. Raises OSError.
+
+    Where the first one's owner does not want its port shared, it is the same socket under another number.
+    """
+    if not first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        return first.dup()
     return _bound(first.family, first.getsockname(), shared=True)
+
+
+def take_kept(environ: MutableMapping[str, str] = os.environ) -> socket.socket | None:
+    """The listening socket that a service manager keeps for us, if there is one.
+
+    Source: sd_listen_fds(3). The variables are taken away, so that no child acts on them.
+
+    Raises:
+        StartFailed: what it hands over is not one listening socket.
+    """
+    meant_for, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if meant_for != str(os.getpid()):
+        return None
+    try:
+        kept = socket.socket(fileno=_FIRST_KEPT)
+        listens = kept.type == socket.SOCK_STREAM and kept.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise StartFailed(f"the service manager's descriptor {_FIRST_KEPT} is no socket: {error.strerror}") from error
+    if count != "1" or not listens:
+        raise StartFailed("the service manager must hand over exactly one listening stream socket")
+    kept.set_inheritable(False)
+    kept.setblocking(False)
+    return kept
+
+
+def listen_on(kept: socket.socket, slots: int) -> list[socket.socket]:
+    """One socket per slot on the port of one that is kept. Raises StartFailed."""
+    sockets = [kept]
+    try:
+        for _ in range(slots - 1):
+            sockets.append(share(kept))
+            sockets[-1].listen(BACKLOG)
+    except OSError as error:
+        raise StartFailed(f"the service manager's socket cannot be shared: {error.strerror}") from error
+    return sockets
 
 
 def close_all(sockets: list[socket.socket]) -> None:

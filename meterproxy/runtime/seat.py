@@ -21,13 +21,16 @@ class Seat:
     Args:
         make: makes a child that was not started yet.
         release: told of each child that is gone and will not be started again.
+
+    Attributes:
+        current: who serves, or was the last one that did.
     """
 
     def __init__(self, name: str, make: Callable[[], ChildPart], release: Callable[[ChildPart], None]) -> None:
         self.name = name
         self._make = make
         self._release = release
-        self._current = make()
+        self.current = make()
         self._coming: ChildPart | None = None
         self._leaving: dict[ChildPart, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
@@ -36,8 +39,8 @@ class Seat:
     async def start(self) -> None:
         """Have somebody serve. Raises StartFailed."""
         async with self._changing:
-            if not self._current.running:
-                await self._current.start()
+            if not self.current.running:
+                await self.current.start()
 
     async def replace(self) -> None:
         """Let a new child take over as soon as it serves. Raises StartFailed; the old one then goes on."""
@@ -49,14 +52,14 @@ class Seat:
                 self._release(self._coming)
                 self._coming = None
                 raise
-            self._see_off(self._current)
-            self._current, self._coming = self._coming, None
+            self._see_off(self.current)
+            self.current, self._coming = self._coming, None
             self._changed.set()
 
     async def ended(self) -> str:
         """Wait until who serves just then ends by itself, and say how."""
         while True:
-            current, self._changed = self._current, asyncio.Event()
+            current, self._changed = self.current, asyncio.Event()
             ending = asyncio.create_task(current.ended())
             changed = asyncio.create_task(self._changed.wait())
             try:
@@ -68,19 +71,19 @@ class Seat:
 
     async def stop(self) -> None:
         """End everybody who is here, as soon as that goes."""
-        here = [self._current, *self._leaving]
+        here = [self.current, *self._leaving]
         await asyncio.gather(*(child.stop() for child in here), return_exceptions=True)
-        self._release(self._current)
+        self._release(self.current)
         await asyncio.gather(*self._leaving.values(), return_exceptions=True)
 
     async def leave(self) -> None:
         """Give the seat up: whoever serves takes its leave, and nobody follows."""
-        self._see_off(self._current)
+        self._see_off(self.current)
         await asyncio.gather(*self._leaving.values(), return_exceptions=True)
 
     def hasten(self) -> None:
         """Cut short whatever is ending."""
-        for child in (self._current, *self._leaving):
+        for child in (self.current, *self._leaving):
             child.hasten()
 
     def _see_off(self, child: ChildPart) -> None:

@@ -72,6 +72,8 @@ class Crew:
         self._slots: dict[ChildPart, int] = {}
         self._handovers: dict[ChildPart, int] = {}
         self._change: asyncio.Task[None] | None = None
+        self._succeeding: set[asyncio.Task[None]] = set()
+        self._ending = False
 
     async def start(self) -> None:
         """Have all seats served. Raises StartFailed; then none is."""
@@ -96,7 +98,9 @@ class Crew:
 
     async def stop(self) -> None:
         """End all workers, also those that are leaving already."""
-        await cancelled([task for task in (self._change, *self._keepers.values()) if task is not None])
+        self._ending = True
+        changing = [self._change] if self._change is not None else []
+        await cancelled([*changing, *self._succeeding, *self._keepers.values()])
         await stop_together([*self._seats, *self._given_up])
 
     def hasten(self) -> None:
@@ -108,6 +112,22 @@ class Crew:
         """Bring another configuration into force; one that is still on its way is given up where it got to."""
         earlier = self._change
         self._change = asyncio.create_task(self._follow(config, earlier), name="another configuration")
+
+    async def succeed(self, slot: bytes) -> bytes:
+        """Replace a worker that ends though nobody here has told it to, while its exchanges still run."""
+        seat = next((seat for seat in self._seats if self._slots.get(seat.current) == int(slot)), None)
+        if seat is None or self._ending:
+            return b"no"
+        _log.warning("%s ends by itself; its successor is started", seat.name)
+        self._succeeding.add(succeeding := asyncio.create_task(self._replaced(seat)))
+        succeeding.add_done_callback(self._succeeding.discard)
+        return b"yes"
+
+    async def _replaced(self, seat: Seat) -> None:
+        try:
+            await seat.replace()
+        except StartFailed as error:
+            _log.error("%s has no successor yet: %s", seat.name, error)
 
     # ── another configuration ───────────────────────────────────────────────────────────────────────────────────────
 

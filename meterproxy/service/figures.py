@@ -9,16 +9,20 @@ Rules
 """
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
-from meterproxy.runtime.peers import answer_at, ask, ask_all
+from meterproxy.runtime.peers import Answer, answer_at, ask_all
 from meterproxy.runtime.snapshot import Snapshot, Tally, exposition
 
 WORKER_SECONDS: Final = 1.0
 HOST_SECONDS: Final = 2.0
+HOST: Final = "host"
+"""The supervisor's socket."""
 METRICS: Final = "metrics"
 FAREWELL: Final = "farewell"
 
@@ -30,34 +34,21 @@ def socket_of(run_dir: Path, slot: int) -> Path:
     return run_dir / f"worker-{slot}"
 
 
-def peers_of(run_dir: Path, slot: int) -> list[Path]:
-    """Where the other workers of its host answer."""
-    return [path for path in sorted(run_dir.glob("worker-*")) if path != socket_of(run_dir, slot)]
-
-
-async def host_metrics(run_dir: Path) -> bytes | None:
-    """The metrics of the whole host in Prometheus' text format; None where its supervisor does not answer."""
-    return await ask(run_dir / "host", METRICS, HOST_SECONDS)
-
-
-async def say_farewell(run_dir: Path, snapshot: Snapshot) -> None:
-    """Leave a worker's last figures with its supervisor, if that is still there."""
-    await ask(run_dir / "host", FAREWELL, WORKER_SECONDS, msgspec.msgpack.encode(snapshot))
-
-
 class Figures:
-    """The supervisor's side, a part of the host."""
+    """The supervisor's side, a part of the host; `others` are further questions that it answers."""
 
     name = "figures"
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, others: Mapping[str, Answer] = MappingProxyType({})) -> None:
         self._run_dir = run_dir
+        self._others = others
         self._tally = Tally()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Begin to answer."""
-        self._server = await answer_at(self._run_dir / "host", {METRICS: self._metrics, FAREWELL: self._farewell})
+        own = {METRICS: self._metrics, FAREWELL: self._farewell}
+        self._server = await answer_at(self._run_dir / HOST, {**own, **self._others})
 
     async def ended(self) -> str:
         """Never: it ends with the host."""

@@ -14,11 +14,20 @@ Rules
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from meterproxy.config import Config
 from meterproxy.errors import MeterproxyError, StoreUnavailable
-from meterproxy.ledger.journal import JournalLocked, is_owned
+from meterproxy.ledger.inherit import inherit
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.journal_files import JournalLocked, is_owned
+from meterproxy.ledger.recover import OpenHoldPolicy
+from meterproxy.ledger.settle import Observer
+from meterproxy.store.pool import Pool
+from meterproxy.store.sessions import Sessions
+from meterproxy.store.settle import Settlement
 
 LOOK_SECONDS: Final = 1.0
 UNOWNED_SECONDS: Final = 3.0
@@ -73,6 +82,22 @@ class Heirs:
         else:
             self._told.discard(directory)
         self._due[directory] = now + AGAIN_SECONDS
+
+
+def inheriting(config: Config, pool: Pool, observe: Observer) -> Callable[[Path], Awaitable[object]]:
+    """How a worker settles a journal that nobody owns, over connections that its own ledger does not wait for."""
+
+    async def settle(directory: Path) -> object:
+        journal = partial(
+            Journal,
+            directory,
+            segment_bytes=config.journal.segment_bytes,
+            retain_seconds=config.journal.retain_hours * 3600,
+        )
+        policy = OpenHoldPolicy(config.recovery.open_hold)
+        return await inherit(journal, Sessions(pool), Settlement(pool), policy, observe)
+
+    return settle
 
 
 def _said(directory: Path, error: Exception) -> dict[str, str]:

@@ -22,7 +22,7 @@ from meterproxy.errors import ConfigError, MeterproxyError
 from meterproxy.runtime import logs
 from meterproxy.runtime.data_dir import DataDirLock, RunDirectory
 from meterproxy.runtime.embedded import EmbeddedPostgres
-from meterproxy.runtime.listening import close_all, listen
+from meterproxy.runtime.listening import close_all, listen, listen_on, take_kept
 from meterproxy.runtime.part import ChildSpec, Part
 from meterproxy.runtime.supervisor import Supervisor
 from meterproxy.runtime.terminal import Terminal
@@ -31,6 +31,7 @@ from meterproxy.service.crew import Crew, Premises
 from meterproxy.service.demo import key_path
 from meterproxy.service.figures import Figures
 from meterproxy.service.schema import Schema
+from meterproxy.service.siblings import SUCCESSOR
 
 _log: Final = logging.getLogger(__name__)
 
@@ -74,10 +75,7 @@ class _Host:
         self._read_again = False
 
     async def run(self, patience_seconds: float) -> None:
-        address = self._config.listen
-        self._sockets = await listen(
-            address.host, address.port, self._config.workers, patience_seconds=patience_seconds
-        )
+        self._sockets = await self._listening(patience_seconds)
         self._supervisor = Supervisor(
             [[self._postgres] if self._postgres else [], self._helpers(), [self._schema()], self._workers],
             on_ready=self._ready,
@@ -86,11 +84,25 @@ class _Host:
         )
         await self._supervisor.run()
 
+    async def _listening(self, patience_seconds: float) -> list[socket.socket]:
+        """One socket per worker: on what a service manager keeps for us, else on a port of our own."""
+        address, workers = self._config.listen, self._config.workers
+        kept = take_kept()
+        if kept is not None:
+            return listen_on(kept, workers)
+        return await listen(address.host, address.port, workers, patience_seconds=patience_seconds)
+
     def _helpers(self) -> Sequence[Part | ChildSpec]:
-        parts: list[Part | ChildSpec] = [Figures(self._run_dir), tokenizer_spec(self._run_dir / "tokenizer")]
+        parts: list[Part | ChildSpec] = [self._figures(), tokenizer_spec(self._run_dir / "tokenizer")]
         if self._simulated:
             parts.append(_simulator(self._simulator_port))
         return parts
+
+    def _figures(self) -> Figures:
+        return Figures(self._run_dir, {SUCCESSOR: self._asked_for_successor})
+
+    async def _asked_for_successor(self, slot: bytes) -> bytes:
+        return await self._crew.succeed(slot) if self._crew is not None else b"no"
 
     def _schema(self) -> Schema:
         return Schema(self._direct_dsn, self._config.data_dir if self._postgres else None)

@@ -24,6 +24,7 @@ from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.proxy.background import ask_provider
 from meterproxy.proxy.ports import Clock
 from meterproxy.proxy.route import Router
+from meterproxy.proxy.turns import Turns
 
 POLL_SECONDS: Final = 1.0
 FIRST_PAUSE_SECONDS: Final = 1.0
@@ -122,14 +123,14 @@ class Poller:
             return None
 
 
-def asking(router: Router, clock: Clock) -> Ask:
+def asking(router: Router, clock: Clock, turns: Turns) -> Ask:
     """How to ask the configured providers."""
 
     async def ask(hold: DurableHold) -> Ending | None:
         provider = router.named(hold.resource.provider)
         if provider is None:
             raise MeterproxyError(NOT_CONFIGURED)
-        return await ask_provider(provider, hold.resource, hold, clock.now_us())
+        return await ask_provider(provider, hold.resource, hold, clock.now_us(), turns)
 
     return ask
 

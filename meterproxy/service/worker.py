@@ -16,22 +16,20 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-import msgspec
 import uvloop
 
 from meterproxy.config import Config
-from meterproxy.control.operator import Machine, OperatorApi
+from meterproxy.control.call import Machine, Services
+from meterproxy.control.operator import OperatorApi
 from meterproxy.core.lending import Change
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
-from meterproxy.ledger.inherit import inherit
-from meterproxy.ledger.journal import Journal, JournalLocked
+from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
+from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.client import Client, Room
 from meterproxy.proxy.exchanges import Exchanges
 from meterproxy.proxy.house import Ports
@@ -39,31 +37,33 @@ from meterproxy.proxy.server import Dispatch, HttpServer
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.runtime import logs
 from meterproxy.runtime.keeping import cancelled
-from meterproxy.runtime.metrics import CONTENT_TYPE, Metrics
+from meterproxy.runtime.metrics import Metrics
 from meterproxy.runtime.parent import die_with_parent, on_parent_gone, say_failed, say_ready
-from meterproxy.runtime.peers import answer_at, ask_all
 from meterproxy.runtime.tasks import SideTasks
 from meterproxy.runtime.tokenizer import TokenizerClient
 from meterproxy.service import observe, providers
+from meterproxy.service.braking import Braking
 from meterproxy.service.catalog import catalog_of
-from meterproxy.service.figures import METRICS, host_metrics, peers_of, say_farewell, socket_of
 from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, take_over
-from meterproxy.service.heirs import Heirs
+from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
 from meterproxy.service.poller import Poller, asking
+from meterproxy.service.siblings import Siblings, settle_now
 from meterproxy.service.sweeper import Sweeper
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
+from meterproxy.store.fleet import Fleet
 from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.keys import Keys
+from meterproxy.store.limits import Limits
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
-from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
+from meterproxy.store.teams import Teams
 from meterproxy.store.upkeep import delete_old_owners, make_partitions, self_test
 
 T = TypeVar("T")
@@ -73,15 +73,13 @@ COLLECTED_AT_ONCE: Final = 10_000
 """Objects made and still there before the youngest are looked through (Python's own default is 700)."""
 UPKEEP_SECONDS: Final = 3600.0
 FLEET_SECONDS: Final = 15.0
-FRESH_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 10.0
 ORPHAN_SECONDS: Final = 3.0
 """How long exchanges may go on after the supervisor was killed."""
 ORPHAN_END_SECONDS: Final = 20.0
 """When an orphan that has not ended by itself leaves the rest to its journal: nobody is there to kill it."""
-SETTLE: Final = "settle"
 LOCKED_SECONDS: Final = 0.1
-UNANSWERED_SECONDS: Final = 2.0
+UNANSWERED_SECONDS: Final = 10.0
 """How long connections may wait in the socket's queue for a worker that starts, before they are told that it does."""
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
@@ -136,9 +134,10 @@ class Worker:
         self._told_to_stop = asyncio.Event()
         self._leaving = False
         self._exchanges: Exchanges | None = None
-        self._answering: asyncio.Server | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
+        self._brakes = Brakes()
+        self._siblings = Siblings(handover.run_dir, handover.slot, self._metrics, self._settle_own)
         self._unfit: list[str] = ["the ledger has not been recovered yet"]
 
     async def run(self) -> None:
@@ -184,7 +183,7 @@ class Worker:
 
     async def _start(self) -> None:
         self._ledger = await self._own_ledger()
-        self._answering = await self._answer_peers()
+        await self._siblings.answer()
         await self._until_available(self._ledger.start)
         if self._ledger.recovered:
             _log.warning("ended holds that a killed worker left open", extra={"holds": self._ledger.recovered})
@@ -192,7 +191,9 @@ class Worker:
         self._unfit = problems + self._local_problems()
         for problem in self._unfit:
             _log.error("the worker is not ready: %s", problem)
+        self._braking = Braking(self._pool, self._ledger, self._brakes, socket.gethostname())
         self._start_tasks()
+        await self._until_available(self._braking.look)
         self._ledger.settler.observe = self._metrics.settled
         self._metrics.before_scrape.append(
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
@@ -215,10 +216,6 @@ class Worker:
                     _log.warning("the worker waits", extra={"error": str(error)})
                     told = True
                 await asyncio.sleep(LOCKED_SECONDS)
-
-    async def _answer_peers(self) -> asyncio.Server:
-        path = socket_of(self._handover.run_dir, self._handover.slot)
-        return await answer_at(path, {METRICS: self._snapshot, SETTLE: self._settle_own})
 
     async def _until_available(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do what needs PostgreSQL and the journal's volume, again and again until they are there."""
@@ -253,6 +250,8 @@ class Worker:
         self._tasks.start("journal sync", ledger.keep_synced)
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
+        self._tasks.start("brakes", self._braking.keep_told)
+        self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("upkeep", self._keep_tidy)
@@ -296,7 +295,7 @@ class Worker:
         self._directory = KeyDirectory(self._pool)
         journals = config.data_dir / "journals"
         own = journals / f"slot-{self._handover.slot}"
-        self._heirs = Heirs(journals, own, self._inherit)
+        self._heirs = Heirs(journals, own, inheriting(config, self._pool, self._metrics.settled))
         return WorkerLedger(
             sessions,
             Settlement(self._ledger_pool),
@@ -316,28 +315,22 @@ class Worker:
             on_change=self._changed,
         )
 
-    async def _inherit(self, directory: Path) -> None:
-        """Settle a journal that nobody owns, over connections that renewals and borrowing do not wait for."""
-        config = self._config
-        journal = partial(
-            Journal,
-            directory,
-            segment_bytes=config.journal.segment_bytes,
-            retain_seconds=config.journal.retain_hours * 3600,
-        )
-        policy = OpenHoldPolicy(config.recovery.open_hold)
-        await inherit(journal, Sessions(self._pool), Settlement(self._pool), policy, self._metrics.settled)
-
     def _changed(self, change: Change | None) -> None:
         if change is None:
             self._directory.forget_all()
             self._heirs.look_again()
+            self._braking.look_again()
         elif change.kind == "key" and change.subject_id is not None:
             self._directory.key_changed(change.subject_id)
+        elif change.kind == "fleet":
+            self._braking.look_again()
+        elif change.account_id is not None:
+            self._directory.account_changed(change.account_id)
 
     def _make_exchanges(self) -> Exchanges:
         config, ledger = self._config, self._ledger
         settings = ExchangeSettings(
+            trusted_proxies=config.trusted_proxies,
             max_body_bytes=config.max_body_bytes,
             markup_ppm=config.markup_ppm,
             unpriced=config.unpriced,
@@ -357,12 +350,13 @@ class Worker:
             ledger.owners,
             ledger.durable,
             idempotency_rows(config, self._key_pool, ledger.session.session_id),
+            self._brakes,
         )
         return Exchanges(settings, ports, providers.build(config), self._room)
 
     def _poller(self, exchanges: Exchanges) -> Poller:
         ledger = self._ledger
-        ask = asking(exchanges.house.router, ledger.clock)
+        ask = asking(exchanges.house.router, ledger.clock, exchanges.house.turns)
         return Poller(DurableRows(self._pool), ledger.durable, ask, OpenHoldPolicy(self._config.recovery.open_hold))
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -378,43 +372,28 @@ class Worker:
         token = self._config.admin_token
         assert token is not None, "the supervisor has made what was not set"
         return OperatorApi(
-            Accounts(self._pool),
-            Keys(self._pool),
-            Machine(self._unready, self._exposition, self._settle_everywhere, self._explain),
+            Services(
+                Accounts(self._pool),
+                Keys(self._pool),
+                Limits(self._pool),
+                Teams(self._pool),
+                Fleet(self._pool),
+                Machine(self._unready, self._siblings.exposition, self._siblings.settle_everywhere, self._explain),
+            ),
             token.get_secret_value(),
             open_metrics=self._config.listen.is_loopback,
         )
 
     def _unready(self) -> str | None:
-        if self._stopping.is_set():
+        if self._stopping.is_set() and not self._leaving:  # who leaves has a successor on the same port
             return "the worker is shutting down"
         if self._unfit:
             return "; ".join(self._unfit)
-        return self._ledger.ready
+        return self._ledger.ready or self._braking.unready
 
-    async def _exposition(self) -> tuple[bytes, str]:
-        """The metrics of the whole host. Raises ApiError where its supervisor does not answer."""
-        text = await host_metrics(self._handover.run_dir)
-        if text is None:
-            raise ApiError(Case.UNAVAILABLE, "The host's figures cannot be had right now.")
-        return text, CONTENT_TYPE
-
-    async def _settle_everywhere(self) -> None:
-        """Settle what all workers of this host captured before now; for at most a second."""
-        peers = peers_of(self._handover.run_dir, self._handover.slot)
-        await asyncio.gather(self._settle_own(), ask_all(peers, SETTLE, FRESH_SECONDS))
-
-    async def _settle_own(self, _question: bytes = b"") -> bytes:
-        """Settle what was captured here before now, and report what is held; for at most a second."""
+    async def _settle_own(self) -> None:
         if self._exchanges is not None:
-            with contextlib.suppress(TimeoutError, StoreUnavailable):
-                async with asyncio.timeout(FRESH_SECONDS):
-                    await self._ledger.settler.catch_up()
-                    await self._ledger.borrower.report()
-        return b"settled"
-
-    async def _snapshot(self, _question: bytes = b"") -> bytes:
-        return msgspec.msgpack.encode(await self._metrics.snapshot(self._handover.slot))
+            await settle_now(self._ledger)
 
     async def _explain(self, request_id: UUID) -> dict[str, Any]:
         return await explain(self._pool, request_id)
@@ -447,6 +426,8 @@ class Worker:
     async def _end(self, server: HttpServer) -> None:
         if self._leaving:
             await self._linger(server)
+        elif self._exchanges is not None:
+            await self._siblings.ask_for_successor()
         server.drain()
         if self._exchanges is not None:
             await self._exchanges.finish(self._config.drain_seconds)
@@ -458,9 +439,8 @@ class Worker:
             except (StoreUnavailable, TimeoutError) as error:
                 _log.warning("the journal is left to the next start", extra={"error": str(error)})
             await self._exchanges.close()
-            await say_farewell(self._handover.run_dir, await self._metrics.snapshot(self._handover.slot))
-        if self._answering is not None:
-            self._answering.close()
+            await self._siblings.say_farewell()
+        self._siblings.close()
         await self._counter.close()
         await server.shutdown(1.0)
         with contextlib.suppress(TimeoutError):  # cut short, closing becomes cutting connections

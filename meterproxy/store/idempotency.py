@@ -33,7 +33,7 @@ from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("idempotency")
 
-MOST_BYTES: Final = 256 << 20
+MOST_BYTES: Final = 64 << 20
 """How much is kept for one account; beyond that the oldest answers go."""
 PURPOSE: Final = b"kept answers"
 DECIDED_AT_ONCE: Final = 100

@@ -1,11 +1,18 @@
-"""Keys: made, listed, rotated and revoked; and found by digest for the directory."""
+"""Keys: made, listed, changed, rotated and revoked; and found by digest for the directory.
+
+Rules
+-----
+- A key that another one was rotated to goes on under the limits of the first of the chain, `origin_id`.
+- Every change takes a number of the change counter, so that workers hear of it.
+"""
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -21,18 +28,22 @@ from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("keys")
 _ACCOUNTS: Final = queries("accounts")
+_TEAMS: Final = queries("teams")
 
+POLICIES_SHARED: Final = 4096
 VISIBLE_CHARACTERS: Final = 11
 """How much of a secret is kept to recognise it: the prefix and eight characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key as people read it; the secret is not in it."""
+    """A key as people read it; the secret is not in it. `origin_id`: the first key of its chain of rotations."""
 
     id: UUID
     account_id: UUID
     user_id: UUID
+    team_id: UUID | None
+    origin_id: UUID
     name: str
     description: str
     prefix: str
@@ -54,7 +65,7 @@ class NewKey:
 
 
 class Keys:
-    """What is done with keys; every change takes a number of the change counter, so that workers hear of it."""
+    """What is done with keys, by people."""
 
     def __init__(self, pool: asyncpg.Pool, actor: str = "operator") -> None:
         self._pool = pool
@@ -66,6 +77,7 @@ class Keys:
         name: str,
         *,
         user_id: UUID | None = None,
+        team_id: UUID | None = None,
         description: str = "",
         policy: KeyPolicy | None = None,
         expires_at: datetime | None = None,
@@ -73,11 +85,13 @@ class Keys:
         """Make a key; without `user_id` it acts for the organization's service user.
 
         Raises:
-            ApiError: NOT_FOUND where the account or the user does not exist or they do not belong together.
+            ApiError: NOT_FOUND where the account, user or team does not exist or they do not belong together.
         """
         async with transaction(self._pool) as connection:
             owner = await _owner(connection, account_id, user_id)
-            new = await _insert(connection, account_id, owner, name, description, policy or KeyPolicy(), expires_at)
+            await _check_team(connection, account_id, team_id)
+            wish = _Wish(account_id, owner, team_id, None, name, description, policy or KeyPolicy(), expires_at)
+            new = await _insert(connection, wish)
             await self._note(connection, "key.create", new.row.id, {"name": name})
             return new
 
@@ -87,6 +101,26 @@ class Keys:
         """Keys in the order they were made, after a cursor."""
         async with transaction(self._pool) as connection:
             return [KeyRow(**row) for row in await connection.fetch(_SQL["list_keys"], account_id, after, limit)]
+
+    async def change(self, key_id: UUID, changes: Mapping[str, Any]) -> KeyRow:
+        """Change some of a key's name, description, team, policy and expiry; in force fleet-wide within a second.
+
+        Raises:
+            ApiError: NOT_FOUND where there is no such key, it was revoked, or the team is not of its organization.
+        """
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_SQL["lock_key"], key_id)
+            if row is None or row["revoked_at"] is not None:
+                raise ApiError(Case.NOT_FOUND, f"There is no live key {key_id}.")
+            new = replace(KeyRow(**row), **changes)
+            await _check_team(connection, new.account_id, new.team_id)
+            changed = await connection.fetchrow(
+                _SQL["change_key"], key_id, new.name, new.description, _list(new.models), _list(new.operations),
+                _list(new.networks), new.highest_request_nanos, new.expires_at, new.team_id,
+            )  # fmt: skip
+            assert changed is not None
+            await self._note(connection, "key.change", key_id, {name: str(value) for name, value in changes.items()})
+            return KeyRow(**changed)
 
     async def revoke(self, key_id: UUID) -> KeyRow:
         """End a key; in force fleet-wide within a second. Raises ApiError NOT_FOUND."""
@@ -109,9 +143,11 @@ class Keys:
                 raise ApiError(Case.NOT_FOUND, f"There is no live key {key_id}.")
             old = KeyRow(**row)
             await connection.execute(_SQL["expire_key"], key_id, grace_seconds)
-            new = await _insert(
-                connection, old.account_id, old.user_id, old.name, old.description, _policy(row), old.expires_at
-            )
+            wish = _Wish(
+                old.account_id, old.user_id, old.team_id, old.origin_id, old.name, old.description, _policy(row),
+                old.expires_at,
+            )  # fmt: skip
+            new = await _insert(connection, wish)
             await self._note(connection, "key.rotate", key_id, {"successor": str(new.row.id)})
             return new
 
@@ -122,19 +158,52 @@ class Keys:
         await connection.execute(_ACCOUNTS["record_change"], "key", key_id)
 
 
-async def find_key(pool: asyncpg.Pool, digest: bytes) -> KeyEntry | None:
-    """The live key with this digest. Raises StoreUnavailable."""
-    async with transaction(pool) as connection:
-        row = await connection.fetchrow(_SQL["find_key"], digest)
-    if row is None:
-        return None
-    return KeyEntry(
-        key_id=row["id"],
-        account=AccountEntry(row["account_id"], row["organization_id"], row["credit_limit_id"]),
-        user_id=row["user_id"],
-        policy=_policy(row),
-        expires_us=to_us(row["expires_at"]) if row["expires_at"] else None,
-    )
+class FoundKey(NamedTuple):
+    """What PostgreSQL says of a live key: `entry` makes what workers keep of it, once its account is there."""
+
+    row: asyncpg.Record
+
+    @property
+    def account_id(self) -> UUID:
+        """Whose credit it spends."""
+        account_id: UUID = self.row["account_id"]
+        return account_id
+
+    def new_account(self) -> AccountEntry:
+        """Its account, of whose limits nothing is known yet."""
+        return AccountEntry(self.account_id, self.row["organization_id"], self.row["credit_limit_id"])
+
+    def entry(self, account: AccountEntry) -> KeyEntry:
+        """The key as workers keep it."""
+        row = self.row
+        return KeyEntry(
+            key_id=row["id"],
+            account=account,
+            user_id=row["user_id"],
+            policy=_policy(row),
+            expires_us=to_us(row["expires_at"]) if row["expires_at"] else None,
+            team_id=row["team_id"],
+            origin_id=row["origin_id"] if row["origin_id"] != row["id"] else None,
+        )
+
+
+async def find_key(connection: Connection, digest: bytes) -> FoundKey | None:
+    """The live key with this digest."""
+    row = await connection.fetchrow(_SQL["find_key"], digest)
+    return None if row is None else FoundKey(row)
+
+
+class _Wish(NamedTuple):
+    """A key to be made; `origin_id` is None for the first of its chain."""
+
+    account_id: UUID
+    user_id: UUID
+    team_id: UUID | None
+    origin_id: UUID | None
+    name: str
+    description: str
+    policy: KeyPolicy
+    expires_at: datetime | None
 
 
 async def _owner(connection: Connection, account_id: UUID, user_id: UUID | None) -> UUID:
@@ -148,20 +217,18 @@ async def _owner(connection: Connection, account_id: UUID, user_id: UUID | None)
     return user_id
 
 
-async def _insert(
-    connection: Connection,
-    account_id: UUID,
-    user_id: UUID,
-    name: str,
-    description: str,
-    policy: KeyPolicy,
-    expires_at: datetime | None,
-) -> NewKey:
+async def _check_team(connection: Connection, account_id: UUID, team_id: UUID | None) -> None:
+    if team_id is not None and not await connection.fetchval(_TEAMS["team_belongs"], team_id, account_id):
+        raise ApiError(Case.NOT_FOUND, "There is no such team in this account's organization.", param="team_id")
+
+
+async def _insert(connection: Connection, wish: _Wish) -> NewKey:
     secret = KEY_PREFIX + secrets.token_urlsafe(32)
+    key_id, policy = new_id(), wish.policy
     row = await connection.fetchrow(
-        _SQL["create_key"], new_id(), account_id, user_id, name, description, secret[:VISIBLE_CHARACTERS],
-        digest_of(secret.encode()), _list(policy.models), _list(policy.operations), _list(policy.networks),
-        policy.highest_request_nanos, expires_at,
+        _SQL["create_key"], key_id, wish.account_id, wish.user_id, wish.name, wish.description,
+        secret[:VISIBLE_CHARACTERS], digest_of(secret.encode()), _list(policy.models), _list(policy.operations),
+        _list(policy.networks), policy.highest_request_nanos, wish.expires_at, wish.team_id, wish.origin_id or key_id,
     )  # fmt: skip
     assert row is not None
     return NewKey(KeyRow(**row), secret)
@@ -169,12 +236,20 @@ async def _insert(
 
 def _policy(row: asyncpg.Record) -> KeyPolicy:
     networks = row["networks"]
-    return KeyPolicy(
-        models=tuple(row["models"]) if row["models"] is not None else None,
-        operations=tuple(row["operations"]) if row["operations"] is not None else None,
-        networks=tuple(ip_network(network) for network in networks) if networks is not None else None,
-        highest_request_nanos=row["highest_request_nanos"],
+    return _shared(
+        KeyPolicy(
+            models=tuple(row["models"]) if row["models"] is not None else None,
+            operations=tuple(row["operations"]) if row["operations"] is not None else None,
+            networks=tuple(ip_network(network) for network in networks) if networks is not None else None,
+            highest_request_nanos=row["highest_request_nanos"],
+        )
     )
+
+
+@lru_cache(maxsize=POLICIES_SHARED)
+def _shared(policy: KeyPolicy) -> KeyPolicy:
+    """One object for equal policies: most keys of a worker may do the same."""
+    return policy
 
 
 def _list(values: Sequence[object] | None) -> list[object] | None:

@@ -2,26 +2,39 @@
 
 -- name: create_key
 INSERT INTO keys (id, account_id, user_id, name, description, prefix, digest, models, operations, networks,
-    highest_request_nanos, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-RETURNING id, account_id, user_id, name, description, prefix, models, operations, networks, highest_request_nanos,
-    expires_at, revoked_at, created_at
+    highest_request_nanos, expires_at, team_id, origin_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
+    highest_request_nanos, expires_at, revoked_at, created_at
 
 -- name: list_keys
-SELECT id, account_id, user_id, name, description, prefix, models, operations, networks, highest_request_nanos,
-    expires_at, revoked_at, created_at
+SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
+    highest_request_nanos, expires_at, revoked_at, created_at
 FROM keys WHERE ($1::uuid IS NULL OR account_id = $1) AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3
 
 -- name: read_key
-SELECT id, account_id, user_id, name, description, prefix, models, operations, networks, highest_request_nanos,
-    expires_at, revoked_at, created_at
+SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
+    highest_request_nanos, expires_at, revoked_at, created_at
 FROM keys WHERE id = $1
+
+-- name: lock_key
+-- Who changes a key is alone with it.
+SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
+    highest_request_nanos, expires_at, revoked_at, created_at
+FROM keys WHERE id = $1 FOR UPDATE
+
+-- name: change_key
+UPDATE keys SET name = $2, description = $3, models = $4, operations = $5, networks = $6, highest_request_nanos = $7,
+    expires_at = $8, team_id = $9
+WHERE id = $1
+RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
+    highest_request_nanos, expires_at, revoked_at, created_at
 
 -- name: revoke_key
 -- Revoking twice keeps the first instant.
 UPDATE keys SET revoked_at = COALESCE(revoked_at, now()) WHERE id = $1
-RETURNING id, account_id, user_id, name, description, prefix, models, operations, networks, highest_request_nanos,
-    expires_at, revoked_at, created_at
+RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
+    highest_request_nanos, expires_at, revoked_at, created_at
 
 -- name: expire_key
 -- The old secret of a rotation lives on for its grace, never longer than it would have.
@@ -29,7 +42,7 @@ UPDATE keys SET expires_at = LEAST(expires_at, now() + make_interval(secs => $2)
 
 -- name: find_key
 -- What a worker must know of a key it has not seen yet; revoked and expired keys are nobody's.
-SELECT k.id, k.account_id, k.user_id, a.organization_id, c.id AS credit_limit_id, k.models, k.operations, k.networks,
-    k.highest_request_nanos, k.expires_at
+SELECT k.id, k.account_id, k.user_id, k.team_id, k.origin_id, a.organization_id, c.id AS credit_limit_id, k.models,
+    k.operations, k.networks, k.highest_request_nanos, k.expires_at
 FROM keys k JOIN accounts a ON a.id = k.account_id JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
 WHERE k.digest = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())

@@ -133,3 +133,60 @@ def test_explain_of_nothing(on_database: Command) -> None:
     request = uuid4()
     done = on_database("explain", request)
     assert (done.status, done.err) == (1, f"meterproxy: Nothing is settled under request id {request}.\n")
+
+
+def test_limits(on_database: Command) -> None:
+    """A limit is made, shown, changed and retired; money is exact, and what makes no sense is one line."""
+    account = made_account(on_database)
+    words = ("limit", "create", "--scope", "account", "--scope-id", account, "--json")
+    made = on_database(*words, "--measure", "amount", "--window", "month", "--cap", "25.50", "--name", "monthly").json
+    assert (made["cap"], made["cap_nanos"], made["marks"]) == ("25.50", 25_500_000_000, [75, 90, 100])
+    rate = on_database(
+        *words, "--measure", "requests", "--window", "minute", "--cap", "60", "--soft", "--mark", "80"
+    ).json
+    assert (rate["cap"], rate["enforcement"], rate["marks"]) == (60, "soft", [80])
+    assert on_database("limit", "set", made["id"], "--cap", "30", "--grace", "1.00", "--json").json["cap"] == "30.00"
+    assert on_database("limit", "set", rate["id"], "--cap", "none", "--hard", "--json").json["cap"] is None
+    status = on_database("limit", "status", made["id"], "--json").json
+    assert (status["used"], status["held"], status["remaining"]) == ("0.00", "0.00", "30.00")
+    table = on_database("limit", "list", "--account", account).out.splitlines()
+    assert "25.50" not in table[1]
+    assert table[1].split()[:3] == [made["id"], "monthly", "account"]
+    assert on_database("limit", "retire", made["id"], "--json").json["retired_at"]
+    assert len(on_database("limit", "list", "--json").json) == 1
+    for wrong, told in (
+        (("--measure", "requests", "--window", "minute", "--cap", "1.5"), "must be a whole number"),
+        (("--measure", "amount", "--window", "day", "--cap", "five"), "--cap"),
+    ):
+        done = on_database(*words, *wrong)
+        assert done.status == 2
+        assert told in done.err
+    senseless = on_database(*words, "--measure", "requests")
+    assert (senseless.status, senseless.err.count("\n")) == (1, 1)
+
+
+def test_teams_and_what_a_key_may_do(on_database: Command) -> None:
+    """A key's team and policy are set when it is made, and change later."""
+    account = made_account(on_database)
+    team = on_database("team", "create", "--account", account, "--name", "research", "--json").json
+    assert on_database("team", "list", "--account", account, "--json").json == [team]
+    key = on_database("key", "create", "--account", account, "--name", "k", "--team", team["id"], "--json").json
+    changed = on_database(
+        "key", "set", key["id"], "--model", "gpt-*", "--operation", "chat", "--network", "10.0.0.0/8",
+        "--highest-request", "0.10", "--expires-at", "2030-01-01T00:00:00Z", "--name", "new", "--json",
+    ).json  # fmt: skip
+    assert (changed["models"], changed["operations"], changed["networks"]) == (["gpt-*"], ["chat"], ["10.0.0.0/8"])
+    assert (changed["highest_request"], changed["name"], changed["team_id"]) == ("0.10", "new", team["id"])
+    free = on_database(
+        "key", "set", key["id"], "--model", "any", "--team", "any", "--highest-request", "any", "--json"
+    ).json
+    assert (free["models"], free["team_id"], free["highest_request_nanos"]) == (None, None, None)
+    assert free["networks"] == ["10.0.0.0/8"]
+    for wrong in (
+        ("--operation", "cook"),
+        ("--network", "x"),
+        ("--highest-request", "0"),
+        ("--team", "x"),
+        ("--name", ""),
+    ):
+        assert on_database("key", "set", key["id"], *wrong).status == 2

@@ -7,11 +7,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from meterproxy.control.operator import Machine, OperatorApi
+from meterproxy.control.call import Machine, Services
+from meterproxy.control.operator import OperatorApi
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 
 TOKEN = "hush"
 ID = "0199e0a0-0000-7000-8000-000000000000"
+LIMIT = b'{"scope": "account", "scope_id": "%s", "measure": "amount", "window": "day", "cap": "5.00"}' % ID.encode()
 
 
 class Away:
@@ -32,7 +34,7 @@ def api(*, unready: str | None = None, open_metrics: bool = True) -> OperatorApi
     """An API whose store is away."""
     away: Any = Away()
     machine = Machine(lambda: unready, _metrics, away.settle, _explain)
-    return OperatorApi(away, away, machine, TOKEN, open_metrics=open_metrics)
+    return OperatorApi(Services(away, away, away, away, away, machine), TOKEN, open_metrics=open_metrics)
 
 
 async def _metrics() -> tuple[bytes, str]:
@@ -80,6 +82,20 @@ async def test_readiness_says_why_not() -> None:
         ("POST", "/admin/keys", b'{"account_id": "%s", "name": "k"}' % ID.encode()),
         ("GET", "/admin/keys", b""),
         ("DELETE", f"/admin/keys/{ID}", b""),
+        ("PATCH", f"/admin/keys/{ID}", b'{"name": "k"}'),
+        ("POST", "/admin/teams", b'{"account_id": "%s", "name": "t"}' % ID.encode()),
+        ("GET", "/admin/teams", b""),
+        ("POST", "/admin/limits", LIMIT),
+        ("GET", "/admin/limits", b""),
+        ("GET", f"/admin/limits/{ID}", b""),
+        ("PATCH", f"/admin/limits/{ID}", b'{"cap": "1"}'),
+        ("DELETE", f"/admin/limits/{ID}", b""),
+        ("GET", f"/admin/limits/{ID}/status", b""),
+        ("PATCH", f"/admin/accounts/{ID}", b'{"frozen": true}'),
+        ("GET", "/admin/fleet", b""),
+        ("PATCH", "/admin/fleet", b'{"lending": false}'),
+        ("GET", "/admin/hosts", b""),
+        ("PATCH", "/admin/hosts/a", b'{"drained": true}'),
         ("GET", f"/admin/usage/{ID}", b""),
     ],
 )

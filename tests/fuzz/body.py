@@ -1,10 +1,13 @@
 """The body scanner against the strictest reader there is: Python's own, told of duplicates and of odd numbers."""
 
 import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 from meterproxy.core.resource import RESPONSE
 from meterproxy.errors import ApiError
+from meterproxy.proxy import abridged, large_body
 from meterproxy.proxy.accept import read_asked
 from meterproxy.proxy.body import INTEGER_MAXIMUM, MEMBERS_MAXIMUM, TEXT_MAXIMUM, Members, scan
 from meterproxy.proxy.endpoints import ENDPOINTS, Way
@@ -20,6 +23,8 @@ BRACKETS_MAXIMUM = 300
 """Deeper inputs are not compared: where readers give up differs."""
 READING = tuple(endpoint for endpoint in ENDPOINTS if endpoint.members)
 _SECRET = "mp-x"
+NONCE = b"=~nonce~="
+CHANGES = {"model": b'"x"', "max_tokens": b"7"}
 
 SEEDS = (
     json.dumps(chat(stream=True, stream_options={"include_usage": None})).encode(),
@@ -84,6 +89,7 @@ def check(data: bytes) -> None:
     except ApiError:
         members = None
     _never_fails(data)
+    same_in_steps(data, 16)
     try:
         pairs = strict(data)
         wanted = acceptable(pairs)
@@ -160,6 +166,53 @@ def _never_fails(body: bytes) -> None:
         except ApiError:
             continue
         _mentioned(asked.members, mentions)
+
+
+@contextmanager
+def _small(step_bytes: int) -> Iterator[None]:
+    """Steps and lengths so small that short inputs are large bodies."""
+    kept = abridged.STEP_BYTES, abridged.LONGEST_BYTES, abridged.HEAD_BYTES, large_body.SMALL_BYTES
+    abridged.STEP_BYTES, abridged.LONGEST_BYTES, abridged.HEAD_BYTES, large_body.SMALL_BYTES = step_bytes, 24, 12, 60
+    try:
+        yield
+    finally:
+        abridged.STEP_BYTES, abridged.LONGEST_BYTES, abridged.HEAD_BYTES, large_body.SMALL_BYTES = kept
+
+
+def same_in_steps(body: bytes, step_bytes: int) -> None:
+    """A body read in steps is refused or accepted as in one go, with the same members, lengths, changes and texts."""
+    direct = _said(lambda name: scan(body, frozenset({*WANTED, name})), "input")
+    with _small(step_bytes):
+        stepped = _said(lambda name: _finished(large_body.scanning(body, frozenset({*WANTED, name}), NONCE)), "input")
+        assert (stepped is ApiError) == (direct is ApiError)
+        if direct is ApiError:
+            return
+        assert stepped.spans == direct.spans
+        assert b"".join(stepped.to_send(CHANGES)) == direct.rewrite(CHANGES)
+        for name in direct.spans:
+            assert stepped.size(name) == direct.size(name) == stepped.length(stepped.raw(name) or b"")
+            if direct.size(name) > large_body.SMALL_BYTES:
+                continue
+            for reader in ("boolean", "integer", "string"):
+                assert _said(getattr(stepped, reader), name) == _said(getattr(direct, reader), name)
+        for operation in ("chat", "response", "embedding"):
+            _same_texts(operation, stepped, direct)
+
+
+def _same_texts(operation: str, stepped: Members, direct: Members) -> None:
+    texts, known_tokens = request_texts(operation, stepped)
+    whole, known = request_texts(operation, direct)
+    assert (len(texts), known_tokens) == (len(whole), known)
+    if all("\\u" not in text for text in whole):  # those that cannot be read are counted as they are written
+        assert "".join(_finished(large_body.expanding(stepped, texts))) == "".join(whole)
+
+
+def _finished(work: "Generator[None, None, Any]") -> Any:
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value
 
 
 def _mentioned(members: Members, mentions: list[Mention]) -> None:

@@ -18,6 +18,7 @@ from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.keys import Keys, find_key
+from meterproxy.store.limits import read_accounts
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import open_pool
 from meterproxy.store.sessions import Sessions
@@ -41,8 +42,12 @@ async def customer(pool: asyncpg.Pool, credit_nanos: int) -> KeyEntry:
     if credit_nanos:
         await Accounts(pool, "test").credit(account.id, credit_nanos, "grant")
     key = await Keys(pool, "test").create(account.id, "test")
-    entry = await find_key(pool, digest_of(key.secret.encode()))
-    assert entry is not None
+    async with pool.acquire() as connection:
+        found = await find_key(connection, digest_of(key.secret.encode()))
+        assert found is not None
+        entry = found.entry(found.new_account())
+        state = (await read_accounts(connection, (account.id,)))[account.id]
+    entry.account.change(state.limits, frozen=state.frozen)
     return entry
 
 

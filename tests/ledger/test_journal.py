@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from meterproxy.core.record import EndRecord, PlaceRecord, PriceRecord, Record, SessionRecord
 from meterproxy.errors import JournalFailed, JournalFull
 from meterproxy.ledger import journal as module
-from meterproxy.ledger.journal import SLACK_BYTES, Journal, JournalLocked
+from meterproxy.ledger import journal_files
+from meterproxy.ledger.journal import SLACK_BYTES, Journal
+from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.segment import HEADER_BYTES, read_unowned
 from tests.ledger.records import SESSION, end, place, progress, records
 
@@ -239,7 +241,7 @@ def test_a_renamed_segment_is_durable_before_its_records_are(tmp_path: Path, mon
     """The sync after a roll covers the directory: records of a file whose new name is lost would be lost with it."""
     with opened(tmp_path) as journal:
         synced: list[Path] = []
-        monkeypatch.setattr(module, "sync_directory", synced.append)
+        monkeypatch.setattr(journal_files, "sync_directory", synced.append)
         journal.sync_now()
         assert synced == []
         journal._roll()

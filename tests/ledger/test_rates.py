@@ -3,9 +3,10 @@
 from uuid import UUID
 
 from meterproxy.core.account import AccountEntry
+from meterproxy.core.hold import Rate
 from meterproxy.core.key import KeyEntry, KeyPolicy
 from meterproxy.core.lending import LeaseKey
-from meterproxy.core.limit import Limit, Measure, Rate, Scope
+from meterproxy.core.limit import Limit, Measure, Scope
 from meterproxy.core.window import US, WindowKind
 from meterproxy.ledger.rates import rates_of
 
@@ -45,6 +46,7 @@ def test_the_tightest_is_told() -> None:
         NOW,
         known.get,
     )
+    assert rates is not None
     assert rates.requests == Rate(50, 7, 30 * US)
     assert rates.tokens == Rate(100, 0, 86_400 * US - NOW)
 
@@ -65,4 +67,4 @@ def test_only_what_could_refuse_is_told() -> None:
         NOW,
         lambda _key: None,
     )
-    assert (rates.requests, rates.tokens) == (None, None)
+    assert rates is None

@@ -11,7 +11,8 @@ from meterproxy.core.key import KeyEntry
 from meterproxy.core.usage import Usage
 from meterproxy.errors import JournalFailed, StoreUnavailable
 from meterproxy.ledger import journal as journal_module
-from meterproxy.ledger.journal import SLACK_BYTES, JournalLocked
+from meterproxy.ledger.journal import SLACK_BYTES
+from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.audit import audit

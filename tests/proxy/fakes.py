@@ -8,10 +8,9 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from meterproxy.core.account import AccountEntry
-from meterproxy.core.hold import HoldRequest, Receipt
+from meterproxy.core.hold import HoldRequest, Rates, Receipt, Rest
 from meterproxy.core.idempotency import ClaimEnd, ClaimRequest, EndedClaim, Found, KeptAnswer, Verdict
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
-from meterproxy.core.limit import UNRATED, Rates
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending, EndRecord, Subject, encode_payload
 from meterproxy.core.resource import Resource
@@ -113,7 +112,7 @@ class FakeLedger:
     rows: list[Row] = field(default_factory=list)
     told: list[Usage] = field(default_factory=list)
     placed: list[HoldRequest] = field(default_factory=list)
-    rated: Rates = UNRATED
+    rated: Rates | None = None
 
     @property
     def free_nanos(self) -> int:
@@ -143,13 +142,13 @@ class FakeLedger:
             raise ApiError(Case.CREDIT_HELD, "held")
         return hold
 
-    def rest_nanos(self, key: KeyEntry) -> int | None:
-        return None if self.cold else self.free_nanos
+    def rest(self, request: HoldRequest) -> Rest | None:
+        return None if self.cold else Rest(self.free_nanos)
 
-    async def fetch_rest_nanos(self, key: KeyEntry) -> int:
-        return self.free_nanos
+    async def fetch_rest(self, request: HoldRequest) -> Rest:
+        return Rest(self.free_nanos)
 
-    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates:
+    def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
         return self.rated
 
     def confirm(self, hold: FakeHold) -> None:

@@ -24,6 +24,7 @@ from meterproxy.proxy.headers import Attribution
 from meterproxy.proxy.provider import Provider
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.proxy.turns import Turns
 from tests.proxy.fakes import FakeCounter, FakeLedger, key_entry
 
 OUT = 10_000_000
@@ -47,7 +48,7 @@ class Bench:
         self.ledger = FakeLedger(balance_nanos=balance_tokens * OUT)
         self.counter = FakeCounter()
         settings = ExchangeSettings(hold_max_share_ppm=share_ppm)
-        self.authorizer = Authorizer(self.ledger, self.counter, settings)
+        self.authorizer = Authorizer(self.ledger, self.counter, settings, Turns())
 
     async def __call__(self, asked: Attempt) -> Authorized:
         authorized = await self.authorizer.authorize(asked)
@@ -191,7 +192,7 @@ async def test_another_tokenizer_is_not_trusted_by_half() -> None:
     bench = Bench(215)
     exact = await bench(attempt(max_tokens=80))
     bench = Bench(240)
-    bench.authorizer = Authorizer(bench.ledger, Inexact(), ExchangeSettings(hold_max_share_ppm=1_000_000))
+    bench.authorizer = Authorizer(bench.ledger, Inexact(), ExchangeSettings(hold_max_share_ppm=1_000_000), Turns())
     inexact = await bench(attempt(max_tokens=80))
     assert exact.bound.input_tokens < inexact.bound.input_tokens
 

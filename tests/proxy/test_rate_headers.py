@@ -2,7 +2,7 @@
 
 import pytest
 
-from meterproxy.core.limit import UNRATED, Rate, Rates
+from meterproxy.core.hold import Rate, Rates
 from meterproxy.proxy.rate_headers import duration, rate_headers
 
 
@@ -30,7 +30,7 @@ def test_times_are_written_as_openai_does(us: int, text: str) -> None:
 
 def test_a_client_is_told_of_both_measures() -> None:
     """Cap, rest and reset each; what never begins anew has no reset, what is not limited is not told."""
-    assert rate_headers(UNRATED) == []
+    assert rate_headers(None) == []
     rates = Rates(Rate(60, 59, 1_000_000), Rate(9000, 0, 2**62))
     assert rate_headers(rates) == [
         (b"x-ratelimit-limit-requests", b"60"),

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from meterproxy.proxy.background import ask_provider
 from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.proxy.turns import Turns
 from tests.proxy.fakes import SECRET, FakeLedger
 from tests.proxy.house import House, built, request, until
 
@@ -396,13 +397,13 @@ class TestBackground:
         """Asked by the proxy itself, a provider tells the ending once there is one; one that is gone is estimated."""
         made = await sdk.responses.create(model=MODEL, input="Hi", background=True)
         [(resource, hold)] = house.durable.waiting.items()
-        assert await ask_provider(house.provider, resource, hold, house.clock.now_us()) is None
-        ending = await ask_provider(house.provider, resource, hold, house.clock.now_us())
+        assert await ask_provider(house.provider, resource, hold, house.clock.now_us(), Turns()) is None
+        ending = await ask_provider(house.provider, resource, hold, house.clock.now_us(), Turns())
         assert ending is not None
         assert (ending.outcome, ending.usage_source) == ("completed", "provider")
         assert ending.provider_request_id == made.id
         gone = msgspec.structs.replace(resource, id="resp_gone")
-        ending = await ask_provider(house.provider, gone, hold, house.clock.now_us())
+        ending = await ask_provider(house.provider, gone, hold, house.clock.now_us(), Turns())
         assert ending is not None
         assert (ending.usage_source, ending.flags) == ("estimated", ("vanished",))
 

@@ -99,7 +99,7 @@ class Load:
 
     def __init__(self, service: Service, customers: Sequence[Customer], seed: int = 1) -> None:
         self._service = service
-        self._customers = customers
+        self.customers = customers
         self._random = random.Random(seed)
         self._stopping = False
         self.whole: list[Whole] = []
@@ -121,7 +121,7 @@ class Load:
 
     async def _client(self, session: aiohttp.ClientSession) -> None:
         while not self._stopping:
-            who = self._random.choice(self._customers)
+            who = self._random.choice(self.customers)
             stream = self._random.random() < 0.5
             slow = "slow=0.005" if stream and self._random.random() < 0.3 else ""
             try:

@@ -80,6 +80,7 @@ def set_points(points: Points) -> None:
     from meterproxy.proxy.capture import OpenHold
     from meterproxy.proxy.client import Client
     from meterproxy.store import settle
+    from meterproxy.store.idempotency import IdempotencyRows
     from meterproxy.store.sessions import Sessions
 
     points.after(Journal, "place", "hold_placed")
@@ -98,6 +99,10 @@ def set_points(points: Points) -> None:
     points.after(Journal, "describe", "after_durable_ending", lambda _, record: isinstance(record, EndRecord))
     points.after(settle, "_book", "before_commit", lambda _, batch: bool(batch.endings))
     points.after(settle.Settlement, "book", "after_commit", lambda _, batch: bool(batch.endings))
+
+    points.after(IdempotencyRows, "claim", "key_claimed")
+    points.before(IdempotencyRows, "end", "before_answer_kept")
+    points.after(IdempotencyRows, "end", "after_answer_kept")
 
     def recovering(*_args: Any, **_named: Any) -> bool:
         return points.recovering

@@ -37,6 +37,15 @@ POLL_SECONDS = 0.02
 MORTAL = "tests.service.mortal"
 
 
+_AS_A_SERVICE_MANAGER = """
+import os, sys
+_, kept, program, *words = sys.argv
+os.dup2(int(kept), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.executable, [sys.executable, "-m", program, *words])
+"""
+
+
 @dataclass
 class Service:
     """A `meterproxy serve` and what a test needs to talk to it."""
@@ -48,6 +57,7 @@ class Service:
     program: str = "meterproxy"
     process: subprocess.Popen[bytes] | None = None
     output: list[str] = field(default_factory=list)
+    kept_socket: socket.socket | None = None
 
     @property
     def origin(self) -> str:
@@ -61,15 +71,21 @@ class Service:
         """Run `serve`, and wait until it is ready."""
         with (self.data_dir.parent / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.program, "serve"],
+                [sys.executable, *self._program(), "serve"],
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=() if self.kept_socket is None else (self.kept_socket.fileno(),),
             )
         if wait:
             await self.ready()
+
+    def _program(self) -> tuple[str, ...]:
+        if self.kept_socket is None:
+            return "-m", self.program
+        return "-c", _AS_A_SERVICE_MANAGER, str(self.kept_socket.fileno()), self.program
 
     async def ready(self) -> None:
         said = "nothing listens"
@@ -118,7 +134,10 @@ class Service:
             process.kill()
 
     def log_text(self) -> str:
-        return (self.data_dir.parent / "serve.log").read_text(errors="replace")[-6000:]
+        return self.whole_log()[-6000:]
+
+    def whole_log(self) -> str:
+        return (self.data_dir.parent / "serve.log").read_text(errors="replace")
 
     def children(self) -> dict[str, list[int]]:
         """The processes of this service by what they are, workers first among them."""
@@ -220,8 +239,13 @@ async def service(
     settings: SimulatorSettings | None = None,
     environment: Mapping[str, str] | None = None,
     program: str = "meterproxy",
+    *,
+    kept_socket: bool = False,
 ) -> AsyncIterator[Service]:
-    """A service with a simulated provider of its own, started; ended in order afterwards."""
+    """A service with a simulated provider of its own, started; ended in order afterwards.
+
+    With `kept_socket` its listening socket is ours, as a service manager would have it.
+    """
     async with simulator(settings or SimulatorSettings()) as provider, hosted(directory) as made:
         made.provider = provider
         made.program = program
@@ -231,8 +255,11 @@ async def service(
             "OPENAI_BASE_URL": provider,
             **(environment or {}),
         }
-        await made.start()
-        yield made
+        with contextlib.ExitStack() as stack:
+            if kept_socket:
+                made.kept_socket = stack.enter_context(socket.create_server(("127.0.0.1", made.port), backlog=1024))
+            await made.start()
+            yield made
 
 
 @asynccontextmanager

@@ -1,18 +1,15 @@
 """Background responses that nobody looks at again: booked once by the poller, whatever dies on the way."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
 import openai
 import pytest
-import pytest_asyncio
 
-from tests import postgres
 from tests.service.mortal import DEATHS
-from tests.service.running import MORTAL, Service, service, until
+from tests.service.running import Service, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MODEL = "gpt-4o-mini"
 
@@ -38,15 +35,6 @@ DEATHS_AND_ENDINGS = [
     Death(("after_commit",), "captured", True),
     Death(("after_deferral", "before_durable_ending", "after_commit"), "captured", False),
 ]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mortal() -> AsyncIterator[Service]:
-    with postgres.reachable_directory() as directory:
-        (directory / "deaths").mkdir()
-        async with service(directory, environment={DEATHS: str(directory / "deaths")}, program=MORTAL) as running:
-            yield running
-            await running.audit()
 
 
 @pytest.mark.parametrize("death", DEATHS_AND_ENDINGS, ids=lambda death: "-".join(death.points) or "nowhere")

@@ -1,19 +1,16 @@
 """`kill -9` of the worker at every named point of an exchange's life: nothing received is missing, nothing booked twice."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
-from tests import postgres
 from tests.service.load import Whole, ask, check_books, customer
 from tests.service.mortal import DEATHS
-from tests.service.running import MORTAL, Service, service, until
+from tests.service.running import Service, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 class Death(NamedTuple):
@@ -50,15 +47,6 @@ DEATHS_AND_ENDINGS = [
     Death("last_byte", False, True, True, "captured", ("recovery_before_commit", "recovery_after_commit")),
     Death("terminal_event", True, True, True, "captured", ("recovery_before_proof", "recovery_after_proof")),
 ]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mortal() -> AsyncIterator[Service]:
-    with postgres.reachable_directory() as directory:
-        (directory / "deaths").mkdir()
-        async with service(directory, environment={DEATHS: str(directory / "deaths")}, program=MORTAL) as running:
-            yield running
-            await running.audit()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+HEARD_US = 3_000_000
+"""How long it may take until everybody has heard that there is more credit; longer where nobody can ask."""
+
 
 @dataclass(slots=True)
 class Request:
@@ -26,6 +29,8 @@ class Request:
     placed_us: int
     recoveries: list[tuple[int, int]]
     within: int = 0
+    charge: int = 0
+    """What it has cost at most, now that it has ended."""
     told_us: int = 0
     ended: bool = False
     durable: bool = False
@@ -49,12 +54,17 @@ class Auditor:
     highest: Counter[int] = field(default_factory=Counter)
     excused: Counter[int] = field(default_factory=Counter)
     """What may have been lent twice, where a failover took leases back."""
+    charged: Counter[int] = field(default_factory=Counter)
+    """What ended holds have come to at most."""
+    granted_us: Counter[int] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
 
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def cap(self, account: int, by: int) -> None:
+    def cap(self, account: int, by: int, now_us: int) -> None:
         self.caps[account] += by
+        if by > 0:
+            self.granted_us[account] = now_us
         self.highest[account] = max(self.highest[account], self.caps[account])
 
     def placed(
@@ -73,6 +83,12 @@ class Auditor:
         request.recoveries.append((now_us, min(amount, request.hold)))
         request.allowed = {request.recovery}
         request.told_us = now_us
+
+    def refused_as_spent(self, account: int, amount: int, now_us: int) -> None:
+        """Nobody is told that credit is spent which is merely held; of a grant everybody has heard after a while."""
+        if now_us - self.granted_us[account] > HEARD_US:
+            left = self.caps[account] - self.charged[account]
+            assert amount > left, f"{amount} of account {account} are said to be spent, of which {left} are left"
 
     def ended(self, request_id: Any, amount: int, now_us: int, *, written: bool = True) -> None:
         request = self.requests[request_id]
@@ -130,6 +146,9 @@ class Auditor:
     def _commit(self, request: Request, within: int) -> None:
         self.committed[request.account] += within - request.within
         request.within = within
+        charge = max(amount or 0 for amount in request.allowed) if request.ended else 0
+        self.charged[request.account] += charge - request.charge
+        request.charge = charge
         over = self.committed[request.account] - self.highest[request.account] - self.excused[request.account]
         assert over <= 0, f"account {request.account} is over-lent by {over}"
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 FAULTS = (
     ("kill", 6), ("stop", 2), ("stall", 4), ("cut_power", 3), ("cut_off", 3), ("outage", 3), ("fail_over", 2),
-    ("slow", 2), ("lossy", 4), ("grant", 4), ("lower", 3), ("leave", 1), ("refuse", 2),
+    ("slow", 2), ("lossy", 4), ("grant", 4), ("lower", 3), ("leave", 1), ("refuse", 2), ("bequeath", 3),
 )  # fmt: skip
 """What may happen, and in which measure."""
 
@@ -64,7 +64,7 @@ def plan_of(seed: int) -> Plan:
     credit = choose((20, 200, 2_000, 20_000, 200_000))
     return Plan(
         hosts=choose((1, 2, 2, 3)),
-        slots=choose((1, 1, 2)),
+        slots=choose((1, 1, 2, 2)),
         accounts=choose((1, 1, 2, 3, 10)),
         clients=choose((1, 2, 3, 5)),
         credit_tokens=credit,

@@ -13,7 +13,10 @@ from meterproxy.core.key import KeyEntry
 from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, JournalFailed, SessionOver, StoreUnavailable
-from meterproxy.ledger.journal import JournalLocked
+from meterproxy.ledger.inherit import inherit
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.journal_files import JournalLocked
+from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.runtime.tasks import SideTasks
 from tests.ledger.bank import REFUSED, completed
@@ -67,6 +70,11 @@ class Process:
     @property
     def over(self) -> bool:
         return self._main.done()
+
+    @property
+    def steady(self) -> bool:
+        """Whether it serves, and goes on doing so."""
+        return self.serving and not self._stopping.is_set()
 
     def stop(self) -> None:
         """As SIGTERM does."""
@@ -148,6 +156,30 @@ class Process:
             self.fleet.tell(self.name, f"ends: {error}")
             self._stopping.set()
 
+    def inherit(self, slot: int) -> None:
+        """Settle the journal of another slot of this host, whose process is gone."""
+        if not self.over and not self.loop.dead:
+            self.spawn(self._inherit(slot))
+
+    async def _inherit(self, slot: int) -> None:
+        try:
+            estate = await inherit(
+                lambda: self._journal(slot),
+                self._link,
+                self._link,
+                OpenHoldPolicy.CHARGE_DELIVERED,  # type: ignore[arg-type]
+            )
+        except (StoreUnavailable, JournalFailed, JournalLocked, OSError) as error:
+            self.fleet.tell(self.name, f"does not inherit {self.host}{slot}: {error!r}")
+        else:
+            self.fleet.tell(self.name, f"inherits {self.host}{slot}: {estate}")
+            self.fleet.auditor.counts["inherited"] += 1
+
+    def _journal(self, slot: int) -> Journal:
+        plan = self.fleet.plan
+        directory: Any = self.owner.path(f"/{slot}")
+        return Journal(directory, segment_bytes=plan.segment_bytes, retain_seconds=plan.retain_seconds)
+
     # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _client(self, random: Random) -> None:
@@ -183,6 +215,8 @@ class Process:
         except ApiError as refused:
             self.fleet.tell(self.name, f"refuses {tokens} of {account}: {refused.reason}")
             self.fleet.auditor.counts[refused.reason] += 1
+            if refused.reason == "credit_spent":
+                self.fleet.auditor.refused_as_spent(account, request.hold_nanos, self.fleet.now_us())
             return refused.reason
         self.open.add(request.request_id)
         self.fleet.tell(self.name, f"places {tokens} of {account}: {short(request.request_id)}")
@@ -285,14 +319,16 @@ class Process:
         hold = random.choice(self.fleet.durable)
         self.end_this(hold, random.randint(0, hold.subject.hold_nanos // NANOS_PER_TOKEN))
 
-    def end_this(self, hold: Hold, tokens: int) -> None:
+    def end_this(self, hold: Hold, tokens: int) -> bool:
+        """End a durable hold; False where the journal has no room for that now."""
         assert self.ledger is not None
         try:
             receipt = self.ledger.durable.capture(hold, completed(tokens))
         except JournalFailed:
-            return
+            return False
         self.fleet.tell(self.name, f"ends durable {short(hold.subject.request_id)} at {receipt.amount_nanos}")
         self.fleet.auditor.ended_durable(hold.subject.request_id, receipt.amount_nanos, self.host, self.fleet.now_us())
+        return True
 
     def _check(self) -> None:
         assert self.ledger is not None

@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from meterproxy.core.account import AccountEntry
 from meterproxy.core.hold import Hold
 from meterproxy.core.key import KeyEntry, KeyPolicy
 from tests.ledger.prices import NANOS_PER_TOKEN
@@ -36,6 +37,8 @@ SYNC_SLACK_US = 250_000
 """Beyond the interval of fsync: how long a sync may wait for its turn and take, here."""
 CALM_US = 20_000_000
 """How long a fleet without faults may take for anything."""
+HEARD_US = 1_100_000
+"""How long it may take until everybody has heard of a change."""
 LIVELY_US = 4_000_000
 """How long somebody may wait for credit that nobody uses."""
 
@@ -60,6 +63,8 @@ class Slot:
     number: int
     process: Process | None = None
     lives: int = 0
+    unsafe_since_us: int | None = None
+    """What was written since then nobody may have synced: its process was killed, and no other has started yet."""
 
 
 @dataclass
@@ -89,8 +94,8 @@ class World:
         self.network.lost = self.network.unheard = self.network.late = self.plan.lost
         self.durable: list[Hold] = []
         self.trace: list[str] = []
-        self.calm = False
-        self.keys = [_key(number) for number in range(self.plan.accounts)]
+        self.calm = self.stopping = False
+        self.keys = [stranger(number) for number in range(self.plan.accounts)]
         self.slots: list[Slot] = []
         self.processes: list[Process] = []
         self._remembered: dict[int, int] = {}
@@ -142,7 +147,7 @@ class World:
         return (slot.process for slot in self.slots if slot.process is not None and not slot.process.loop.dead)
 
     def _all_serve(self) -> bool:
-        return all(slot.host.gone or (slot.process is not None and slot.process.serving) for slot in self.slots)
+        return all(slot.host.gone or (slot.process is not None and slot.process.steady) for slot in self.slots)
 
     def _check(self) -> None:
         for process in self.processes:
@@ -154,7 +159,7 @@ class World:
 
     def start(self, slot: Slot) -> None:
         """What a supervisor does, again and again."""
-        if slot.process is not None or slot.host.gone:
+        if slot.process is not None or slot.host.gone or self.stopping:
             return
         slot.lives += 1
         host = slot.host
@@ -188,6 +193,7 @@ class World:
         process = slot.process
         if process is None:
             return
+        slot.unsafe_since_us = self._safe_before_us(slot.host)
         slot.process = None
         process.loop.dead = True
         process.owner.die()
@@ -235,6 +241,15 @@ class World:
         self._forget(slot)
         self.timeline.after(fault.for_us, lambda: self.start(slot))
 
+    def bequeath(self, fault: Fault) -> None:
+        """A process dies, and another of its host settles its journal."""
+        slot = self._slot(fault)
+        heirs = [s.process for s in self._of(slot.host) if s is not slot and s.process is not None and s.process.steady]
+        if heirs:
+            self._forget(slot)
+            self.timeline.after(fault.for_us // 8, lambda: heirs[0].inherit(slot.number))
+            self.timeline.after(fault.for_us, lambda: self.start(slot))
+
     def stop(self, fault: Fault) -> None:
         if (process := self._slot(fault).process) is not None:
             process.stop()
@@ -254,11 +269,16 @@ class World:
         self.auditor.lost_power(host.name, safe_before_us)
 
     def _safe_before_us(self, host: Host) -> int:
-        """What was written down by then is on the disk: whoever was not stalled has synced it since."""
+        """What was written down by then is on the disk: whoever was neither stalled nor killed has synced it since."""
         interval_us = self.plan.fsync_ms * 1000 + SYNC_SLACK_US
-        loops = [slot.process.loop for slot in self._of(host) if slot.process is not None]
-        stalls = [loop.stalled_from_us for loop in loops if loop.stalled_until_us > self.timeline.now_us - interval_us]
-        return min(stalls, default=self.timeline.now_us) - interval_us
+        instants = [self.timeline.now_us - interval_us]
+        for slot in self._of(host):
+            loop = slot.process.loop if slot.process is not None else None
+            if loop is not None and loop.stalled_until_us > instants[0]:
+                instants.append(loop.stalled_from_us - interval_us)
+            if slot.unsafe_since_us is not None and (slot.process is None or not slot.process.serving):
+                instants.append(slot.unsafe_since_us)
+        return min(instants)
 
     def leave(self, fault: Fault) -> None:
         """A host is gone; unless `amount` is odd it is found again at the end."""
@@ -307,7 +327,7 @@ class World:
     def change_cap(self, account: int, by_nanos: int) -> None:
         if self.network.up:
             self.database.change_cap(self.keys[account].credit, by_nanos)
-            self.auditor.cap(account, by_nanos)
+            self.auditor.cap(account, by_nanos, self.timeline.now_us)
 
     def _remember(self) -> None:
         if self.network.up and not self.calm:
@@ -352,8 +372,6 @@ class World:
                 self.start(slot)
             self.timeline.after(RESTART_US, self._keep_started)
 
-    stopping = False
-
     def _end_durable(self) -> None:
         """Somebody sees the end of what runs on at providers."""
         process = next(self._alive())
@@ -362,11 +380,13 @@ class World:
     async def _end_all(self, process: Process) -> None:
         for hold in self.durable:
             if hold.subject.request_id not in self.database.rows:
-                process.end_this(hold, hold.subject.hold_nanos // NANOS_PER_TOKEN // 2)
+                while not process.end_this(hold, hold.subject.hold_nanos // NANOS_PER_TOKEN // 2):
+                    await asyncio.sleep(0.05)
 
     def _check_lively(self) -> None:
         """What is left is to be had by anybody; more than that is spent."""
         self._wait("everything is settled", self._all_settled)
+        self.timeline.run(self.timeline.now_us + HEARD_US)
         for account in range(len(self.keys)):
             process = self.random.choice(list(self._alive()))
             task = process.spawn(self._take_the_rest(process, account))
@@ -438,6 +458,8 @@ class World:
             assert self.database.balances[key.account_id] == self.auditor.caps[account] - spent, "the balance is right"
             window = self.database.windows[key.credit]
             leases = [lease for (lent, _), lease in self.database.leases.items() if lent is key.credit]
+            counts = self.auditor.counts
+            assert window.late == 0 or counts["cut_power"] or counts["leave"], "nothing is late that was never lost"
             beyond = window.overrun + window.late - window.unspent
             assert window.drawn == sum(lease.granted - lease.returned for lease in leases) + beyond, "drawn adds up"
             outstanding = sum(lease.outstanding for lease in leases)
@@ -445,10 +467,9 @@ class World:
             assert gone or window.drawn == spent, "all that is drawn is spent"
 
 
-def _key(number: int) -> KeyEntry:
-    return KeyEntry(
-        UUID(int=number + 1), UUID(int=number + 101), UUID(int=3), UUID(int=4), UUID(int=number + 201), KeyPolicy()
-    )
+def stranger(number: int) -> KeyEntry:
+    account = AccountEntry(UUID(int=number + 101), UUID(int=3), UUID(int=number + 201))
+    return KeyEntry(UUID(int=number + 1), account, UUID(int=4), KeyPolicy())
 
 
 @contextmanager

@@ -39,6 +39,13 @@ BREAKS = {
     "tags_count_their_rows": "UPDATE tags_by_day SET amount_nanos = amount_nanos + 1",
     "conversations_are_the_sum_of_their_rows": "UPDATE conversations SET last_at = last_at + interval '1 second'",
     "each_charged_row_has_its_price": "DELETE FROM prices",
+    "reversals_undo_their_charges":
+        "INSERT INTO replaced_requests VALUES (gen_random_uuid(), gen_random_uuid(), now(), gen_random_uuid(), "
+        "gen_random_uuid(), now(), gen_random_uuid(), 'reversed', now(), now(), now())",
+    "no_key_is_charged_twice":
+        "INSERT INTO replaced_requests VALUES (gen_random_uuid(), gen_random_uuid(), now(), gen_random_uuid(), "
+        "gen_random_uuid(), now(), gen_random_uuid(), 'pending', now(), now() - interval '1 hour', NULL)",
+    "kept_answers_are_counted": "INSERT INTO kept_answers VALUES (gen_random_uuid(), 5)",
     "no_record_waits_for_a_person":
         "INSERT INTO settle_rejected VALUES (gen_random_uuid(), gen_random_uuid(), 1, 0, gen_random_uuid(), 0, 'x', '')",
 }  # fmt: skip

@@ -1,18 +1,26 @@
 """The directory: bounded, forgetful of strangers, and never older than a change it has heard of."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
 
 from meterproxy.core.key import digest_of
+from meterproxy.core.limit import Measure, Scope
+from meterproxy.core.limit_terms import LimitTerms
+from meterproxy.core.window import WindowKind
 from meterproxy.errors import StoreUnavailable
 from meterproxy.store import directory as module
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.keys import Keys, NewKey
+from meterproxy.store.limits import Limits
 from tests.ledger.bank import pool_of
+
+TERMS = LimitTerms(measure=Measure.REQUESTS, window=WindowKind.DAY, cap=5)
 
 
 @pytest.fixture
@@ -114,7 +122,7 @@ async def test_a_flood_of_wrong_keys_is_looked_up_a_few_at_a_time(
 
     monkeypatch.setattr(module, "find_key", counted)
     finding = [asyncio.create_task(directory.find(b"%d" % (number % 10))) for number in range(40)]
-    while not asked:
+    while open_now < module.AT_ONCE:
         await asyncio.sleep(0)
     with pytest.raises(StoreUnavailable):
         await directory.find(b"one more")
@@ -149,3 +157,84 @@ async def test_who_comes_after_a_change_does_not_wait_for_an_older_answer(
     assert await early is not None
     assert await late is None
     assert directory.known(digest(key)) is False
+
+
+async def test_keys_of_an_account_share_its_entry(pool: asyncpg.Pool) -> None:
+    """What changes about an account reaches all its keys at once, read once for all of them."""
+    first, second = await keys_of(pool, 2)
+    limits = Limits(pool, "test")
+    made = await limits.create(Scope.ACCOUNT, first.row.account_id, TERMS)
+    directory = KeyDirectory(pool)
+    one, other = await directory.find(digest(first)), await directory.find(digest(second))
+    assert one is not None
+    assert other is not None
+    assert one.account is other.account
+    assert one.account.limits == (made.limit,)
+    changed = await limits.change(made.id, {"cap": 7})
+    for _ in range(1000):
+        directory.account_changed(first.row.account_id)
+    await directory.refresh()
+    assert other.account.limits == (changed.limit,)
+    assert one.account.version == 2
+    await limits.retire(made.id)
+    directory.forget_all()
+    await directory.refresh()
+    assert one.account.limits == ()
+
+
+async def test_a_change_during_a_look_up_is_not_missed(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits were read before the change and kept after it: they are read again."""
+    (key,) = await keys_of(pool, 1)
+    limits, directory, read = Limits(pool, "test"), KeyDirectory(pool), module.read_accounts
+
+    async def overtaken(*arguments: Any) -> Any:
+        states = await read(*arguments)
+        monkeypatch.setattr(module, "read_accounts", read)
+        await limits.create(Scope.ACCOUNT, key.row.account_id, TERMS)
+        directory.account_changed(key.row.account_id)
+        return states
+
+    monkeypatch.setattr(module, "read_accounts", overtaken)
+    entry = await directory.find(digest(key))
+    assert entry is not None
+    assert entry.account.limits == ()
+    await directory.refresh()
+    assert len(entry.account.limits) == 1
+
+
+async def test_old_limits_stay_in_force_while_postgresql_is_away(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is forgotten for want of an answer, and the change is heard as soon as there is one."""
+    (key,) = await keys_of(pool, 1)
+    limits, directory, read = Limits(pool, "test"), KeyDirectory(pool), module.read_accounts
+    made = await limits.create(Scope.ACCOUNT, key.row.account_id, TERMS)
+    entry = await directory.find(digest(key))
+    assert entry is not None
+
+    async def away(*_arguments: Any) -> Any:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(module, "read_accounts", away)
+    await limits.retire(made.id)
+    directory.account_changed(key.row.account_id)
+    with pytest.raises(StoreUnavailable):
+        await directory.refresh()
+    assert entry.account.limits == (made.limit,)
+    monkeypatch.setattr(module, "read_accounts", read)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    fresh = asyncio.create_task(directory.keep_fresh())
+    while entry.account.limits:
+        await asyncio.sleep(0)
+    fresh.cancel()
+
+
+async def test_an_account_nobody_has_is_not_kept(pool: asyncpg.Pool) -> None:
+    """Its entry goes with the last of its keys."""
+    (key,) = await keys_of(pool, 1)
+    directory = KeyDirectory(pool)
+    await directory.find(digest(key))
+    directory.key_changed(key.row.id)
+    gc.collect()
+    directory.account_changed(key.row.account_id)
+    assert not directory._stale

@@ -27,6 +27,7 @@ from meterproxy.core.resource import Resource
 from meterproxy.core.seal import Seal
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.audit import audit
+from meterproxy.store.explain import explain
 from meterproxy.store.idempotency import PURPOSE, IdempotencyRows, delete_expired, reverse_replaced
 from tests.ledger.bank import REFUSED, balance, completed, customer, hold_request, ledger_of, pool_of
 from tests.ledger.prices import NANOS_PER_TOKEN
@@ -80,7 +81,9 @@ class World:
         )
 
     async def place(self, worker: WorkerLedger, request: ClaimRequest) -> Hold:
-        told = hold_request(worker, self.key, 50_000, request_id=request.request_id, occurred_us=request.occurred_us)
+        told = hold_request(
+            worker, self.key, 50_000, request_id=request.request_id, occurred_us=request.occurred_us, input_estimate=40
+        )
         return await worker.holds.place(told)
 
     async def die(self, worker: WorkerLedger) -> None:
@@ -241,6 +244,8 @@ async def test_a_lost_charge_is_given_back_when_the_other_is_captured(world: Wor
     entry = await world.pool.fetchrow("SELECT description, reverses FROM ledger_entries WHERE kind = 'refund'")
     assert entry["reverses"] == first.request_id
     assert str(second.request_id) in entry["description"]
+    told = await explain(world.pool, first.request_id)
+    assert [shown["kind"] for shown in told["entries"]] == ["deduction", "refund"]
     await world.check()
 
 
@@ -312,7 +317,13 @@ async def test_a_request_that_never_was_is_not_waited_for(world: World) -> None:
     await world.check()
 
 
-FATES = ("lost before", "lost charged", "lost late", "released", "forfeited", "captured", "broken")
+FATES = ("lost before", "lost open", "lost charged", "lost late", "released", "forfeited", "captured", "broken")
+ENDS = {
+    "released": ClaimEnd.RELEASED,
+    "forfeited": ClaimEnd.FORFEITED,
+    "captured": ClaimEnd.ANSWERED,
+    "broken": ClaimEnd.UNKEPT,
+}
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -322,45 +333,47 @@ async def test_whatever_becomes_of_its_tries_a_key_is_charged_once(
 ) -> None:
     """An independent count: of all tries under one key, at most the last one that was charged stays charged."""
     world = World(pool, await customer(pool, CREDIT), tmp_path / os.urandom(4).hex())
-    spend, late, look = {}, [], random.Random(seed)
+    look, tries = random.Random(seed), []
     for number, fate in enumerate(fates):
         worker = await world.worker()
         request = world.request(worker)
         if (await world.rows(worker).claim(request)).verdict is not Verdict.CLAIMED:
             break
-        if fate != "lost before":
-            hold = await world.place(worker, request)
-            if fate == "released":
-                worker.holds.release(hold, REFUSED)
-                await world.rows(worker).end([EndedClaim(request, ClaimEnd.RELEASED)])
-            else:
-                worker.holds.capture(hold, completed(10 + number))
-                spend[request.request_id] = (10 + number) * NANOS_PER_TOKEN
-        if fate in {"captured", "broken", "forfeited"}:
-            end = {"captured": ClaimEnd.ANSWERED, "broken": ClaimEnd.UNKEPT, "forfeited": ClaimEnd.FORFEITED}[fate]
-            answer = ANSWER if end is ClaimEnd.ANSWERED else None
-            await world.rows(worker).end([EndedClaim(request, end, answer)])
-        if fate == "lost late":
-            await world.die(worker)
-            late.append(number)
-        elif fate.startswith("lost"):
-            while worker.settler.queued:
-                await worker.settler.settle_batch()
-            await world.die(worker)
-        else:
-            await world.stop(worker)
+        tries.append(request.request_id)
+        await _meet(world, worker, request, fate, tokens=10 + number)
         if look.random() < 0.5:
             await world.due()
-    for number in late:
-        await world.worker(number)
+    for number, fate in list(enumerate(fates))[: len(tries)]:
+        if fate in {"lost late", "lost open"}:
+            await world.worker(number)
     await world.due()
     await world.due()
-    last = list(spend.values())[-1:]
-    assert await balance(pool, world.key.account_id) == CREDIT - sum(last)
+    rows = await pool.fetch("SELECT id, amount_nanos FROM usage_events WHERE id = ANY ($1)", tries)
+    amounts = {row["id"]: row["amount_nanos"] for row in rows}
+    charged = [amounts[id_] for id_ in tries if amounts.get(id_)]
+    assert await balance(pool, world.key.account_id) == CREDIT - sum(charged[-1:])
     refunds = await pool.fetchval(
         "SELECT count(*) FROM ledger_entries WHERE kind = 'refund' AND account_id = $1", world.key.account_id
     )
-    assert refunds == max(len(spend) - 1, 0)
+    assert refunds == max(len(charged) - 1, 0)
     await world.check()
     for worker in list(world.open):
         world.close(worker)
+
+
+async def _meet(world: World, worker: WorkerLedger, request: ClaimRequest, fate: str, tokens: int) -> None:
+    """Let this become of a request that has claimed its key."""
+    if fate != "lost before":
+        hold = await world.place(worker, request)
+        if fate == "released":
+            worker.holds.release(hold, REFUSED)
+        elif fate != "lost open":
+            worker.holds.capture(hold, completed(tokens))
+    if fate in ENDS:
+        end = ENDS[fate]
+        await world.rows(worker).end([EndedClaim(request, end, ANSWER if end is ClaimEnd.ANSWERED else None)])
+        await world.stop(worker)
+        return
+    while fate == "lost charged" and worker.settler.queued:
+        await worker.settler.settle_batch()
+    await world.die(worker)

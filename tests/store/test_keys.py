@@ -8,11 +8,16 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from meterproxy.core.key import KeyPolicy, digest_of
+from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
+from meterproxy.core.limit import Measure, Scope
+from meterproxy.core.limit_terms import LimitTerms
+from meterproxy.core.window import WindowKind
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import AccountRow, Accounts
 from meterproxy.store.instants import to_us
 from meterproxy.store.keys import Keys, NewKey, find_key
+from meterproxy.store.limits import Limits
+from meterproxy.store.teams import Teams
 from tests.ledger.bank import pool_of
 
 
@@ -33,7 +38,14 @@ async def account(pool: asyncpg.Pool) -> AccountRow:
 
 
 async def lives(pool: asyncpg.Pool, key: NewKey) -> bool:
-    return await find_key(pool, digest_of(key.secret.encode())) is not None
+    return await found(pool, key.secret) is not None
+
+
+async def found(pool: asyncpg.Pool, secret: str) -> KeyEntry | None:
+    """The key as a worker would keep it."""
+    async with pool.acquire() as connection:
+        key = await find_key(connection, digest_of(secret.encode()))
+    return None if key is None else key.entry(key.new_account())
 
 
 @pytest.mark.parametrize("policy", [
@@ -48,7 +60,7 @@ async def test_a_policy_comes_back_as_it_went_in(
     until = datetime.now(UTC) + timedelta(hours=1)
     key = await keys.create(account.id, "k", policy=policy, expires_at=until)
     for secret in (key.secret, (await keys.rotate(key.row.id)).secret):
-        entry = await find_key(pool, digest_of(secret.encode()))
+        entry = await found(pool, secret)
         if entry is not None:
             assert (entry.policy, entry.expires_us, entry.account_id) == (policy, to_us(until), account.id)
     assert entry is not None
@@ -109,3 +121,50 @@ async def test_a_key_belongs_to_a_user_of_its_account(pool: asyncpg.Pool, keys: 
     made = sorted([(await keys.create(account.id, str(number))).row.id for number in range(3)])
     assert [row.id for row in await keys.list(account.id, limit=2)] == made[:2]
     assert [row.id for row in await keys.list(account.id, after=made[1])] == made[2:]
+
+
+async def test_what_a_key_may_do_can_change(pool: asyncpg.Pool, keys: Keys, account: AccountRow) -> None:
+    """What is named changes, what is not stays; workers are told."""
+    team = await Teams(pool, "test").create(account.id, "research")
+    key = await keys.create(account.id, "k", policy=KeyPolicy(("gpt-*",), ("chat",), (ip_network("10.0.0.0/8"),), 5))
+    changed = await keys.change(key.row.id, {"models": None, "name": "new", "team_id": team.id})
+    assert (changed.name, changed.models, changed.operations, changed.team_id) == ("new", None, ["chat"], team.id)
+    entry = await found(pool, key.secret)
+    assert entry is not None
+    assert entry.policy == KeyPolicy(None, ("chat",), (ip_network("10.0.0.0/8"),), 5)
+    assert entry.team_id == team.id
+    changes = await pool.fetch("SELECT subject_id FROM changes WHERE kind = 'key'")
+    assert [row["subject_id"] for row in changes] == [key.row.id] * 2
+    await keys.change(key.row.id, {"expires_at": datetime.now(UTC) - timedelta(seconds=1)})
+    assert not await lives(pool, key)
+    with pytest.raises(ApiError):
+        await keys.change(uuid4(), {"name": "x"})
+    await keys.revoke(key.row.id)
+    with pytest.raises(ApiError):
+        await keys.change(key.row.id, {"expires_at": None})
+
+
+async def test_a_rotated_key_goes_on_under_the_same_limits(pool: asyncpg.Pool, keys: Keys, account: AccountRow) -> None:
+    """A new secret is no new budget: the chain's first key is whose limits count, for each of the chain."""
+    team = await Teams(pool, "test").create(account.id, "research")
+    first = await keys.create(account.id, "k", team_id=team.id)
+    second = await keys.rotate(first.row.id, grace_seconds=60)
+    third = await keys.rotate(second.row.id, grace_seconds=60)
+    entries = [await found(pool, key.secret) for key in (first, second, third)]
+    assert [entry.origin_id for entry in entries if entry] == [None, first.row.id, first.row.id]
+    assert {entry.team_id for entry in entries if entry} == {team.id}
+    assert third.row.origin_id == first.row.id
+    made = await Limits(pool, "test").create(
+        Scope.KEY, third.row.id, LimitTerms(measure=Measure.REQUESTS, window=WindowKind.DAY, cap=5)
+    )
+    assert made.scope_id == first.row.id
+
+
+async def test_equal_policies_are_one_object(pool: asyncpg.Pool, keys: Keys, account: AccountRow) -> None:
+    """A worker keeps a hundred thousand keys."""
+    policies = [
+        entry.policy
+        for name in "ab"
+        if (entry := await found(pool, (await keys.create(account.id, name, policy=KeyPolicy(("o?",)))).secret))
+    ]
+    assert policies[0] is policies[1]

@@ -1,0 +1,170 @@
+"""Mutants: the ledger and its database with one mistake each, all of them plausible. The simulation must find every one.
+
+`python -m tests.simulation --mutant NAME` shows how.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest import mock
+from uuid import UUID
+
+from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent
+from meterproxy.core.record import EndRecord, PlaceRecord
+from meterproxy.ledger import recover
+from meterproxy.ledger.book import Book, Lease
+from meterproxy.ledger.journal import Journal, Sync
+from meterproxy.ledger.lease import Borrower
+from meterproxy.ledger.segment import FRAME_BYTES
+from meterproxy.ledger.view import View
+from meterproxy.ledger.worker import WorkerLedger
+from tests.ledger.memory_store import MemoryStore
+from tests.simulation.disk import Os
+
+
+def lends_without_condition() -> AbstractContextManager[Any]:
+    """PostgreSQL lends whatever is asked for."""
+    lend = MemoryStore._lend
+
+    def unconditional(self: MemoryStore, session_id: UUID, borrow: Borrow) -> Any:
+        window = self.windows[borrow.key]
+        cap, window.cap = window.cap, 2**62
+        try:
+            return lend(self, session_id, borrow)
+        finally:
+            window.cap = cap
+
+    return mock.patch.object(MemoryStore, "_lend", unconditional)
+
+
+@contextmanager
+def hears_only_answers() -> Iterator[None]:
+    """What was lent by a borrow whose answer got lost is forgotten: the next one is a new one, and only that counts."""
+    borrow_of = Borrower._borrow_of
+
+    def new(self: Borrower, key: LeaseKey, missing: int) -> Borrow:
+        self._views[key].repeat = None
+        return borrow_of(self, key, missing)
+
+    def take_up(self: Book, key: LeaseKey, lent: Lent) -> int:
+        self.grant(key, lent.granted)
+        return lent.granted
+
+    with mock.patch.object(Borrower, "_borrow_of", new), mock.patch.object(Book, "take_up", take_up):
+        yield
+
+
+def counts_unsettled_twice() -> AbstractContextManager[Any]:
+    """What was captured and not booked when PostgreSQL answered is taken off again."""
+
+    def potential(self: View, lease: Lease | None) -> int:
+        return self.rest + self.outstanding - 2 * (lease.unsettled if lease else 0)
+
+    return mock.patch.object(View, "potential", potential)
+
+
+def books_what_was_booked() -> AbstractContextManager[Any]:
+    """A batch whose answer got lost is booked again: progress is not compared, rows are not looked at."""
+    book = MemoryStore.book
+
+    async def again(self: MemoryStore, batch: Batch) -> int:
+        self.journals[batch.journal_id] = (batch.start, batch.open_from)
+        for settling in batch.endings:
+            self.rows.pop(settling.record.subject.request_id, None)
+        return await book(self, batch)
+
+    return mock.patch.object(MemoryStore, "book", again)
+
+
+def writes_endings_late() -> AbstractContextManager[Any]:
+    """An ending is only kept in memory until it is settled."""
+
+    end = Journal.end
+
+    def unwritten(self: Journal, record: EndRecord, placed_at: int) -> int:
+        position = end(self, record, placed_at)
+        segment = self._current
+        size = len(self._unsynced[-1]) + FRAME_BYTES
+        Os.instance.pwrite(segment.file, bytes(size), segment.used - size)
+        return position
+
+    return mock.patch.object(Journal, "end", unwritten)
+
+
+def never_syncs() -> AbstractContextManager[Any]:
+    """What was written is taken to be on the disk."""
+    return mock.patch.object(Sync, "run", lambda _self: None)
+
+
+def recovers_without_progress() -> AbstractContextManager[Any]:
+    """A stream whose worker died is charged for its input only."""
+    recovered_end = recover.recovered_end
+
+    def forgetful(place: PlaceRecord, price: Any, _progress: Any, policy: Any) -> EndRecord:
+        return recovered_end(place, price, None, policy)
+
+    return mock.patch.object(recover, "recovered_end", forgetful)
+
+
+def proves_before_it_settles() -> AbstractContextManager[Any]:
+    """A dead worker's leases return before what it had written down was booked."""
+    start = WorkerLedger.start
+
+    async def hasty(self: WorkerLedger) -> None:
+        await recover.prove(self._sessions, self.journal.journal_id, self.session.session_id)
+        await start(self)
+
+    return mock.patch.object(WorkerLedger, "start", hasty)
+
+
+def closes_before_it_settles() -> AbstractContextManager[Any]:
+    """A worker that stops in order gives everything back and then leaves."""
+
+    async def stop(self: WorkerLedger) -> None:
+        await self.owners.close()
+        await self.borrower.settle_down()
+        await self._sessions.end_session(self.session.session_id, "closed")
+        self.journal.close()
+
+    return mock.patch.object(WorkerLedger, "stop", stop)
+
+
+def gives_back_by_difference() -> AbstractContextManager[Any]:
+    """A report of what was returned counts again when it is repeated."""
+
+    async def give_back(self: MemoryStore, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None:
+        for key, total in returned.items():
+            if (lease := self.leases.get((key, session_id))) is not None:
+                lease.returned += total
+                self.windows[key].drawn -= total
+
+    return mock.patch.object(MemoryStore, "give_back", give_back)
+
+
+def keeps_what_others_want() -> AbstractContextManager[Any]:
+    """A worker does not give back what it does not use while others wait for it."""
+    return mock.patch.object(Book, "give_back", lambda _self, _key, _keep=0: 0)
+
+
+def captures_the_whole_hold() -> AbstractContextManager[Any]:
+    """What a request did not use is not free again."""
+    capture = Book.capture
+
+    def whole(self: Book, placed: Any, amounts: Any) -> Any:
+        captured = capture(self, placed, amounts)
+        for (lease, held), used in zip(placed.draws, captured.consumed, strict=False):
+            lease.free -= held - used
+            lease.unsettled += held - used
+        return captured
+
+    return mock.patch.object(Book, "capture", whole)
+
+
+MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        lends_without_condition, hears_only_answers, counts_unsettled_twice, books_what_was_booked, writes_endings_late,
+        never_syncs, recovers_without_progress, proves_before_it_settles, closes_before_it_settles,
+        gives_back_by_difference, keeps_what_others_want, captures_the_whole_hold,
+    )
+}  # fmt: skip
