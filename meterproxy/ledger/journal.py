@@ -152,8 +152,8 @@ class Journal:
 
     @property
     def position(self) -> int:
-        """The position behind the last record written."""
-        return self._segment.end if self._segment else 0
+        """The position behind the last record written, or read where nothing is written yet."""
+        return self._segment.end if self._segment else self._read_to
 
     @property
     def unsettled_bytes(self) -> int:
