@@ -57,13 +57,20 @@ class Database(MemoryStore):
         self.reclaims = set()
         self.moved = True
 
-    def lent(self, key: LeaseKey) -> int:
-        """What was ever lent of a limit window."""
-        return sum(lease.granted for (lent, _), lease in self.leases.items() if lent is key)
+    def lent_to(self, key: LeaseKey, session_id: UUID) -> int:
+        """What was ever lent to a session of a limit window."""
+        lease = self.leases.get((key, session_id))
+        return lease.granted if lease else 0
 
-    def kept_lent(self, key: LeaseKey) -> int:
-        """The same as far as the standby knows."""
-        return sum(lease.granted for (lent, _), lease in self.kept["leases"].items() if lent is key)
+    def forgotten(self) -> dict[tuple[int, UUID], int]:
+        """Totals of leases, by account and session, of which the standby does not know everything."""
+        known = self.kept["leases"]
+        accounts = {key: number for number, key in enumerate(self.windows)}
+        return {
+            (accounts[key], session_id): lease.granted
+            for (key, session_id), lease in self.leases.items()
+            if (key, session_id) not in known or known[key, session_id].granted < lease.granted
+        }
 
     async def ask_reclaim(self, session_id: UUID, key: LeaseKey, wanted: int) -> None:
         await super().ask_reclaim(session_id, key, wanted)

@@ -143,10 +143,12 @@ class Process:
     async def _until_available(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self._stopping.is_set():
             try:
-                return await work()
+                await work()
             except (StoreUnavailable, JournalFailed) as error:
                 self.fleet.tell(self.name, f"waits: {error}")
                 await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     async def _keep_session(self) -> None:
         assert self.ledger is not None
