@@ -292,7 +292,10 @@ class Process:
 
     def progress(self, hold: Hold, tokens: int) -> None:
         assert self.ledger is not None
+        before = self.ledger.journal.position
         self.ledger.holds.progress(hold, Usage(output=tokens))
+        if self.ledger.journal.position == before:
+            return  # there was no room for it; losing one is harmless
         self.fleet.tell(self.name, f"progress of {short(hold.subject.request_id)}: {tokens}")
         self.fleet.auditor.progressed(hold.subject.request_id, tokens * NANOS_PER_TOKEN, self.fleet.now_us())
 

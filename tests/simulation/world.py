@@ -256,8 +256,7 @@ class World:
 
     def stall(self, fault: Fault) -> None:
         if (process := self._slot(fault).process) is not None:
-            process.loop.stalled_from_us = self.timeline.now_us
-            process.loop.stalled_until_us = self.timeline.now_us + fault.for_us
+            process.loop.stall(self.timeline.now_us + fault.for_us)
 
     def cut_power(self, fault: Fault) -> None:
         host = self._slot(fault).host
