@@ -48,6 +48,7 @@ class Plan:
     defers: float
     overruns: float
     lost: float
+    abandons: float
     run_us: int
     segment_bytes: int
     faults: list[Fault] = field(default_factory=list)
@@ -88,6 +89,7 @@ def plan_of(seed: int) -> Plan:
         defers=choose((0.0, 0.0, 0.2)),
         overruns=choose((0.0, 0.1)),
         lost=choose((0.0, 0.0, 0.01, 0.05)),
+        abandons=choose((0.0, 0.5)),
         run_us=run_us,
         segment_bytes=choose((16, 24, 64)) * 1024,
         faults=faults,

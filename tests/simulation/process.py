@@ -147,6 +147,9 @@ class Process:
             except (StoreUnavailable, JournalFailed) as error:
                 self.fleet.tell(self.name, f"waits: {error}")
                 await asyncio.sleep(RETRY_SECONDS)
+            except SessionOver as error:
+                self.fleet.tell(self.name, f"ends: {error}")
+                self._stopping.set()
             else:
                 return
 
