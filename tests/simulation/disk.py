@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 
 class File:
@@ -199,7 +199,7 @@ class Opened:
         self._number = number
         self._at = 0
 
-    def __enter__(self) -> "Opened":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
