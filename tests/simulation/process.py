@@ -164,7 +164,10 @@ class Process:
     async def _inherit(self, slot: int) -> None:
         try:
             estate = await inherit(
-                lambda: self._journal(slot), self._link, self._link, OpenHoldPolicy.CHARGE_DELIVERED  # type: ignore[arg-type]
+                lambda: self._journal(slot),
+                self._link,
+                self._link,
+                OpenHoldPolicy.CHARGE_DELIVERED,  # type: ignore[arg-type]
             )
         except (StoreUnavailable, JournalFailed, JournalLocked, OSError) as error:
             self.fleet.tell(self.name, f"does not inherit {self.host}{slot}: {error!r}")
