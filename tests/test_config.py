@@ -189,6 +189,15 @@ def test_empty_file_is_all_defaults(write: Any) -> None:
     assert Config.load(write("# nothing"), {}) == Config.load(None, {})
 
 
+def test_trusted_proxies_are_networks(write: Any) -> None:
+    """Of IPv4 and IPv6, or single addresses; anything else is told."""
+    config = Config.load(write("trusted_proxies: [10.0.0.0/8, '2001:db8::1']"), {})
+    assert [str(network) for network in config.trusted_proxies] == ["10.0.0.0/8", "2001:db8::1/128"]
+    assert Config.load(None, {"METERPROXY_TRUSTED_PROXIES": "10.0.0.0/8, 127.0.0.1"}).trusted_proxies[1:]
+    (line,) = problems(write("trusted_proxies: [balancer]"))
+    assert "must be networks such as 10.0.0.0/8" in line
+
+
 def test_null_is_unset(write: Any) -> None:
     """A level or setting without a value is the default, as when all of it is commented out."""
     assert Config.load(write("journal:\nworkers:\nproviders: ~"), {}) == Config.load(None, {})
@@ -197,7 +206,6 @@ def test_null_is_unset(write: Any) -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("trusted_proxies", "10.0.0.0/8"),
         ("cors_origins", "https://example.com"),
         ("passthrough", "/v1/x"),
         ("control__listen", "127.0.0.1:9"),

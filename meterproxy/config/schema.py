@@ -33,6 +33,7 @@ from meterproxy.config.values import (
     DatabaseUrl,
     Factor,
     Listen,
+    Networks,
     NotNegative,
     Positive,
     Rate,
@@ -204,7 +205,7 @@ class Config(Section):
     jwt_secret: Secret | None = None
 
     max_body_bytes: Size = 64 * 2**20
-    trusted_proxies: Annotated[Words, later()] = ()
+    trusted_proxies: Networks = ()
     cors_origins: Annotated[Words, later()] = ()
     out_of_credit_status: Status = 429
     on_disconnect: Literal["drain", "cancel"] = "drain"

@@ -11,27 +11,27 @@ from collections.abc import Callable
 from meterproxy.core.hold import Rate, Rates
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import LeaseKey
-from meterproxy.core.limit import Limit, Measure
+from meterproxy.core.limit import Measure
+from meterproxy.core.plan import Planned, plan_for
 
 Rest = Callable[[LeaseKey], int | None]
 
 
 def rates_of(key: KeyEntry, operation: str, model: str, at_us: int, rest: Rest) -> Rates | None:
     """The tightest limits of a request; `rest` tells what is left of a limit window, None where nobody knows."""
-    path = {key.origin_id or key.key_id, key.user_id, key.team_id, key.account.organization_id, key.account_id}
     tightest: dict[Measure, Rate] = {}
-    for limit in key.account.limits:
-        if limit.leased and limit.scope_id in path and limit.applies(operation, model):
-            told = _rate(key, limit, at_us, rest)
-            known = tightest.get(limit.measure)
-            if known is None or (told.remaining, -told.reset_us) < (known.remaining, -known.reset_us):
-                tightest[limit.measure] = told
+    for planned in plan_for(key, operation, model, at_us).leased:
+        if planned.limit is None:
+            continue
+        told = _rate(planned, at_us, rest)
+        known = tightest.get(planned.measure)
+        if known is None or (told.remaining, -told.reset_us) < (known.remaining, -known.reset_us):
+            tightest[planned.measure] = told
     requests, tokens = tightest.get(Measure.REQUESTS), tightest.get(Measure.TOKENS)
     return Rates(requests, tokens) if requests or tokens else None
 
 
-def _rate(key: KeyEntry, limit: Limit, at_us: int, rest: Rest) -> Rate:
-    cap = limit.cap or 0
-    window = limit.window_at(at_us)
-    left = rest(LeaseKey(key.account_id, limit.limit_id, window.start_us))
-    return Rate(cap, cap if left is None else min(max(left, 0), cap), window.end_us - at_us)
+def _rate(planned: Planned, at_us: int, rest: Rest) -> Rate:
+    cap = (planned.limit.cap if planned.limit else None) or 0
+    left = rest(planned.key)
+    return Rate(cap, cap if left is None else min(max(left, 0), cap), planned.window.end_us - at_us)

@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 from uuid import UUID
 
+from meterproxy.core.draw import deferred, taken
 from meterproxy.core.lending import Batch, LeaseKey, Noted, Settling
 from meterproxy.core.record import (
     DeferRecord,
@@ -275,10 +276,9 @@ class Settler:
             if isinstance(item, Noted):
                 self._account_note(item)
             elif not item.accounted and item.record.resource is None:
-                amount = item.record.amount_nanos
                 for draw in item.record.subject.draws:
-                    if draw.session_id == self._session_id:
-                        self._book.settled(_lease_of(item.record.subject, draw), min(amount, draw.amount))
+                    if draw.session_id == self._session_id and (consumed := taken(item.record, draw).consumed):
+                        self._book.settled(_lease_of(item.record.subject, draw), consumed)
             item.accounted = True
         self._position = position
         self._journal.confirm(position, [item.placed_at for item in items])
@@ -288,8 +288,8 @@ class Settler:
         """A lease has paid all that a hold had drawn which became durable."""
         if isinstance(noted.record, DeferRecord) and not noted.accounted:
             for draw in noted.record.subject.draws:
-                if draw.session_id == self._session_id:
-                    self._book.settled(_lease_of(noted.record.subject, draw), draw.amount)
+                if draw.session_id == self._session_id and (paid := deferred(draw)):
+                    self._book.settled(_lease_of(noted.record.subject, draw), paid)
         for observer in self.notes:
             observer.settled(noted.record)
 

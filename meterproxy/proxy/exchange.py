@@ -108,8 +108,9 @@ class Exchange:
             key = known_key(head, ports.directory, ports.clock)
             if key is None:
                 key = await find_key(head, ports.directory, ports.clock)
-            permit(key, endpoint, client)
+            permit(key, endpoint, client, self._house.settings.trusted_proxies)
             if endpoint.way is Way.METERED:
+                ports.brakes.check(key)
                 asked = await self._accept(endpoint)
                 mentions = ids or (endpoint.mentions and in_body(asked))
                 owned = await self._check_owned(asked, ids, "", key) if mentions else NOTHING
@@ -341,6 +342,8 @@ class Exchange:
         client, house = self._client, self._house
         if error.case is Case.CREDIT_SPENT:
             error.status = house.settings.out_of_credit_status
+        elif error.case is Case.HOST_DRAINED:
+            client.closing = True  # the client's next connection may lead to another host
         house.ports.observer.refused(error.reason, self._route_name)
         if isinstance(error, Failed):
             house.ports.observer.upstream_failed(self._provider, error.reason)

@@ -29,6 +29,7 @@ from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, Se
 from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
+from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.client import Client, Room
 from meterproxy.proxy.exchanges import Exchanges
 from meterproxy.proxy.house import Ports
@@ -41,6 +42,7 @@ from meterproxy.runtime.parent import die_with_parent, on_parent_gone, say_faile
 from meterproxy.runtime.tasks import SideTasks
 from meterproxy.runtime.tokenizer import TokenizerClient
 from meterproxy.service import observe, providers
+from meterproxy.service.braking import Braking
 from meterproxy.service.catalog import catalog_of
 from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, take_over
@@ -52,6 +54,7 @@ from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
+from meterproxy.store.fleet import Fleet
 from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
@@ -131,6 +134,7 @@ class Worker:
         self._exchanges: Exchanges | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
+        self._brakes = Brakes()
         self._siblings = Siblings(handover.run_dir, handover.slot, self._metrics, self._settle_own)
         self._unfit: list[str] = ["the ledger has not been recovered yet"]
 
@@ -185,7 +189,9 @@ class Worker:
         self._unfit = problems + self._local_problems()
         for problem in self._unfit:
             _log.error("the worker is not ready: %s", problem)
+        self._braking = Braking(self._pool, self._ledger, self._brakes, socket.gethostname())
         self._start_tasks()
+        await self._until_available(self._braking.look)
         self._ledger.settler.observe = self._metrics.settled
         self._metrics.before_scrape.append(
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
@@ -242,6 +248,7 @@ class Worker:
         self._tasks.start("journal sync", ledger.keep_synced)
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
+        self._tasks.start("brakes", self._braking.keep_told)
         self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
@@ -308,14 +315,18 @@ class Worker:
         if change is None:
             self._directory.forget_all()
             self._heirs.look_again()
+            self._braking.look_again()
         elif change.kind == "key" and change.subject_id is not None:
             self._directory.key_changed(change.subject_id)
+        elif change.kind == "fleet":
+            self._braking.look_again()
         elif change.account_id is not None:
             self._directory.account_changed(change.account_id)
 
     def _make_exchanges(self) -> Exchanges:
         config, ledger = self._config, self._ledger
         settings = ExchangeSettings(
+            trusted_proxies=config.trusted_proxies,
             max_body_bytes=config.max_body_bytes,
             markup_ppm=config.markup_ppm,
             unpriced=config.unpriced,
@@ -335,6 +346,7 @@ class Worker:
             ledger.owners,
             ledger.durable,
             idempotency_rows(config, self._key_pool, ledger.session.session_id),
+            self._brakes,
         )
         return Exchanges(settings, ports, providers.build(config), self._room)
 
@@ -361,6 +373,7 @@ class Worker:
                 Keys(self._pool),
                 Limits(self._pool),
                 Teams(self._pool),
+                Fleet(self._pool),
                 Machine(self._unready, self._siblings.exposition, self._siblings.settle_everywhere, self._explain),
             ),
             token.get_secret_value(),
@@ -372,7 +385,7 @@ class Worker:
             return "the worker is shutting down"
         if self._unfit:
             return "; ".join(self._unfit)
-        return self._ledger.ready
+        return self._ledger.ready or self._braking.unready
 
     async def _settle_own(self) -> None:
         if self._exchanges is not None:

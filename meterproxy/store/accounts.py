@@ -36,6 +36,7 @@ class AccountRow:
     credits_nanos: int
     overdraft_nanos: int
     created_at: datetime
+    frozen_at: datetime | None
     leased_nanos: int
     held_nanos: int
     as_of: datetime
@@ -143,6 +144,31 @@ class Accounts:
                 await self._audit(connection, f"credit.{kind}", account_id, {"entry_no": entry.entry_no})
                 await connection.execute(_SQL["record_change"], "limit", credit_limit)
                 return entry
+
+        return await retried(attempt)
+
+    async def change(
+        self, account_id: UUID, *, frozen: bool | None = None, overdraft_nanos: int | None = None
+    ) -> AccountRow:
+        """Freeze or unfreeze an account, or move its overdraft; in force fleet-wide within a second.
+
+        Raises:
+            ApiError: NOT_FOUND, MALFORMED (senseless overdraft).
+        """
+        if overdraft_nanos is not None and not 0 <= overdraft_nanos <= MOST_CREDITS_NANOS:
+            raise ApiError(Case.MALFORMED, "The overdraft must not be negative, nor larger than any account holds.")
+
+        async def attempt() -> AccountRow:
+            async with transaction(self._pool) as connection:
+                if await connection.fetchrow(_SQL["lock_account"], account_id) is None:
+                    raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
+                await connection.execute(_SQL["change_account"], account_id, overdraft_nanos, frozen)
+                given = {"frozen": frozen, "overdraft_nanos": overdraft_nanos}
+                detail = {name: value for name, value in given.items() if value is not None}
+                await self._audit(connection, "account.change", account_id, detail)
+                credit_limit = await connection.fetchval(_SQL["credit_limit"], account_id)
+                await connection.execute(_SQL["record_account_change"], "limit", credit_limit, account_id)
+                return await _read(connection, account_id)
 
         return await retried(attempt)
 

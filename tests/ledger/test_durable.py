@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from meterproxy.core.hold import DurableHold
+from meterproxy.core.hold import DurableHold, Rest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.resource import Resource
 from meterproxy.errors import ApiError, JournalFailed
@@ -182,7 +182,7 @@ async def test_the_money_that_comes_back_can_be_held_again(pool: asyncpg.Pool, t
     await settle(ledger)
     with pytest.raises(ApiError, match="hold the rest"):
         await ledger.holds.place(hold_request(ledger, key, 1000))
-    assert await ledger.holds.fetch_rest_nanos(key) == 0
+    assert await ledger.holds.fetch_rest(hold_request(ledger, key, 0)) == Rest(0)
     with pytest.raises(ApiError, match="hold the rest"):
         await ledger.holds.place(hold_request(ledger, key, 1000))
     ledger.durable.capture(hold, completed(100))

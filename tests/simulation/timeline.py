@@ -34,6 +34,9 @@ class Loop(asyncio.BaseEventLoop):
         self._wall_us = wall_us
         self.errors: list[str] = []
 
+    def __del__(self) -> None:
+        """There is nothing to close."""
+
     def time(self) -> float:
         return self._timeline.now_us / 1e6
 

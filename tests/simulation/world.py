@@ -95,7 +95,7 @@ class World:
         self.durable: list[Hold] = []
         self.trace: list[str] = []
         self.calm = self.stopping = False
-        self.keys = [_key(number) for number in range(self.plan.accounts)]
+        self.keys = [stranger(number) for number in range(self.plan.accounts)]
         self.slots: list[Slot] = []
         self.processes: list[Process] = []
         self._remembered: dict[int, int] = {}
@@ -467,7 +467,7 @@ class World:
             assert gone or window.drawn == spent, "all that is drawn is spent"
 
 
-def _key(number: int) -> KeyEntry:
+def stranger(number: int) -> KeyEntry:
     account = AccountEntry(UUID(int=number + 101), UUID(int=3), UUID(int=number + 201))
     return KeyEntry(UUID(int=number + 1), account, UUID(int=4), KeyPolicy())
 
