@@ -256,6 +256,6 @@ BEGIN
             format('request %s was answered by %s under the same Idempotency-Key', p_request_id, p_replaced_by),
             'idempotency', p_request_id
         FROM account;
-    PERFORM record_change('limit', credit, p_account_id);
+    PERFORM record_change('limit', credit);
     RETURN decision;
 END $$;
