@@ -64,14 +64,16 @@ async def crew(run_dir: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> 
     monkeypatch.setattr(crew_module, "WORKER", (sys.executable, "-m", "tests.service.test_crew"))
     sockets: list[socket.socket] = await listen("127.0.0.1", 0, workers)
     monkeypatch.setenv("METERPROXY_TEST_SEAT", str(sockets[-1].fileno()))
-    made = Crew(Premises("", False, run_dir, ParentPipe().read_end), config(workers, 1), sockets)
-    await made.start()
+    pipe = ParentPipe()
+    made = Crew(Premises("", False, run_dir, pipe.read_end), config(workers, 1), sockets)
     try:
+        await made.start()
         yield made
     finally:
         await made.stop()
         close_all(sockets)
-        assert serving(run_dir) == set()
+        pipe.close()
+    assert serving(run_dir) == set()
 
 
 async def test_a_number_of_workers_is_followed_up_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
