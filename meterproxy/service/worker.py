@@ -51,6 +51,7 @@ from meterproxy.service.idempotency import finish_telling, idempotency_rows, kee
 from meterproxy.service.marking import Marking
 from meterproxy.service.poller import Poller, asking
 from meterproxy.service.siblings import Siblings, settle_now
+from meterproxy.service.sweeper import Sweeper
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
@@ -59,11 +60,12 @@ from meterproxy.store.fleet import Fleet
 from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.lost import LostSessions
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
-from meterproxy.store.upkeep import delete_old_owners, lost_lease_nanos, make_partitions, self_test
+from meterproxy.store.upkeep import delete_old_owners, make_partitions, self_test
 
 T = TypeVar("T")
 
@@ -258,6 +260,9 @@ class Worker:
         self._tasks.start("upkeep", self._keep_tidy)
         self._tasks.start("fleet gauges", self._keep_fleet_counted)
         self._tasks.start("heirs", self._heirs.keep_looking)
+        lost, longest_seconds = LostSessions(self._pool), self._config.exchange.max_seconds
+        sweeper = Sweeper(ledger.session, lost, longest_seconds, self._metrics.lost_lease_nanos)
+        self._tasks.start("lost sessions", sweeper.keep_swept)
 
     async def _keep_session(self) -> None:
         """A session that somebody else has ended cannot be mended: end, and let the successor open its own."""
@@ -277,11 +282,10 @@ class Worker:
                 await delete_expired(self._pool)
 
     async def _keep_fleet_counted(self) -> None:
-        """What only PostgreSQL knows: money that is lost sight of, and holds that outlived their exchange."""
+        """What only PostgreSQL knows: holds that outlived their exchange."""
         metrics = self._metrics
         while True:
             with contextlib.suppress(StoreUnavailable):
-                metrics.lost_lease_nanos.set(await lost_lease_nanos(self._pool, self._config.lease.ttl_seconds))
                 holds, oldest_seconds = await DurableRows(self._pool).count()
                 metrics.durable_holds_open.set(holds)
                 metrics.durable_hold_oldest_seconds.set(oldest_seconds)

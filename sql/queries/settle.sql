@@ -7,6 +7,9 @@ INSERT INTO journal_progress (journal_id) VALUES ($1) ON CONFLICT DO NOTHING
 -- name: read_progress
 SELECT position, open_from FROM journal_progress WHERE journal_id = $1
 
+-- name: known_progress
+SELECT journal_id, position, open_from FROM journal_progress WHERE journal_id = ANY ($1::uuid[])
+
 -- name: life_is
 SELECT known_life() IS NOT DISTINCT FROM $1
 
