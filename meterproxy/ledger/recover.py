@@ -23,10 +23,11 @@ from meterproxy.core.lending import Settling
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord, identity
 from meterproxy.core.usage import Outcome, Usage, UsageSource
+from meterproxy.ledger.backlog import Item, item_of
 from meterproxy.ledger.holds import priced
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.ports import SessionStore
-from meterproxy.ledger.settle import Item, Settler, item_of
+from meterproxy.ledger.settle import Settler
 
 _log: Final = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -24,7 +24,7 @@ import uvloop
 from meterproxy.config import Config
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.operator import OperatorApi
-from meterproxy.core.lending import Change
+from meterproxy.core.lending import Change, Settling
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
@@ -48,6 +48,7 @@ from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, take_over
 from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
+from meterproxy.service.marking import Marking
 from meterproxy.service.poller import Poller, asking
 from meterproxy.service.siblings import Siblings, settle_now
 from meterproxy.service.sweeper import Sweeper
@@ -192,9 +193,10 @@ class Worker:
         for problem in self._unfit:
             _log.error("the worker is not ready: %s", problem)
         self._braking = Braking(self._pool, self._ledger, self._brakes, socket.gethostname())
+        self._marking = Marking(self._pool)
         self._start_tasks()
         await self._until_available(self._braking.look)
-        self._ledger.settler.observe = self._metrics.settled
+        self._ledger.settler.observe = self._settled
         self._metrics.before_scrape.append(
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
         )
@@ -251,6 +253,7 @@ class Worker:
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
         self._tasks.start("brakes", self._braking.keep_told)
+        self._tasks.start("crossings", self._marking.keep_marked)
         self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
@@ -327,6 +330,10 @@ class Worker:
         elif change.account_id is not None:
             self._directory.account_changed(change.account_id)
 
+    def _settled(self, endings: Sequence[Settling], seconds: float) -> None:
+        self._metrics.settled(endings, seconds)
+        self._marking.settled(endings)
+
     def _make_exchanges(self) -> Exchanges:
         config, ledger = self._config, self._ledger
         settings = ExchangeSettings(
@@ -373,8 +380,8 @@ class Worker:
         assert token is not None, "the supervisor has made what was not set"
         return OperatorApi(
             Services(
-                Accounts(self._pool),
-                Keys(self._pool),
+                Accounts(self._pool, new_limits=self._config.limits.of_accounts),
+                Keys(self._pool, new_limits=self._config.limits.of_keys),
                 Limits(self._pool),
                 Teams(self._pool),
                 Fleet(self._pool),

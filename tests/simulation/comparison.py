@@ -16,10 +16,10 @@ import asyncpg
 
 from meterproxy.core.hold import DurableHold
 from meterproxy.core.key import KeyEntry
-from meterproxy.core.lending import Batch, LeaseKey, Noted, Settling
+from meterproxy.core.lending import Batch, LeaseKey, Noted, SessionFacts, Settling, Totals
 from meterproxy.core.record import DeferRecord, Draw, EndRecord, ForgetRecord, OwnerRecord, Subject
 from meterproxy.core.resource import Resource, ResourceKey
-from meterproxy.errors import ProgressMoved, SessionOver
+from meterproxy.errors import Forgotten, LendingPaused, ProgressMoved, SessionOver
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.owners import OwnerRows
@@ -54,9 +54,13 @@ def _call(random: Random) -> Call:
     amount = random.randint(0, 12) * AMOUNT
     kinds: tuple[tuple[int, Callable[[], Call]], ...] = (
         (4, lambda: ("open_session", session, random.randrange(JOURNALS))),
-        (1, lambda: ("renew_session", session)),
+        (1, lambda: ("renew_session", session, random.random() < 0.3)),
+        (1, lambda: ("meet", random.random() < 0.3, random.choice((0, 0, 1000)))),
+        (3, lambda: ("present", session, account, amount * random.randint(1, 4), amount, random.random() < 0.2)),
+        (1, lambda: ("lose", session)),
+        (1, lambda: ("abandoned_sessions", random.randrange(JOURNALS))),
         (1, lambda: ("earlier_sessions", random.randrange(JOURNALS), session)),
-        (1, lambda: ("end_session", session, random.choice(("closed", "proved")))),
+        (1, lambda: ("end_session", session, random.choice(("closed", "proved", "abandoned")))),
         (8, lambda: ("lend", session, random.randrange(BORROWS), account, amount, amount * random.randint(1, 4))),
         (2, lambda: ("read_rest", session, account)),
         (4, lambda: ("give_back", session, account, amount)),
@@ -103,6 +107,7 @@ class Side:
         self._salt = salt
         self.positions: dict[int, int] = {}
         self.base = 0
+        self.life = UUID(int=0)
 
     def id(self, kind: int, number: int) -> UUID:
         return UUID(int=(self._salt << 40) + (kind << 20) + number + 1)
@@ -161,16 +166,44 @@ class Side:
         name, *numbers = call
         try:
             return await getattr(self, f"_{name}")(*numbers)
-        except SessionOver:
-            return "session over"
+        except (SessionOver, Forgotten, LendingPaused) as refused:
+            return type(refused).__name__
 
     async def _open_session(self, session: int, journal: int) -> Any:
         await self.port("open_session")(self.id(1, session), self.id(2, journal), "host", journal, 30)
         return "open"
 
-    async def _renew_session(self, session: int) -> Any:
-        await self.port("renew_session")(self.id(1, session), 30)
+    async def _renew_session(self, session: int, in_another_life: bool) -> Any:
+        await self.port("renew_session")(self.id(1, session), 30, self._life(in_another_life))
         return "renewed"
+
+    def _life(self, another: bool) -> UUID:
+        return UUID(int=4711) if another else self.life
+
+    async def meet(self) -> None:
+        """Learn in which life the database is."""
+        self.life = (await self.port("meet")(None, 0)).life
+
+    async def _meet(self, missed: bool, pause_seconds: float) -> Any:
+        before = self.life
+        self.life, paused = await self.port("meet")(before if missed else None, pause_seconds)
+        return self.life != before, paused
+
+    async def _present(self, session: int, account: int, granted: int, returned: int, in_another_life: bool) -> Any:
+        facts = SessionFacts(self.id(1, session), self.id(2, session % JOURNALS), "host", session % JOURNALS)
+        totals = {self.keys[account].credit: Totals(granted, min(returned, granted))} if granted else {}
+        return await self.port("present")(facts, 30, self._life(in_another_life), totals)
+
+    async def _lose(self, session: int) -> Any:
+        await self.lose(self.id(1, session))
+
+    async def lose(self, session_id: UUID) -> None:
+        """A live session is found to be lost."""
+        raise NotImplementedError
+
+    async def _abandoned_sessions(self, journal: int) -> Any:
+        found = await self.port("abandoned_sessions")(self.id(2, journal))
+        return sorted(session_id.int & 0xFFFFF for session_id in found)
 
     async def _earlier_sessions(self, journal: int, session: int) -> Any:
         found = await self.port("earlier_sessions")(self.id(2, journal), self.id(1, session))
@@ -200,7 +233,8 @@ class Side:
     async def _poll(self, session: int, version: int) -> Any:
         news = await self.port("poll")(self.id(1, session), self.base + version)
         accounts = [self._account(key) for key in news.reclaims]
-        return [change.version - self.base for change in news.changes], sorted(accounts), news.version - self.base
+        changes = [change.version - self.base for change in news.changes]
+        return changes, sorted(accounts), news.version - self.base, news.life == self.life
 
     async def _change_version(self) -> Any:
         return await self.port("change_version")() - self.base
@@ -257,6 +291,10 @@ class Simulated(Side):
     async def change_cap(self, key: KeyEntry, amount: int) -> None:
         self.database.change_cap(key.credit, amount)
 
+    async def lose(self, session_id: UUID) -> None:
+        if self.database.sessions[session_id].state == "live":
+            self.database.sessions[session_id].state = "lost"
+
     async def tables(self) -> dict[str, Any]:
         data = self.database
         return {
@@ -291,6 +329,11 @@ class Real(Side):
 
     async def change_cap(self, key: KeyEntry, amount: int) -> None:
         await Accounts(self._pool, "test").credit(key.account_id, amount, "adjustment")
+
+    async def lose(self, session_id: UUID) -> None:
+        await self._pool.execute(
+            "UPDATE worker_sessions SET state = 'lost' WHERE id = $1 AND state = 'live'", session_id
+        )
 
     async def tables(self) -> dict[str, Any]:
         ids = [key.account_id for key in self.keys]
@@ -337,7 +380,10 @@ async def compare(pool: asyncpg.Pool, seed: int, most: int = 60) -> int:
     """Make the calls of a seed on both databases; answers how many. Raises AssertionError where they differ."""
     simulated = Simulated(seed)
     real = Real(pool, [await customer(pool, 0) for _ in range(ACCOUNTS)], seed)
+    await pool.execute("UPDATE fleet_state SET paused_until = NULL")
     real.base = await real.port("change_version")()
+    for side in (simulated, real):
+        await side.meet()
     calls = calls_of(seed, most)
     for number, call in enumerate(calls):
         ours, theirs = await simulated.do(call), await real.do(call)

@@ -93,7 +93,7 @@ def writes_endings_late() -> AbstractContextManager[Any]:
 
 def never_syncs() -> AbstractContextManager[Any]:
     """What was written is taken to be on the disk."""
-    return mock.patch.object(Sync, "run", lambda _self: None)
+    return mock.patch.object(Sync, "run", return_value=None)
 
 
 def recovers_without_progress() -> AbstractContextManager[Any]:
@@ -143,7 +143,7 @@ def gives_back_by_difference() -> AbstractContextManager[Any]:
 
 def keeps_what_others_want() -> AbstractContextManager[Any]:
     """A worker does not give back what it does not use while others wait for it."""
-    return mock.patch.object(Book, "give_back", lambda _self, _key, _keep=0: 0)
+    return mock.patch.object(Book, "give_back", return_value=0)
 
 
 def captures_the_whole_hold() -> AbstractContextManager[Any]:
