@@ -17,7 +17,7 @@ from bench import exchanges
 from meterproxy.catalog.catalog import Catalog
 from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
-from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent, News, Ownership, Rest
+from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent, Met, News, Ownership, Rest, SessionFacts, Totals
 from meterproxy.core.resource import ResourceKey
 from meterproxy.ledger.settle import BATCH_ENDINGS
 from meterproxy.ledger.worker import WorkerLedger
@@ -33,6 +33,7 @@ from meterproxy.proxy.upstream import Origin, Upstream
 from meterproxy.runtime.metrics import Metrics
 
 _KEY: Final = "mp-inside"
+_LIFE: Final = UUID(int=1)
 _PLENTY: Final = 2**60
 _AGES: Final = 1e6
 """Seconds that a session is trusted: nobody renews it here."""
@@ -47,8 +48,19 @@ class EasyStore:
     async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:
         return time.time_ns() // 1000
 
-    async def renew_session(self, session_id: UUID, ttl_seconds: float) -> int:
+    async def renew_session(self, session_id: UUID, ttl_seconds: float, life: UUID) -> int:
         return time.time_ns() // 1000
+
+    async def meet(self, missed: UUID | None, ttl_seconds: float) -> Met:
+        return Met(_LIFE, paused=False)
+
+    async def present(
+        self, session: SessionFacts, ttl_seconds: float, life: UUID, totals: Mapping[LeaseKey, Totals]
+    ) -> int:
+        return 0
+
+    async def abandoned_sessions(self, journal_id: UUID) -> frozenset[UUID]:
+        return frozenset()
 
     async def earlier_sessions(self, journal_id: UUID, session_id: UUID) -> list[UUID]:
         return []
@@ -71,7 +83,7 @@ class EasyStore:
     async def end_reclaim(self, session_id: UUID, key: LeaseKey) -> None: ...
 
     async def poll(self, session_id: UUID, version: int) -> News:
-        return News((), ())
+        return News((), (), life=_LIFE)
 
     async def change_version(self) -> int:
         return 0

@@ -1,10 +1,12 @@
 -- Worker sessions and what is lent to them.
 
 -- name: open_session
--- May be repeated where its answer got lost. No row: the session was ended by somebody else.
+-- May be repeated where its answer got lost, however much later: who was taken for lost meanwhile lives on. No row: the
+-- session was ended by somebody else.
 INSERT INTO worker_sessions AS s (id, journal_id, host, slot, expires_at)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
-ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at WHERE s.state = 'live' RETURNING clock_timestamp() AS now
+ON CONFLICT (id) DO UPDATE SET state = 'live', expires_at = excluded.expires_at
+WHERE s.state = 'live' OR s.state = 'lost' AND s.rates_returned_at IS NULL RETURNING clock_timestamp() AS now
 
 -- name: meet_database
 -- Which life of the database this is; begins a new one where it must. See the function.

@@ -138,16 +138,16 @@ class MemoryStore:
     async def present(
         self, session: SessionFacts, ttl_seconds: float, life: UUID, totals: Mapping[LeaseKey, Totals]
     ) -> int:
+        row = self.sessions.get(session.session_id)
+        if row is not None and row.state not in {"live", "lost"}:
+            raise SessionOver(str(session.session_id))
         if life != self.known_life:
             raise Forgotten(str(life))
-        row = self.sessions.setdefault(session.session_id, SessionRow(session.journal_id))
-        if row.state not in {"live", "lost"}:
-            raise SessionOver(str(session.session_id))
-        row.state = "live"
+        self.sessions.setdefault(session.session_id, SessionRow(session.journal_id)).state = "live"
         return sum(self._present(key, session.session_id, told) for key, told in totals.items())
 
     def _present(self, key: LeaseKey, session_id: UUID, told: Totals) -> int:
-        lease, window = self.leases.setdefault((key, session_id), LeaseRow()), self.windows[key]
+        lease, window = self.leases.setdefault((key, session_id), LeaseRow()), self._window(key)
         granted = max(told.granted, lease.granted)
         returned = max(min(told.returned, granted - lease.consumed), lease.returned)
         forgotten = granted - lease.granted
@@ -165,8 +165,10 @@ class MemoryStore:
             raise SessionOver(str(session_id))
 
     async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:
-        self.sessions.setdefault(session_id, SessionRow(journal_id))
-        self._live(session_id)
+        session = self.sessions.setdefault(session_id, SessionRow(journal_id))
+        if session.state not in {"live", "lost"}:
+            raise SessionOver(str(session_id))
+        session.state = "live"
         return self.now_us
 
     async def renew_session(self, session_id: UUID, ttl_seconds: float, life: UUID) -> int:

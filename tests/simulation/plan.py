@@ -11,6 +11,15 @@ FAULTS = (
 """What may happen, and in which measure."""
 
 
+class Terms(NamedTuple):
+    """A limit beside credit; its window is a minute, or there is none."""
+
+    measure: str
+    cap: int
+    by_minute: bool
+    of_key: bool
+
+
 class Fault(NamedTuple):
     """At an instant, something happens to whom `which` says, for so long."""
 
@@ -19,6 +28,11 @@ class Fault(NamedTuple):
     which: int
     for_us: int
     amount: int
+
+    @property
+    def lag_us(self) -> int:
+        """How far behind the standby is that takes over: every other one not at all."""
+        return min(self.for_us // 4, self.at_us) if self.which % 2 else 0
 
 
 @dataclass(frozen=True)
@@ -43,8 +57,10 @@ class Plan:
     defers: float
     overruns: float
     lost: float
+    abandons: float
     run_us: int
     segment_bytes: int
+    limits: tuple[Terms, ...] = ()
     faults: list[Fault] = field(default_factory=list)
     retain_seconds: float = 86400.0
     stop_seconds: float = 10.0
@@ -62,6 +78,8 @@ def plan_of(seed: int) -> Plan:
     choose = random.choice
     run_us = random.randint(700_000, 3_500_000)
     credit = choose((20, 200, 2_000, 20_000, 200_000))
+    faults = _faults(random, run_us, credit)
+    fails_over = any(fault.kind == "fail_over" for fault in faults)
     return Plan(
         hosts=choose((1, 2, 2, 3)),
         slots=choose((1, 1, 2, 2)),
@@ -69,7 +87,7 @@ def plan_of(seed: int) -> Plan:
         clients=choose((1, 2, 3, 5)),
         credit_tokens=credit,
         usual_tokens=max(credit // choose((3, 10, 50, 300)), 1),
-        ttl_seconds=choose((0.6, 1.5, 3.0, 30.0)),
+        ttl_seconds=choose((0.6, 1.5, 3.0, 3.0 if fails_over else 30.0)),
         wait_ms=choose((200, 1000)),
         settle_ms=choose((50, 200, 200, 1000)),
         fsync_ms=choose((50, 200, 500)),
@@ -81,10 +99,25 @@ def plan_of(seed: int) -> Plan:
         defers=choose((0.0, 0.0, 0.2)),
         overruns=choose((0.0, 0.1)),
         lost=choose((0.0, 0.0, 0.01, 0.05)),
+        abandons=choose((0.0, 0.5)),
         run_us=run_us,
         segment_bytes=choose((16, 24, 64)) * 1024,
-        faults=_faults(random, run_us, credit),
+        limits=_limits(random, credit),
+        faults=faults,
     )
+
+
+def _limits(random: Random, credit: int) -> tuple[Terms, ...]:
+    """What each account has beside its credit: mostly nothing, else up to all measures at once."""
+    if random.random() < 0.5:
+        return ()
+    kinds = (
+        Terms("requests", random.choice((1, 5, 20, 100)), True, random.random() < 0.5),
+        Terms("tokens", credit // random.choice((1, 3, 10)) + 1, True, random.random() < 0.5),
+        Terms("concurrent", random.choice((1, 2, 5)), False, random.random() < 0.5),
+        Terms("amount", (credit // random.choice((1, 2, 5)) + 1) * 1000, random.random() < 0.5, random.random() < 0.5),
+    )
+    return tuple(random.sample(kinds, random.choice((1, 1, 2, 4))))
 
 
 def _faults(random: Random, run_us: int, credit: int) -> list[Fault]:

@@ -45,6 +45,8 @@ class Fleet(Protocol):
 
     def now_us(self) -> int: ...
 
+    def pots_of(self, account: int, occurred_us: int) -> tuple[Any, ...]: ...
+
 
 class Process:
     """One life of one worker slot. `traffic`: whether its clients go on asking."""
@@ -143,10 +145,15 @@ class Process:
     async def _until_available(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self._stopping.is_set():
             try:
-                return await work()
+                await work()
             except (StoreUnavailable, JournalFailed) as error:
                 self.fleet.tell(self.name, f"waits: {error}")
                 await asyncio.sleep(RETRY_SECONDS)
+            except SessionOver as error:
+                self.fleet.tell(self.name, f"ends: {error}")
+                self._stopping.set()
+            else:
+                return
 
     async def _keep_session(self) -> None:
         assert self.ledger is not None
@@ -222,7 +229,7 @@ class Process:
         self.fleet.tell(self.name, f"places {tokens} of {account}: {short(request.request_id)}")
         self.fleet.auditor.placed(
             request.request_id, account, request.hold_nanos, tokens // 2 * NANOS_PER_TOKEN, self.name, self.host,
-            self.fleet.now_us(),
+            self.fleet.now_us(), self.fleet.pots_of(account, request.occurred_us),
         )  # fmt: skip
         return hold
 
@@ -290,7 +297,10 @@ class Process:
 
     def progress(self, hold: Hold, tokens: int) -> None:
         assert self.ledger is not None
+        before = self.ledger.journal.position
         self.ledger.holds.progress(hold, Usage(output=tokens))
+        if self.ledger.journal.position == before:
+            return  # there was no room for it; losing one is harmless
         self.fleet.tell(self.name, f"progress of {short(hold.subject.request_id)}: {tokens}")
         self.fleet.auditor.progressed(hold.subject.request_id, tokens * NANOS_PER_TOKEN, self.fleet.now_us())
 

@@ -26,7 +26,7 @@ def test_a_stalled_process_goes_on_later() -> None:
     timeline, (stalled, other) = timeline_with(2)
     first, second = stalled.create_task(asyncio.sleep(1)), other.create_task(asyncio.sleep(2))
     timeline.run(500_000)
-    stalled.stalled_until_us = 5_000_000
+    stalled.stall(5_000_000)
     assert timeline.run(10_000_000, second.done)
     assert timeline.now_us == 2_000_000
     assert timeline.run(10_000_000, first.done)

@@ -37,6 +37,12 @@ class Loop(asyncio.BaseEventLoop):
     def __del__(self) -> None:
         """There is nothing to close."""
 
+    def stall(self, until_us: int) -> None:
+        """Stand still until an instant; who stands still already does so for longer."""
+        if self.stalled_until_us <= self._timeline.now_us:
+            self.stalled_from_us = self._timeline.now_us
+        self.stalled_until_us = max(self.stalled_until_us, until_us)
+
     def time(self) -> float:
         return self._timeline.now_us / 1e6
 
@@ -84,9 +90,12 @@ class Loop(asyncio.BaseEventLoop):
 
 
 class Timeline:
-    """The clock and everything that happens on it; `outside` is what happens to processes: network, faults, operators."""
+    """The clock and everything that happens on it; `outside` is what happens to processes: network, faults, operators.
 
-    def __init__(self, random: Random, epoch_us: int = 1_700_000_000_000_000) -> None:
+    A minute ends one and a half seconds after its beginning.
+    """
+
+    def __init__(self, random: Random, epoch_us: int = 1_700_000_038_500_000) -> None:
         self.now_us = 0
         self.epoch_us = epoch_us
         self.random = random
