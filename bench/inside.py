@@ -18,7 +18,7 @@ from meterproxy.catalog.catalog import Catalog
 from meterproxy.core.account import AccountEntry
 from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
-from meterproxy.core.lending import Batch, LeaseKey, Lent, Met, News, Ownership, Rest, SessionFacts, Totals
+from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent, Met, News, Ownership, Rest, SessionFacts, Totals
 from meterproxy.core.resource import ResourceKey
 from meterproxy.ledger.settle import BATCH_ENDINGS
 from meterproxy.ledger.worker import WorkerLedger
@@ -72,11 +72,11 @@ class EasyStore:
     async def end_session(self, session_id: UUID, state: str) -> int:
         return 0
 
-    async def lend(self, session_id: UUID, borrow_id: UUID, key: LeaseKey, need: int, want: int) -> Lent:
-        return Lent(_PLENTY, _PLENTY, 0, _PLENTY, _PLENTY)
+    async def lend(self, session_id: UUID, borrows: Sequence[Borrow]) -> Sequence[Lent]:
+        return [Lent(_PLENTY, _PLENTY, 0, 0, _PLENTY, _PLENTY)] * len(borrows)
 
-    async def read_rest(self, session_id: UUID, key: LeaseKey) -> Rest:
-        return Rest(_PLENTY, 0, 0)
+    async def read_rests(self, session_id: UUID, keys: Sequence[LeaseKey]) -> Sequence[Rest]:
+        return [Rest(_PLENTY, 0, 0)] * len(keys)
 
     async def give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None: ...
 

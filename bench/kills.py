@@ -9,7 +9,9 @@ must have one row and one deduction, the books must add up, and nothing may be l
 import argparse
 import asyncio
 import contextlib
+import math
 import random
+import shutil
 import sys
 import time
 from collections import Counter
@@ -19,6 +21,7 @@ from statistics import median
 from typing import Any, Final
 
 import aiohttp
+import asyncpg
 import yaml
 
 from meterproxy.store.audit import audit
@@ -34,6 +37,7 @@ MOST_ANSWERS: Final = 40
 CUSTOMERS: Final = 6
 LEAVERS_SHARE: Final = 0.25
 BACK_SECONDS: Final = 60.0
+SERVES: Final = "serves on"
 
 
 @dataclass
@@ -42,8 +46,6 @@ class Campaign:
 
     blows: Counter[str] = field(default_factory=Counter)
     back_seconds: dict[str, list[float]] = field(default_factory=dict)
-    left: int = 0
-    told: Counter[str] = field(default_factory=Counter)
 
     def came_back(self, blow: str, seconds: float) -> None:
         self.back_seconds.setdefault(blow, []).append(seconds)
@@ -80,6 +82,13 @@ class Leavers:
             self.left += 1
 
 
+async def started(running: Service) -> None:
+    """Start it again and wait for its own word: for a moment an orphan of the killed one may still say it is ready."""
+    before = running.whole_log().count(SERVES)
+    await running.start()
+    await until(lambda: running.whole_log().count(SERVES) > before, "the start")
+
+
 async def strike(running: Service, blow: str, chance: random.Random, campaign: Campaign) -> None:
     """Hit once; wait for the recovery, but not always."""
     began = time.monotonic()
@@ -98,25 +107,25 @@ async def strike(running: Service, blow: str, chance: random.Random, campaign: C
     elif blow == "supervisor":
         left = running.processes()
         await running.kill()
-        await running.start()
+        await started(running)
         await until(lambda: not any(alive(pid) for pid in left), "the end of what was left")
     else:
         await running.kill_everything()
-        await running.start()
+        await started(running)
     campaign.came_back(blow, time.monotonic() - began)
 
 
 async def live_sessions(running: Service) -> set[str]:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AssertionError, asyncpg.PostgresError):
         rows = await running.rows("SELECT id::text FROM worker_sessions WHERE state = 'live'")
         return {row["id"] for row in rows}
     return set()
 
 
 async def leases_back(running: Service, before: set[str], workers: int) -> None:
-    """Wait until a killed worker's session was proved and another serves in its place."""
+    """Wait until a killed worker's session was proved and another serves in its place. Raises TimeoutError."""
     async with asyncio.timeout(BACK_SECONDS):
-        while True:
+        while before:
             now = await live_sessions(running)
             if not before <= now and len(now) >= workers:
                 return
@@ -174,6 +183,7 @@ async def run(options: argparse.Namespace, directory: Path) -> bool:
     """The whole campaign; answers whether the books were right."""
     chance = random.Random(options.seed)
     campaign = Campaign()
+    over = time.monotonic() + options.minutes * 60
     (directory / "deaths").mkdir()
     config = directory / "config.yaml"
     config.write_text(yaml.safe_dump({"workers": options.workers, "providers": {"openai": PROVIDER}}))
@@ -185,6 +195,8 @@ async def run(options: argparse.Namespace, directory: Path) -> bool:
         async with load.running(options.clients):
             leaving = [asyncio.create_task(leavers.keep_leaving()) for _ in range(int(options.clients * LEAVERS_SHARE))]
             for at in range(options.rounds):
+                if time.monotonic() > over:
+                    break
                 await until(load.more(chance.randint(1, MOST_ANSWERS)), "answers")
                 await strike(running, chance.choice(BLOWS), chance, campaign)
                 print(f"\r{at + 1} of {options.rounds} kills, {len(load.whole)} answers", end="", file=sys.stderr)
@@ -226,12 +238,18 @@ def show(options: argparse.Namespace, campaign: Campaign, told: dict[str, Any], 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.kills", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=500, help="how many kills (default 500)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many, whatever is left to do")
     parser.add_argument("--workers", type=int, default=3, help="workers of the service (default 3)")
     parser.add_argument("--clients", type=int, default=12, help="clients that ask (default 12)")
     parser.add_argument("--seed", type=int, default=1, help="of all that is random here")
     options = parser.parse_args()
     with reachable_directory() as directory:
-        return 0 if asyncio.run(run(options, directory)) else 1
+        try:
+            return 0 if asyncio.run(run(options, directory)) else 1
+        finally:
+            if (directory / "serve.log").exists():
+                shutil.copy(directory / "serve.log", f"{directory}.log")
+                print(f"its log: {directory}.log", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ ended), `socket` (the same where a service manager keeps the listening socket op
 
 import argparse
 import asyncio
+import math
 import random
 import signal
 import sys
@@ -31,6 +32,8 @@ FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 8.0
 RETRIED: Final = frozenset({408, 409, 429})
 BETWEEN_SECONDS: Final = 1.0
+THINK_SECONDS: Final = 0.02
+"""Between two requests of a client: this is about errors, not about speed."""
 WAYS: Final = ("hangup", "stop", "socket")
 IN_FORCE: Final = "the new configuration is in force"
 
@@ -71,6 +74,7 @@ class RetryingLoad(Load):
                     break
                 await asyncio.sleep(after_seconds or self._pause(attempt))
             self.seen.longest_seconds = max(self.seen.longest_seconds, time.monotonic() - began)
+            await asyncio.sleep(THINK_SECONDS)
 
     async def _attempt(
         self, session: aiohttp.ClientSession, who: Customer, stream: bool, slow: str
@@ -113,6 +117,7 @@ async def run(options: argparse.Namespace, way: str, directory: Path) -> bool:
     config = directory / "config.yaml"
     config.write_text(yaml.safe_dump({"workers": options.workers, "providers": {"openai": PROVIDER}}))
     environment = {"METERPROXY_CONFIG": str(config)}
+    over = time.monotonic() + options.minutes * 60
     restart = hang_up if way == "hangup" else stop_and_start
     async with service(directory, environment=environment, kept_socket=way == "socket") as running:
         customers = [await customer(running) for _ in range(CUSTOMERS)]
@@ -120,6 +125,8 @@ async def run(options: argparse.Namespace, way: str, directory: Path) -> bool:
         async with load.running(options.clients):
             await until(load.more(20), "answers")
             for at in range(options.rounds):
+                if time.monotonic() > over:
+                    break
                 await asyncio.sleep(BETWEEN_SECONDS)
                 began = time.monotonic()
                 await restart(running)
@@ -133,7 +140,9 @@ async def run(options: argparse.Namespace, way: str, directory: Path) -> bool:
 
 
 def show(options: argparse.Namespace, way: str, seen: Seen, told: dict[str, object]) -> None:
-    print(f"\n### {options.rounds} restarts by {way}, {options.workers} workers, {options.clients} clients\n")
+    print(
+        f"\n### {len(seen.restart_seconds)} restarts by {way}, {options.workers} workers, {options.clients} clients\n"
+    )
     print("| what | figure |\n|---|---|")
     print(f"| answers that clients got whole | {seen.answers} |")
     print(f"| attempts that failed | {seen.at_first.total()} {dict(seen.at_first) or ''} |")
@@ -148,6 +157,7 @@ def show(options: argparse.Namespace, way: str, seen: Seen, told: dict[str, obje
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.restarts", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=50, help="how many restarts of each way (default 50)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end each way after so many")
     parser.add_argument("--workers", type=int, default=2, help="workers of the service (default 2)")
     parser.add_argument("--clients", type=int, default=8, help="clients that ask (default 8)")
     parser.add_argument("--ways", default=",".join(WAYS), help=f"some of {', '.join(WAYS)}")

@@ -69,6 +69,7 @@ class Case(Enum):
     KEY_MISSING = (401, "invalid_request_error", None, _PLAIN)
     KEY_INVALID = (401, "invalid_request_error", "invalid_api_key", _PLAIN)
     PERMISSION_DENIED = (403, "invalid_request_error", "permission_denied", _PLAIN)
+    ACCOUNT_FROZEN = (403, "invalid_request_error", "account_frozen", _PLAIN)
     CREDIT_SPENT = (429, "insufficient_quota", "insufficient_quota", _FINAL)
     BUDGET_SPENT = (429, "insufficient_quota", "budget_exceeded", _FINAL)
     CREDIT_HELD = (429, "requests", "rate_limit_exceeded", _SOON)
@@ -93,6 +94,8 @@ class Case(Enum):
     UPSTREAM_TIMEOUT = (504, "server_error", "upstream_timeout", _PLAIN)
     UPSTREAM_ACCOUNT = (503, "server_error", "upstream_account", _PLAIN)
     UNAVAILABLE = (503, "server_error", "service_unavailable", _SOON)
+    READ_ONLY = (503, "server_error", "read_only", {"Retry-After": "60", **_FINAL})
+    HOST_DRAINED = (503, "server_error", "host_drained", _SOON)
     OVERLOADED = (503, "server_error", "overloaded", _SOON)
     INTERNAL = (500, "server_error", "internal_error", _PLAIN)
 

@@ -1,11 +1,11 @@
 """`account`: who has credit."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
-from meterproxy.cli.arguments import actor, after_option, limit_option, name_option
+from meterproxy.cli.arguments import actor, after_option, amount_option, limit_option, name_option
 from meterproxy.cli.invocation import Invocation, invoked
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ def create(invocation: Invocation, name: str) -> None:
     """Make an organization and its account."""
     from meterproxy.store.accounts import Accounts
 
-    row = invocation.with_session(lambda session: Accounts(session.pool, actor()).create(name))
+    row = invocation.with_session(
+        lambda session: Accounts(session.pool, actor(), session.config.limits.of_accounts).create(name)
+    )
     invocation.show(balance_sheet(row))
 
 
@@ -42,6 +44,42 @@ def list_(invocation: Invocation, after: UUID | None, limit: int) -> None:
     )
 
 
+def _account_argument(function: Any) -> Any:
+    return click.argument("account_id", type=click.UUID, metavar="ID")(function)
+
+
+@command.command()
+@_account_argument
+@invoked
+def freeze(invocation: Invocation, account_id: UUID) -> None:
+    """Stop everything of an account that costs, within a second; what runs ends as it would."""
+    _change(invocation, account_id, frozen=True)
+
+
+@command.command()
+@_account_argument
+@invoked
+def unfreeze(invocation: Invocation, account_id: UUID) -> None:
+    """Let a frozen account go on."""
+    _change(invocation, account_id, frozen=False)
+
+
+@command.command("set")
+@_account_argument
+@amount_option("--overdraft", "overdraft_nanos", required=True, help="How far its balance may go below zero.")
+@invoked
+def set_(invocation: Invocation, account_id: UUID, overdraft_nanos: int) -> None:
+    """Change an account's overdraft."""
+    _change(invocation, account_id, overdraft_nanos=overdraft_nanos)
+
+
+def _change(invocation: Invocation, account_id: UUID, **changes: Any) -> None:
+    from meterproxy.store.accounts import Accounts
+
+    row = invocation.with_session(lambda session: Accounts(session.pool, actor()).change(account_id, **changes))
+    invocation.show(balance_sheet(row))
+
+
 def balance_sheet(row: "AccountRow") -> dict[str, object]:
     """An account as the command line shows it."""
     return {
@@ -53,6 +91,7 @@ def balance_sheet(row: "AccountRow") -> dict[str, object]:
         "leased_nanos": row.leased_nanos,
         "held_nanos": row.held_nanos,
         "available_nanos": row.available_nanos,
+        "frozen_at": row.frozen_at,
         "created_at": row.created_at,
         "as_of": row.as_of,
     }

@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "credit": ("credit", "Credit: grants, balance, history."),
     "limit": ("limit", "Limits: budgets and rate limits."),
     "price": ("price", "Prices: what a model is charged at."),
+    "fleet": ("fleet", "The fleet: brakes for all workers at once."),
+    "host": ("host", "Hosts: the machines that workers run on."),
     "audit": ("audit", "Recompute every invariant of the books."),
     "explain": ("explain", "Show how one request came to its amount."),
     "journal": ("journal", "Journals: what workers wrote down before they acted."),

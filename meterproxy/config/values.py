@@ -8,7 +8,7 @@ Rules
 
 import re
 from collections.abc import Collection
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -135,6 +135,17 @@ def _not_boolean(value: object) -> object:
     return value
 
 
+def parse_networks(value: object) -> object:
+    """Read networks, or single addresses: "10.0.0.0/8, 192.168.1.1"."""
+    listed = parse_list(value)
+    if not isinstance(listed, list | tuple):
+        return listed
+    try:
+        return tuple(ip_network(str(network)) for network in listed)
+    except ValueError as error:
+        raise ValueError(f"must be networks such as 10.0.0.0/8: {error}") from error
+
+
 def later(*supported: object) -> AfterValidator:
     """Refuse every value but those that this release supports; `Collection`s are supported empty only."""
 
@@ -164,3 +175,8 @@ Listen = Annotated[Address, BeforeValidator(parse_address), PlainSerializer(str)
 Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(parse_list)]
 BaseUrl = Annotated[str, AfterValidator(parse_base_url)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(parse_database_url)]
+Networks = Annotated[
+    tuple[IPv4Network | IPv6Network, ...],
+    BeforeValidator(parse_networks),
+    PlainSerializer(lambda networks: [str(network) for network in networks]),
+]

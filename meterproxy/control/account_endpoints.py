@@ -25,6 +25,12 @@ async def _read_account(on: Services, call: Call) -> web.Response:
     return json_answer(answers.account(await on.accounts.read(call.id())))
 
 
+async def _change_account(on: Services, call: Call) -> web.Response:
+    changed = bodies.read(bodies.ChangedAccount, call.body)
+    row = await on.accounts.change(call.id(), frozen=changed.frozen, overdraft_nanos=changed.overdraft)
+    return json_answer(answers.account(row))
+
+
 async def _credit(on: Services, call: Call) -> web.Response:
     new = bodies.read(bodies.NewCredit, call.body)
     row = await on.accounts.credit(call.id(), new.amount, new.kind, new.description, new.idempotency_key)
@@ -49,7 +55,7 @@ async def _list_teams(on: Services, call: Call) -> web.Response:
 
 ENDPOINTS: Final[tuple[tuple[str, Mapping[str, Endpoint]], ...]] = (
     ("/admin/accounts", {"GET": _list_accounts, "POST": _create_account}),
-    ("/admin/accounts/{id}", {"GET": _read_account}),
+    ("/admin/accounts/{id}", {"GET": _read_account, "PATCH": _change_account}),
     ("/admin/accounts/{id}/credits", {"POST": _credit}),
     ("/admin/accounts/{id}/transactions", {"GET": _transactions}),
     ("/admin/teams", {"GET": _list_teams, "POST": _create_team}),

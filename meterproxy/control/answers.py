@@ -31,6 +31,7 @@ def account(row: AccountRow) -> dict[str, Any]:
         "held_nanos": row.held_nanos,
         "available_nanos": row.available_nanos,
         "overdraft_nanos": row.overdraft_nanos,
+        "frozen_at": row.frozen_at,
         "created_at": row.created_at,
         "as_of": row.as_of,
     }

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    StrictBool,
     ValidationError,
 )
 
@@ -79,6 +80,21 @@ class Body(BaseModel):
 
 class NewAccount(Body):
     name: Name
+
+
+class ChangedAccount(Body):
+    frozen: StrictBool | None = None
+    overdraft: Annotated[Amount, Field(ge=0)] | None = None
+
+
+class ChangedFleet(Body):
+    lending: StrictBool | None = None
+    read_only: StrictBool | None = None
+    shadow: StrictBool | None = None
+
+
+class ChangedHost(Body):
+    drained: StrictBool
 
 
 class NewCredit(Body):

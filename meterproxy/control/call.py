@@ -9,6 +9,7 @@ from aiohttp import web
 
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
 from meterproxy.store.teams import Teams
@@ -37,6 +38,7 @@ class Services:
     keys: Keys
     limits: Limits
     teams: Teams
+    fleet: Fleet
     machine: Machine
 
 

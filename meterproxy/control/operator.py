@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-from meterproxy.control import account_endpoints, key_endpoints, limit_endpoints
+from meterproxy.control import account_endpoints, fleet_endpoints, key_endpoints, limit_endpoints
 from meterproxy.control.answers import json_answer
 from meterproxy.control.call import Call, Endpoint, Services
 from meterproxy.errors import ApiError, Case, StoreUnavailable
@@ -101,6 +101,7 @@ ENDPOINTS: Final[tuple[tuple[str, Mapping[str, Endpoint]], ...]] = (
     *account_endpoints.ENDPOINTS,
     *key_endpoints.ENDPOINTS,
     *limit_endpoints.ENDPOINTS,
+    *fleet_endpoints.ENDPOINTS,
     ("/admin/usage/{id}", {"GET": _usage}),
 )
 """Every path outside of the data plane, and what answers it by method."""

@@ -56,6 +56,11 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     variants: tuple[str, ...] | None = None
 
     @property
+    def tokens(self) -> int:
+        """Tokens of both directions: what limits on tokens hold."""
+        return self.input_tokens + self.output_tokens
+
+    @property
     def others(self) -> tuple[int, ...]:
         """The counts of all kinds but tokens, in the order of `core.usage.OTHER_KINDS`."""
         return (self.requests, self.images, self.audio_ms, self.characters, self.web_searches, self.file_searches)

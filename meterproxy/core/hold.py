@@ -40,6 +40,13 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     available_nanos: int | None
 
 
+class Rest(NamedTuple):
+    """What is left for new holds: of money, and of tokens where they are limited."""
+
+    nanos: int
+    tokens: int | None = None
+
+
 class Rate(NamedTuple):
     """The tightest limit of one measure on a request's path: its cap, what is left of it, and when it counts anew."""
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from meterproxy.core.account import AccountEntry
 from meterproxy.core.lending import LeaseKey
+from meterproxy.core.plan import Plan
 
 KEY_PREFIX = "mp-"
 
@@ -47,6 +48,8 @@ class KeyEntry:
     account_id: UUID = field(init=False)
     credit: LeaseKey = field(init=False, compare=False)
     """The account's credit, as a limit that every request of this key draws from."""
+    plans: dict[tuple[str, str], Plan] = field(init=False, compare=False, repr=False, default_factory=dict)
+    """What requests draw from, by operation and model, as far as it was needed; see `core.plan`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "account_id", self.account.account_id)

@@ -41,15 +41,26 @@ class LeaseKey:
         return f"LeaseKey({self.account_id!r}, {self.limit_id!r}, {self.window_start_us})"
 
 
+class Borrow(NamedTuple):
+    """One wish to be lent between `need` and `want` of a limit window, or nothing; repeated under its own id."""
+
+    borrow_id: UUID
+    key: LeaseKey
+    need: int
+    want: int
+
+
 class Lent(NamedTuple):
     """PostgreSQL's answer to a borrow.
 
-    `granted` is what this borrow added, `consumed` what was settled of this lease in all and does not come back; `rest`
-    is left in the pool; `outstanding` is lent to anybody and not consumed, or held durably.
+    `granted` is what this borrow added; `total_granted` and `total_returned` are the session's totals of this lease;
+    `consumed` is what was settled of it in all and does not come back; `rest` is left in the pool; `outstanding` is
+    lent to anybody and not consumed, or held durably.
     """
 
     granted: int
     total_granted: int
+    total_returned: int
     consumed: int
     rest: int
     outstanding: int

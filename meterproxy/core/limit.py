@@ -37,6 +37,13 @@ class Scope(StrEnum):
 
 _SCOPES = list(Scope)
 _MEASURES = (Measure.REQUESTS, Measure.CONCURRENT, Measure.TOKENS, Measure.AMOUNT)
+_NOUNS = {
+    Measure.AMOUNT: "budget",
+    Measure.REQUESTS: "requests",
+    Measure.TOKENS: "tokens",
+    Measure.CONCURRENT: "concurrent requests",
+}
+_WINDOWLESS = (WindowKind.NONE, WindowKind.TOTAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,14 @@ class Limit:
     def rank(self) -> tuple[int, int, UUID]:
         """Its place in the order in which a request draws."""
         return _SCOPES.index(self.scope), _MEASURES.index(self.measure), self.limit_id
+
+    @property
+    def title(self) -> str:
+        """How people are told of it: by its name, else by what it is."""
+        if self.name:
+            return f'"{self.name}"'
+        often = "" if self.window in _WINDOWLESS else f" per {self.window}"
+        return f"{_NOUNS[self.measure]}{often} of this {self.scope}"
 
     def applies(self, operation: str, model: str) -> bool:
         """Whether a request for this operation and model draws from it."""

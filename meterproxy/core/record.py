@@ -30,13 +30,16 @@ ENDING_BYTES: Final = 3584
 class Draw(msgspec.Struct, array_like=True, frozen=True):
     """What one hold took from one limit window's lease.
 
-    `window_start_us` is 0 for limits without a window. `amount` is in the limit's own measure (nanodollars for credit).
+    `window_start_us` is 0 for limits without a window. `amount` is in the limit's own measure (nanodollars for credit),
+    whose number `measure` is (see `core.limit.Measure`). `counted`: nothing was lent for it, the limit only counts.
     """
 
     limit_id: UUID
     window_start_us: int
     session_id: UUID
     amount: int
+    measure: int = 0
+    counted: bool = False
 
 
 class PriceRecord(msgspec.Struct, array_like=True, tag="price", frozen=True):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-from meterproxy.core.lending import LeaseKey
+from meterproxy.core.lending import LeaseKey, Lent
 
 
 @dataclass(slots=True)
@@ -108,6 +108,30 @@ class Book:
         lease.granted += amount
         lease.free += amount
 
+    def take_up(self, key: LeaseKey, lent: Lent) -> int:
+        """Add what PostgreSQL has lent as it tells it: by totals, so that an answer that got lost is made up for.
+
+        A lease that is not here (any more) had nothing left but what was granted now. Answers what is new.
+        """
+        lease = self.leases.get(key)
+        if lease is not None and lease.granted:
+            news = lent.total_granted - lease.granted
+            if news > 0:
+                self.grant(key, news)
+            return news
+        if lent.granted > 0:
+            lease = self.leases.setdefault(key, Lease())
+            lease.granted, lease.returned = lent.total_granted, lent.total_returned
+            lease.consumed = lent.total_granted - lent.total_returned - lent.granted
+            lease.deferred = lease.consumed - lent.consumed
+            lease.free += lent.granted
+        return lent.granted
+
+    def forget(self, key: LeaseKey) -> None:
+        """Let go of a lease of which nothing is left."""
+        lease = self.leases.pop(key, None)
+        assert lease is None or lease.outstanding == 0, lease
+
     def free(self, key: LeaseKey) -> int:
         """What could be held right now."""
         lease = self.leases.get(key)
@@ -153,20 +177,23 @@ class Book:
             overrun.append(amount - used)
         return Captured(end, tuple(consumed), tuple(overrun))
 
-    def defer(self, placed: Placed) -> End:
-        """End a hold here with all of it captured: it goes on as a durable one."""
-        end = self.capture(placed, [held for _, held in placed.draws]).end
+    def defer(self, placed: Placed, amounts: Sequence[int]) -> End:
+        """End a hold here with `amounts` of it captured, which go on as a durable one."""
+        end = self.capture(placed, amounts).end
         if end is End.ENDED:
-            for lease, held in placed.draws:
-                lease.deferred += held
+            for (lease, _), amount in zip(placed.draws, amounts, strict=True):
+                lease.deferred += amount
         return end
 
-    def release(self, placed: Placed) -> End:
-        """End a hold with nothing consumed."""
+    def release(self, placed: Placed, kept: Sequence[int] = ()) -> End:
+        """End a hold with nothing charged; `kept` is what each draw consumes all the same, nothing where not given."""
         end = placed.end(None)
         if end is End.ENDED:
             self.open -= 1
-            _undraw(placed.draws)
+            for (lease, held), used in zip(placed.draws, kept or (0,) * len(placed.draws), strict=True):
+                lease.held -= held
+                lease.unsettled += used
+                lease.free += held - used
         return end
 
     def settled(self, key: LeaseKey, amount: int) -> None:

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 
+from meterproxy.core.draw import deferred
 from meterproxy.core.hold import DurableHold, Hold, Receipt
 from meterproxy.core.lending import LeaseKey, Noted, Settling
 from meterproxy.core.record import DeferRecord, Ending, EndRecord, NoteRecord, PlaceRecord, fit
@@ -56,8 +57,10 @@ class DurableHolds:
         assert hold in self._holds.open, "only an open hold can become durable"
         record = DeferRecord(hold.subject, resource, hold.input_estimate)
         position = self._journal.defer(record, hold.placed_at)
-        self._book.defer(hold.placed)
+        self._book.defer(hold.placed, [deferred(draw) for draw in hold.subject.draws if not draw.counted])
         del self._holds.open[hold]
+        for key in hold.keys:
+            self._borrower.freed(key)  # what does not go on, like a place among concurrent requests
         hold.durable = DurableHold(hold.subject, hold.price, resource, hold.input_estimate)
         self._deferred[key_of(resource)] = hold.durable
         self._settler.add(Noted(position, record, hold.placed_at))
@@ -80,7 +83,7 @@ class DurableHolds:
         cost, amount, flags = priced(durable.price, ending.usage, ending.service_tier, subject.markup_ppm)
         if flags:
             ending = msgspec.structs.replace(ending, flags=(*ending.flags, *flags))
-        overrun = max((max(amount - draw.amount, 0) for draw in subject.draws), default=0)
+        overrun = max(amount - subject.hold_nanos, 0)
         return self._end(durable, EndRecord("captured", subject, fit(ending), cost, amount, overrun, durable.resource))
 
     def release(self, hold: Hold, ending: Ending) -> None:
@@ -88,6 +91,13 @@ class DurableHolds:
         durable = _durable(hold)
         cost, _, _ = priced(durable.price, ending.usage, ending.service_tier, durable.subject.markup_ppm)
         self._end(durable, EndRecord("released", durable.subject, fit(ending), cost, 0, 0, durable.resource))
+
+    def end(self, hold: Hold, ending: Ending) -> None:
+        """See `proxy.ports.DurableHolds.end`."""
+        if any(ending.usage):
+            self.capture(hold, ending)
+        else:
+            self.release(hold, ending)
 
     def expire(self, hold: DurableHold, policy: OpenHoldPolicy) -> None:
         """End a durable hold of which nobody has seen the end, as one whose worker died. Raises JournalFailed."""
@@ -122,7 +132,8 @@ class DurableHolds:
         return receipt
 
     def _rest(self, hold: DurableHold) -> int | None:
-        draw = hold.subject.draws[0]
+        """What is left of the account's credit, from which every hold draws last."""
+        draw = hold.subject.draws[-1]
         return self._borrower.rest(LeaseKey(hold.subject.account_id, draw.limit_id, draw.window_start_us))
 
 

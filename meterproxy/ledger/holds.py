@@ -10,16 +10,18 @@ Rules
 
 import logging
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Rates, Receipt
+from meterproxy.core.draw import RELEASED
+from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Rates, Receipt, Rest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
 from meterproxy.core.money import MAX_NANOS
+from meterproxy.core.plan import Plan, plan_for
 from meterproxy.core.price import Amounts, Price
 from meterproxy.core.record import (
     Draw,
@@ -34,11 +36,21 @@ from meterproxy.core.record import (
 )
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, Case, JournalFailed, JournalFull, SessionOver, StoreUnavailable
-from meterproxy.ledger.book import Book, End, Placed, Short
+from meterproxy.ledger.book import Book, Draws, End, Placed, Short
 from meterproxy.ledger.clock import elapsed_us
+from meterproxy.ledger.draws import (
+    MEASURED,
+    Lacking,
+    consumptions,
+    counted_draws,
+    drawn_by,
+    draws_of,
+    least_rest,
+)
 from meterproxy.ledger.journal import Journal
-from meterproxy.ledger.lease import Borrower, Verdict
+from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.rates import rates_of
+from meterproxy.ledger.refusal import refusal, unavailable
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.settle import Settler
 
@@ -51,10 +63,11 @@ RETRY_SECONDS: Final = 0.25
 class PlacedHold(Hold, eq=False):
     """A hold of this worker: where its parts are in book and journal, and its receipt once it was captured.
 
-    `durable` is what it goes on as once it has become durable.
+    `keys` are the leases that it draws from, credit last; `durable` is what it goes on as once it has become durable.
     """
 
-    key: LeaseKey
+    keys: tuple[LeaseKey, ...]
+    credit: LeaseKey
     placed: Placed
     placed_us: int
     input_estimate: int | None = None
@@ -64,7 +77,7 @@ class PlacedHold(Hold, eq=False):
 
 
 class Holds:
-    """Fulfils `proxy.ports.Ledger` for one worker session."""
+    """Fulfils `proxy.ports.Ledger` for one worker session; `shadow`: what would be refused is placed and counted."""
 
     def __init__(
         self, book: Book, journal: Journal, session: Session, borrower: Borrower, settler: Settler, wait_ms: int
@@ -79,59 +92,96 @@ class Holds:
         self.open: dict[Hold, PlacedHold] = {}
         """Holds that have not ended, the oldest first."""
         self.anomalies: Counter[str] = Counter()
+        self.shadow = False
+        self.shadowed = 0
+        """How many holds were placed in shadow mode that would have been refused."""
 
     # ── place ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def try_place(self, request: HoldRequest) -> Hold | None:
         """See `proxy.ports.Ledger.try_place`."""
         now_us = self._check_trust()
-        key = request.key.credit
-        placed = self._book.place(((key, request.hold_nanos),))
+        plan = plan_for(request.key, request.operation, request.model, request.occurred_us)
+        draws = drawn_by(plan, request)
+        placed = self._book.place(draws)
         if isinstance(placed, Short):
-            if self._borrower.denied(key, request.hold_nanos):
-                raise _spent()
-            return None
-        hold = PlacedHold(self._subject(request), request.price, key, placed, now_us, request.input_estimate)
+            return self._short(request, plan, draws)
+        keys = plan.keys
+        subject = self._subject(request, draws_of(plan, draws, request, self._session.session_id))
+        hold = PlacedHold(subject, request.price, keys, request.key.credit, placed, now_us, request.input_estimate)
         self._write_place(hold)
         self.open[hold] = hold
-        self._borrower.touch(key, now_us)
+        for key in keys:
+            self._borrower.touch(key, now_us)
         return hold
 
     async def place(self, request: HoldRequest) -> Hold:
         """See `proxy.ports.Ledger.place`."""
-        key = request.key.credit
         deadline_us = elapsed_us() + self._wait_us
-        with self._borrower.in_line(key):
+        with ExitStack() as line:
+            waited_for: set[LeaseKey] = set()
             while (hold := self.try_place(request)) is None:
-                verdict = await self._borrow(key, request.hold_nanos)
-                if verdict is Verdict.SPENT:
-                    raise _spent()
-                if verdict is Verdict.HELD:
-                    await self._wait(key, request.hold_nanos, (deadline_us - elapsed_us()) / 1e6)
+                plan = plan_for(request.key, request.operation, request.model, request.occurred_us)
+                short = await self._borrow(plan, drawn_by(plan, request))
+                if short is None:
+                    continue
+                seconds = (deadline_us - elapsed_us()) / 1e6
+                if short.spent or seconds <= 0:
+                    return self._refuse(request, plan, short)
+                if short.planned.key not in waited_for:
+                    waited_for.add(short.planned.key)
+                    line.enter_context(self._borrower.in_line(short.planned.key))
+                await self._wait(short, seconds)
             return hold
 
-    async def _wait(self, key: LeaseKey, amount: int, seconds: float) -> None:
+    def _short(self, request: HoldRequest, plan: Plan, draws: Draws) -> Hold | None:
+        """What does not fit here: refused where that is known to be the last word, else to be borrowed for."""
+        for planned, (key, amount) in zip(plan.leased, draws, strict=True):
+            if self._borrower.denied(key, amount):
+                return self._refuse(request, plan, Lacking(planned, amount, spent=True))
+        return None
+
+    def _refuse(self, request: HoldRequest, plan: Plan, short: Lacking) -> Hold:
+        """Raise what the client is told; in shadow mode only count that, and all that the request takes."""
+        if not self.shadow:
+            raise refusal(short.planned, short.amount, self._session.now_us(), spent=short.spent)
+        self.shadowed += 1
+        draws = counted_draws(plan, request, self._session.session_id)
+        placed = self._book.place(())
+        assert isinstance(placed, Placed), "what draws from nothing is never short"
+        subject = self._subject(request, draws)
+        hold = PlacedHold(subject, request.price, (), request.key.credit, placed, elapsed_us(), request.input_estimate)
+        self._write_place(hold)
+        self.open[hold] = hold
+        return hold
+
+    async def _wait(self, short: Lacking, seconds: float) -> None:
         """Wait for what is held by others to come back, a moment only: then PostgreSQL is to be asked again."""
-        if seconds <= 0:
-            raise ApiError(Case.CREDIT_HELD, "Running requests hold the rest of this account's credit.")
         with suppress(StoreUnavailable):
-            await self._borrower.ask_reclaim(key, amount)
-        await self._borrower.room(key, min(seconds, RETRY_SECONDS))
+            await self._borrower.ask_reclaim(short.planned.key, short.amount)
+        await self._borrower.room(short.planned.key, min(seconds, RETRY_SECONDS))
 
-    def rest_nanos(self, key: KeyEntry) -> int | None:
-        """See `proxy.ports.Ledger.rest_nanos`."""
-        return self._borrower.rest(key.credit)
+    # ── what is left ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def fetch_rest_nanos(self, key: KeyEntry) -> int:
-        """See `proxy.ports.Ledger.fetch_rest_nanos`."""
+    def rest(self, request: HoldRequest) -> Rest | None:
+        """See `proxy.ports.Ledger.rest`."""
+        plan = plan_for(request.key, request.operation, request.model, request.occurred_us)
+        return least_rest(plan, self._borrower.rest)
+
+    async def fetch_rest(self, request: HoldRequest) -> Rest:
+        """See `proxy.ports.Ledger.fetch_rest`."""
+        plan = plan_for(request.key, request.operation, request.model, request.occurred_us)
         try:
-            return await self._borrower.fetch_rest(key.credit)
+            await self._borrower.fetch_rests([planned for planned in plan.leased if planned.measure in MEASURED])
         except StoreUnavailable as error:
-            raise _unavailable() from error
+            raise unavailable() from error
+        rest = least_rest(plan, self._borrower.rest)
+        assert rest is not None, "all of it was just asked for"
+        return rest
 
     def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
         """See `proxy.ports.Ledger.rates`."""
-        return rates_of(key, operation, model, at_us, self._borrower.rest)
+        return rates_of(plan_for(key, operation, model, at_us), at_us, self._borrower.rest)
 
     def confirm(self, hold: Hold) -> None:
         """See `proxy.ports.Ledger.confirm`."""
@@ -142,14 +192,14 @@ class Holds:
         """Whether this worker may spend right now; answers what time it is."""
         now_us = self._session.trusted_us()
         if not now_us:
-            raise _unavailable()
+            raise unavailable()
         return now_us
 
-    async def _borrow(self, key: LeaseKey, amount: int) -> Verdict:
+    async def _borrow(self, plan: Plan, draws: Draws) -> Lacking | None:
         try:
-            return await self._borrower.borrow(key, amount)
+            return await self._borrower.borrow(plan, [amount for _, amount in draws])
         except (StoreUnavailable, SessionOver) as error:
-            raise _unavailable() from error
+            raise unavailable() from error
 
     def _write_place(self, hold: PlacedHold) -> None:
         try:
@@ -176,13 +226,12 @@ class Holds:
         """A new segment of the journal knows no prices yet."""
         self._prices_written.clear()
 
-    def _subject(self, request: HoldRequest) -> Subject:
+    def _subject(self, request: HoldRequest, draws: tuple[Draw, ...]) -> Subject:
         key, bound = request.key, request.bound
-        draw = Draw(key.credit.limit_id, 0, self._session.session_id, request.hold_nanos)
         return Subject(
             request.request_id, request.occurred_us, key.account_id, key.user_id, key.key_id, request.operation,
             request.provider, bookable_name(request.model), request.price.id, request.markup_ppm, request.hold_nanos,
-            bound.input_tokens, bound.output_tokens, request.stream, (draw,), request.conversation, request.tags,
+            bound.input_tokens, bound.output_tokens, request.stream, draws, request.conversation, request.tags,
         )  # fmt: skip
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,28 +248,29 @@ class Holds:
     def capture(self, hold: Hold, ending: Ending, status_unwritten: int | None = None) -> Receipt:
         """See `proxy.ports.Ledger.capture`."""
         assert isinstance(hold, PlacedHold)
-        cost, amount, flags = priced(hold.price, ending.usage, ending.service_tier, hold.subject.markup_ppm)
-        captured = self._book.capture(hold.placed, (amount,) * len(hold.placed.draws))
-        if captured.end is not End.ENDED:
-            return self._repeated(hold, captured.end)
-        receipt = hold.receipt = Receipt(cost, amount, self._borrower.rest(hold.key))
+        subject = hold.subject
+        cost, amount, flags = priced(hold.price, ending.usage, ending.service_tier, subject.markup_ppm)
+        end = self._book.capture(hold.placed, consumptions(subject, "captured", ending, amount)).end
+        if end is not End.ENDED:
+            return self._repeated(hold, end)
+        receipt = hold.receipt = Receipt(cost, amount, self._borrower.rest(hold.credit))
         if flags:
             ending = msgspec.structs.replace(ending, flags=(*ending.flags, *flags))
-        overrun = max(captured.overrun, default=0)
-        self._write_end(hold, EndRecord("captured", hold.subject, fit(ending), cost, amount, overrun), status_unwritten)
+        overrun = max(amount - subject.hold_nanos, 0)
+        self._write_end(hold, EndRecord("captured", subject, fit(ending), cost, amount, overrun), status_unwritten)
         return receipt
 
     def release(self, hold: Hold, ending: Ending) -> None:
         """See `proxy.ports.Ledger.release`; usage in the ending is what the provider may charge us all the same."""
         assert isinstance(hold, PlacedHold)
-        end = self._book.release(hold.placed)
+        end = self._book.release(hold.placed, consumptions(hold.subject, RELEASED, ending, 0))
         if end is not End.ENDED:
             self._repeated(hold, end)
             return
         cost = 0
         if any(ending.usage):
             cost, _, _ = priced(hold.price, ending.usage, ending.service_tier, hold.subject.markup_ppm)
-        self._write_end(hold, EndRecord("released", hold.subject, fit(ending), cost, 0, 0))
+        self._write_end(hold, EndRecord(RELEASED, hold.subject, fit(ending), cost, 0, 0))
 
     def _write_end(self, hold: PlacedHold, record: EndRecord, status_unwritten: int | None = None) -> None:
         del self.open[hold]
@@ -231,7 +281,8 @@ class Holds:
             self._settler.add(Settling(UNWRITTEN, record, hold.placed_at))
             raise
         finally:
-            self._borrower.freed(hold.key)
+            for key in hold.keys:
+                self._borrower.freed(key)
 
     def _repeated(self, hold: PlacedHold, end: End) -> Receipt:
         """A hold that has ended keeps its first ending; a second, different one is a bug that must be seen."""
@@ -256,14 +307,3 @@ def _with_status(record: EndRecord, status: int | None) -> EndRecord:
     if status is None:
         return record
     return msgspec.structs.replace(record, ending=msgspec.structs.replace(record.ending, status=status))
-
-
-def _spent() -> ApiError:
-    return ApiError(
-        Case.CREDIT_SPENT,
-        "You exceeded your current quota: this request may cost more than the credit that is left on the account.",
-    )
-
-
-def _unavailable() -> ApiError:
-    return ApiError(Case.UNAVAILABLE, "The service cannot check this account's credit right now. Please try again.")

@@ -14,20 +14,24 @@ Rules
 """
 
 import asyncio
+import heapq
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import Enum
-from typing import Final, TypeVar
+from itertools import count
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-from meterproxy.core.lending import LeaseKey, News, Rest, Totals
-from meterproxy.errors import StoreUnavailable
+from meterproxy.core.lending import Borrow, LeaseKey, Lent, News, Rest, Totals
+from meterproxy.core.plan import Plan, Planned
+from meterproxy.core.window import FOREVER_US
+from meterproxy.errors import LendingPaused, StoreUnavailable
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import elapsed_us
+from meterproxy.ledger.draws import Lacking
 from meterproxy.ledger.ports import SessionStore
 from meterproxy.ledger.session import Session
+from meterproxy.ledger.view import IDLE_SECONDS, MOST_BORROWED, QUICK_SECONDS, View
 from meterproxy.runtime.tasks import at_most
 
 T = TypeVar("T")
@@ -35,42 +39,25 @@ T = TypeVar("T")
 ANSWER_SECONDS: Final = 5.0
 """How long a request waits for PostgreSQL at most, however that is stuck."""
 DENIAL_SECONDS: Final = 1.0
-IDLE_SECONDS: Final = 10.0
-QUICK_SECONDS: Final = 2.0
-"""A borrow sooner than this after the last one doubles what is asked for; one later than IDLE_SECONDS halves it."""
 QUICK_US: Final = int(QUICK_SECONDS * 1_000_000)
-MOST_DOUBLINGS: Final = 14
-FIRST_DOUBLINGS: Final = 4
 ASKED_SECONDS: Final = 4.0
 """How long it is taken for granted that others have heard; PostgreSQL shows them a request for ten seconds."""
 NEVER_US: Final = -(2**62)
-MOST_BORROWED: Final = 2**62
-"""No limit has this much, so that whoever needs it is told that it is spent."""
+MOST_AT_ONCE: Final = 64
+"""Windows that one statement lends from."""
+WALKED_AT_ONCE: Final = 500
+"""Leases that are looked at in one step of the background's work."""
 
 
-class Verdict(Enum):
-    """What came of a borrow."""
-
-    GRANTED = "granted"
-    HELD = "held"
-    SPENT = "spent"
+Lending = asyncio.Task[frozenset[LeaseKey]]
+"""A borrow under way; its result are the windows of which there is more here now."""
 
 
-@dataclass(slots=True)
-class View:
-    """What this worker knows of one limit window beyond its own lease."""
+class Group(NamedTuple):
+    """Windows that will be borrowed from together, in this turn of the loop."""
 
-    rest: int = 0
-    outstanding: int = 0
-    consumed: int = 0
-    denied_until_us: int = 0
-    last_borrow_us: int = 0
-    doublings: int = FIRST_DOUBLINGS
-    unit: int = 0
-    want: int = 0
-    repeat: tuple[UUID, int, int] | None = None
-    used_us: int = 0
-    reported: int | None = 0
+    missing: dict[LeaseKey, int]
+    task: Lending
 
 
 class Borrower:
@@ -81,16 +68,20 @@ class Borrower:
         self._session = session
         self._book = book
         self._views: dict[LeaseKey, View] = {}
-        self._under_way: dict[LeaseKey, asyncio.Task[Verdict]] = {}
+        self._under_way: dict[LeaseKey, Lending] = {}
+        self._next: dict[UUID | None, Group] = {}
         self._waiting: dict[LeaseKey, int] = {}
         self._unreported: set[LeaseKey] = set()
         self._changed: dict[LeaseKey, asyncio.Event] = {}
         self._reporting = asyncio.Lock()
-        self._active: set[LeaseKey] = set()
+        self._active: dict[LeaseKey, None] = {}
+        self._ending: list[tuple[int, int, LeaseKey]] = []
         self._of_limit: dict[UUID, list[LeaseKey]] = {}
         self._in_line: Counter[LeaseKey] = Counter()
         self._asked: dict[LeaseKey, int] = {}
         self._unasked: set[LeaseKey] = set()
+        self._numbers = count()
+        self._stopped_until_us = 0
         self.forgotten = False
         """PostgreSQL has said that it lent less than it did: somebody should present it again."""
 
@@ -104,26 +95,17 @@ class Borrower:
         view = self._views.get(key)
         if view is None:
             return
-        self._active.add(key)
+        self._active[key] = None
         before, view.used_us = view.used_us, now_us
         if now_us - before >= QUICK_US or self._book.leases[key].free >= view.want // 4:
             return
         if view.rest >= view.unit > 0 and key not in self._under_way:
-            self._begin(key, view.unit)
+            self._begin({key: view.unit}, key.account_id)
 
     def potential(self, key: LeaseKey) -> int | None:
-        """What could be held if every hold ended, as last heard; None if never heard.
-
-        What was captured here and PostgreSQL had not booked when it answered is not coming back; telling the two apart
-        by what is unsettled *now* would count it twice while a settle's answer is on its way. What became durable here
-        may come back.
-        """
+        """What could be held if every hold ended, as last heard; None if never heard."""
         view = self._views.get(key)
-        lease = self._book.leases.get(key)
-        if view is None:
-            return None
-        captured = lease.consumed + lease.unsettled - lease.deferred if lease else 0
-        return view.rest + view.outstanding - max(captured - view.consumed, 0)
+        return None if view is None or not view.heard else view.potential(self._book.leases.get(key))
 
     def denied(self, key: LeaseKey, amount: int) -> bool:
         """Whether it is known, freshly, that `amount` would not fit even if every hold ended."""
@@ -134,7 +116,7 @@ class Borrower:
     def rest(self, key: LeaseKey) -> int | None:
         """What is left fleet-wide for new holds as far as this worker knows: free here and not lent to anybody."""
         view = self._views.get(key)
-        if view is None:
+        if view is None or not view.heard:
             return None
         lease = self._book.leases.get(key)
         return view.rest if lease is None else view.rest + lease.free
@@ -146,32 +128,45 @@ class Borrower:
 
     # ── asked by requests that must wait ────────────────────────────────────────────────────────────────────────────
 
-    async def fetch_rest(self, key: LeaseKey) -> int:
-        """As `rest`, asked of PostgreSQL now. Raises StoreUnavailable."""
-        self._note_rest(key, await _answered(self._store.read_rest(self._session.session_id, key)))
-        return self._view(key).rest + self._book.free(key)
+    async def fetch_rests(self, wanted: Sequence[Planned]) -> None:
+        """Ask PostgreSQL what is left of these limits. Raises StoreUnavailable."""
+        keys = [self._know(planned) for planned in wanted]
+        rests = await _answered(self._store.read_rests(self._session.session_id, keys))
+        for key, rest in zip(keys, rests, strict=True):
+            self._views[key].note(rest)
 
-    async def borrow(self, key: LeaseKey, amount: int) -> Verdict:
-        """Get this lease large enough for a hold of `amount`, or learn why not.
+    async def borrow(self, plan: Plan, amounts: Sequence[int]) -> Lacking | None:
+        """Get the leases of a plan large enough for a hold of these amounts, or learn which of them cannot be.
 
         Raises:
-            StoreUnavailable: PostgreSQL is away.
+            StoreUnavailable: PostgreSQL is away, or nothing is lent for now.
             SessionOver: this worker may not borrow any more.
         """
-        missing = amount - self._book.free(key)
-        if missing <= 0:
-            return Verdict.GRANTED
-        self._waiting[key] = self._waiting.get(key, 0) + missing
+        missing = {
+            self._know(planned): amount - free
+            for planned, amount in zip(plan.leased, amounts, strict=True)
+            if amount > (free := self._book.free(planned.key))
+        }
+        granted = await self._all_borrowed(missing) if missing else frozenset()
+        for planned, amount in zip(plan.leased, amounts, strict=True):
+            if amount > self._book.free(planned.key) and planned.key not in granted:
+                potential = self.potential(planned.key)
+                return Lacking(planned, amount, potential is not None and amount > potential)
+        return None
+
+    async def _all_borrowed(self, missing: dict[LeaseKey, int]) -> frozenset[LeaseKey]:
+        """Wait for the answers about all that is missing, which others may have asked for already."""
+        for key, amount in missing.items():
+            self._waiting[key] = self._waiting.get(key, 0) + amount
         try:
-            verdict = await _answered(self._under_way.get(key) or self._begin(key, missing))
+            new = {key: amount for key, amount in missing.items() if key not in self._under_way}
+            self._begin(new, next(iter(missing)).account_id)
+            return await _answered(_all({self._under_way[key]: None for key in missing}))
         finally:
-            self._waiting[key] -= missing
-            if not self._waiting[key]:
-                del self._waiting[key]
-        if verdict is Verdict.GRANTED or self._book.free(key) >= amount:
-            return Verdict.GRANTED
-        potential = self.potential(key)
-        return Verdict.SPENT if potential is not None and amount > potential else Verdict.HELD
+            for key, amount in missing.items():
+                self._waiting[key] -= amount
+                if not self._waiting[key]:
+                    del self._waiting[key]
 
     async def room(self, key: LeaseKey, timeout_seconds: float) -> None:
         """Wait until a hold of this lease ends, somebody returns money, or the time is over."""
@@ -198,7 +193,7 @@ class Borrower:
         asked_us = self._asked.get(key)
         if asked_us is not None and elapsed_us() - asked_us < ASKED_SECONDS * 1e6:
             return
-        if self._view(key).outstanding > (lease.outstanding if lease else 0):
+        if self._views[key].outstanding > (lease.outstanding if lease else 0):
             self._asked[key] = elapsed_us()
             try:
                 await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))
@@ -206,68 +201,84 @@ class Borrower:
                 self._asked[key] = NEVER_US  # others may have heard all the same
                 raise
 
-    def _begin(self, key: LeaseKey, missing: int) -> "asyncio.Task[Verdict]":
-        task = asyncio.ensure_future(self._lend(key, missing))
-        self._under_way[key] = task
-        task.add_done_callback(lambda done: self._finished(key, done))
-        return task
+    # ── borrowing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _finished(self, key: LeaseKey, task: "asyncio.Task[Verdict]") -> None:
-        del self._under_way[key]
-        if not task.cancelled() and task.exception() is None and task.result() is Verdict.GRANTED:
-            self.freed(key)
+    def _begin(self, missing: Mapping[LeaseKey, int], together: UUID | None) -> None:
+        """Have this borrowed in one statement with what else is wanted `together` in this turn of the loop."""
+        for key, amount in missing.items():
+            group = self._next.get(together)
+            if group is None or len(group.missing) >= MOST_AT_ONCE:
+                group = self._next[together] = self._group(together)
+            group.missing[key] = amount
+            self._under_way[key] = group.task
 
-    async def _lend(self, key: LeaseKey, missing: int) -> Verdict:
-        view = self._view(key)
-        self._active.add(key)
-        need, want = self._size(key, view, min(missing, MOST_BORROWED))
-        borrow_id, need, want = view.repeat = view.repeat or (uuid4(), need, want)
+    def _group(self, together: UUID | None) -> Group:
+        missing: dict[LeaseKey, int] = {}
+        task = asyncio.ensure_future(self._lend(missing, together))
+        task.add_done_callback(lambda done: self._finished(missing, done))
+        return Group(missing, task)
+
+    def _finished(self, keys: Iterable[LeaseKey], task: Lending) -> None:
+        for key in keys:
+            del self._under_way[key]
+        if not task.cancelled() and task.exception() is None:
+            for key in task.result():
+                self.freed(key)
+
+    async def _lend(self, missing: dict[LeaseKey, int], together: UUID | None) -> frozenset[LeaseKey]:
+        if (group := self._next.get(together)) is not None and group.missing is missing:
+            del self._next[together]
+        self._active.update(dict.fromkeys(missing))
+        if self._stopped_until_us > elapsed_us():
+            raise LendingPaused("nothing is lent for now")
+        borrows = [self._borrow_of(key, min(amount, MOST_BORROWED)) for key, amount in missing.items()]
         life = self._session.life
         try:
-            lent = await self._store.lend(self._session.session_id, borrow_id, key, need, want)
+            answers = await self._store.lend(self._session.session_id, borrows)
+        except LendingPaused:
+            self._stopped_until_us = elapsed_us() + int(DENIAL_SECONDS * 1e6)
+            raise
         except StoreUnavailable:
             raise  # it may have been lent all the same, so the next borrow is this one again
         except BaseException:
-            view.repeat = None
+            for borrow in borrows:
+                self._views[borrow.key].repeat = None
             raise
+        taken = zip(borrows, answers, strict=True)
+        return frozenset([borrow.key for borrow, lent in taken if self._take(borrow.key, lent, life)])
+
+    def _borrow_of(self, key: LeaseKey, missing: int) -> Borrow:
+        view = self._views[key]
+        need, want = view.size(elapsed_us(), missing, self._waiting.get(key, 0))
+        view.repeat = view.repeat or Borrow(uuid4(), key, need, want)
+        return view.repeat
+
+    def _take(self, key: LeaseKey, lent: Lent, life: UUID) -> bool:
+        """Take note of an answer; whether there is more here than before."""
+        view = self._views[key]
         view.repeat = None
         view.last_borrow_us = elapsed_us()
-        lease = self._book.leases.get(key)
-        news = lent.total_granted - (lease.granted if lease else 0)
+        news = self._book.take_up(key, lent)
         self.forgotten = self.forgotten or (news < 0 and life == self._session.life)
-        if news > 0:
-            self._book.grant(key, news)
-        self._note_rest(key, Rest(lent.rest, lent.outstanding, lent.consumed))
+        view.note(Rest(lent.rest, lent.outstanding, lent.consumed))
         if lent.granted:
             self._asked.pop(key, None)  # PostgreSQL has struck this worker off its list; who still waits asks again
         if news > 0:
             view.denied_until_us = 0
-            return Verdict.GRANTED
+            return True
         view.denied_until_us = elapsed_us() + int(DENIAL_SECONDS * 1e6)
         view.doublings = 0
-        return Verdict.HELD
+        return False
 
-    def _size(self, key: LeaseKey, view: View, missing: int) -> tuple[int, int]:
-        since = (elapsed_us() - view.last_borrow_us) / 1e6
-        if view.last_borrow_us and since < QUICK_SECONDS:
-            view.doublings = min(view.doublings + 1, MOST_DOUBLINGS)
-        elif since > IDLE_SECONDS:
-            view.doublings = max(view.doublings - 1, FIRST_DOUBLINGS)
-        waiting = self._waiting.get(key, 0)
-        view.unit = missing if waiting else view.unit
-        view.want = min(max(waiting, missing, view.unit << view.doublings), MOST_BORROWED)
-        return missing, view.want
-
-    def _note_rest(self, key: LeaseKey, rest: Rest) -> None:
-        view = self._view(key)
-        view.rest, view.outstanding, view.consumed = rest
-
-    def _view(self, key: LeaseKey) -> View:
-        view = self._views.get(key)
-        if view is None:
-            view = self._views[key] = View()
+    def _know(self, planned: Planned) -> LeaseKey:
+        """Begin to keep an eye on a limit window."""
+        key = planned.key
+        if key not in self._views:
+            self._views[key] = View(planned.limit, planned.window)
             self._of_limit.setdefault(key.limit_id, []).append(key)
-        return view
+            if planned.window.end_us < FOREVER_US:
+                heapq.heappush(self._ending, (planned.window.end_us, next(self._numbers), key))
+        return key
 
     # ── done in the background ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -290,22 +301,71 @@ class Borrower:
         await self._stop_asking()
 
     async def report(self) -> None:
-        """Give back idle leases and tell what is held. Raises StoreUnavailable; what was not told is told next time."""
-        await self._make_up(self._active)
-        idle_before = elapsed_us() - int(IDLE_SECONDS * 1e6)
-        for key in self._active:
-            view = self._views[key]
-            if view.used_us < idle_before and view.last_borrow_us < idle_before and self._book.give_back(key):
-                self._unreported.add(key)
-        await self._report_returned()
+        """Give back idle leases, tell what is held, go on into new windows and let go of old ones.
+
+        Raises:
+            StoreUnavailable: what was not told is told next time.
+        """
         async with self._reporting:
+            now_us = self._session.now_us()
+            self._active.update(dict.fromkeys(self._ended(now_us)))
+            await self._make_up(self._active)
+            idle_before = elapsed_us() - int(IDLE_SECONDS * 1e6)
+            async for key in _in_steps(self._active):
+                self._look_after(key, now_us, idle_before)
+            await self._report_returned()
             await self._report_held()
-        self._active = {key for key in self._active if not self._at_rest(key)}
+            async for key in _in_steps(self._active):
+                self._let_go(key, now_us)
+
+    def _ended(self, now_us: int) -> Iterator[LeaseKey]:
+        """Windows that have ended since the last time."""
+        while self._ending and self._ending[0][0] <= now_us:
+            yield heapq.heappop(self._ending)[2]
+
+    def _look_after(self, key: LeaseKey, now_us: int, idle_before: int) -> None:
+        """Give back what is idle or of no use any more; borrow ahead from the next window of what is in use."""
+        view = self._views[key]
+        idle = view.used_us < idle_before and view.last_borrow_us < idle_before
+        if (idle or view.window.end_us <= now_us) and self._book.give_back(key):
+            self._unreported.add(key)
+        if not idle and view.used_us and (ahead := view.next_window(key, now_us)) is not None:
+            view.continued = True
+            self._continue(view, self._know(ahead))
+
+    def _continue(self, view: View, ahead: LeaseKey) -> None:
+        following = self._views[ahead]
+        if following.heard or ahead in self._under_way or not view.unit:
+            return
+        following.unit, following.doublings = view.unit, view.doublings
+        self._begin({ahead: view.unit}, None)
+
+    def _let_go(self, key: LeaseKey, now_us: int) -> None:
+        """Stop looking at what is at rest; forget it if its window has ended and PostgreSQL knows all of it."""
+        if not self._at_rest(key):
+            return
+        view, lease = self._views[key], self._book.leases.get(key)
+        if view.window.end_us > now_us:
+            self._active.pop(key, None)
+        elif not (lease and lease.outstanding) and key not in self._unreported and key not in self._waiting:
+            self._active.pop(key, None)
+            del self._views[key]
+            self._book.forget(key)
+            self._asked.pop(key, None)
+            self._of_limit[key.limit_id].remove(key)
+            if not self._of_limit[key.limit_id]:
+                del self._of_limit[key.limit_id]
+
+    async def hand_back(self) -> None:
+        """Give back all that is free, for a host that is to serve nothing more. Raises StoreUnavailable."""
+        await self._make_up(list(self._views))
+        self._unreported.update([key for key in self._book.leases if self._book.give_back(key)])
+        await self._report_returned()
 
     def _at_rest(self, key: LeaseKey) -> bool:
         """Whether there is nothing to give back, to hear or to tell of this lease until it is used again."""
         view, lease = self._views[key], self._book.leases.get(key)
-        if view.repeat is not None or view.reported != 0 or key in self._under_way:
+        if view.repeat is not None or view.reported != 0 or key in self._under_way or key in self._in_line:
             return False
         return lease is None or not (lease.free or lease.held)
 
@@ -321,16 +381,20 @@ class Borrower:
                 self._book.give_back(key)
             if lease.granted:
                 totals[key] = Totals(lease.granted, lease.returned)
-                self._view(key).reported = None
-                self._active.add(key)
+                self._views[key].reported = None
+                self._active[key] = None
         return totals
 
     async def _make_up(self, keys: Iterable[LeaseKey]) -> None:
         """Hear what became of borrows whose answers got lost: what was lent unheard is out of everybody's reach."""
-        for key in list(keys):
-            view = self._views.get(key)
-            if view is not None and view.repeat is not None and key not in self._under_way:
-                await _answered(self._begin(key, view.repeat[1]))
+        lost = {
+            key: view.repeat.need
+            for key in keys
+            if (view := self._views.get(key)) is not None and view.repeat is not None
+        }
+        if lost:
+            self._begin({key: need for key, need in lost.items() if key not in self._under_way}, None)
+            await _answered(_all({self._under_way[key]: None for key in lost}))
 
     async def _report_held(self) -> None:
         held = {
@@ -360,7 +424,21 @@ class Borrower:
 
     async def settle_down(self) -> None:
         """Wait for borrows under way, so that nothing is lent after the session ends."""
-        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        while self._under_way:
+            await asyncio.wait(set(self._under_way.values()))
+
+
+async def _in_steps(keys: Iterable[LeaseKey]) -> AsyncIterator[LeaseKey]:
+    """All of these keys, with a turn of the loop now and then: requests do not wait for many of them."""
+    for number, key in enumerate(list(keys), 1):
+        yield key
+        if not number % WALKED_AT_ONCE:
+            await asyncio.sleep(0)
+
+
+async def _all(tasks: Iterable[Lending]) -> frozenset[LeaseKey]:
+    """What all of them have brought; raises what the first failed of."""
+    return frozenset[LeaseKey]().union(*await asyncio.gather(*(asyncio.shield(task) for task in tasks)))
 
 
 async def _answered(asked: Awaitable[T]) -> T:

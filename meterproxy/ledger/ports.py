@@ -5,7 +5,7 @@ from typing import Protocol
 from uuid import UUID
 
 from meterproxy.core.hold import DueHold, DurableHold
-from meterproxy.core.lending import Batch, LeaseKey, Lent, Met, News, Ownership, Rest, SessionFacts, Totals
+from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent, Met, News, Ownership, Rest, SessionFacts, Totals
 from meterproxy.core.resource import ResourceKey
 
 
@@ -30,9 +30,9 @@ class SessionStore(Protocol):
 
     async def end_session(self, session_id: UUID, state: str) -> int: ...
 
-    async def lend(self, session_id: UUID, borrow_id: UUID, key: LeaseKey, need: int, want: int) -> Lent: ...
+    async def lend(self, session_id: UUID, borrows: Sequence[Borrow]) -> Sequence[Lent]: ...
 
-    async def read_rest(self, session_id: UUID, key: LeaseKey) -> Rest: ...
+    async def read_rests(self, session_id: UUID, keys: Sequence[LeaseKey]) -> Sequence[Rest]: ...
 
     async def give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None: ...
 

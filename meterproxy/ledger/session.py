@@ -40,6 +40,10 @@ class Session:
         """Whether this worker may spend right now."""
         return self.trusted_us() != 0
 
+    def now_us(self) -> int:
+        """What time it is as the database sees it: what windows end by."""
+        return self._clock.now_us()
+
     def trusted_us(self) -> int:
         """What time it is on `elapsed_us` if this worker may spend, 0 if it may not."""
         now_us = elapsed_us()

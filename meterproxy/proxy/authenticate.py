@@ -8,8 +8,6 @@ Rules
 """
 
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from multidict import MultiMapping
@@ -18,6 +16,7 @@ from meterproxy.core.key import KEY_PREFIX, KeyEntry, digest_of
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.proxy.client import Client
 from meterproxy.proxy.endpoints import Endpoint, Way
+from meterproxy.proxy.origin import Address, Networks, origin
 from meterproxy.proxy.ports import Clock, Directory
 from meterproxy.proxy.request_head import RequestHead
 
@@ -86,8 +85,10 @@ def _only(headers: MultiMapping[str], name: str) -> str:
     return values[0] if values else ""
 
 
-def permit(key: KeyEntry, endpoint: Endpoint, client: Client) -> None:
+def permit(key: KeyEntry, endpoint: Endpoint, client: Client, trusted: Networks = ()) -> None:
     """Check what a key may do before its request is read; what we answer ourselves is no operation.
+
+    `trusted` are networks of proxies whose word is taken for where a request comes from.
 
     Raises:
         ApiError: PERMISSION_DENIED for an operation or an address outside of the key's policy.
@@ -95,22 +96,12 @@ def permit(key: KeyEntry, endpoint: Endpoint, client: Client) -> None:
     policy = key.policy
     if policy.operations is not None and endpoint.way is not Way.OURS and endpoint.operation not in policy.operations:
         raise ApiError(Case.PERMISSION_DENIED, f"This API key may not be used for '{endpoint.operation}'.")
-    if policy.networks is not None and not _within(client.peer, key):
+    if policy.networks is not None and not _within(origin(client.peer, client.headers, trusted), policy.networks):
         raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")
 
 
-def _within(peer: str, key: KeyEntry) -> bool:
-    address = _address(peer)
-    return address is not None and any(address in network for network in key.policy.networks or ())
-
-
-@lru_cache(maxsize=4096)
-def _address(peer: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(peer.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
+def _within(address: Address | None, networks: Networks) -> bool:
+    return address is not None and any(address in network for network in networks)
 
 
 def may_use_model(key: KeyEntry, model: str) -> bool:

@@ -24,7 +24,7 @@ from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.headers import Attribution
 from meterproxy.proxy.large_body import expanding
-from meterproxy.proxy.ports import Hold, Ledger, TokenCounter
+from meterproxy.proxy.ports import Hold, Ledger, Rest, TokenCounter
 from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.request_texts import request_texts
 from meterproxy.proxy.route import Route
@@ -44,7 +44,8 @@ TOKENS_PER_TEXT: Final = 8
 INEXACT_FACTOR: Final = 2
 """How far another model's tokenizer may be off."""
 
-_NO_CREDIT: Final = frozenset({Case.CREDIT_SPENT, Case.BUDGET_SPENT, Case.CREDIT_HELD})
+_NO_CREDIT: Final = frozenset({Case.CREDIT_SPENT, Case.CREDIT_HELD, Case.BUDGET_SPENT, Case.TOKENS_LIMITED})
+"""Refusals that a smaller bound may change."""
 
 
 class Authorized(NamedTuple):
@@ -53,6 +54,19 @@ class Authorized(NamedTuple):
     hold: Hold
     bound: Bound
     lowered_maximum: int | None
+
+
+class Ceiling(NamedTuple):
+    """The most that one request may hold by rule; None where only the rest itself limits it."""
+
+    nanos: int | None
+    tokens: int | None = None
+
+    def below(self, request: HoldRequest) -> bool:
+        """Whether a request is above it."""
+        if self.nanos is not None and request.hold_nanos > self.nanos:
+            return True
+        return self.tokens is not None and request.bound.tokens > self.tokens
 
 
 class Attempt:
@@ -136,8 +150,8 @@ class Authorizer:
             ApiError: UNAVAILABLE, OVERLOADED from the ledger.
         """
         request = attempt.hold_request(self._markup_ppm)
-        ceiling = self._ceiling_within(attempt, self._ledger.rest_nanos(attempt.key) or 0)
-        if ceiling is not None and request.hold_nanos > ceiling:
+        ceiling = self._ceiling_within(attempt, self._ledger.rest(request))
+        if ceiling.below(request):
             return None
         try:
             hold = self._ledger.try_place(request)
@@ -156,8 +170,8 @@ class Authorizer:
         """
         request = attempt.hold_request(self._markup_ppm)
         lowered_maximum = None
-        ceiling = await self._ceiling(attempt)
-        if ceiling is not None and request.hold_nanos > ceiling:
+        ceiling = await self._ceiling(attempt, request)
+        if ceiling.below(request):
             request, lowered_maximum = await self._fit(attempt, ceiling)
         try:
             return Authorized(await self._place(request), request.bound, lowered_maximum)
@@ -170,25 +184,27 @@ class Authorizer:
     async def _place(self, request: HoldRequest) -> Hold:
         return self._ledger.try_place(request) or await self._ledger.place(request)
 
-    async def _ceiling(self, attempt: Attempt) -> int | None:
-        """The most that this request may hold by rule, None where only the rest itself limits it."""
-        rest = self._ledger.rest_nanos(attempt.key)
+    async def _ceiling(self, attempt: Attempt, request: HoldRequest) -> Ceiling:
+        """The most that this request may hold by rule."""
+        rest = self._ledger.rest(request)
         if rest is None and attempt.unlimited:
-            rest = await self._ledger.fetch_rest_nanos(attempt.key)
-        return self._ceiling_within(attempt, rest or 0)
+            rest = await self._ledger.fetch_rest(request)
+        return self._ceiling_within(attempt, rest)
 
-    def _ceiling_within(self, attempt: Attempt, rest_nanos: int) -> int | None:
+    def _ceiling_within(self, attempt: Attempt, rest: Rest | None) -> Ceiling:
         highest = attempt.key.policy.highest_request_nanos
         if not attempt.unlimited:
-            return highest
-        share = max(rest_nanos, 0) * self._max_share_ppm // PPM
-        return share if highest is None else min(share, highest)
+            return Ceiling(highest)
+        nanos, tokens = (0, None) if rest is None else rest
+        share = max(nanos, 0) * self._max_share_ppm // PPM
+        most_tokens = None if tokens is None else max(tokens, 0) * self._max_share_ppm // PPM
+        return Ceiling(share if highest is None else min(share, highest), most_tokens)
 
-    async def _fit(self, attempt: Attempt, ceiling: int) -> tuple[HoldRequest, int | None]:
+    async def _fit(self, attempt: Attempt, ceiling: Ceiling) -> tuple[HoldRequest, int | None]:
         """Bring a request below its ceiling: by counting its text, then by limiting its answers."""
         await self._count(attempt)
         request = attempt.hold_request(self._markup_ppm)
-        if request.hold_nanos <= ceiling:
+        if not ceiling.below(request):
             return request, None
         lowered_maximum = None
         if attempt.unlimited:
@@ -204,13 +220,17 @@ class Authorizer:
             )
         return request, lowered_maximum
 
-    def _affordable(self, attempt: Attempt, ceiling: int) -> int:
+    def _affordable(self, attempt: Attempt, ceiling: Ceiling) -> int:
         """Tokens of each answer that the ceiling pays for, at least the useful minimum, at most the model's own."""
         highest = attempt.model_facts.max_output_tokens
         useful = USEFUL_REASONING_TOKENS if attempt.model_facts.reasoning else USEFUL_TOKENS
-        without = self._nanos(attempt, replace(attempt.request_facts, own_maximum=0))
-        slope = self._nanos(attempt, replace(attempt.request_facts, own_maximum=highest)) - without
-        tokens = max(ceiling - without, 0) * highest // slope if slope else highest
+        none, most = (replace(attempt.request_facts, own_maximum=maximum) for maximum in (0, highest))
+        tokens = highest
+        if ceiling.nanos is not None:
+            tokens = _part(highest, ceiling.nanos, self._nanos(attempt, none), self._nanos(attempt, most))
+        if ceiling.tokens is not None:
+            bounds = attempt.bound(none), attempt.bound(most)
+            tokens = min(tokens, _part(highest, ceiling.tokens, *(bound.tokens for bound in bounds)))
         return min(max(tokens, useful), highest)
 
     def _nanos(self, attempt: Attempt, facts: RequestFacts) -> int:
@@ -237,14 +257,22 @@ class Authorizer:
 
     def _worth_counting(self, attempt: Attempt) -> bool:
         """Whether the rest could pay for this request if its text were as short in tokens as a text can be."""
-        rest = self._ledger.rest_nanos(attempt.key)
+        rest = self._ledger.rest(attempt.hold_request(self._markup_ppm))
         if rest is None:
             return True
         facts = attempt.request_facts
         useful = attempt.model_facts.max_output_tokens if facts.own_maximum is None else facts.own_maximum
         text_bytes = facts.text_bytes // BYTES_PER_TOKEN_AT_MOST
         fewest = replace(facts, text_bytes=text_bytes, own_maximum=min(useful, USEFUL_TOKENS))
-        return self._nanos(attempt, fewest) <= rest
+        if rest.tokens is not None and attempt.bound(fewest).tokens > rest.tokens:
+            return False
+        return self._nanos(attempt, fewest) <= rest.nanos
+
+
+def _part(highest: int, ceiling: int, without: int, whole: int) -> int:
+    """How many of `highest` tokens fit below a ceiling, where none take `without` and all of them `whole`."""
+    slope = whole - without
+    return max(ceiling - without, 0) * highest // slope if slope else highest
 
 
 async def counted_within(

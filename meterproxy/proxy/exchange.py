@@ -23,7 +23,7 @@ from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt
 from meterproxy.proxy.capture import Measured, OpenHold
 from meterproxy.proxy.claims import claims_for, keeps
-from meterproxy.proxy.client import JSON_TYPE, Client
+from meterproxy.proxy.client import JSON_TYPE, REQUEST_ID, Client
 from meterproxy.proxy.counting import Counting
 from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.delivery import Delivery
@@ -46,7 +46,6 @@ from meterproxy.proxy.stream import StreamRelay
 from meterproxy.proxy.usage_shapes import Ceiling
 
 UNKNOWN_ROUTE: Final = "other"
-REQUEST_ID: Final = b"x-meterproxy-request-id"
 
 
 _log: Final = logging.getLogger(__name__)
@@ -108,8 +107,9 @@ class Exchange:
             key = known_key(head, ports.directory, ports.clock)
             if key is None:
                 key = await find_key(head, ports.directory, ports.clock)
-            permit(key, endpoint, client)
+            permit(key, endpoint, client, self._house.settings.trusted_proxies)
             if endpoint.way is Way.METERED:
+                ports.brakes.check(key)
                 asked = await self._accept(endpoint)
                 mentions = ids or (endpoint.mentions and in_body(asked))
                 owned = await self._check_owned(asked, ids, "", key) if mentions else NOTHING
@@ -291,7 +291,8 @@ class Exchange:
         if lowered_maximum is not None:
             headers.append((b"x-meterproxy-max-tokens", b"%d" % lowered_maximum))
         if self._rated is not None:
-            headers += rate_headers(self._house.ports.ledger.rates(*self._rated, self.started_us))
+            ports = self._house.ports
+            headers += rate_headers(ports.ledger.rates(*self._rated, ports.clock.now_us()))
         return headers
 
     def _pass_error(self, forwarded: Forwarded, headers: list[tuple[bytes, bytes]]) -> None:
@@ -341,6 +342,8 @@ class Exchange:
         client, house = self._client, self._house
         if error.case is Case.CREDIT_SPENT:
             error.status = house.settings.out_of_credit_status
+        elif error.case is Case.HOST_DRAINED:
+            client.closing = True  # the client's next connection may lead to another host
         house.ports.observer.refused(error.reason, self._route_name)
         if isinstance(error, Failed):
             house.ports.observer.upstream_failed(self._provider, error.reason)

@@ -1,10 +1,11 @@
 """The house: what all exchanges of one worker share, and what they need of the layers beside the proxy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from meterproxy.proxy.authorize import Authorizer
 from meterproxy.proxy.background import Background
+from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.client import Room
 from meterproxy.proxy.free import FreeHouse
 from meterproxy.proxy.idempotency import Idempotency
@@ -31,7 +32,7 @@ from meterproxy.proxy.turns import Turns
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What the exchanges of one worker need of the rest of meterproxy."""
+    """What the exchanges of one worker need of the rest of meterproxy; `brakes` are what an operator has stopped."""
 
     clock: Clock
     directory: Directory
@@ -42,6 +43,7 @@ class Ports:
     owners: Owners
     durable: DurableHolds
     idempotency: IdempotencyStore
+    brakes: Brakes = field(default_factory=Brakes)
 
 
 @dataclass(frozen=True, slots=True)

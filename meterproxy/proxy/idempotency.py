@@ -38,6 +38,7 @@ from meterproxy.proxy.headers import Header
 from meterproxy.proxy.ports import IdempotencyStore, Observer
 from meterproxy.proxy.recording import Recording
 from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.proxy.shares import Shares
 
 HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = (b"x-meterproxy-replayed", b"true")
@@ -48,6 +49,8 @@ HASHED_AT_ONCE_BYTES: Final = 1 << 20
 """A longer body is hashed in a thread: it would stall the loop."""
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
+ASKED_AT_ONCE: Final = 2
+"""How many look-ups one account has at once: whoever sends a key again and again must not keep others from theirs."""
 TOLD_AT_ONCE: Final = 32
 TOLD_AT_ONCE_BYTES: Final = 4 << 20
 """Of answers; a batch that is longer than one has no more than that."""
@@ -78,6 +81,7 @@ class Idempotency:
         self._ended: deque[tuple[EndedClaim, Recording | None]] = deque()
         self._news = asyncio.Event()
         self._waiting = 0
+        self._shares = Shares(ASKED_AT_ONCE)
 
     # ── before ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -125,6 +129,10 @@ class Idempotency:
             self._waiting -= 1
 
     async def _claimed(self, request: ClaimRequest) -> Found:
+        async with self._shares.taken(request.account_id):
+            return await self._asked(request)
+
+    async def _asked(self, request: ClaimRequest) -> Found:
         try:
             return await self._store.claim(request)
         except BaseException as error:

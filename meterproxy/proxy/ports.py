@@ -15,6 +15,7 @@ from meterproxy.core.hold import Hold as Hold  # noqa: PLC0414  re-exported for 
 from meterproxy.core.hold import HoldRequest as HoldRequest  # noqa: PLC0414
 from meterproxy.core.hold import Rates as Rates  # noqa: PLC0414
 from meterproxy.core.hold import Receipt as Receipt  # noqa: PLC0414
+from meterproxy.core.hold import Rest as Rest  # noqa: PLC0414
 from meterproxy.core.idempotency import ClaimRequest, EndedClaim, Found
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.price import Price
@@ -58,8 +59,8 @@ class Ledger(Protocol):
         """Place a hold from what this worker has leased, without waiting; None if `place` must be asked.
 
         Raises:
-            ApiError: CREDIT_SPENT where it is known that it cannot fit; UNAVAILABLE without trust in the session;
-                OVERLOADED where the journal has no room.
+            ApiError: CREDIT_SPENT, BUDGET_SPENT, REQUESTS_LIMITED or TOKENS_LIMITED where it is known that it cannot
+                fit; UNAVAILABLE without trust in the session; OVERLOADED where the journal has no room.
         """
         ...
 
@@ -71,12 +72,15 @@ class Ledger(Protocol):
         """
         ...
 
-    def rest_nanos(self, key: KeyEntry) -> int | None:
-        """What is left for this key fleet-wide as last heard (free leases here + unlent); None if never heard."""
+    def rest(self, request: HoldRequest) -> Rest | None:
+        """The least that is left for this request fleet-wide of all limits on its path, as last heard.
+
+        None where PostgreSQL was never asked about one of them.
+        """
         ...
 
-    async def fetch_rest_nanos(self, key: KeyEntry) -> int:
-        """As `rest_nanos`, asked of PostgreSQL now. Raises ApiError UNAVAILABLE."""
+    async def fetch_rest(self, request: HoldRequest) -> Rest:
+        """As `rest`, asked of PostgreSQL now where memory does not know. Raises ApiError UNAVAILABLE."""
         ...
 
     def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
@@ -170,6 +174,10 @@ class DurableHolds(Protocol):
 
     def release(self, hold: Hold, ending: Ending) -> None:
         """End a durable hold with nothing charged: the provider never ran it. Otherwise as `capture`."""
+        ...
+
+    def end(self, hold: Hold, ending: Ending) -> None:
+        """Capture what was consumed, or release where that is nothing. Raises JournalFailed, as `capture`."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Settings of the exchange path, plain and frozen; `service` fills them from the configuration."""
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 
@@ -8,6 +9,7 @@ from typing import Literal
 class ExchangeSettings:
     """What an operator can set about how requests are answered.
 
+    `trusted_proxies` are networks whose word is taken for where a request comes from.
     `leaver_seconds` and `leavers` bound how long and how many streams are read on after their clients left.
     `count_seconds` bounds how long an ending waits for the tokenizer. `buffered_bytes` is the largest answer that is
     read whole before it is passed on.
@@ -17,6 +19,7 @@ class ExchangeSettings:
     is being answered.
     """
 
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     max_body_bytes: int = 64 << 20
     bodies_bytes: int = 512 << 20
     markup_ppm: int = 1_000_000

@@ -247,8 +247,8 @@ class StreamRelay:
             await self._captured(Outcome.CLIENT_LEFT)
 
     def _wanted(self) -> bool:
-        """Whether there is anything to read on for: the usage, or an answer that is kept."""
-        return not self._meter.done and (self._hold.open or self._client.recording is not None)
+        """Whether there is anything to read on for: the usage, or an answer that is kept, to its last byte."""
+        return self._client.recording is not None or (self._hold.open and not self._meter.done)
 
     def _reads_on(self) -> bool:
         if self._delivery.background:
@@ -268,6 +268,8 @@ class StreamRelay:
                         self._at_end = self._natural_outcome() is not Outcome.STREAM_BROKEN
                         return
                     self._read(piece)
+                    if self._meter.done and self._hold.ending is None:
+                        await self._captured(Outcome.CLIENT_LEFT)
         except (TimeoutError, UpstreamError):
             return
         finally:

@@ -1,10 +1,10 @@
 """Observe: what the parts know of themselves, told to the metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
-from meterproxy.core.lending import LeaseKey, Lent
+from meterproxy.core.lending import Borrow, Lent
 from meterproxy.errors import MeterproxyError
 from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.worker import WorkerLedger
@@ -23,15 +23,16 @@ class CountedSessions(Sessions):
 
     metrics: Metrics
 
-    async def lend(self, session_id: UUID, borrow_id: UUID, key: LeaseKey, need: int, want: int) -> Lent:
+    async def lend(self, session_id: UUID, borrows: Sequence[Borrow]) -> Sequence[Lent]:
         """See `Sessions.lend`."""
         try:
-            lent = await super().lend(session_id, borrow_id, key, need, want)
+            answers = await super().lend(session_id, borrows)
         except MeterproxyError:
-            self.metrics.lease_requests.labels("failed").inc()
+            self.metrics.lease_requests.labels("failed").inc(len(borrows))
             raise
-        self.metrics.lease_requests.labels("granted" if lent.granted else "refused").inc()
-        return lent
+        for lent in answers:
+            self.metrics.lease_requests.labels("granted" if lent.granted else "refused").inc()
+        return answers
 
 
 def gauges_of(ledger: WorkerLedger, metrics: Metrics, max_seconds: float) -> Callable[[], None]:

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -24,11 +24,12 @@ import uvloop
 from meterproxy.config import Config
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.operator import OperatorApi
-from meterproxy.core.lending import Change
+from meterproxy.core.lending import Change, Settling
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
+from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.client import Client, Room
 from meterproxy.proxy.exchanges import Exchanges
 from meterproxy.proxy.house import Ports
@@ -41,25 +42,30 @@ from meterproxy.runtime.parent import die_with_parent, on_parent_gone, say_faile
 from meterproxy.runtime.tasks import SideTasks
 from meterproxy.runtime.tokenizer import TokenizerClient
 from meterproxy.service import observe, providers
+from meterproxy.service.braking import Braking
 from meterproxy.service.catalog import catalog_of
 from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, take_over
 from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
+from meterproxy.service.marking import Marking
 from meterproxy.service.poller import Poller, asking
 from meterproxy.service.siblings import Siblings, settle_now
+from meterproxy.service.sweeper import Sweeper
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
+from meterproxy.store.fleet import Fleet
 from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.lost import LostSessions
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
-from meterproxy.store.upkeep import delete_old_owners, lost_lease_nanos, make_partitions, self_test
+from meterproxy.store.upkeep import delete_old_owners, make_partitions, self_test
 
 T = TypeVar("T")
 
@@ -131,6 +137,7 @@ class Worker:
         self._exchanges: Exchanges | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
+        self._brakes = Brakes()
         self._siblings = Siblings(handover.run_dir, handover.slot, self._metrics, self._settle_own)
         self._unfit: list[str] = ["the ledger has not been recovered yet"]
 
@@ -185,8 +192,11 @@ class Worker:
         self._unfit = problems + self._local_problems()
         for problem in self._unfit:
             _log.error("the worker is not ready: %s", problem)
+        self._braking = Braking(self._pool, self._ledger, self._brakes, socket.gethostname())
+        self._marking = Marking(self._pool)
         self._start_tasks()
-        self._ledger.settler.observe = self._metrics.settled
+        await self._until_available(self._braking.look)
+        self._ledger.settler.observe = self._settled
         self._metrics.before_scrape.append(
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
         )
@@ -242,12 +252,17 @@ class Worker:
         self._tasks.start("journal sync", ledger.keep_synced)
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
+        self._tasks.start("brakes", self._braking.keep_told)
+        self._tasks.start("crossings", self._marking.keep_marked)
         self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("upkeep", self._keep_tidy)
         self._tasks.start("fleet gauges", self._keep_fleet_counted)
         self._tasks.start("heirs", self._heirs.keep_looking)
+        lost, longest_seconds = LostSessions(self._pool), self._config.exchange.max_seconds
+        sweeper = Sweeper(ledger.session, lost, longest_seconds, self._metrics.lost_lease_nanos)
+        self._tasks.start("lost sessions", sweeper.keep_swept)
 
     async def _keep_session(self) -> None:
         """A session that somebody else has ended cannot be mended: end, and let the successor open its own."""
@@ -267,11 +282,10 @@ class Worker:
                 await delete_expired(self._pool)
 
     async def _keep_fleet_counted(self) -> None:
-        """What only PostgreSQL knows: money that is lost sight of, and holds that outlived their exchange."""
+        """What only PostgreSQL knows: holds that outlived their exchange."""
         metrics = self._metrics
         while True:
             with contextlib.suppress(StoreUnavailable):
-                metrics.lost_lease_nanos.set(await lost_lease_nanos(self._pool, self._config.lease.ttl_seconds))
                 holds, oldest_seconds = await DurableRows(self._pool).count()
                 metrics.durable_holds_open.set(holds)
                 metrics.durable_hold_oldest_seconds.set(oldest_seconds)
@@ -308,14 +322,22 @@ class Worker:
         if change is None:
             self._directory.forget_all()
             self._heirs.look_again()
+            self._braking.look_again()
         elif change.kind == "key" and change.subject_id is not None:
             self._directory.key_changed(change.subject_id)
+        elif change.kind == "fleet":
+            self._braking.look_again()
         elif change.account_id is not None:
             self._directory.account_changed(change.account_id)
+
+    def _settled(self, endings: Sequence[Settling], seconds: float) -> None:
+        self._metrics.settled(endings, seconds)
+        self._marking.settled(endings)
 
     def _make_exchanges(self) -> Exchanges:
         config, ledger = self._config, self._ledger
         settings = ExchangeSettings(
+            trusted_proxies=config.trusted_proxies,
             max_body_bytes=config.max_body_bytes,
             markup_ppm=config.markup_ppm,
             unpriced=config.unpriced,
@@ -335,6 +357,7 @@ class Worker:
             ledger.owners,
             ledger.durable,
             idempotency_rows(config, self._key_pool, ledger.session.session_id),
+            self._brakes,
         )
         return Exchanges(settings, ports, providers.build(config), self._room)
 
@@ -357,10 +380,11 @@ class Worker:
         assert token is not None, "the supervisor has made what was not set"
         return OperatorApi(
             Services(
-                Accounts(self._pool),
-                Keys(self._pool),
+                Accounts(self._pool, new_limits=self._config.limits.of_accounts),
+                Keys(self._pool, new_limits=self._config.limits.of_keys),
                 Limits(self._pool),
                 Teams(self._pool),
+                Fleet(self._pool),
                 Machine(self._unready, self._siblings.exposition, self._siblings.settle_everywhere, self._explain),
             ),
             token.get_secret_value(),
@@ -372,7 +396,7 @@ class Worker:
             return "the worker is shutting down"
         if self._unfit:
             return "; ".join(self._unfit)
-        return self._ledger.ready
+        return self._ledger.ready or self._braking.unready
 
     async def _settle_own(self) -> None:
         if self._exchanges is not None:

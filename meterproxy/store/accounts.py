@@ -10,9 +10,12 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from meterproxy.core.limit import Scope
+from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.ids import new_id
+from meterproxy.store.limits import make_limit
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
 
@@ -36,6 +39,7 @@ class AccountRow:
     credits_nanos: int
     overdraft_nanos: int
     created_at: datetime
+    frozen_at: datetime | None
     leased_nanos: int
     held_nanos: int
     as_of: datetime
@@ -76,11 +80,15 @@ class UserRow:
 
 
 class Accounts:
-    """What is done with accounts, by people; each call is one transaction and leaves a line in the audit log."""
+    """What is done with accounts, by people; each call is one transaction and leaves a line in the audit log.
 
-    def __init__(self, pool: asyncpg.Pool, actor: str = "operator") -> None:
+    `new_limits` are made with each new account.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, actor: str = "operator", new_limits: Sequence[LimitTerms] = ()) -> None:
         self._pool = pool
         self._actor = actor
+        self._new_limits = new_limits
 
     async def create(self, name: str, *, overdraft_nanos: int = 0) -> AccountRow:
         """Make an organization with its account, its credit limit and its service user."""
@@ -93,6 +101,8 @@ class Accounts:
                 _SQL["create_user"], new_id(), organization_id, f"{name} service"[:200], None, True
             )
             await self._audit(connection, "account.create", account_id, {"name": name})
+            for terms in self._new_limits:
+                await make_limit(connection, self._actor, account_id, Scope.ACCOUNT, account_id, terms, seed=False)
             return await _read(connection, account_id)
 
     async def read(self, account_id: UUID) -> AccountRow:
@@ -143,6 +153,31 @@ class Accounts:
                 await self._audit(connection, f"credit.{kind}", account_id, {"entry_no": entry.entry_no})
                 await connection.execute(_SQL["record_change"], "limit", credit_limit)
                 return entry
+
+        return await retried(attempt)
+
+    async def change(
+        self, account_id: UUID, *, frozen: bool | None = None, overdraft_nanos: int | None = None
+    ) -> AccountRow:
+        """Freeze or unfreeze an account, or move its overdraft; in force fleet-wide within a second.
+
+        Raises:
+            ApiError: NOT_FOUND, MALFORMED (senseless overdraft).
+        """
+        if overdraft_nanos is not None and not 0 <= overdraft_nanos <= MOST_CREDITS_NANOS:
+            raise ApiError(Case.MALFORMED, "The overdraft must not be negative, nor larger than any account holds.")
+
+        async def attempt() -> AccountRow:
+            async with transaction(self._pool) as connection:
+                if await connection.fetchrow(_SQL["lock_account"], account_id) is None:
+                    raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
+                await connection.execute(_SQL["change_account"], account_id, overdraft_nanos, frozen)
+                given = {"frozen": frozen, "overdraft_nanos": overdraft_nanos}
+                detail = {name: value for name, value in given.items() if value is not None}
+                await self._audit(connection, "account.change", account_id, detail)
+                credit_limit = await connection.fetchval(_SQL["credit_limit"], account_id)
+                await connection.execute(_SQL["record_account_change"], "limit", credit_limit, account_id)
+                return await _read(connection, account_id)
 
         return await retried(attempt)
 

@@ -16,15 +16,17 @@ import asyncpg
 import msgspec
 import orjson
 
+from meterproxy.core.draw import deferred
 from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.lending import Batch, Settling
+from meterproxy.core.limit import Measure
 from meterproxy.core.price import Price
 from meterproxy.core.record import DeferRecord, Subject
 from meterproxy.core.resource import Resource, ResourceKey
 from meterproxy.store.instants import to_datetime
 from meterproxy.store.pool import Connection, transaction
 from meterproxy.store.sqlfiles import queries
-from meterproxy.store.staging import DrawRow
+from meterproxy.store.staging import DrawRow, taken_rows
 
 _SQL: Final = queries("durable")
 
@@ -98,12 +100,13 @@ def deferrals_of(batch: Batch) -> list[Deferral]:
 
 
 def deferral_draw_rows(deferrals: Sequence[Deferral]) -> list[DrawRow]:
-    """What deferrals draw from their leases: all that was held."""
+    """What deferrals draw from their leases: what was held and goes on."""
     return [
         DrawRow(subject.request_id, subject.account_id, draw.limit_id, draw.window_start_us, draw.session_id,
-                draw.amount, 0)
+                deferred(draw), 0, 0)
         for subject, _, _ in deferrals
         for draw in subject.draws
+        if not draw.counted and draw.measure != Measure.CONCURRENT
     ]  # fmt: skip
 
 
@@ -133,13 +136,20 @@ async def drop_deferred(connection: Connection, batch_id: UUID, endings: Iterabl
         await connection.execute(_SQL["drop_deferred"], batch_id, recovered)
 
 
-async def end_durable(connection: Connection, batch: Batch) -> None:
+async def end_durable(connection: Connection, endings: Iterable[Settling]) -> None:
     """End the durable holds whose endings a batch has booked; behind the rows."""
-    rows = [
-        (settling.record.subject.account_id, to_datetime(settling.record.subject.occurred_us),
-         settling.record.subject.request_id)
-        for settling in batch.endings
-        if settling.record.resource is not None
-    ]  # fmt: skip
-    if rows:
-        await connection.execute(_SQL["end_durable"], *(list(column) for column in zip(*rows, strict=True)))
+    records = [settling.record for settling in endings if settling.record.resource is not None]
+    if not records:
+        return
+    ended = [
+        (record.subject.account_id, to_datetime(record.subject.occurred_us), record.subject.request_id)
+        for record in records
+    ]
+    draws = [
+        (row.request_id, row.account_id, row.limit_id, to_datetime(row.window_start_us), row.consumed, row.overrun)
+        for record in records
+        for row in taken_rows(record)
+        if not row.counted
+    ]
+    columns = [list(column) for column in zip(*draws, strict=True)] or [[]] * 6
+    await connection.execute(_SQL["end_durable"], *(list(column) for column in zip(*ended, strict=True)), *columns)

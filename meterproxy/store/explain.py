@@ -55,11 +55,15 @@ class _Draw(NamedTuple):
     held: int
     consumed: int
     overrun: int
+    counted: int = 0
 
 
 async def _limits_drawn(connection: Connection, row: asyncpg.Record) -> list[dict[str, Any]]:
     told = orjson.loads(row["draws"]) if row["draws"] else None
-    draws = [_Draw(UUID(limit), start, UUID(session), *rest) for limit, start, session, *rest in told or ()]
+    own = row["session_id"]
+    draws = [
+        _Draw(UUID(limit), start, UUID(other) if other else own, *rest) for limit, start, other, *rest in told or ()
+    ]
     named = [draw.limit_id for draw in draws] if told else None
     limits = {limit["id"]: limit for limit in await connection.fetch(_SQL["read_limits"], row["account_id"], named)}
     if told is None:
@@ -75,10 +79,11 @@ async def _limits_drawn(connection: Connection, row: asyncpg.Record) -> list[dic
 
 def _drawn(draw: _Draw, limit: asyncpg.Record | None, session_state: str | None) -> dict[str, Any]:
     measure = limit["measure"] if limit else None
-    amounts = {"held": draw.held, "consumed": draw.consumed, "overrun": draw.overrun}
+    amounts = {"held": draw.held, "consumed": draw.consumed, "overrun": draw.overrun, "counted": draw.counted}
     return {
         "limit_id": draw.limit_id,
         "kind": limit["kind"] if limit else None,
+        "name": limit["name"] if limit else None,
         "scope": limit["scope"] if limit else None,
         "measure": measure,
         "window_start": to_datetime(draw.window_start_us) if draw.window_start_us else None,

@@ -1,12 +1,12 @@
 """Worker sessions, leases and news: what `ledger` asks of PostgreSQL between two settles."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NoReturn
 from uuid import UUID
 
 import asyncpg
 
-from meterproxy.core.lending import Change, LeaseKey, Lent, Met, News, Rest, SessionFacts, Totals
+from meterproxy.core.lending import Borrow, Change, LeaseKey, Lent, Met, News, Rest, SessionFacts, Totals
 from meterproxy.errors import Forgotten, LendingPaused, SessionOver
 from meterproxy.store.instants import to_datetime, to_us
 from meterproxy.store.pool import Connection, retried, transaction
@@ -15,6 +15,9 @@ from meterproxy.store.sqlfiles import queries
 _SQL: Final = queries("leases")
 _SESSION_OVER: Final = "MP001"
 _LENDING_PAUSED: Final = "MP003"
+
+RETURNED_AT_ONCE: Final = 500
+"""Leases that one transaction takes something back from."""
 
 
 class Sessions:
@@ -63,9 +66,7 @@ class Sessions:
                     await connection.fetchval(
                         _SQL["present_leases"],
                         session.session_id,
-                        [key.account_id for key in keys],
-                        [key.limit_id for key in keys],
-                        [to_datetime(key.window_start_us) for key in keys],
+                        *_arrays(keys),
                         [totals[key].granted for key in keys],
                         [totals[key].returned for key in keys],
                     )
@@ -92,14 +93,20 @@ class Sessions:
 
         return await retried(attempt)
 
-    async def lend(self, session_id: UUID, borrow_id: UUID, key: LeaseKey, need: int, want: int) -> Lent:
-        """Borrow between `need` and `want` of a limit window, or nothing; the same `borrow_id` gets the same answer."""
+    async def lend(self, session_id: UUID, borrows: Sequence[Borrow]) -> Sequence[Lent]:
+        """Borrow between `need` and `want` of each limit window, or nothing; a `borrow_id` repeated gets its answer.
 
-        async def attempt() -> Lent:
+        Raises:
+            SessionOver: this session was ended.
+            LendingPaused: nobody is lent to right now.
+        """
+        columns = [list(column) for column in zip(*_wishes(borrows), strict=True)]
+
+        async def attempt() -> Sequence[Lent]:
             async with transaction(self._pool) as connection:
-                row = await connection.fetchrow(_SQL["lend"], session_id, borrow_id, *_columns(key), need, want)
-            assert row is not None
-            return Lent(*row)
+                rows = await connection.fetch(_SQL["lend"], session_id, *columns)
+            assert len(rows) == len(borrows), "each window is there or is made"
+            return [Lent(*row) for row in rows]
 
         try:
             return await retried(attempt)
@@ -111,35 +118,33 @@ class Sessions:
                 raise LendingPaused(str(error)) from error
             raise
 
-    async def read_rest(self, session_id: UUID, key: LeaseKey) -> Rest:
-        """What is left of a limit window right now."""
+    async def read_rests(self, session_id: UUID, keys: Sequence[LeaseKey]) -> Sequence[Rest]:
+        """What is left of limit windows right now."""
         async with transaction(self._pool) as connection:
-            row = await connection.fetchrow(_SQL["read_rest"], *_columns(key), session_id)
-        return Rest(*row) if row else Rest(0, 0, 0)
+            return [Rest(*row) for row in await connection.fetch(_SQL["read_rests"], *_arrays(keys), session_id)]
 
     async def give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None:
         """Report cumulative totals of what was returned."""
+        keys = sorted(returned, key=_columns)
+        for start in range(0, len(keys), RETURNED_AT_ONCE):
+            await self._give_back(session_id, {key: returned[key] for key in keys[start : start + RETURNED_AT_ONCE]})
 
+    async def _give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None:
         async def attempt() -> None:
             async with transaction(self._pool) as connection:
-                for key, total in sorted(returned.items(), key=lambda item: _columns(item[0])):
-                    await connection.execute(_SQL["give_back"], session_id, *_columns(key), total)
+                arrays = _arrays(list(returned))
+                await connection.execute(_SQL["give_back"], session_id, *arrays, list(returned.values()))
 
         await retried(attempt)
 
     async def report_held(self, session_id: UUID, held: Mapping[LeaseKey, int]) -> None:
         """Tell what is held, for people who read balances."""
         keys = sorted(held, key=_columns)
-        columns = (
-            [key.account_id for key in keys],
-            [key.limit_id for key in keys],
-            [to_datetime(key.window_start_us) for key in keys],
-            [held[key] for key in keys],
-        )
+        amounts = [held[key] for key in keys]
 
         async def attempt() -> None:
             async with transaction(self._pool) as connection:
-                await connection.execute(_SQL["report_held"], session_id, *columns)
+                await connection.execute(_SQL["report_held"], session_id, *_arrays(keys), amounts)
 
         await retried(attempt)
 
@@ -190,3 +195,16 @@ def _life(text: str) -> UUID | None:
 
 def _columns(key: LeaseKey) -> tuple[UUID, UUID, object]:
     return key.account_id, key.limit_id, to_datetime(key.window_start_us)
+
+
+def _arrays(keys: Sequence[LeaseKey]) -> tuple[list[UUID], list[UUID], list[object]]:
+    return (
+        [key.account_id for key in keys],
+        [key.limit_id for key in keys],
+        [to_datetime(key.window_start_us) for key in keys],
+    )
+
+
+def _wishes(borrows: Sequence[Borrow]) -> Iterator[tuple[object, ...]]:
+    for borrow_id, key, need, want in borrows:
+        yield borrow_id, *_columns(key), need, want

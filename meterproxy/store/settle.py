@@ -10,7 +10,7 @@ Rules
 import dataclasses
 import struct
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -34,7 +34,7 @@ from meterproxy.store.instants import to_datetime
 from meterproxy.store.owners import book_owners
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
-from meterproxy.store.staging import draw_rows, stage
+from meterproxy.store.staging import DrawRow, draw_rows, stage
 
 _SQL: Final = queries("settle")
 
@@ -127,14 +127,14 @@ class Settlement:
                     await connection.execute(
                         _SQL["charge_rejected"], subject.account_id, subject.request_id, amount, kind
                     )
-            await end_durable(connection, minimal)
-            for draw in subject.draws if record.amount_nanos and record.resource is None else ():
-                window = (subject.account_id, draw.limit_id, to_datetime(draw.window_start_us))
-                consumed = min(record.amount_nanos, draw.amount)
+            await end_durable(connection, minimal.endings)
+            for row in sorted(draw_rows(record), key=lambda row: (row.limit_id, row.window_start_us)):
+                window = (row.account_id, row.limit_id, to_datetime(row.window_start_us))
+                await connection.execute(_SQL["add_window"], *window)
                 await connection.execute(_SQL["lock_window"], *window)
-                await connection.execute(_SQL["lock_lease"], *window, draw.session_id)
+                await connection.execute(_SQL["lock_lease"], *window, row.session_id)
                 await connection.execute(
-                    _SQL["draw_rejected"], *window, draw.session_id, consumed, record.amount_nanos - consumed
+                    _SQL["draw_rejected"], *window, row.session_id, row.consumed, row.overrun, row.counted
                 )
 
     async def _keep(self, batch: Batch, error: str) -> None:
@@ -168,6 +168,13 @@ class Settlement:
         )  # fmt: skip
 
 
+async def known_progress(pool: asyncpg.Pool, journal_ids: Sequence[UUID]) -> Mapping[UUID, tuple[int, int]]:
+    """Where journals stand that PostgreSQL knows: (settled up to, replay from). Raises StoreUnavailable."""
+    async with transaction(pool) as connection:
+        rows = await connection.fetch(_SQL["known_progress"], journal_ids)
+    return {row["journal_id"]: (row["position"], row["open_from"]) for row in rows}
+
+
 async def _book(connection: Connection, batch: Batch) -> int:
     await _advance(connection, batch)
     await book_owners(connection, batch.notes)
@@ -179,11 +186,11 @@ async def _book(connection: Connection, batch: Batch) -> int:
     once = _once(batch)
     draws = [draw for settling in once for draw in draw_rows(settling.record)] + deferral_draw_rows(deferrals)
     await stage(connection, batch_id, batch.journal_id, once, draws)
-    await _lock(connection, batch_id, batch)
+    await _lock(connection, batch_id, batch, draws)
     await book_deferrals(connection, batch_id, deferrals)
     await drop_deferred(connection, batch_id, once)
     booked = await connection.fetchrow(_SQL["book_batch"], batch_id, LATENCY_THRESHOLDS_MS)
-    await end_durable(connection, batch)
+    await end_durable(connection, once)
     await connection.execute(_SQL["clear_staging"], batch_id)
     assert booked is not None
     return int(booked["booked"])
@@ -198,14 +205,16 @@ def _once(batch: Batch) -> Collection[Settling]:
     return once.values()
 
 
-async def _lock(connection: Connection, batch_id: UUID, batch: Batch) -> None:
+async def _lock(connection: Connection, batch_id: UUID, batch: Batch, draws: Sequence[DrawRow]) -> None:
     """Lock what the staged rows touch. Raises Unbookable where an account does not exist."""
     await connection.fetch(_SQL["lock_sessions"], batch_id)
     accounts = await connection.fetch(_SQL["lock_accounts"], batch_id)
     if len(accounts) < len({record.subject.account_id for record in _charging(batch)}):
         raise Unbookable("an account of the batch does not exist")
-    if _may_change_drawn(batch):
-        await connection.fetch(_SQL["lock_windows"], batch_id)
+    ends_durable = any(settling.record.resource is not None for settling in batch.endings)
+    if ends_durable or any(row.overrun or row.counted or row.session_id != batch.own_session for row in draws):
+        await connection.execute(_SQL["add_windows"], batch_id, batch.own_session)
+        await connection.fetch(_SQL["lock_windows"], batch_id, batch.own_session, ends_durable)
     await connection.fetch(_SQL["lock_leases"], batch_id)
 
 
@@ -215,7 +224,7 @@ async def _book_deferrals_alone(connection: Connection, batch: Batch) -> None:
         batch_id = uuid.uuid4()
         draws = deferral_draw_rows(deferrals)
         await stage(connection, batch_id, batch.journal_id, (), draws)
-        await _lock(connection, batch_id, batch)
+        await _lock(connection, batch_id, batch, draws)
         await book_deferrals(connection, batch_id, deferrals)
 
 
@@ -250,14 +259,6 @@ def _charging(batch: Batch) -> Iterator[EndRecord | DeferRecord]:
     for noted in batch.notes:
         if isinstance(noted.record, DeferRecord):
             yield noted.record
-
-
-def _may_change_drawn(batch: Batch) -> bool:
-    return any(
-        (isinstance(record, EndRecord) and (record.overrun_nanos > 0 or record.resource is not None))
-        or any(draw.session_id != batch.own_session for draw in record.subject.draws)
-        for record in _charging(batch)
-    )
 
 
 def minimal_record(record: EndRecord) -> EndRecord:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 
+from meterproxy.core.draw import taken
 from meterproxy.core.lending import Settling
 from meterproxy.core.record import EndRecord
 from meterproxy.core.usage import KINDS, Usage
@@ -32,15 +33,17 @@ _VARIABLE: Final = (
     "other_usage raw_usage flags tools conversation tags first_byte_us draws"
 ).split()
 _COLUMNS: Final = [*_FIXED, *_VARIABLE]
-_DRAW_COLUMNS: Final = "batch_id request_id account_id limit_id window_start session_id consumed overrun".split()
+_DRAW_COLUMNS: Final = (
+    "batch_id request_id account_id limit_id window_start session_id consumed overrun counted"
+).split()
 
 _row: Final = struct.Struct(">h" + "i16s" * 7 + "iq" * 15 + "ih" + "i?").pack
-_draw: Final = struct.Struct(">h" + "i16s" * 4 + "iq" + "i16s" + "iq" * 2).pack
+_draw: Final = struct.Struct(">h" + "i16s" * 4 + "iq" + "i16s" + "iq" * 3).pack
 _OTHER_KINDS: Final = tuple((index, kind) for index, kind in enumerate(KINDS) if kind not in COLUMN_KINDS)
 
 
 class DrawRow(NamedTuple):
-    """What a record consumed of one lease, and what overran it."""
+    """What a record consumed of one lease, what overran it, and what a limit without leases counts."""
 
     request_id: UUID
     account_id: UUID
@@ -49,6 +52,7 @@ class DrawRow(NamedTuple):
     session_id: UUID
     consumed: int
     overrun: int
+    counted: int
 
 
 async def stage(
@@ -76,15 +80,19 @@ async def _pieces(rows: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def draw_rows(record: EndRecord) -> Sequence[DrawRow]:
-    """What an ending draws from its leases; that of a durable hold nothing: they paid when it became durable."""
-    subject, amount = record.subject, record.amount_nanos
-    if not amount or record.resource is not None:
-        return ()
+    """What an ending draws from its limits. The leases of a durable hold have paid when it became durable."""
+    rows = taken_rows(record)
+    return rows if record.resource is None else [row for row in rows if row.counted]
+
+
+def taken_rows(record: EndRecord) -> Sequence[DrawRow]:
+    """What an ending takes of each of its draws, where that is anything."""
+    subject = record.subject
     return [
-        DrawRow(subject.request_id, subject.account_id, draw.limit_id, draw.window_start_us, draw.session_id,
-                min(amount, draw.amount), max(amount - draw.amount, 0))
+        DrawRow(subject.request_id, subject.account_id, draw.limit_id, draw.window_start_us, draw.session_id, *amounts)
         for draw in subject.draws
-    ]  # fmt: skip
+        if any(amounts := taken(record, draw))
+    ]
 
 
 def _usage_row(batch: bytes, journal: bytes, settling: Settling) -> bytes:
@@ -114,19 +122,20 @@ def _draw_row(batch: bytes, row: DrawRow) -> bytes:
     return _draw(
         len(_DRAW_COLUMNS), 16, batch, 16, row.request_id.bytes, 16, row.account_id.bytes, 16, row.limit_id.bytes,
         8, instant(row.window_start_us), 16, row.session_id.bytes, 8, row.consumed, 8, row.overrun,
+        8, row.counted,
     )  # fmt: skip
 
 
 def _draws(record: EndRecord) -> bytes | None:
     """What was drawn from which limits, where it is more than the account's credit; see the column's comment."""
     draws = record.subject.draws
-    if len(draws) <= 1:
+    if len(draws) <= 1 and not (draws and draws[0].counted):
         return None
-    amount = record.amount_nanos
+    first = draws[0].session_id
     return orjson.dumps(
         [
-            (str(draw.limit_id), draw.window_start_us, str(draw.session_id), draw.amount, min(amount, draw.amount),
-             max(amount - draw.amount, 0))
+            (str(draw.limit_id), draw.window_start_us, None if draw.session_id == first else str(draw.session_id),
+             draw.amount, *taken(record, draw))
             for draw in draws
         ]
     )  # fmt: skip

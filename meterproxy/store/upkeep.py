@@ -65,9 +65,3 @@ async def self_test(pool: asyncpg.Pool) -> list[str]:
     if version < 150000:
         problems.append("PostgreSQL 15 or newer is needed")
     return problems
-
-
-async def lost_lease_nanos(pool: asyncpg.Pool, ttl_seconds: float) -> int:
-    """What is lent out as money to sessions that have not been heard of for a ttl after their trust ran out."""
-    async with transaction(pool) as connection:
-        return int(await connection.fetchval(_UPKEEP["lost_lease_nanos"], ttl_seconds))

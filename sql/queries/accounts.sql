@@ -20,7 +20,7 @@ INSERT INTO limit_windows (account_id, limit_id, window_start, cap) SELECT accou
 
 -- name: read_account
 -- What is held is what workers last reported and what durable holds hold.
-SELECT a.id, a.organization_id, o.name AS organization, a.balance_nanos, a.credits_nanos, a.overdraft_nanos, a.created_at,
+SELECT a.id, a.organization_id, o.name AS organization, a.balance_nanos, a.credits_nanos, a.overdraft_nanos, a.created_at, a.frozen_at,
     COALESCE((SELECT sum(granted - consumed - returned) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint
         AS leased_nanos,
     (COALESCE((SELECT sum(held) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)
@@ -31,7 +31,7 @@ FROM accounts a JOIN organizations o ON o.id = a.organization_id JOIN limits c O
 WHERE a.id = $1
 
 -- name: list_accounts
-SELECT a.id, a.organization_id, o.name AS organization, a.balance_nanos, a.credits_nanos, a.overdraft_nanos, a.created_at,
+SELECT a.id, a.organization_id, o.name AS organization, a.balance_nanos, a.credits_nanos, a.overdraft_nanos, a.created_at, a.frozen_at,
     COALESCE((SELECT sum(granted - consumed - returned) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)::bigint
         AS leased_nanos,
     (COALESCE((SELECT sum(held) FROM leases l WHERE l.account_id = a.id AND l.limit_id = c.id), 0)
@@ -40,6 +40,17 @@ SELECT a.id, a.organization_id, o.name AS organization, a.balance_nanos, a.credi
     clock_timestamp() AS as_of
 FROM accounts a JOIN organizations o ON o.id = a.organization_id JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
 WHERE $1::uuid IS NULL OR a.id > $1 ORDER BY a.id LIMIT $2
+
+-- name: change_account
+-- Called with the account locked; the cap of its credit moves with its overdraft. Frozen twice keeps the first instant.
+WITH account AS (
+    UPDATE accounts SET overdraft_nanos = COALESCE($2::bigint, overdraft_nanos),
+        frozen_at = CASE WHEN $3::boolean IS NULL THEN frozen_at WHEN $3 THEN COALESCE(frozen_at, now()) END
+    WHERE id = $1 RETURNING id, credits_nanos, overdraft_nanos
+)
+UPDATE limit_windows w SET cap = account.credits_nanos + account.overdraft_nanos
+FROM account JOIN limits c ON c.account_id = account.id AND c.kind = 'credit'
+WHERE w.account_id = account.id AND w.limit_id = c.id AND $2::bigint IS NOT NULL
 
 -- name: find_account
 -- By name of its organization, for people at a command line.

@@ -19,7 +19,7 @@ WITH fresh AS (
 ), draws AS (
     INSERT INTO durable_draws (account_id, request_id, limit_id, window_start, session_id, amount)
     SELECT s.account_id, s.request_id, s.limit_id, s.window_start, s.session_id, s.consumed
-    FROM draw_staging s JOIN fresh USING (account_id, request_id) WHERE s.batch_id = $1
+    FROM draw_staging s JOIN fresh USING (account_id, request_id) WHERE s.batch_id = $1 AND s.counted = 0
     RETURNING *
 ), drawn AS (
     SELECT account_id, limit_id, window_start, session_id, sum(amount)::bigint AS amount FROM draws GROUP BY 1, 2, 3, 4
@@ -40,7 +40,7 @@ SELECT count(*) FROM fresh
 
 -- name: clear_deferral_draws
 -- What leases have paid for deferrals is not theirs to pay again for the endings of the same batch.
-DELETE FROM draw_staging WHERE batch_id = $1 AND request_id = ANY ($2::uuid[])
+DELETE FROM draw_staging WHERE batch_id = $1 AND request_id = ANY ($2::uuid[]) AND counted = 0
 
 -- name: drop_deferred
 -- A recovery that did not know that its hold had become durable: the durable hold stands.
@@ -67,12 +67,24 @@ WITH booked AS (
 ), ended AS (
     UPDATE durable_holds h SET state = b.ending, amount_nanos = b.amount_nanos, ended_at = now() FROM booked b
     WHERE (h.account_id, h.request_id) = (b.account_id, b.id) AND h.state = 'open'
-    RETURNING h.account_id, h.request_id, b.amount_nanos
+    RETURNING h.account_id, h.request_id
+), taken AS (
+    SELECT t.* FROM unnest($4::uuid[], $5::uuid[], $6::uuid[], $7::timestamptz[], $8::bigint[], $9::bigint[])
+        AS t (request_id, account_id, limit_id, window_start, consumed, overrun)
+    JOIN ended e USING (account_id, request_id)
+), paid AS (
+    UPDATE durable_draws d SET consumed = COALESCE((
+        SELECT t.consumed FROM taken t WHERE (t.account_id, t.request_id, t.limit_id, t.window_start)
+            = (d.account_id, d.request_id, d.limit_id, d.window_start)), 0)
+    FROM ended e WHERE (e.account_id, e.request_id) = (d.account_id, d.request_id)
+    RETURNING d.account_id, d.limit_id, d.window_start, d.amount - d.consumed AS unspent
 ), back AS (
-    SELECT d.account_id, d.limit_id, d.window_start,
-        sum(d.amount - LEAST(e.amount_nanos, d.amount))::bigint AS unspent,
-        sum(e.amount_nanos - LEAST(e.amount_nanos, d.amount))::bigint AS overrun
-    FROM durable_draws d JOIN ended e USING (account_id, request_id) GROUP BY 1, 2, 3
+    SELECT account_id, limit_id, window_start, sum(unspent)::bigint AS unspent, sum(overrun)::bigint AS overrun
+    FROM (
+        SELECT account_id, limit_id, window_start, unspent, 0 AS overrun FROM paid
+        UNION ALL
+        SELECT account_id, limit_id, window_start, 0, overrun FROM taken) sums
+    GROUP BY 1, 2, 3
 )
 UPDATE limit_windows w SET drawn = w.drawn + b.overrun - b.unspent, overrun = w.overrun + b.overrun,
     unspent = w.unspent + b.unspent

@@ -10,7 +10,7 @@ WHERE account_id = $1 AND (request_id = $2 OR reverses = $2) ORDER BY entry_no
 
 -- name: read_limits
 -- The limits that a row names as drawn from; one that names none drew from its account's credit.
-SELECT id, kind, scope, measure FROM limits
+SELECT id, kind, name, scope, measure FROM limits
 WHERE account_id = $1 AND (id = ANY ($2::uuid[]) OR ($2 IS NULL AND kind = 'credit')) ORDER BY id
 
 -- name: read_sessions

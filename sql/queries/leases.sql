@@ -1,10 +1,12 @@
 -- Worker sessions and what is lent to them.
 
 -- name: open_session
--- May be repeated where its answer got lost. No row: the session was ended by somebody else.
+-- May be repeated where its answer got lost, however much later: who was taken for lost meanwhile lives on. No row: the
+-- session was ended by somebody else.
 INSERT INTO worker_sessions AS s (id, journal_id, host, slot, expires_at)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
-ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at WHERE s.state = 'live' RETURNING clock_timestamp() AS now
+ON CONFLICT (id) DO UPDATE SET state = 'live', expires_at = excluded.expires_at
+WHERE s.state = 'live' OR s.state = 'lost' AND s.rates_returned_at IS NULL RETURNING clock_timestamp() AS now
 
 -- name: meet_database
 -- Which life of the database this is; begins a new one where it must. See the function.
@@ -44,19 +46,27 @@ SELECT id FROM worker_sessions WHERE journal_id = $1 AND id <> $2 AND state IN (
 SELECT end_session($1, $2)
 
 -- name: lend
-SELECT granted, total_granted, consumed, rest, outstanding FROM lend($1, $2, $3, $4, $5, $6, $7)
+SELECT granted, total_granted, total_returned, consumed, rest, outstanding FROM lend($1, $2, $3, $4, $5, $6, $7)
+ORDER BY number
 
--- name: read_rest
--- What is left of a limit, what is lent out or held durably and may come back, and what of the session's own may not.
-SELECT w.cap - w.drawn AS rest,
-    COALESCE(sum(l.granted - l.consumed - l.returned), 0)::bigint + held_durably($1, $2, $3) AS outstanding,
+-- name: read_rests
+-- What is left of limits, what is lent out or held durably and may come back, and what of the session's own may not. Of a
+-- window that nobody has needed yet all is left.
+SELECT COALESCE(w.cap - w.drawn, lends_to(c), 0) AS rest,
+    COALESCE(sum(l.granted - l.consumed - l.returned), 0)::bigint
+        + held_durably(k.account_id, k.limit_id, k.window_start) AS outstanding,
     COALESCE(sum(l.consumed - l.deferred) FILTER (WHERE l.session_id = $4), 0)::bigint AS consumed
-FROM limit_windows w LEFT JOIN leases l USING (account_id, limit_id, window_start)
-WHERE w.account_id = $1 AND w.limit_id = $2 AND w.window_start = $3
-GROUP BY w.cap, w.drawn
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) WITH ORDINALITY AS k (account_id, limit_id, window_start, number)
+LEFT JOIN limits c ON (c.account_id, c.id) = (k.account_id, k.limit_id)
+LEFT JOIN limit_windows w ON (w.account_id, w.limit_id, w.window_start) = (k.account_id, k.limit_id, k.window_start)
+LEFT JOIN leases l ON (l.account_id, l.limit_id, l.window_start) = (k.account_id, k.limit_id, k.window_start)
+GROUP BY k.number, k.account_id, k.limit_id, k.window_start, w.cap, w.drawn, c.*
+ORDER BY k.number
 
 -- name: give_back
-SELECT give_back($1, $2, $3, $4, $5)
+-- One call for each lease, in the order of all locks.
+SELECT give_back($1, r.account_id, r.limit_id, r.window_start, r.returned)
+FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[]) AS r (account_id, limit_id, window_start, returned)
 
 -- name: report_held
 -- For reading only: balances show what is held. A session that has ended holds nothing, however late it reports.

@@ -7,6 +7,9 @@ INSERT INTO journal_progress (journal_id) VALUES ($1) ON CONFLICT DO NOTHING
 -- name: read_progress
 SELECT position, open_from FROM journal_progress WHERE journal_id = $1
 
+-- name: known_progress
+SELECT journal_id, position, open_from FROM journal_progress WHERE journal_id = ANY ($1::uuid[])
+
 -- name: life_is
 SELECT known_life() IS NOT DISTINCT FROM $1
 
@@ -36,11 +39,23 @@ SELECT id FROM accounts WHERE id IN (
     SELECT account_id FROM usage_staging WHERE batch_id = $1 UNION SELECT account_id FROM draw_staging WHERE batch_id = $1)
 ORDER BY id FOR UPDATE
 
+-- name: add_windows
+-- Windows that nothing was ever lent from, or that were let go of since: limits that only count, and late draws.
+INSERT INTO limit_windows (account_id, limit_id, window_start, cap)
+SELECT DISTINCT d.account_id, d.limit_id, d.window_start, lends_to(c)
+FROM draw_staging d JOIN limits c ON c.id = d.limit_id AND c.account_id = d.account_id
+WHERE d.batch_id = $1 AND (d.counted > 0 OR d.session_id IS DISTINCT FROM $2)
+  AND NOT EXISTS (SELECT FROM limit_windows w
+                  WHERE (w.account_id, w.limit_id, w.window_start) = (d.account_id, d.limit_id, d.window_start))
+ORDER BY 1, 2, 3
+ON CONFLICT DO NOTHING
+
 -- name: lock_windows
--- Only for batches that may change `drawn` (overruns, draws of another session, ends of durable holds), so that lending
--- never waits for others.
+-- Only windows of which `drawn` may change (overruns, limits that count, draws of another session, ends of durable holds),
+-- so that lending never waits for others.
 SELECT limit_id FROM limit_windows w WHERE EXISTS (
     SELECT FROM draw_staging d WHERE d.batch_id = $1
+      AND ($3 OR d.overrun > 0 OR d.counted > 0 OR d.session_id IS DISTINCT FROM $2)
       AND (d.account_id, d.limit_id, d.window_start) = (w.account_id, w.limit_id, w.window_start))
 ORDER BY account_id, limit_id, window_start FOR UPDATE
 
@@ -88,7 +103,7 @@ WITH booked AS (
     WHERE a.id = e.account_id
 ), drawn AS (
     SELECT d.account_id, d.limit_id, d.window_start, d.session_id,
-        sum(d.consumed)::bigint AS consumed, sum(d.overrun)::bigint AS overrun
+        sum(d.consumed)::bigint AS consumed, sum(d.overrun)::bigint AS overrun, sum(d.counted)::bigint AS counted
     FROM draw_staging d JOIN booked b ON b.id = d.request_id
     WHERE d.batch_id = $1 GROUP BY 1, 2, 3, 4
 ), placed AS (
@@ -99,11 +114,13 @@ WITH booked AS (
     WHERE (l.account_id, l.limit_id, l.window_start, l.session_id)
         = (p.account_id, p.limit_id, p.window_start, p.session_id) AND p.within > 0
 ), window_rows AS (
-    UPDATE limit_windows w SET drawn = w.drawn + p.overrun + p.late, overrun = w.overrun + p.overrun, late = w.late + p.late
-    FROM (SELECT account_id, limit_id, window_start, sum(overrun)::bigint AS overrun, sum(consumed - within)::bigint AS late
+    UPDATE limit_windows w SET drawn = w.drawn + p.overrun + p.late + p.counted, overrun = w.overrun + p.overrun,
+        late = w.late + p.late, counted = w.counted + p.counted
+    FROM (SELECT account_id, limit_id, window_start, sum(overrun)::bigint AS overrun,
+              sum(consumed - within)::bigint AS late, sum(counted)::bigint AS counted
           FROM placed GROUP BY 1, 2, 3) p
     WHERE (w.account_id, w.limit_id, w.window_start) = (p.account_id, p.limit_id, p.window_start)
-      AND p.overrun + p.late > 0
+      AND p.overrun + p.late + p.counted > 0
 ), by_hour AS (
     INSERT INTO usage_by_hour AS r (account_id, hour, user_id, key_id, provider, model, operation, requests, failures,
         input_tokens, cached_tokens, output_tokens, cost_nanos, amount_nanos)
@@ -193,6 +210,10 @@ VALUES ($1, $2, $3, $4, $5, $6, 'NOT BOOKED: ' || $7, $8) ON CONFLICT DO NOTHING
 -- name: lock_session
 SELECT id FROM worker_sessions WHERE id = $1 FOR KEY SHARE
 
+-- name: add_window
+INSERT INTO limit_windows (account_id, limit_id, window_start, cap)
+SELECT c.account_id, c.id, $3, lends_to(c) FROM limits c WHERE c.account_id = $1 AND c.id = $2 ON CONFLICT DO NOTHING
+
 -- name: lock_window
 SELECT limit_id FROM limit_windows WHERE account_id = $1 AND limit_id = $2 AND window_start = $3 FOR UPDATE
 
@@ -218,7 +239,8 @@ WITH lease AS (
     WHERE l.account_id = $1 AND l.limit_id = $2 AND l.window_start = $3 AND l.session_id = $4
 )
 UPDATE limit_windows SET
-    drawn = drawn + $6 + $5 - COALESCE((SELECT within FROM lease), 0),
+    drawn = drawn + $6 + $7 + $5 - COALESCE((SELECT within FROM lease), 0),
     overrun = overrun + $6,
-    late = late + $5 - COALESCE((SELECT within FROM lease), 0)
+    late = late + $5 - COALESCE((SELECT within FROM lease), 0),
+    counted = counted + $7
 WHERE account_id = $1 AND limit_id = $2 AND window_start = $3

@@ -13,6 +13,7 @@ from meterproxy.control.call import Machine, Services
 from meterproxy.control.operator import OperatorApi
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
 from meterproxy.store.teams import Teams
@@ -32,7 +33,9 @@ class Operator:
         none: Any = None
         machine = Machine(none, none, none, none)
         self.api = OperatorApi(
-            Services(Accounts(pool), Keys(pool), Limits(pool), Teams(pool), machine), "hush", open_metrics=True
+            Services(Accounts(pool), Keys(pool), Limits(pool), Teams(pool), Fleet(pool), machine),
+            "hush",
+            open_metrics=True,
         )
 
     async def ask(self, method: str, path: str, body: Any = None) -> Any:

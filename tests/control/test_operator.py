@@ -34,7 +34,7 @@ def api(*, unready: str | None = None, open_metrics: bool = True) -> OperatorApi
     """An API whose store is away."""
     away: Any = Away()
     machine = Machine(lambda: unready, _metrics, away.settle, _explain)
-    return OperatorApi(Services(away, away, away, away, machine), TOKEN, open_metrics=open_metrics)
+    return OperatorApi(Services(away, away, away, away, away, machine), TOKEN, open_metrics=open_metrics)
 
 
 async def _metrics() -> tuple[bytes, str]:
@@ -91,6 +91,11 @@ async def test_readiness_says_why_not() -> None:
         ("PATCH", f"/admin/limits/{ID}", b'{"cap": "1"}'),
         ("DELETE", f"/admin/limits/{ID}", b""),
         ("GET", f"/admin/limits/{ID}/status", b""),
+        ("PATCH", f"/admin/accounts/{ID}", b'{"frozen": true}'),
+        ("GET", "/admin/fleet", b""),
+        ("PATCH", "/admin/fleet", b'{"lending": false}'),
+        ("GET", "/admin/hosts", b""),
+        ("PATCH", "/admin/hosts/a", b'{"drained": true}'),
         ("GET", f"/admin/usage/{ID}", b""),
     ],
 )

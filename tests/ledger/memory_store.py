@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from meterproxy.core.draw import Taken, deferred, taken
 from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.lending import (
     Batch,
+    Borrow,
     Change,
     LeaseKey,
     Lent,
@@ -22,6 +24,7 @@ from meterproxy.core.lending import (
     SessionFacts,
     Totals,
 )
+from meterproxy.core.limit import Limit
 from meterproxy.core.record import DeferRecord, Draw, EndRecord, ForgetRecord, OwnerRecord, Subject
 from meterproxy.core.resource import Resource, ResourceKey, key_of
 from meterproxy.errors import Forgotten, LendingPaused, ProgressMoved, SessionOver, Unbookable
@@ -32,10 +35,11 @@ FORGOTTEN = ("sessions", "windows", "leases", "journals", "balances", "rows", "d
 
 @dataclass
 class Window:
-    cap: int = 0
+    cap: int | None = 0
     drawn: int = 0
     overrun: int = 0
     late: int = 0
+    counted: int = 0
     unspent: int = 0
 
 
@@ -46,6 +50,15 @@ class DurableRow:
     subject: Subject
     resource: Resource
     amount: int | None = None
+
+    @property
+    def draws(self) -> list[tuple[LeaseKey, Draw]]:
+        """What it has drawn for longer than its exchange."""
+        return [
+            (LeaseKey(self.subject.account_id, draw.limit_id, draw.window_start_us), draw)
+            for draw in self.subject.draws
+            if deferred(draw)
+        ]
 
 
 @dataclass
@@ -70,8 +83,9 @@ class SessionRow:
 
 @dataclass
 class MemoryStore:
-    """Fulfils all ports of `ledger.ports`; `credit` is what an operator does."""
+    """Fulfils all ports of `ledger.ports`; `credit` is what an operator does, and so is putting into `limits`."""
 
+    limits: dict[UUID, Limit] = field(default_factory=dict)
     windows: dict[LeaseKey, Window] = field(default_factory=dict)
     leases: dict[tuple[LeaseKey, UUID], LeaseRow] = field(default_factory=dict)
     sessions: dict[UUID, SessionRow] = field(default_factory=dict)
@@ -91,7 +105,9 @@ class MemoryStore:
 
     def credit(self, key: LeaseKey, amount: int) -> None:
         self.balances[key.account_id] = self.balances.get(key.account_id, 0) + amount
-        self.windows.setdefault(key, Window()).cap += amount
+        window = self.windows.setdefault(key, Window())
+        assert window.cap is not None
+        window.cap += amount
         self.changes.append(Change(len(self.changes) + 1, "limit", key.limit_id))
 
     def remember(self) -> None:
@@ -122,12 +138,12 @@ class MemoryStore:
     async def present(
         self, session: SessionFacts, ttl_seconds: float, life: UUID, totals: Mapping[LeaseKey, Totals]
     ) -> int:
+        row = self.sessions.get(session.session_id)
+        if row is not None and row.state not in {"live", "lost"}:
+            raise SessionOver(str(session.session_id))
         if life != self.known_life:
             raise Forgotten(str(life))
-        row = self.sessions.setdefault(session.session_id, SessionRow(session.journal_id))
-        if row.state not in {"live", "lost"}:
-            raise SessionOver(str(session.session_id))
-        row.state = "live"
+        self.sessions.setdefault(session.session_id, SessionRow(session.journal_id)).state = "live"
         return sum(self._present(key, session.session_id, told) for key, told in totals.items())
 
     def _present(self, key: LeaseKey, session_id: UUID, told: Totals) -> int:
@@ -149,8 +165,10 @@ class MemoryStore:
             raise SessionOver(str(session_id))
 
     async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:
-        self.sessions.setdefault(session_id, SessionRow(journal_id))
-        self._live(session_id)
+        session = self.sessions.setdefault(session_id, SessionRow(journal_id))
+        if session.state not in {"live", "lost"}:
+            raise SessionOver(str(session_id))
+        session.state = "live"
         return self.now_us
 
     async def renew_session(self, session_id: UUID, ttl_seconds: float, life: UUID) -> int:
@@ -193,38 +211,58 @@ class MemoryStore:
 
     # ── lending ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def lend(self, session_id: UUID, borrow_id: UUID, key: LeaseKey, need: int, want: int) -> Lent:
+    def _window(self, key: LeaseKey) -> Window:
+        """A limit's window, made by the first who needs it."""
+        if key not in self.windows:
+            limit = self.limits[key.limit_id]
+            self.windows[key] = Window(limit.cap + limit.grace if limit.cap is not None and limit.hard else limit.cap)
+        return self.windows[key]
+
+    async def lend(self, session_id: UUID, borrows: Sequence[Borrow]) -> Sequence[Lent]:
         self._live(session_id)
-        window = self.windows[key]
+        if (self.moved or self.paused) and any(self._fits(session_id, borrow) for borrow in borrows):
+            raise LendingPaused("nobody is lent to right now")
+        return [self._lend(session_id, borrow) for borrow in borrows]
+
+    def _fits(self, session_id: UUID, borrow: Borrow) -> bool:
+        """Whether this borrow would be granted anew."""
+        lease = self.leases.get((borrow.key, session_id))
+        repeated = lease is not None and lease.last[0] == borrow.borrow_id
+        return not repeated and 0 < borrow.need <= _room(self._window(borrow.key))
+
+    def _lend(self, session_id: UUID, borrow: Borrow) -> Lent:
+        key, window = borrow.key, self._window(borrow.key)
         lease = self.leases.get((key, session_id))
-        room = window.cap - window.drawn
+        room = _room(window)
         amount = 0
-        if lease is not None and lease.last[0] == borrow_id:
+        if lease is not None and lease.last[0] == borrow.borrow_id:
             amount = lease.last[1]
-        elif 0 < need <= room:
-            if self.moved or self.paused:
-                raise LendingPaused("nobody is lent to right now")
-            amount = max(need, min(want, room // 4))
+        elif 0 < borrow.need <= room:
+            amount = max(borrow.need, min(borrow.want, room // 4))
             window.drawn += amount
             lease = self.leases.setdefault((key, session_id), LeaseRow())
             lease.granted += amount
-            lease.last = (borrow_id, amount)
+            lease.last = (borrow.borrow_id, amount)
             self.reclaims.discard((key, session_id))
-            assert window.drawn <= window.cap, "nothing is lent above the cap"
-        rest = await self.read_rest(session_id, key)
-        return Lent(amount, lease.granted if lease else 0, rest.consumed, rest.rest, rest.outstanding)
+            assert window.cap is None or window.drawn <= window.cap, "nothing is lent above the cap"
+        rest = self._rest(session_id, key)
+        totals = (lease.granted, lease.returned) if lease else (0, 0)
+        return Lent(amount, *totals, rest.consumed, rest.rest, rest.outstanding)
 
-    async def read_rest(self, session_id: UUID, key: LeaseKey) -> Rest:
-        window = self.windows[key]
+    async def read_rests(self, session_id: UUID, keys: Sequence[LeaseKey]) -> Sequence[Rest]:
+        return [self._rest(session_id, key) for key in keys]
+
+    def _rest(self, session_id: UUID, key: LeaseKey) -> Rest:
         outstanding = sum(lease.outstanding for (lent, _), lease in self.leases.items() if lent == key)
         outstanding += sum(
             draw.amount
             for row in self.durable.values()
-            for draw in row.subject.draws
-            if row.amount is None and key == LeaseKey(row.subject.account_id, draw.limit_id, draw.window_start_us)
+            if row.amount is None
+            for drawn, draw in row.draws
+            if drawn == key
         )
         own = self.leases.get((key, session_id))
-        return Rest(window.cap - window.drawn, outstanding, own.consumed - own.deferred if own else 0)
+        return Rest(_room(self._window(key)), outstanding, own.consumed - own.deferred if own else 0)
 
     async def give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None:
         for key, total in returned.items():
@@ -290,38 +328,36 @@ class MemoryStore:
     def _defer(self, subject: Subject, resource: Resource | None) -> None:
         assert resource is not None
         if subject.request_id not in self.rows and subject.request_id not in self.durable:
-            self.durable[subject.request_id] = DurableRow(subject, resource)
-            for draw in subject.draws:
-                self._draw(subject, draw, draw.amount, durable=True)
-
-    def _end_durable(self, record: EndRecord) -> None:
-        row, amount = self.durable[record.subject.request_id], record.amount_nanos
-        row.amount = amount
-        for draw in record.subject.draws:
-            window = self.windows[LeaseKey(record.subject.account_id, draw.limit_id, draw.window_start_us)]
-            window.drawn += amount - draw.amount
-            window.overrun += max(amount - draw.amount, 0)
-            window.unspent += max(draw.amount - amount, 0)
+            row = self.durable[subject.request_id] = DurableRow(subject, resource)
+            for key, draw in row.draws:
+                self._draw(key, draw.session_id, Taken(draw.amount, 0, 0), durable=True)
 
     def _charge(self, record: EndRecord) -> None:
         self.balances[record.subject.account_id] -= record.amount_nanos
-        if record.resource is not None:
-            self._end_durable(record)
-            return
+        durable = record.resource is not None
+        if durable:
+            self.durable[record.subject.request_id].amount = record.amount_nanos
         for draw in record.subject.draws:
-            self._draw(record.subject, draw, record.amount_nanos)
+            key = LeaseKey(record.subject.account_id, draw.limit_id, draw.window_start_us)
+            amounts = taken(record, draw)
+            if durable and deferred(draw):
+                window = self._window(key)
+                window.drawn += amounts.consumed + amounts.overrun - draw.amount
+                window.overrun += amounts.overrun
+                window.unspent += draw.amount - amounts.consumed
+            elif any(amounts):
+                self._draw(key, draw.session_id, amounts)
 
-    def _draw(self, subject: Subject, draw: Draw, amount: int, *, durable: bool = False) -> None:
-        key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
-        lease, window = self.leases.get((key, draw.session_id)), self.windows[key]
-        consumed = min(amount, draw.amount)
-        within = min(consumed, lease.outstanding) if lease else 0
+    def _draw(self, key: LeaseKey, session_id: UUID, amounts: Taken, *, durable: bool = False) -> None:
+        lease, window = self.leases.get((key, session_id)), self._window(key)
+        within = min(amounts.consumed, lease.outstanding) if lease else 0
         if lease:
             lease.consumed += within
             lease.deferred += within if durable else 0
-        window.overrun += amount - consumed
-        window.late += consumed - within
-        window.drawn += amount - within
+        window.overrun += amounts.overrun
+        window.late += amounts.consumed - within
+        window.counted += amounts.counted
+        window.drawn += sum(amounts) - within
 
     # ── owners ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -344,6 +380,10 @@ class MemoryStore:
 
     async def put_off(self, hold: DurableHold, seconds: float) -> None:
         raise AssertionError("nobody polls here")
+
+
+def _room(window: Window) -> int:
+    return (2**62 if window.cap is None else window.cap) - window.drawn
 
 
 def _copied(rows: dict[Any, Any]) -> dict[Any, Any]:

@@ -22,7 +22,7 @@ def key_of(name: str) -> LeaseKey:
 class Teller:
     """Reads a table line by line. A line is `verb arguments -> answer  facts…`; facts are of the last lease named.
 
-    grant L 10 · hold H L 3 [L 2…] · capture H 1 [2…] · defer H · release H · settle L 3 · return L [keep 2] · look L
+    grant L 10 · hold H L 3 [L 2…] · capture H 1 [2…] · defer H [1…] · release H [1…] · settle L 3 · return L [keep 2] · look L
     """
 
     def __init__(self) -> None:
@@ -81,10 +81,11 @@ class Teller:
         return f"{captured.end.value}{f' over {over}' if over else ''}"
 
     def defer(self, words: list[str]) -> str:
-        return self.book.defer(self.placed[words[0]]).value
+        placed = self.placed[words[0]]
+        return self.book.defer(placed, [int(word) for word in words[1:]] or [held for _, held in placed.draws]).value
 
     def release(self, words: list[str]) -> str:
-        return self.book.release(self.placed[words[0]]).value
+        return self.book.release(self.placed[words[0]], [int(word) for word in words[1:]]).value
 
     def settle(self, words: list[str]) -> str:
         self.lease, amount = words
@@ -147,6 +148,23 @@ TABLES = {
         capture H1 30 20        -> differs
         release H1              -> differs
         settle  A 100           ->              unsettled 0 consumed 100 deferred 100 outstanding 400
+    """,
+    "what does not go on with a durable hold is free again": """
+        grant   A 500           ->
+        grant   B 2             ->
+        hold    H1 A 100 B 1    -> placed
+        look    B               ->              free 1 held 1
+        defer   H1 100 0        -> ended
+        look    B               ->              free 2 held 0 unsettled 0 deferred 0
+    """,
+    "a release may keep a part": """
+        grant   A 500           ->
+        grant   B 2             ->
+        hold    H1 A 100 B 1    -> placed
+        release H1 0 1          -> ended
+        look    A               ->              free 500 held 0 unsettled 0
+        look    B               ->              free 1 held 0 unsettled 1
+        release H1              -> already
     """,
     "an ended hold does not become durable": """
         grant   A 500           ->

@@ -10,7 +10,8 @@ import pytest
 from meterproxy.core.key import KeyEntry
 from meterproxy.errors import StoreUnavailable
 from meterproxy.ledger.inherit import Estate, inherit
-from meterproxy.ledger.journal import Journal, JournalLocked, is_owned
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.journal_files import JournalLocked, is_owned
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement

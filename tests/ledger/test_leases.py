@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from meterproxy.core.key import KeyEntry
-from meterproxy.core.lending import LeaseKey, Lent
+from meterproxy.core.lending import Borrow, LeaseKey, Lent
 from meterproxy.errors import ApiError, Case, SessionOver, StoreUnavailable
 from meterproxy.ledger import lease as module
 from meterproxy.ledger import session as session_module
@@ -76,11 +76,10 @@ class Watched(Sessions):
         self.above: list[Any] = []
         self._watch = pool
 
-    async def lend(self, *arguments: Any) -> Lent:
-        lent = await super().lend(*arguments)
-        if lent.granted and lent.rest < 0:
-            self.above.append(lent)
-        return lent
+    async def lend(self, *arguments: Any) -> Sequence[Lent]:
+        answers = await super().lend(*arguments)
+        self.above += [lent for lent in answers if lent.granted and lent.rest < 0]
+        return answers
 
 
 @pytest.mark.parametrize("workers", [2, 4])
@@ -156,7 +155,7 @@ async def test_what_is_lent_is_what_is_needed_and_at_most_a_quarter_more(
     key = await customer(pool, 1000)
     ledger = ledger_of(pool, tmp_path)
     await ledger.start()
-    lent = await Sessions(pool).lend(ledger.session.session_id, key.key_id, key_of(key), need, want)
+    [lent] = await Sessions(pool).lend(ledger.session.session_id, [Borrow(key.key_id, key_of(key), need, want)])
     assert (lent.granted, lent.total_granted, lent.rest, lent.outstanding) == (
         granted, granted, 1000 - granted, granted,
     )  # fmt: skip
@@ -523,11 +522,11 @@ async def test_a_borrow_that_postgresql_refuses_is_not_repeated(pool: asyncpg.Po
     await ledger.start()
     lend, ids = ledger.borrower._store.lend, []
 
-    async def refusing(session_id: UUID, borrow_id: UUID, *rest: Any) -> Lent:
-        ids.append(borrow_id)
+    async def refusing(session_id: UUID, borrows: Sequence[Borrow]) -> Sequence[Lent]:
+        ids.extend(borrow.borrow_id for borrow in borrows)
         if len(ids) == 1:
             raise asyncpg.DataError("out of range")
-        return await lend(session_id, borrow_id, *rest)
+        return await lend(session_id, borrows)
 
     ledger.borrower._store.lend = refusing  # type: ignore[method-assign]
     with pytest.raises(asyncpg.DataError):
@@ -667,7 +666,7 @@ async def test_leases_at_rest_are_not_walked(pool: asyncpg.Pool, tmp_path: Path,
     held = await ledger.holds.place(hold_request(ledger, keys[0], 100_000))
     for _ in range(2):
         await ledger.borrower.report()
-    assert ledger.borrower._active == {key_of(keys[0])}
+    assert [*ledger.borrower._active] == [key_of(keys[0])]
     assert (await Accounts(pool).read(keys[0].account_id)).held_nanos == 100_000
     ledger.holds.release(held, REFUSED)
     ledger.holds.capture(await ledger.holds.place(hold_request(ledger, keys[1], 100_000)), completed(2))

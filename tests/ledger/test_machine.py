@@ -13,6 +13,7 @@ from meterproxy.core.account import AccountEntry
 from meterproxy.core.key import KeyEntry, KeyPolicy
 from meterproxy.core.lending import LeaseKey
 from meterproxy.core.resource import key_of
+from meterproxy.ledger import backlog
 from meterproxy.ledger import lease as lease_module
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import audit
@@ -61,6 +62,13 @@ faults = st.one_of(
 )
 operations: st.SearchStrategy[Operation] = st.one_of(work, work, work, faults)
 """What happens, in about the measure in which it happens; a fault now and then."""
+
+
+@pytest.fixture(autouse=True)
+def _little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly everything that waits for PostgreSQL is read back from the journal."""
+    monkeypatch.setattr(backlog, "IN_MEMORY", 1)
+    monkeypatch.setattr(backlog, "READ_AT_ONCE", 2)
 
 
 def stranger(number: int) -> KeyEntry:

@@ -75,6 +75,9 @@ class World:
         name, *arguments = operation
         answer: str = await getattr(self, name)(*arguments)
         for place in self.places:
+            if place.ledger and place.up and place.ledger.journal.dirty:
+                place.ledger.journal.sync_now()  # so that the backlog lets go of what it need not have in memory
+        for place in self.places:
             if place.ledger and place.up:
                 await place.ledger.borrower.settle_down()
                 for lease in place.ledger.book.leases.values():

@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from meterproxy.core.account import AccountEntry
-from meterproxy.core.hold import HoldRequest, Rates, Receipt
+from meterproxy.core.hold import HoldRequest, Rates, Receipt, Rest
 from meterproxy.core.idempotency import ClaimEnd, ClaimRequest, EndedClaim, Found, KeptAnswer, Verdict
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
 from meterproxy.core.price import Price
@@ -142,11 +142,11 @@ class FakeLedger:
             raise ApiError(Case.CREDIT_HELD, "held")
         return hold
 
-    def rest_nanos(self, key: KeyEntry) -> int | None:
-        return None if self.cold else self.free_nanos
+    def rest(self, request: HoldRequest) -> Rest | None:
+        return None if self.cold else Rest(self.free_nanos)
 
-    async def fetch_rest_nanos(self, key: KeyEntry) -> int:
-        return self.free_nanos
+    async def fetch_rest(self, request: HoldRequest) -> Rest:
+        return Rest(self.free_nanos)
 
     def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
         return self.rated
@@ -296,6 +296,12 @@ class FakeDurableHolds:
     def release(self, hold: FakeHold, ending: Ending) -> None:
         if self._ends(hold):
             self._ledger.release(hold, ending)
+
+    def end(self, hold: FakeHold, ending: Ending) -> None:
+        if any(ending.usage):
+            self.capture(hold, ending)
+        else:
+            self.release(hold, ending)
 
     def _ends(self, hold: FakeHold) -> bool:
         """Take a hold out of those that wait; False where somebody has ended it before."""

@@ -2,12 +2,16 @@
 
 import asyncio
 from ipaddress import ip_network
+from uuid import UUID
 
 import orjson
 import pytest
 
+from meterproxy.core.hold import Rate, Rates
 from meterproxy.core.key import KeyPolicy
+from meterproxy.core.limit import Limit, Measure, Scope
 from meterproxy.core.money import format_usd
+from meterproxy.core.window import WindowKind
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.provider import REMEMBERED
 from meterproxy.proxy.settings import ExchangeSettings
@@ -104,6 +108,59 @@ class TestRefusals:
             answer = await house.ask(body=chat(model="sim-unpriced-1"))
             assert answer.status == 200
             assert answer.headers["x-meterproxy-cost"] == "0.00"
+
+    async def test_a_proxy_in_front_is_believed_where_it_is_trusted(self) -> None:
+        """A key bound to networks is used from where the load balancer says the request came from."""
+        policy = KeyPolicy(networks=(ip_network("9.9.9.0/24"),))
+        for trusted, status in (((), 403), ((ip_network("127.0.0.0/8"),), 200)):
+            async with built(ExchangeSettings(trusted_proxies=trusted), key=key_entry(policy=policy)) as house:
+                assert (await house.ask(body=chat(), X_Forwarded_For="9.9.9.9")).status == status
+
+    async def test_what_an_operator_has_stopped_is_refused(self) -> None:
+        """What costs is refused before anything is held or sent; what is free goes on, and a drained host hangs up."""
+        async with built() as house:
+            [digest] = house.directory.keys
+            key, brakes = house.directory.keys[digest], house.exchanges.house.ports.brakes
+            key.account.change((), frozen=True)
+            answer = await house.ask(body=chat())
+            assert (answer.status, answer.error["code"]) == (403, "account_frozen")
+            key.account.change((), frozen=False)
+            brakes.read_only = True
+            answer = await house.ask(body=chat())
+            assert (answer.status, answer.error["code"], answer.headers["x-should-retry"]) == (
+                503,
+                "read_only",
+                "false",
+            )
+            brakes.read_only, brakes.drained = False, True
+            answer = await house.ask(body=chat())
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert answer.headers["connection"] == "close"
+            async with house.client() as client:
+                client.send(request("/v1/models", method="GET"))
+                assert (await client.answer()).status == 200
+            assert not house.ledger.placed
+            brakes.drained = False
+            assert (await house.ask(body=chat())).status == 200
+
+    async def test_a_client_is_told_of_its_rate_limits(self) -> None:
+        """On answers and on refusals, where there are such limits; never of the provider's own."""
+        async with built() as house:
+            [digest] = house.directory.keys
+            house.ledger.rated = Rates(Rate(60, 59, 360_000_000), None)
+            assert "x-ratelimit-limit-requests" not in (await house.ask(body=chat())).headers
+            limit = Limit(UUID(int=1), Scope.ACCOUNT, UUID(int=2), Measure.REQUESTS, WindowKind.DAY, 60)
+            house.directory.keys[digest].account.change((limit,), frozen=False)
+            for balance_nanos, status in ((5_000_000_000, 200), (0, 429)):
+                house.ledger.balance_nanos = balance_nanos
+                answer = await house.ask(body=chat())
+                assert answer.status == status
+                told = {name: value for name, value in answer.headers.items() if name.startswith("x-ratelimit")}
+                assert told == {
+                    "x-ratelimit-limit-requests": "60",
+                    "x-ratelimit-remaining-requests": "59",
+                    "x-ratelimit-reset-requests": "6m0s",
+                }
 
     async def test_policy(self) -> None:
         """A key's policy is checked on every request."""

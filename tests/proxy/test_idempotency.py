@@ -1,14 +1,19 @@
 """Idempotency-Key at the proxy: the same question is asked once, and whoever repeats it gets the first answer."""
 
 import asyncio
+import re
+from uuid import UUID
 
 import pytest
 
 from meterproxy.core.idempotency import ClaimEnd
+from meterproxy.errors import ApiError, Case
+from meterproxy.proxy import shares
 from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy.house import House, built, chat, request, until
 
 KEY = "order-17"
+OVER = ApiError(Case.UNAVAILABLE, "The service is shutting down.")
 
 
 def keyed(body: object = None, key: str = KEY, **headers: str) -> bytes:
@@ -63,21 +68,26 @@ async def test_a_request_waits_for_the_one_that_is_running() -> None:
 async def test_who_waits_too_long_is_told_to_come_back() -> None:
     """The wait is bounded; SDKs try again by themselves."""
     async with built(ExchangeSettings(key_wait_seconds=0.0)) as house:
-        first = asyncio.create_task(asked(house, chat("delay=0.5")))
+        first = asyncio.create_task(asked(house, chat("hang")))
         await until(lambda: house.idempotency.asked)
-        second = await asked(house, chat("delay=0.5"))
+        second = await asked(house, chat("hang"))
         assert (second.status, second.error["code"]) == (409, "conflict")
         assert second.headers["retry-after"] == "1"
-        assert (await first).status == 200
         assert house.observer.refusals == [("key_running", "/v1/chat/completions")]
+        house.exchanges.cut_all_short(OVER)
+        assert (await first).status == 503
 
 
 async def test_only_so_many_wait() -> None:
     """Waiting requests hold memory, so their number is bounded too."""
     async with built(ExchangeSettings(keys_waiting=1)) as house:
-        running = [asyncio.create_task(asked(house, chat("delay=0.3"))) for _ in range(4)]
-        statuses = sorted([(await task).status for task in running])
-        assert statuses == [200, 200, 409, 409]
+        first = asyncio.create_task(asked(house, chat("hang")))
+        await until(lambda: house.idempotency.asked)
+        second = asyncio.create_task(asked(house, chat("hang")))
+        await until(lambda: house.exchanges.house.idempotency._waiting)
+        assert (await asked(house, chat("hang"))).status == 409
+        house.exchanges.cut_all_short(OVER)
+        assert {(await first).status, (await second).status} == {503}
 
 
 @pytest.mark.parametrize(("path", "body"), [
@@ -234,9 +244,7 @@ async def test_a_shutdown_leaves_its_place_to_the_next() -> None:
             client.send(keyed(chat("slow=0.05", stream=True)))
             await client.head()
             await client.chunk()
-            from meterproxy.errors import ApiError, Case
-
-            house.exchanges.cut_all_short(ApiError(Case.UNAVAILABLE, "The service is shutting down."))
+            house.exchanges.cut_all_short(OVER)
             assert await told(house, 1) == [ClaimEnd.FORFEITED]
 
 
@@ -259,10 +267,76 @@ async def test_a_background_response_is_kept_while_it_goes_on() -> None:
         assert await told(house, 1) == [ClaimEnd.ANSWERED]
 
 
+@pytest.mark.parametrize("written", [True, False])
+async def test_ids_of_an_answer_that_nobody_saw_belong_to_who_asks_again(written: bool) -> None:
+    """What a kept answer names must have been written down; where that failed nobody gets to see it."""
+    body = {"model": "gpt-4o", "input": "Say. [[simulate: slow=0.01]]", "stream": True, "max_output_tokens": 30}
+    async with built() as house:
+        async with house.client() as client:
+            client.send(request("/v1/responses", body, Idempotency_Key=KEY))
+            await until(lambda: house.ledger.placed)
+            house.owners.journal_works = written
+            client.writer.transport.abort()
+            assert await told(house, 1) == [ClaimEnd.ANSWERED if written else ClaimEnd.UNKEPT]
+        house.owners.journal_works = True
+        again = await house.ask("/v1/responses", body, Idempotency_Key=KEY)
+        assert again.status == (200 if written else 409)
+        if written:
+            assert again.body.count(b"event: response.incomplete") == 1
+            named = set(re.findall(rb'"(?:resp|msg)_\w+"', again.body))
+            assert named == {b'"%b"' % resource.id.encode() for resource in house.owners.claimed}
+
+
+@pytest.mark.parametrize("fault", ["compress=gzip", "close_delimited", "piece=3"])
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_streams_of_any_form_are_kept_byte_for_byte(fault: str, leaves: bool) -> None:
+    """However the provider sends it: compressed, in small pieces, without a length."""
+    body = chat(fault + (",slow=0.001" if leaves else ""), stream=True, max_tokens=5)
+    async with built() as house:
+        async with house.client() as client:
+            client.send(keyed(body))
+            first = await client.chunk() if (await client.head()) and leaves else await client.answer_body()
+            client.writer.transport.abort()
+        again = await asked(house, body)
+        assert again.headers["x-meterproxy-replayed"] == "true"
+        assert again.body.startswith(first) if leaves else again.body == first
+        assert fault.startswith("compress") or again.body.endswith(b"data: [DONE]\n\n")
+        assert len(house.ledger.rows) == 1
+
+
+async def test_one_account_has_its_share_of_look_ups_only() -> None:
+    """The rest of it waits in line; too many are refused, and nobody else hears of any of it."""
+    line = shares.Shares(1)
+    account, other = UUID(int=1), UUID(int=2)
+    order: list[str] = []
+
+    async def use(name: str, of: UUID) -> None:
+        async with line.taken(of):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(use("a", account), use("b", account), use("c", account), use("other", other))
+    assert order == ["a", "other", "b", "c"]
+    assert len(line) == 0
+    async with line.taken(account):
+        waiting = [asyncio.create_task(use("", account)) for _ in range(shares.WAITING)]
+        results = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        (refused,) = results[0]
+        assert isinstance(refused.exception(), ApiError)
+    await asyncio.wait(results[1])
+
+
+async def test_a_long_body_is_told_apart_too() -> None:
+    """Every byte counts, also of bodies that are hashed beside the loop."""
+    async with built() as house:
+        long = chat(metadata={"a": "x" * (2 << 20)})
+        assert (await asked(house, long)).status == (await asked(house, long)).status == 200
+        assert (await asked(house, chat(metadata={"a": "x" * (2 << 20) + "y"}))).status == 409
+        assert len(house.ledger.rows) == 1
+
+
 def _events(body: bytes) -> list[bytes]:
     """The events of a stream without what differs from one answer to the next."""
-    import re
-
     return [
         re.sub(rb'"(id|created|system_fingerprint|obfuscation)":("[^"]*"|\d+)', b"", event)
         for event in body.split(b"\n\n")

@@ -8,7 +8,6 @@ import asyncpg
 import pytest
 
 from meterproxy.core.hold import Hold, HoldRequest
-from meterproxy.core.lending import LeaseKey
 from meterproxy.core.record import EndRecord
 from meterproxy.core.usage import Usage
 from meterproxy.errors import JournalFailed
@@ -35,9 +34,9 @@ class Books:
         self.progress = self._holds.progress
         self.capture = self._holds.capture
         self.release = self._holds.release
+        self.rest = self._holds.rest
+        self.fetch_rest = self._holds.fetch_rest
         self.rates = self._holds.rates
-        self.rest_nanos = self._holds.rest_nanos
-        self.fetch_rest_nanos = self._holds.fetch_rest_nanos
 
     def try_place(self, request: HoldRequest) -> Hold | None:
         hold = self._holds.try_place(request)
@@ -91,7 +90,7 @@ async def test_ending_is_booked_once(case: Ending, database: str, tmp_path: Path
         key = await customer(pool, CREDIT_NANOS)
         worker = ledger_of(pool, tmp_path)
         await worker.start()
-        await worker.borrower.borrow(LeaseKey(key.account_id, key.credit.limit_id, 0), CREDIT_NANOS // 2)
+        await worker.borrower.borrow(key.account.plan, [CREDIT_NANOS // 2])
         async with built(
             case.settings,
             ledger=Books(worker),

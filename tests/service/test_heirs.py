@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from meterproxy.errors import JournalFailed, StoreUnavailable
-from meterproxy.ledger.journal import Journal, JournalLocked
+from meterproxy.ledger.journal import Journal
+from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.service.heirs import AGAIN_SECONDS, UNOWNED_SECONDS, Heirs
 
 

@@ -7,7 +7,6 @@ import asyncpg
 import pytest
 
 from meterproxy.core.key import digest_of
-from meterproxy.core.lending import LeaseKey
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.keys import Keys
 from tests.ledger.bank import customer, ledger_of, pool_of
@@ -30,7 +29,7 @@ async def test_warm_requests_make_no_statement(database: str, tmp_path: Path, mo
         secret = (await Keys(pool, "test").create(entry.account_id, "warm")).secret
         worker = ledger_of(pool, tmp_path)
         await worker.start()
-        await worker.borrower.borrow(LeaseKey(entry.account_id, entry.credit.limit_id, 0), 10**9)
+        await worker.borrower.borrow(entry.account.plan, [10**9])
         directory = KeyDirectory(pool)
         assert await directory.find(digest_of(secret.encode())) is not None
         taken = counted_acquires(monkeypatch)

@@ -32,13 +32,15 @@ class Settings:
 
 
 @asynccontextmanager
-async def crew(directory: Path, workers: int, **more: object) -> AsyncIterator[tuple[Service, Settings]]:
+async def crew(
+    directory: Path, workers: int, *, kept_socket: bool = False, **more: object
+) -> AsyncIterator[tuple[Service, Settings]]:
     """A service with some workers, and its configuration file."""
     settings = Settings(directory / "config.yaml")
     provider = {"base_url": "${OPENAI_BASE_URL}", "api_key": "sk-provider"}
     settings.write(workers=workers, providers={"openai": provider}, **more)
     environment = {"METERPROXY_CONFIG": str(settings.path)}
-    async with service(directory, environment=environment) as running:
+    async with service(directory, environment=environment, kept_socket=kept_socket) as running:
         yield running, settings
 
 
@@ -106,8 +108,12 @@ async def _ended_by_hand(running: Service, load: Load) -> None:
 
 
 async def _refused(running: Service, settings: Settings) -> None:
-    """A configuration with two faults is told in one line, and nothing happens."""
+    """A configuration with two faults, or one that no worker can start with, is told in one line and changes nothing."""
     here = workers_of(running)
+    providers = settings.of["providers"]
+    settings.write(providers={"openai": {"base_url": "https://127.0.0.1:1/v1", "tls_ca_file": "/nonexistent"}})
+    await hung_up(running, "the new configuration is given up, the old one stays in force: a worker cannot run: ")
+    settings.write(providers=providers)
     settings.write(workers="many", drain_seconds=-1)
     await hung_up(running, "the configuration is refused, the old one stays in force: 2 problems in")
     line = [line for line in running.whole_log().splitlines() if "is refused" in line][-1]
@@ -135,9 +141,10 @@ async def _replaced(running: Service, settings: Settings, load: Load) -> None:
 async def test_journals_of_workers_that_are_no_more_are_settled_by_those_who_are(reachable_dir: Path) -> None:
     """A host that is killed with three workers and comes back with one: nothing is left lent, everything is booked.
 
-    They settle by themselves every ten minutes, so a fresh balance is one that all of them were asked for.
+    They settle by themselves every ten minutes, so a fresh balance is one that all of them were asked for. A service
+    manager keeps the socket, so who comes while nobody is there is answered later.
     """
-    async with crew(reachable_dir, 3, settle={"interval_ms": 600_000}) as (running, settings):
+    async with crew(reachable_dir, 3, kept_socket=True, settle={"interval_ms": 600_000}) as (running, settings):
         who = await customer(running)
         whole = [await _asked_anybody(running, who) for _ in range(6)]
         assert await running.balance_nanos(who.account_id) == who.credit_nanos - sum(one.amount_nanos for one in whole)
@@ -148,13 +155,15 @@ async def test_journals_of_workers_that_are_no_more_are_settled_by_those_who_are
             await running.kill_everything()
             assert all(isinstance(end, Exception) for end in await asyncio.gather(*streams, return_exceptions=True))
         settings.write(workers=1)
+        waiting = asyncio.create_task(_asked_anybody(running, who))
         await running.start()
+        whole.append(await waiting)
         async with asyncio.timeout(60):
             while await _lent(running) & sessions:
                 await asyncio.sleep(0.05)
         assert len(workers_of(running)) == 1
         endings = await check_books(running, [who], whole)
-        assert endings == {"captured": 12, "recovered": 5}
+        assert endings == {"captured": 13, "recovered": 5}
 
 
 async def _asked_anybody(running: Service, who: Customer) -> Whole:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-
 HEARD_US = 3_000_000
 """How long it may take until everybody has heard that there is more credit; longer where nobody can ask."""
 

@@ -8,13 +8,13 @@ Rules
   behind takes it back.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from copy import copy
 from random import Random
 from typing import Any
 from uuid import UUID
 
-from meterproxy.core.lending import Change, LeaseKey, News
+from meterproxy.core.lending import Change, LeaseKey, News, SessionFacts, Totals
 from meterproxy.errors import MeterproxyError, StoreUnavailable
 from tests.ledger.memory_store import MemoryStore
 from tests.simulation.borders import running
@@ -31,6 +31,9 @@ class Database(MemoryStore):
         super().__init__()
         self._timeline = timeline
         self._asked_us: dict[tuple[LeaseKey, UUID], int] = {}
+        self._expires_us: dict[UUID, int] = {}
+        self.began_us = 0
+        """When PostgreSQL was started last."""
 
     @property
     def now_us(self) -> int:  # type: ignore[override]
@@ -57,13 +60,51 @@ class Database(MemoryStore):
         self.reclaims = set()
         self.moved = True
 
-    def lent(self, key: LeaseKey) -> int:
-        """What was ever lent of a limit window."""
-        return sum(lease.granted for (lent, _), lease in self.leases.items() if lent is key)
+    def lent_to(self, key: LeaseKey, session_id: UUID) -> int:
+        """What was ever lent to a session of a limit window."""
+        lease = self.leases.get((key, session_id))
+        return lease.granted if lease else 0
 
-    def kept_lent(self, key: LeaseKey) -> int:
-        """The same as far as the standby knows."""
-        return sum(lease.granted for (lent, _), lease in self.kept["leases"].items() if lent is key)
+    def forgotten(self) -> dict[tuple[int, UUID], int]:
+        """Totals of leases, by account and session, of which the standby does not know everything."""
+        known = self.kept["leases"]
+        accounts = {key: number for number, key in enumerate(self.windows)}
+        return {
+            (accounts[key], session_id): lease.granted
+            for (key, session_id), lease in self.leases.items()
+            if (key, session_id) not in known or known[key, session_id].granted < lease.granted
+        }
+
+    async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:
+        now_us = await super().open_session(session_id, journal_id, host, slot, ttl_seconds)
+        self._expires_us[session_id] = now_us + int(ttl_seconds * 1e6)
+        return now_us
+
+    async def renew_session(self, session_id: UUID, ttl_seconds: float, life: UUID) -> int:
+        now_us = await super().renew_session(session_id, ttl_seconds, life)
+        self._expires_us[session_id] = now_us + int(ttl_seconds * 1e6)
+        return now_us
+
+    async def present(
+        self, session: SessionFacts, ttl_seconds: float, life: UUID, totals: Mapping[LeaseKey, Totals]
+    ) -> int:
+        forgotten = await super().present(session, ttl_seconds, life, totals)
+        self._expires_us[session.session_id] = self.now_us + int(ttl_seconds * 1e6)
+        return forgotten
+
+    def mark_lost(self, ttl_seconds: float) -> list[UUID]:
+        """What any worker does now and then: name the sessions that were not heard of for a ttl after their trust."""
+        before_us = self.now_us - int(ttl_seconds * 1e6)
+        if self.moved or max(self.began_us, self.paused_until_us) > before_us:
+            return []
+        lost = [
+            session_id
+            for session_id, row in self.sessions.items()
+            if row.state == "live" and self._expires_us[session_id] < before_us
+        ]
+        for session_id in lost:
+            self.sessions[session_id].state = "lost"
+        return lost
 
     async def ask_reclaim(self, session_id: UUID, key: LeaseKey, wanted: int) -> None:
         await super().ask_reclaim(session_id, key, wanted)
@@ -107,6 +148,7 @@ class Network:
     def restart(self) -> None:
         self.up = True
         self.incarnation += 1
+        self.database.began_us = self.database.now_us
 
     def heal(self) -> None:
         """From now on all is well, and who waits for an answer that will not come learns it now."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 
 class File:
@@ -199,7 +199,7 @@ class Opened:
         self._number = number
         self._at = 0
 
-    def __enter__(self) -> "Opened":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -279,6 +279,9 @@ class Os:
             file.write(data, offset)
             file.changed_us = path.owner.disk.now_us()
         return len(data)
+
+    def pread(self, number: int, size: int, offset: int) -> bytes:
+        return bytes(self.file(number).content[offset : offset + size])
 
     def ftruncate(self, number: int, size: int) -> None:
         if (living := self._living(number)) is not None and isinstance(living[1], File):

@@ -3,19 +3,20 @@
 `python -m tests.simulation --mutant NAME` shows how.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 from uuid import UUID
 
-from meterproxy.core.lending import Batch, LeaseKey
+from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent
 from meterproxy.core.record import EndRecord, PlaceRecord
 from meterproxy.ledger import recover
-from meterproxy.ledger.book import Book
+from meterproxy.ledger.book import Book, Lease
 from meterproxy.ledger.journal import Journal, Sync
 from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.segment import FRAME_BYTES
+from meterproxy.ledger.view import View
 from meterproxy.ledger.worker import WorkerLedger
 from tests.ledger.memory_store import MemoryStore
 from tests.simulation.disk import Os
@@ -23,43 +24,43 @@ from tests.simulation.disk import Os
 
 def lends_without_condition() -> AbstractContextManager[Any]:
     """PostgreSQL lends whatever is asked for."""
-    lend = MemoryStore.lend
+    lend = MemoryStore._lend
 
-    async def unconditional(self: MemoryStore, session_id: UUID, borrow_id: UUID, key: LeaseKey, *sizes: int) -> Any:
-        window = self.windows[key]
+    def unconditional(self: MemoryStore, session_id: UUID, borrow: Borrow) -> Any:
+        window = self.windows[borrow.key]
         cap, window.cap = window.cap, 2**62
         try:
-            return await lend(self, session_id, borrow_id, key, *sizes)
+            return lend(self, session_id, borrow)
         finally:
             window.cap = cap
 
-    return mock.patch.object(MemoryStore, "lend", unconditional)
+    return mock.patch.object(MemoryStore, "_lend", unconditional)
 
 
-def hears_only_answers() -> AbstractContextManager[Any]:
+@contextmanager
+def hears_only_answers() -> Iterator[None]:
     """What was lent by a borrow whose answer got lost is forgotten: the next one is a new one, and only that counts."""
-    lend = Borrower._lend
+    borrow_of = Borrower._borrow_of
 
-    async def forgetful(self: Borrower, key: LeaseKey, missing: int) -> Any:
-        self._view(key).repeat = None
-        before = self._book.leases[key].granted if key in self._book.leases else 0
-        verdict = await lend(self, key, missing)
-        lease = self._book.leases.get(key)
-        if lease is not None and lease.granted - before > self._view(key).want:
-            lease.free -= lease.granted - before - self._view(key).want
-        return verdict
+    def new(self: Borrower, key: LeaseKey, missing: int) -> Borrow:
+        self._views[key].repeat = None
+        return borrow_of(self, key, missing)
 
-    return mock.patch.object(Borrower, "_lend", forgetful)
+    def take_up(self: Book, key: LeaseKey, lent: Lent) -> int:
+        self.grant(key, lent.granted)
+        return lent.granted
+
+    with mock.patch.object(Borrower, "_borrow_of", new), mock.patch.object(Book, "take_up", take_up):
+        yield
 
 
 def counts_unsettled_twice() -> AbstractContextManager[Any]:
     """What was captured and not booked when PostgreSQL answered is taken off again."""
 
-    def potential(self: Borrower, key: LeaseKey) -> int | None:
-        view, lease = self._views.get(key), self._book.leases.get(key)
-        return None if view is None else view.rest + view.outstanding - 2 * (lease.unsettled if lease else 0)
+    def potential(self: View, lease: Lease | None) -> int:
+        return self.rest + self.outstanding - 2 * (lease.unsettled if lease else 0)
 
-    return mock.patch.object(Borrower, "potential", potential)
+    return mock.patch.object(View, "potential", potential)
 
 
 def books_what_was_booked() -> AbstractContextManager[Any]:
@@ -92,7 +93,7 @@ def writes_endings_late() -> AbstractContextManager[Any]:
 
 def never_syncs() -> AbstractContextManager[Any]:
     """What was written is taken to be on the disk."""
-    return mock.patch.object(Sync, "run", lambda _self: None)
+    return mock.patch.object(Sync, "run", return_value=None)
 
 
 def recovers_without_progress() -> AbstractContextManager[Any]:
@@ -142,7 +143,7 @@ def gives_back_by_difference() -> AbstractContextManager[Any]:
 
 def keeps_what_others_want() -> AbstractContextManager[Any]:
     """A worker does not give back what it does not use while others wait for it."""
-    return mock.patch.object(Book, "give_back", lambda _self, _key, _keep=0: 0)
+    return mock.patch.object(Book, "give_back", return_value=0)
 
 
 def captures_the_whole_hold() -> AbstractContextManager[Any]:

@@ -20,6 +20,11 @@ class Fault(NamedTuple):
     for_us: int
     amount: int
 
+    @property
+    def lag_us(self) -> int:
+        """How far behind the standby is that takes over: every other one not at all."""
+        return min(self.for_us // 4, self.at_us) if self.which % 2 else 0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,6 +48,7 @@ class Plan:
     defers: float
     overruns: float
     lost: float
+    abandons: float
     run_us: int
     segment_bytes: int
     faults: list[Fault] = field(default_factory=list)
@@ -62,6 +68,8 @@ def plan_of(seed: int) -> Plan:
     choose = random.choice
     run_us = random.randint(700_000, 3_500_000)
     credit = choose((20, 200, 2_000, 20_000, 200_000))
+    faults = _faults(random, run_us, credit)
+    fails_over = any(fault.kind == "fail_over" for fault in faults)
     return Plan(
         hosts=choose((1, 2, 2, 3)),
         slots=choose((1, 1, 2, 2)),
@@ -69,7 +77,7 @@ def plan_of(seed: int) -> Plan:
         clients=choose((1, 2, 3, 5)),
         credit_tokens=credit,
         usual_tokens=max(credit // choose((3, 10, 50, 300)), 1),
-        ttl_seconds=choose((0.6, 1.5, 3.0, 30.0)),
+        ttl_seconds=choose((0.6, 1.5, 3.0, 3.0 if fails_over else 30.0)),
         wait_ms=choose((200, 1000)),
         settle_ms=choose((50, 200, 200, 1000)),
         fsync_ms=choose((50, 200, 500)),
@@ -81,9 +89,10 @@ def plan_of(seed: int) -> Plan:
         defers=choose((0.0, 0.0, 0.2)),
         overruns=choose((0.0, 0.1)),
         lost=choose((0.0, 0.0, 0.01, 0.05)),
+        abandons=choose((0.0, 0.5)),
         run_us=run_us,
         segment_bytes=choose((16, 24, 64)) * 1024,
-        faults=_faults(random, run_us, credit),
+        faults=faults,
     )
 
 

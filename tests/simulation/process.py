@@ -143,10 +143,15 @@ class Process:
     async def _until_available(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self._stopping.is_set():
             try:
-                return await work()
+                await work()
             except (StoreUnavailable, JournalFailed) as error:
                 self.fleet.tell(self.name, f"waits: {error}")
                 await asyncio.sleep(RETRY_SECONDS)
+            except SessionOver as error:
+                self.fleet.tell(self.name, f"ends: {error}")
+                self._stopping.set()
+            else:
+                return
 
     async def _keep_session(self) -> None:
         assert self.ledger is not None
@@ -164,7 +169,10 @@ class Process:
     async def _inherit(self, slot: int) -> None:
         try:
             estate = await inherit(
-                lambda: self._journal(slot), self._link, self._link, OpenHoldPolicy.CHARGE_DELIVERED  # type: ignore[arg-type]
+                lambda: self._journal(slot),
+                self._link,
+                self._link,
+                OpenHoldPolicy.CHARGE_DELIVERED,  # type: ignore[arg-type]
             )
         except (StoreUnavailable, JournalFailed, JournalLocked, OSError) as error:
             self.fleet.tell(self.name, f"does not inherit {self.host}{slot}: {error!r}")
@@ -287,7 +295,10 @@ class Process:
 
     def progress(self, hold: Hold, tokens: int) -> None:
         assert self.ledger is not None
+        before = self.ledger.journal.position
         self.ledger.holds.progress(hold, Usage(output=tokens))
+        if self.ledger.journal.position == before:
+            return  # there was no room for it; losing one is harmless
         self.fleet.tell(self.name, f"progress of {short(hold.subject.request_id)}: {tokens}")
         self.fleet.auditor.progressed(hold.subject.request_id, tokens * NANOS_PER_TOKEN, self.fleet.now_us())
 

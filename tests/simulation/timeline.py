@@ -34,6 +34,15 @@ class Loop(asyncio.BaseEventLoop):
         self._wall_us = wall_us
         self.errors: list[str] = []
 
+    def __del__(self) -> None:
+        """There is nothing to close."""
+
+    def stall(self, until_us: int) -> None:
+        """Stand still until an instant; who stands still already does so for longer."""
+        if self.stalled_until_us <= self._timeline.now_us:
+            self.stalled_from_us = self._timeline.now_us
+        self.stalled_until_us = max(self.stalled_until_us, until_us)
+
     def time(self) -> float:
         return self._timeline.now_us / 1e6
 

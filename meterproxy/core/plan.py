@@ -1,0 +1,74 @@
+"""Plans: which limits the requests of a key draw from, in which order, in which windows.
+
+Rules
+-----
+- An exchange belongs to the windows of the instant at which it was accepted.
+- A plan is made once for each key, operation and model, and used until the account's limits change or the first of its
+  windows ends. An account without limits has one plan for ever: its credit.
+- The order is that of the limits (see `core.limit`); credit comes last.
+"""
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+from uuid import UUID
+
+from meterproxy.core.lending import LeaseKey
+from meterproxy.core.limit import Limit, Measure
+from meterproxy.core.window import ENDLESS, FOREVER_US, Window
+
+if TYPE_CHECKING:
+    from meterproxy.core.key import KeyEntry
+
+PLANS_KEPT: Final = 64
+"""How many pairs of operation and model are remembered for a key."""
+
+
+class Planned(NamedTuple):
+    """One limit on the path, with the window that requests draw from now; credit is no `Limit`."""
+
+    key: LeaseKey
+    measure: Measure
+    window: Window = ENDLESS
+    limit: Limit | None = None
+
+
+class Plan:
+    """What requests draw from: leases in order, and limits that are only counted."""
+
+    __slots__ = ("counted", "from_us", "keys", "leased", "until_us", "version")
+
+    def __init__(self, leased: tuple[Planned, ...], counted: tuple[Planned, ...] = (), version: int = 0) -> None:
+        self.leased = leased
+        self.keys = tuple(planned.key for planned in leased)
+        self.counted = counted
+        self.version = version
+        windows = [planned.window for planned in (*leased, *counted)]
+        self.from_us = max((window.start_us for window in windows), default=0)
+        self.until_us = min((window.end_us for window in windows), default=FOREVER_US)
+
+
+def plan_for(key: "KeyEntry", operation: str, model: str, at_us: int) -> Plan:
+    """What a request of this key draws from that was accepted at an instant."""
+    account = key.account
+    if not account.limits:
+        return account.plan
+    plan = key.plans.get((operation, model))
+    if plan is None or plan.version != account.version or not plan.from_us <= at_us < plan.until_us:
+        plan = _made(key, operation, model, at_us)
+        if len(key.plans) >= PLANS_KEPT:
+            key.plans.clear()
+        key.plans[operation, model] = plan
+    return plan
+
+
+def _made(key: "KeyEntry", operation: str, model: str, at_us: int) -> Plan:
+    account = key.account
+    limits = [limit for limit in account.limits_on_path(key) if limit.applies(operation, model)]
+    drawn = [_planned(account.account_id, limit, at_us) for limit in limits]
+    leased = [planned for planned, limit in zip(drawn, limits, strict=True) if limit.leased]
+    counted = [planned for planned, limit in zip(drawn, limits, strict=True) if not limit.leased]
+    return Plan((*leased, Planned(account.credit, Measure.AMOUNT)), tuple(counted), account.version)
+
+
+def _planned(account_id: UUID, limit: Limit, at_us: int) -> Planned:
+    window = limit.window_at(at_us)
+    return Planned(LeaseKey(account_id, limit.limit_id, window.start_us), limit.measure, window, limit)

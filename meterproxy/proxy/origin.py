@@ -1,0 +1,53 @@
+"""Origin: the address that a request comes from, through load balancers whose word is taken.
+
+Rules
+-----
+- Nobody's word is taken but that of networks which the operator named: each of them tells whom it heard, in the last
+  entry of `X-Forwarded-For`; the walk goes from right to left and ends at the first address that is not trusted.
+- What cannot be read as an address is no address: a key that is bound to networks is refused then.
+"""
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from multidict import MultiMapping
+
+Address = IPv4Address | IPv6Address
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
+FORWARDED_FOR: Final = "X-Forwarded-For"
+MOST_HOPS: Final = 32
+
+
+def origin(peer: str, headers: MultiMapping[str], trusted: Networks) -> Address | None:
+    """Where a request comes from; `peer` is the address of its connection."""
+    address = read_address(peer)
+    if not trusted or not _is_in(address, trusted):
+        return address
+    entries = ",".join(headers.getall(FORWARDED_FOR, ())).split(",")
+    for entry in reversed(entries[-MOST_HOPS:]):
+        if not entry.strip() and len(entries) == 1:
+            break
+        address = read_address(entry.strip())
+        if not _is_in(address, trusted):
+            break
+    return address
+
+
+@lru_cache(maxsize=4096)
+def read_address(text: str) -> Address | None:
+    """An address as connections and proxies write it: with a zone, mapped into IPv6, in brackets, with a port."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_in(address: Address | None, networks: Networks) -> bool:
+    return address is not None and any(address in network for network in networks)
