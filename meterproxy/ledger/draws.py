@@ -41,7 +41,7 @@ def _amounts(request: HoldRequest) -> tuple[int, int, int, int]:
 
 
 def draws_of(plan: Plan, drawn: Draws, request: HoldRequest, session_id: UUID) -> tuple[Draw, ...]:
-    """The same as the journal says it, and what of it is only counted."""
+    """The same as the journal says it, behind what is only counted; credit comes last."""
     if len(drawn) == 1 and not plan.counted:
         key, amount = drawn[0]
         return (Draw(key.limit_id, key.window_start_us, session_id, amount, plan.leased[0].measure),)
@@ -51,7 +51,7 @@ def draws_of(plan: Plan, drawn: Draws, request: HoldRequest, session_id: UUID) -
             for planned, (key, amount) in zip(plan.leased, drawn, strict=True)
         ]
     )
-    return draws + _counted(plan.counted, request, session_id) if plan.counted else draws
+    return _counted(plan.counted, request, session_id) + draws if plan.counted else draws
 
 
 def counted_draws(plan: Plan, request: HoldRequest, session_id: UUID) -> tuple[Draw, ...]:

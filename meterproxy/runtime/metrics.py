@@ -63,6 +63,7 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self._models: set[str] = set()
         self._rejected = 0
+        self._shadowed = 0
         self._finished: list[FinishedExchange] = []
         self._together: dict[str, Together] = {}
         self._life = uuid4().hex
@@ -104,6 +105,7 @@ class Metrics:
         self.settle_seconds = histogram("settle_seconds", "How long a batch takes.", _SECONDS)
         self.settle_records = histogram("settle_records", "How large a batch is.", _RECORDS)
         self.settle_rejected = counter("settle_rejected_total", "Records booked with minimal columns, kept aside.")
+        self.shadowed = counter("shadowed_total", "Requests served in shadow mode that limits would have refused.")
         self.rows_dropped = counter("rows_dropped_total", "Records that were lost; stays 0.")
         self.overrun_usd = counter("overrun_usd_total", "What was charged above holds.")
         self.invariant_failed = gauge("invariant_failed", "1 while an invariant of the books is broken.", "name")
@@ -168,6 +170,11 @@ class Metrics:
         """So many records have been refused by PostgreSQL since the start."""
         self.settle_rejected.inc(total - self._rejected)
         self._rejected = total
+
+    def shadowed_to(self, total: int) -> None:
+        """So many requests have been served since the start that would have been refused but for shadow mode."""
+        self.shadowed.inc(total - self._shadowed)
+        self._shadowed = total
 
     # ── asked by Prometheus ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -22,3 +22,7 @@ WITH aged AS (
 )
 DELETE FROM owners o USING (SELECT * FROM aged UNION SELECT * FROM aged_items UNION SELECT * FROM buried) old
 WHERE (o.account_id, o.kind, o.id) = (old.account_id, old.kind, old.id)
+
+-- name: living_workers
+-- How many workers of the fleet may have captured what PostgreSQL does not have yet.
+SELECT count(*) FROM worker_sessions WHERE state = 'live' AND expires_at > now()

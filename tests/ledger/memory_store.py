@@ -147,7 +147,7 @@ class MemoryStore:
         return sum(self._present(key, session.session_id, told) for key, told in totals.items())
 
     def _present(self, key: LeaseKey, session_id: UUID, told: Totals) -> int:
-        lease, window = self.leases.setdefault((key, session_id), LeaseRow()), self.windows[key]
+        lease, window = self.leases.setdefault((key, session_id), LeaseRow()), self._window(key)
         granted = max(told.granted, lease.granted)
         returned = max(min(told.returned, granted - lease.consumed), lease.returned)
         forgotten = granted - lease.granted
