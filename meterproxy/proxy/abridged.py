@@ -16,13 +16,12 @@ Rules
 import codecs
 import re
 from bisect import bisect_right
-from collections.abc import Generator, Sequence
-from itertools import accumulate
+from collections.abc import Generator
 from typing import Final, NamedTuple
 
 import msgspec
 
-from meterproxy.proxy.body import refuse, without_surrogates
+from meterproxy.proxy.body import Malformed, refuse, without_surrogates
 
 STEP_BYTES: Final = 1 << 17
 """Bytes of one step: about a millisecond, whatever they are."""
@@ -63,17 +62,33 @@ class Span(NamedTuple):
 class Abridged:
     """A document with its long strings cut short, and the way back."""
 
-    __slots__ = ("_lengths", "_nonce", "_places", "_removed", "_spans", "_ticket", "document", "whole")
+    __slots__ = ("_lengths", "_nonce", "_places", "_removed", "_spans", "_ticket", "document", "rests", "whole")
 
-    def __init__(self, whole: bytes, document: bytes, nonce: bytes = b"-", cuts: "Sequence[_Cut]" = ()) -> None:
+    def __init__(self, whole: bytes, document: bytes, nonce: bytes = b"-") -> None:
         self.whole = whole
         self.document = document
+        self.rests: list[int] = []
+        """Places in the document, a step apart or less, that are in no string."""
         self._nonce = nonce
         self._ticket = re.compile(nonce + rb"(\d{8})")
-        self._spans = [Span(cut.start + 1, cut.end - 1) for cut in cuts]
-        self._lengths = [cut.end - cut.start - len(cut.left) for cut in cuts]
-        self._removed = [0, *accumulate(self._lengths)]
-        self._places = [cut.end - removed for cut, removed in zip(cuts, self._removed[1:], strict=True)]
+        self._spans: list[Span] = []
+        self._lengths: list[int] = []
+        self._removed = [0]
+        self._places: list[int] = []
+
+    def cut(self, start: int, end: int, head: bytes) -> bytes:
+        """Cut a string, which is there with its quotes; returns what is left of it, beginning with `head`."""
+        left = b'%b%b%08d"' % (head, self._nonce, len(self._spans))
+        removed = end - start - len(left)
+        self._spans.append(Span(start + 1, end - 1))
+        self._lengths.append(removed)
+        self._removed.append(self._removed[-1] + removed)
+        self._places.append(end - self._removed[-1])
+        return left
+
+    def short(self, position: int) -> int:
+        """Where a place of the whole document is in this one, if nothing behind it was cut yet."""
+        return position - self._removed[-1]
 
     def length(self, raw: msgspec.Raw | bytes) -> int:
         """How many bytes a value has in the whole document."""
@@ -116,25 +131,18 @@ class Abridged:
         found.append(rest)
 
 
-class _Cut(NamedTuple):
-    """A string of the whole document with its quotes, and what is left of it."""
-
-    start: int
-    end: int
-    left: bytes
-
-
-def abridging(body: bytes, nonce: bytes) -> Generator[None, None, Abridged]:
+def abridging(body: bytes, nonce: bytes, most_bytes: int | None = None) -> Generator[None, None, Abridged]:
     """Cut the long strings of a document.
 
     Args:
         nonce: letters and digits that are in no document but by chance.
+        most_bytes: what may be left of it.
 
     Raises:
-        Malformed: a string is none, or does not end.
+        Malformed: a string is none, or does not end; too much is left.
     """
+    short = Abridged(body, b"", nonce)
     pieces: list[bytes] = []
-    cuts: list[_Cut] = []
     position = kept = spent = 0
     while position < len(body):
         skipped = _SKIPPED.match(body, position, position + STEP_BYTES)
@@ -144,17 +152,19 @@ def abridging(body: bytes, nonce: bytes) -> Generator[None, None, Abridged]:
             end, flaws = yield from _string(body, start)
             if end - start > LONGEST_BYTES:
                 head = body[start : _unit_end(body, start + 1, start + HEAD_BYTES)]
-                cut = _Cut(start, end, b'%b%b%b%08d"' % (head, flaws, nonce, len(cuts)))
-                cuts.append(cut)
-                pieces += (body[kept:start], cut.left)
+                pieces += (body[kept:start], short.cut(start, end, head + flaws))
                 kept = end
         spent += end - position + STRING_COST_BYTES
         position = end
         if spent > STEP_BYTES:
             spent = 0
+            short.rests.append(short.short(position))
+            if most_bytes is not None and short.rests[-1] > most_bytes:
+                raise Malformed(f"The JSON body has more than {most_bytes} bytes outside of its long strings.")
             yield
     pieces.append(body[kept:])
-    return Abridged(body, b"".join(pieces), nonce, cuts)
+    short.document = b"".join(pieces)
+    return short
 
 
 def _string(body: bytes, start: int) -> Generator[None, None, tuple[int, bytes]]:

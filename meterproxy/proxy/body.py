@@ -26,6 +26,7 @@ import msgspec
 import orjson
 
 from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.outline import Counts, counts
 
 MEMBERS_MAXIMUM: Final = 1000
 """Top-level members in one object; the longest request of the API has about fifty."""
@@ -73,14 +74,15 @@ class _Name:
 class _NameCounter:
     """Makes a `_Name` per key and gives up beyond the maximum, before a hostile body costs seconds."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "most")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.count = 0
+        self.most = most
 
     def __call__(self, _kind: object, _text: object) -> _Name:
         self.count += 1
-        if self.count > MEMBERS_MAXIMUM:
+        if self.count > self.most:
             raise ValueError("too many members")
         return _Name()
 
@@ -152,6 +154,21 @@ class Members:
 
     length = staticmethod(len)
     """How many bytes a value has that was read from the document."""
+
+    def finds(self, pattern: re.Pattern[bytes], _name: str, raw: bytes) -> bool:
+        """Whether a member's value, which is `raw`, has what the pattern finds, which has no comma in it."""
+        return pattern.search(raw) is not None
+
+    def counts(self, _name: str, raw: bytes, most_strings: int) -> Counts:
+        """What a member's value, which is `raw`, holds, if its strings are not more than so many."""
+        return counts(raw, most_strings)
+
+    def dense(self, name: str, raw: bytes, most_commas: int) -> bool:
+        """Whether a member's value has more commas than that, or twice as many strings."""
+        if raw.count(b",") <= most_commas:
+            return False
+        held = self.counts(name, raw, 2 * most_commas)
+        return held.strings > 2 * most_commas or held.commas > most_commas
 
     def written(self, name: str) -> str:
         """The value as it is written, as text."""
@@ -298,11 +315,15 @@ def _compact(body: bytes, wanted: frozenset[str]) -> dict[str, msgspec.Raw] | No
 
 
 def walk(body: bytes, wanted: frozenset[str], param: str | None) -> Spans:
+    """Where the members are. Raises Malformed, as `scan`."""
+    return spans_between(body, value_lengths(body, param), wanted, param)
+
+
+def spans_between(body: bytes, lengths: list[int], wanted: frozenset[str], param: str | None) -> Spans:
     """Walk the keys between the values whose lengths the decoder found. Raises Malformed, as `scan`."""
     spans: dict[str, Member] = {}
     position = 0
     pending: tuple[str, int, int, int] | None = None
-    lengths = _value_lengths(body, param)
     for length in lengths:
         key = _KEY.match(body, position)
         if key is None:
@@ -328,27 +349,27 @@ def walk(body: bytes, wanted: frozenset[str], param: str | None) -> Spans:
     return Spans(spans, position or body.index(b"{") + 1, not lengths)
 
 
-def _value_lengths(body: bytes, param: str | None) -> list[int]:
-    """Bytes of each top-level value in order; refuses what is not a JSON object."""
+def value_lengths(body: bytes, param: str | None, most: int = MEMBERS_MAXIMUM) -> list[int]:
+    """Bytes of each top-level value in order; refuses what is not a JSON object of at most so many members."""
     try:
-        return _decode_lengths(body)
+        return _decode_lengths(body, most)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         if body.find(b"\\ud") < 0 and body.find(b"\\uD") < 0:
             refuse(param)
     # The decoder refuses lone surrogates.
     try:
-        return _decode_lengths(without_surrogates(body))
+        return _decode_lengths(without_surrogates(body), most)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         refuse(param)
 
 
-def _decode_lengths(body: bytes) -> list[int]:
-    counter = _NameCounter()
+def _decode_lengths(body: bytes, most: int) -> list[int]:
+    counter = _NameCounter(most)
     try:
         values = msgspec.json.decode(body, type=_OBJECT, dec_hook=counter)
     except msgspec.ValidationError:
-        if counter.count > MEMBERS_MAXIMUM:
-            raise Malformed(f"The JSON object has more than {MEMBERS_MAXIMUM} members.") from None
+        if counter.count > most:
+            too_many_members()
         raise
     return [len(value) for value in values.values()]
 
@@ -375,6 +396,11 @@ def refuse(param: str | None = None) -> Never:
     if param is not None:
         raise Malformed(f"'{param}' must be an object.", param=param)
     raise Malformed("We could not parse the JSON body of your request. It must be one JSON object.")
+
+
+def too_many_members() -> Never:
+    """Raises Malformed."""
+    raise Malformed(f"The JSON object has more than {MEMBERS_MAXIMUM} members.") from None
 
 
 def _refuse_repeated(name: str, param: str | None) -> Never:

@@ -34,6 +34,7 @@ from meterproxy.proxy.headers import CONVERSATION_BYTES, attribution, to_client
 from meterproxy.proxy.house import House
 from meterproxy.proxy.idempotency import KeyClaim
 from meterproxy.proxy.large_body import DIRECT_BYTES, new_nonce, scanning
+from meterproxy.proxy.mentions import ESCAPED
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.ownership import NOTHING, Owned, at_another_provider, in_body
 from meterproxy.proxy.paths import allowed_query
@@ -41,6 +42,7 @@ from meterproxy.proxy.plain import LargeRelay, relay_plain
 from meterproxy.proxy.ports import Finished
 from meterproxy.proxy.rate_headers import rate_headers
 from meterproxy.proxy.replay import ReplayRelay
+from meterproxy.proxy.request_facts import MORE
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.stream import StreamRelay
 from meterproxy.proxy.usage_shapes import Ceiling
@@ -148,7 +150,8 @@ class Exchange:
             body = await client.read_body(limit_bytes, room)
         if len(body) <= DIRECT_BYTES or unread(endpoint, body):
             return read_asked(endpoint, body)
-        return asked_of(endpoint, await self._house.turns.take(scanning(body, endpoint.members, new_nonce())))
+        reading = scanning(body, endpoint.members, new_nonce(), (endpoint.marks, MORE, ESCAPED))
+        return asked_of(endpoint, await self._house.turns.take(reading))
 
     async def _check_owned(self, asked: Asked, ids: tuple[str, ...], query: str, key: KeyEntry) -> Owned:
         return await self._house.ownership.check(asked, ids, query, key.account_id)

@@ -18,6 +18,28 @@ class Outline(NamedTuple):
     outside: bytes = b""
 
 
+class Counts(NamedTuple):
+    """How many values of each sort begin in a text, and its separators; where the strings are too many, only those."""
+
+    strings: int
+    commas: int = 0
+    lists: int = 0
+    objects: int = 0
+
+
+def counts(raw: bytes, most_strings: int) -> Counts:
+    """Count what a value holds, if its strings are not more than so many."""
+    strings, outside = outline(raw, most_strings)
+    if strings > most_strings:
+        return Counts(strings)
+    return counts_of(strings, outside)
+
+
+def counts_of(strings: int, outside: bytes) -> Counts:
+    """The counts of an outline."""
+    return Counts(strings, outside.count(b","), outside.count(b"["), outside.count(b"{"))
+
+
 def outline(raw: bytes, most_strings: int) -> Outline:
     """Take the strings out of a value, if they are not more than so many."""
     plain = raw

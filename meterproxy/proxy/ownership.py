@@ -36,6 +36,7 @@ from meterproxy.core.resource import (
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.endpoints import WITHIN
+from meterproxy.proxy.large_body import DIRECT_BYTES
 from meterproxy.proxy.mentions import Mention, may_mention, mentions_of
 from meterproxy.proxy.ports import Owners
 
@@ -147,7 +148,8 @@ def at_another_provider(asked: Asked, owned: Owned) -> ApiError:
 
 def in_body(asked: Asked) -> bool:
     """Whether a request's body may mention anything; cheap, and yes where there is doubt."""
-    return may_mention(asked.members.document, asked.endpoint.marks)
+    document = asked.members.document
+    return len(document) > DIRECT_BYTES or may_mention(document, asked.endpoint.marks)
 
 
 def _in_body(asked: Asked) -> list[Mention]:

@@ -11,7 +11,6 @@ Rules
 
 import binascii
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +19,7 @@ import msgspec
 from meterproxy.core.bound import OPERATION_BOUNDS, RequestFacts, audio_tokens
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import Members
-from meterproxy.proxy.outline import outline
+from meterproxy.proxy.mentions import ESCAPED
 from meterproxy.proxy.response_facts import read_response_facts
 
 CHOICES_MAXIMUM: Final = 128
@@ -35,13 +34,12 @@ READ_ALWAYS: Final = frozenset({"model", "stream", "stream_options", "service_ti
 AUDIO_HEAD: Final = 88
 
 _PLAIN_TYPES: Final = frozenset({"", "text", "refusal"})
-_MORE: Final = re.compile(
+MORE: Final = re.compile(
     rb'"(?:[A-Za-z_]*+"(?:(?<=_url")|(?<=audio")|(?<=file")|(?<=image"))'
     rb'|type"[ \t\r\n]*+:[ \t\r\n]*+(?!"(?:text|refusal|function|custom)"))'
 )
 """A name or type that texts do not have. It begins with a quote, of which a long text has few: one look for them is ten
 times as fast as a search for each word."""
-_ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 _SEARCHING: Final = ("search-preview", "search-api")
 
 _CONTENTS: Final = {
@@ -78,8 +76,8 @@ def read_facts(operation: str, members: Members, model: str) -> RequestFacts:
         return read_response_facts(members, row.outside)
     messages = members.raw("messages") or b""
     if len(messages) > UNCOUNTED_BYTES:
-        _check_messages(messages)
-    contents = _contents(messages, members.length)
+        _check_messages(members, messages)
+    contents = _contents(messages, members)
     text_bytes, own_maximum = len(members.body) - contents.foreign_bytes, _own_maximum(members, row.maxima)
     if contents is _TEXT_ONLY and members.none_of(_UNUSUAL[operation]):
         return RequestFacts(text_bytes=text_bytes, own_maximum=own_maximum, web_search=_searches(model))
@@ -128,20 +126,16 @@ def _prompts(members: Members, name: str | None) -> int:
     raw = None if name is None else members.raw(name)
     if raw is None or not raw.startswith(b"["):
         return 1
-    strings, outside = outline(raw, PROMPTS_MAXIMUM)
-    prompts = strings + max(outside.count(b"[") - 1, 0) + outside.count(b"{")
-    if prompts > PROMPTS_MAXIMUM or (strings and outside.count(b",") >= PROMPTS_MAXIMUM):
+    held = members.counts(name or "", raw, PROMPTS_MAXIMUM)
+    prompts = held.strings + max(held.lists - 1, 0) + held.objects
+    if prompts > PROMPTS_MAXIMUM or (held.strings and held.commas >= PROMPTS_MAXIMUM):
         raise ApiError(Case.MALFORMED, f"'{name}' must have at most {PROMPTS_MAXIMUM} items.", param=name)
     return max(prompts, 1)
 
 
-def _check_messages(raw: bytes) -> None:
+def _check_messages(members: Members, raw: bytes) -> None:
     """Refuse messages of which too many objects would be built."""
-    if raw.count(b",") <= SEPARATORS_MAXIMUM:
-        return
-    most_strings = 2 * SEPARATORS_MAXIMUM
-    strings, outside = outline(raw, most_strings)
-    if strings > most_strings or outside.count(b",") > SEPARATORS_MAXIMUM:
+    if members.dense("messages", raw, SEPARATORS_MAXIMUM):
         raise ApiError(Case.MALFORMED, "'messages' has too many parts.", param="messages")
 
 
@@ -182,9 +176,10 @@ class _Contents(NamedTuple):
 _TEXT_ONLY: Final = _Contents()
 
 
-def _contents(raw: bytes, length: Callable[[msgspec.Raw], int]) -> _Contents:
-    if not _may_be_more_than_text(raw):
+def _contents(raw: bytes, members: Members) -> _Contents:
+    if not _may_be_more_than_text(members, raw):
         return _TEXT_ONLY
+    length = members.length
     try:
         messages = _MESSAGES.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -224,10 +219,10 @@ def _present(raw: msgspec.Raw) -> bool:
     return bytes(raw) not in {b"", b"null"}
 
 
-def _may_be_more_than_text(raw: bytes) -> bool:
-    return _MORE.search(raw) is not None or (raw.find(b"\\") >= 0 and _escaped_name(raw))
+def _may_be_more_than_text(members: Members, raw: bytes) -> bool:
+    return members.finds(MORE, "messages", raw) or (raw.find(b"\\") >= 0 and _escaped_name(members, raw))
 
 
-def _escaped_name(raw: bytes) -> bool:
+def _escaped_name(members: Members, raw: bytes) -> bool:
     """Whether a name could be written with escapes that it does not need."""
-    return raw.find(b"\\u00") >= 0 and _ESCAPED_ASCII.search(raw) is not None
+    return raw.find(b"\\u00") >= 0 and members.finds(ESCAPED, "messages", raw)

@@ -16,7 +16,6 @@ import msgspec
 import orjson
 
 from meterproxy.proxy.body import Members, without_surrogates
-from meterproxy.proxy.outline import outline
 from meterproxy.proxy.response_texts import response_request_texts
 
 _EMPTY: Final = re.compile(rb"\[\s*\]")
@@ -110,9 +109,9 @@ def _strings(*values: object) -> Iterator[str]:
 def _prompt_texts(members: Members, name: str, raw: bytes) -> tuple[list[str], int]:
     """A text, texts, token ids, or lists of token ids."""
     if raw.startswith(b"["):
-        strings, outside = outline(raw, 0)
-        if not strings:
-            return [], outside.count(b",") + (not _EMPTY.fullmatch(raw))
+        held = members.counts(name, raw, 0)
+        if not held.strings:
+            return [], held.commas + (not _EMPTY.fullmatch(raw))
     elif not raw.startswith(b'"'):
         return [members.written(name)], 0
     try:

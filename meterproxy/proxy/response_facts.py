@@ -10,7 +10,7 @@ Rules
 - Items that cannot be understood count as the whole context, tools that cannot be are refused.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -18,7 +18,6 @@ import msgspec
 from meterproxy.core.bound import RequestFacts
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import Members, without_surrogates
-from meterproxy.proxy.outline import outline
 
 TOOL_CALLS_DEFAULT: Final = 8
 """How often the provider may run tools in one response where the request does not say."""
@@ -96,7 +95,7 @@ def read_response_facts(members: Members, outside: tuple[str, ...]) -> RequestFa
     Raises:
         ApiError: MALFORMED where a number is not one, or a tool cannot be bounded.
     """
-    contents = _contents(members.raw("input") or b"", members.length)
+    contents = _contents(members.raw("input") or b"", members)
     hosted = hosted_tools(members, contents.tools)
     from_prompt = not members.absent("prompt")
     if from_prompt:
@@ -126,7 +125,7 @@ def hosted_tools(members: Members, more: tuple[bytes, ...] = ()) -> tuple[str, .
 
 def tool_calls_edit(members: Members) -> dict[str, bytes]:
     """What must be written into a request so that its hosted tools have a maximum of calls."""
-    contents = _contents(members.raw("input") or b"", members.length)
+    contents = _contents(members.raw("input") or b"", members)
     if not members.absent("max_tool_calls") or not (
         hosted_tools(members, contents.tools) or not members.absent("prompt")
     ):
@@ -172,11 +171,12 @@ def _hosted_name(tool: _Tool) -> str | None:
     raise ApiError(Case.MALFORMED, message, param="tools")
 
 
-def _contents(raw: bytes, length: Callable[[msgspec.Raw], int]) -> _Contents:
+def _contents(raw: bytes, members: Members) -> _Contents:
     if not raw.startswith(b"["):
         return _Contents()
+    length = members.length
     if len(raw) > UNCOUNTED_BYTES:
-        _check_items(raw)
+        _check_items(members, raw)
     try:
         items = _ITEMS.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -205,12 +205,9 @@ def _unread_tools(raw: bytes) -> tuple[bytes, ...]:
     return ()
 
 
-def _check_items(raw: bytes) -> None:
+def _check_items(members: Members, raw: bytes) -> None:
     """Refuse items of which too many objects would be built."""
-    if raw.count(b",") <= SEPARATORS_MAXIMUM:
-        return
-    strings, outside = outline(raw, 2 * SEPARATORS_MAXIMUM)
-    if strings > 2 * SEPARATORS_MAXIMUM or outside.count(b",") > SEPARATORS_MAXIMUM:
+    if members.dense("input", raw, SEPARATORS_MAXIMUM):
         raise ApiError(Case.MALFORMED, "'input' has too many parts.", param="input")
 
 

@@ -11,7 +11,7 @@ from meterproxy.proxy import abridged, large_body
 from meterproxy.proxy.accept import read_asked
 from meterproxy.proxy.body import INTEGER_MAXIMUM, MEMBERS_MAXIMUM, TEXT_MAXIMUM, Members, scan
 from meterproxy.proxy.endpoints import ENDPOINTS, Way
-from meterproxy.proxy.mentions import Mention, mentions_of
+from meterproxy.proxy.mentions import CHAT_MARKS, Mention, mentions_of
 from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.request_texts import request_texts
 from tests.proxy.hostile import ROWS
@@ -183,7 +183,9 @@ def same_in_steps(body: bytes, step_bytes: int) -> None:
     """A body read in steps is refused or accepted as in one go, with the same members, lengths, changes and texts."""
     direct = _said(lambda name: scan(body, frozenset({*WANTED, name})), "input")
     with _small(step_bytes):
-        stepped = _said(lambda name: _finished(large_body.scanning(body, frozenset({*WANTED, name}), NONCE)), "input")
+        stepped = _said(
+            lambda name: _finished(large_body.scanning(body, frozenset({*WANTED, name}), NONCE, (CHAT_MARKS,))), "input"
+        )
         assert (stepped is ApiError) == (direct is ApiError)
         if direct is ApiError:
             return
@@ -191,6 +193,7 @@ def same_in_steps(body: bytes, step_bytes: int) -> None:
         assert b"".join(stepped.to_send(CHANGES)) == direct.rewrite(CHANGES)
         for name in direct.spans:
             assert stepped.size(name) == direct.size(name) == stepped.length(stepped.raw(name) or b"")
+            _same_contents(stepped, direct, name)
             if direct.size(name) > large_body.SMALL_BYTES:
                 continue
             for reader in ("boolean", "integer", "string"):
@@ -198,6 +201,14 @@ def same_in_steps(body: bytes, step_bytes: int) -> None:
         if b"\\ud" not in body.lower():  # half a pair is counted as it is written, in one go with all that is around it
             for operation in ("chat", "response", "embedding"):
                 _same_texts(operation, stepped, direct)
+
+
+def _same_contents(stepped: Members, direct: Members, name: str) -> None:
+    """What was counted and looked for in steps is what one look at the whole member tells."""
+    short, raw = stepped.raw(name) or b"", direct.raw(name) or b""
+    if raw.startswith((b"[", b"{")):
+        assert stepped.counts(name, short, len(short)) == direct.counts(name, raw, len(raw))
+        assert stepped.finds(CHAT_MARKS, name, short) == direct.finds(CHAT_MARKS, name, short)
 
 
 def _same_texts(operation: str, stepped: Members, direct: Members) -> None:

@@ -15,6 +15,8 @@ from meterproxy.proxy.abridged import STEP_BYTES, abridging
 from meterproxy.proxy.body import scan
 from meterproxy.proxy.large_body import abridged, expanding, scanning
 from meterproxy.proxy.mentions import MARKS, mentions_of
+from meterproxy.proxy.outline import counts
+from meterproxy.proxy.pieces import walking
 from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.request_texts import request_texts
 from meterproxy.proxy.turns import Turns
@@ -205,6 +207,63 @@ BODIES = st.builds(
 def test_same_in_steps_of_any_size(body: bytes, step_bytes: int) -> None:
     """Wherever a step ends (in an escape, a pair, a character), members, texts and verdicts are those of one go."""
     same_in_steps(body, step_bytes)
+
+
+VALUES = st.recursive(
+    st.sampled_from(["0", "null", '"a"', '"file_id"', '"\\ud83d"', '"[,"', "-1e9", "1 ", '"' + "x" * 30 + '"']),
+    lambda inner: (
+        st.builds("[{}]".format, st.lists(inner, max_size=5).map(",".join))
+        | st.builds("{{{}}}".format, st.lists(inner.map('"audio": {}'.format), max_size=4).map(" ,".join))
+    ),
+    max_leaves=40,
+)
+DENSE = st.builds(
+    lambda values, place, change: f'{{"messages":[{values}],"x":{values},"model":"m"}}'.replace(
+        *place, change
+    ).encode(),
+    st.lists(VALUES, max_size=6).map(",".join),
+    st.sampled_from([("~", "~")] * 4 + [("[", "[,"), ("]", ",]"), ("]", "}"), (",", ",,"), ("{", ""), ("]", "")]),
+    st.integers(1, 3),
+)
+
+
+@given(DENSE, st.integers(8, 40))
+@settings(max_examples=300, deadline=None)
+def test_same_in_pieces_of_any_size(body: bytes, step_bytes: int) -> None:
+    """Wherever a list is taken apart, it is valid or not, counted and searched as in one go."""
+    same_in_steps(body, step_bytes)
+
+
+STRUCTURES = {
+    "objects": b"{},",
+    "empty": b'"",',
+    "numbers": b"1,",
+    "nested": b"[" * 200 + b"]" * 200 + b",",
+    "parts": b'{"type":"text","text":"lorem ipsum"},',
+    "cut": b'"%b",' % (b"a" * 900),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_reads_structure_in_small_steps(name: str) -> None:
+    """However many values a body has, no step reads more of them than its share."""
+    filling = STRUCTURES[name]
+    body = b'{"messages":[%b0],"model":"m"}' % (filling * (2 * MIB // len(filling)))
+    members, steps = run(scanning(body, READ, NONCE, (MARKS,)))
+    assert steps >= 2 * MIB // STEP_BYTES + 2 * len(members.document) // STEP_BYTES
+    assert members.spans == scan(body, READ).spans
+    raw = members.raw("messages")
+    assert members.counts("messages", raw, MIB) == counts(raw, MIB)
+    walked, _ = run(walking(members.document, members.abridged.rests))
+    assert max(piece.end - piece.start for piece in walked.pieces) < 2 * STEP_BYTES
+
+
+def test_refuses_what_no_request_has() -> None:
+    """A body of little but structure is refused before it is read, and so is space without end."""
+    with pytest.raises(ApiError, match="outside of its long strings"):
+        run(scanning(b'{"messages":[%b0]}' % (b"{}," * 3 * MIB), READ, NONCE))
+    with pytest.raises(ApiError):
+        run(scanning(b'{"messages":[0%b,0]}' % (b" " * 3 * MIB), READ, NONCE))
 
 
 def test_a_string_that_is_short_enough_stays() -> None:
