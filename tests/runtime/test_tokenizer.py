@@ -67,6 +67,18 @@ async def test_too_much_is_not_counted(client: TokenizerClient, monkeypatch: pyt
     assert await client.count("gpt-4o", ["few"]) is None
 
 
+async def test_megabytes_are_several_questions(client: TokenizerClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is to be counted, it is encoded and sent in parts, and comes to the same."""
+    monkeypatch.setattr(tokenizer, "QUESTION_BYTES", 1000)
+    asking = asyncio.create_task(client.count("gpt-4o", ["hello world"] * 100))
+    turns = 0
+    while not asking.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert await asking == (200, True)
+    assert turns > 100 * (len("hello world") + tokenizer.TEXT_COST_BYTES) // 1000
+
+
 async def test_no_helper(reachable_dir: Path) -> None:
     """Without a helper nothing is counted and nothing is waited for."""
     assert await TokenizerClient(reachable_dir / "nobody").count("gpt-4o", ["x"]) is None
