@@ -285,6 +285,8 @@ class Borrower:
     async def heard(self, news: News) -> None:
         """Take note of changed limits, and give back at once what is free here and others wait for.
 
+        What is free of a limit that people changed is given back too, so that a lower cap is in force at once.
+
         Raises:
             StoreUnavailable: what was not told is told with the next report.
         """
@@ -292,6 +294,8 @@ class Borrower:
             if change.kind == "limit" and change.subject_id is not None:
                 for key in self._of_limit.get(change.subject_id, ()):
                     self._views[key].denied_until_us = 0
+                    if change.account_id is not None and self._book.give_back(key):
+                        self._unreported.add(key)
                     self.freed(key)
         await self._make_up(news.reclaims)
         for key in news.reclaims:

@@ -20,6 +20,7 @@ from meterproxy.errors import ApiError, Case
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.audit import audit
 from meterproxy.store.explain import explain
+from meterproxy.store.limits import Limits
 from tests.ledger.bank import NANOS_PER_TOKEN, REFUSED, completed, customer, hold_request, ledger_of, pool_of
 
 CREDIT = 10**9
@@ -304,3 +305,25 @@ async def test_nothing_is_lent_while_lending_is_stopped(pool: asyncpg.Pool, tmp_
     ledger.borrower._stopped_until_us = 0
     ledger.holds.release(await ledger.holds.place(asked(ledger, other, 100)), REFUSED)
     await ledger.stop()
+
+
+async def test_a_lower_cap_is_in_force_with_the_next_look(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """What a worker was lent under the old cap and has not used goes back at once; a higher cap lets requests pass."""
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path, wait_ms=0)
+    await ledger.start()
+    (requests,) = await limited(pool, key, limit(key, Measure.REQUESTS, 1000))
+    for _ in range(2):
+        ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 100)), completed(60))
+    limits = Limits(pool, "test")
+    await limits.change(requests.limit_id, {"cap": 2})
+    await ledger.look()
+    assert (await refused(ledger, key, 100)).case is Case.REQUESTS_LIMITED
+    await limits.change(requests.limit_id, {"cap": 3})
+    await ledger.look()
+    ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 100)), completed(60))
+    assert (await refused(ledger, key, 100)).case is Case.REQUESTS_LIMITED
+    await ledger.stop()
+    status = await limits.status(requests.limit_id)
+    assert (status.used, status.held, status.remaining) == (3, 0, 0)
+    assert await wrong(pool) == []
