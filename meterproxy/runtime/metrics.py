@@ -153,19 +153,14 @@ class Metrics:
         """A batch is in PostgreSQL."""
         self.settle_seconds.observe(seconds)
         self.settle_records.observe(len(endings))
-        sources: dict[str, int] = {}
-        tokens = [0] * len(INPUT_KINDS + OUTPUT_KINDS)
-        amount = overrun = 0
-        for settling in endings:
-            record, ending = settling.record, settling.record.ending
-            if record.how != RELEASED:
-                sources[ending.usage_source] = sources.get(ending.usage_source, 0) + 1
-            amount += record.amount_nanos
-            overrun += record.overrun_nanos
-            tokens = [total + count for total, count in zip(tokens, ending.usage, strict=False)]
+        records = [settling.record for settling in endings]
+        sources = collections.Counter([record.ending.usage_source for record in records if record.how != RELEASED])
+        tokens = map(sum, zip(*[record.ending.usage for record in records], strict=True))  # a column for each kind
+        amount = sum([record.amount_nanos for record in records])
+        overrun = sum([record.overrun_nanos for record in records])
         for source, count in sources.items():
             self.usage_source.labels(source).inc(count)
-        for kind, count in zip(INPUT_KINDS + OUTPUT_KINDS, tokens, strict=True):
+        for kind, count in zip(INPUT_KINDS + OUTPUT_KINDS, tokens, strict=False):  # the others are no tokens
             if count:
                 self.tokens.labels(kind).inc(count)
         self.amount_usd.inc(amount / NANOS_PER_USD)

@@ -53,6 +53,7 @@ from meterproxy.service.poller import Poller, asking
 from meterproxy.service.siblings import Siblings, settle_now
 from meterproxy.service.sweeper import Sweeper
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.crossings import delete_old_crossings
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
@@ -288,6 +289,7 @@ class Worker:
             with contextlib.suppress(StoreUnavailable):
                 await make_partitions(self._pool)
                 await delete_old_owners(self._pool)
+                await delete_old_crossings(self._pool)
                 await delete_expired(self._pool)
 
     async def _keep_fleet_counted(self) -> None:

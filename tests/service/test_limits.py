@@ -93,6 +93,7 @@ async def test_a_budget_that_is_spent_is_final(shared: Service) -> None:
         refused = await refusal(client, openai.RateLimitError)
         assert (refused.body["code"], refused.body["type"]) == ("budget_exceeded", "insufficient_quota")
         assert refused.response.headers["x-should-retry"] == "false"
+        assert 0 < int(refused.response.headers["retry-after"]) <= 31 * 86400
         other = await shared.admin("POST", "/admin/keys", {"account_id": account, "name": "other"}, status=201)
         async with sdk(shared, other["key"]) as colleague:
             await chat(colleague)
