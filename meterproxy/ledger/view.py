@@ -81,7 +81,8 @@ class View:
         if self.limit is None or self.continued:
             return None
         lead_us = min(AHEAD_US, (self.window.end_us - self.window.start_us) // AHEAD_SHARE)
-        if now_us < self.window.end_us - lead_us + key.limit_id.int % (lead_us // 2 + 1):
+        from_us = self.window.end_us - lead_us + key.limit_id.int % (lead_us // 2 + 1)
+        if not from_us <= now_us < self.window.end_us:
             return None
         window = self.limit.window_at(self.window.end_us)
         return Planned(LeaseKey(key.account_id, key.limit_id, window.start_us), self.limit.measure, window, self.limit)

@@ -65,7 +65,7 @@ from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
-from meterproxy.store.upkeep import delete_old_owners, make_partitions, self_test
+from meterproxy.store.upkeep import delete_old_owners, delete_old_windows, make_partitions, self_test
 
 T = TypeVar("T")
 
@@ -279,6 +279,7 @@ class Worker:
             with contextlib.suppress(StoreUnavailable):
                 await make_partitions(self._pool)
                 await delete_old_owners(self._pool)
+                await delete_old_windows(self._pool)
                 await delete_expired(self._pool)
 
     async def _keep_fleet_counted(self) -> None:

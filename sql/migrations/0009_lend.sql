@@ -3,6 +3,9 @@
 -- A window of a limit without a cap only counts.
 ALTER TABLE limit_windows ALTER COLUMN cap DROP NOT NULL;
 
+-- Where upkeep finds windows that ended long ago.
+CREATE INDEX limit_windows_by_start ON limit_windows (window_start) WHERE window_start > 'epoch';
+
 -- What a batch adds to limits that nothing is lent from.
 ALTER TABLE draw_staging ADD COLUMN counted bigint NOT NULL DEFAULT 0;
 
