@@ -15,6 +15,7 @@ import logging
 from array import array
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from itertools import islice
 from typing import Final
 
 from meterproxy.core.lending import Noted, Settling
@@ -107,11 +108,12 @@ class Backlog:
             else:
                 self._front.extend(self._behind)
                 self._behind.clear()
-        return [self._front[at] for at in range(min(most, len(self._front)))]
+        return list(islice(self._front, most))
 
     def pop_first(self) -> Item:
         """Take the oldest record out of the line."""
-        self.first(1)
+        if not self._front:
+            self.first(1)
         return self._front.popleft()
 
     def put_back(self, items: Iterable[Item]) -> None:

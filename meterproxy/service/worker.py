@@ -53,6 +53,7 @@ from meterproxy.service.poller import Poller, asking
 from meterproxy.service.siblings import Siblings, settle_now
 from meterproxy.service.sweeper import Sweeper
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.crossings import delete_old_crossings
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
@@ -65,7 +66,13 @@ from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
-from meterproxy.store.upkeep import delete_old_owners, delete_old_windows, make_partitions, self_test
+from meterproxy.store.upkeep import (
+    delete_old_owners,
+    delete_old_windows,
+    living_workers,
+    make_partitions,
+    self_test,
+)
 
 T = TypeVar("T")
 
@@ -82,6 +89,8 @@ ORPHAN_END_SECONDS: Final = 20.0
 LOCKED_SECONDS: Final = 0.1
 UNANSWERED_SECONDS: Final = 10.0
 """How long connections may wait in the socket's queue for a worker that starts, before they are told that it does."""
+OTHERS_INTERVALS: Final = 2
+"""Settle intervals after which a worker of another host has settled what it captured before."""
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 LEDGER_CONNECTIONS: Final = 4
@@ -102,9 +111,9 @@ def main() -> int:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to everybody; the supervisor decides
-    handover = take_over()
-    logs.set_up(handover.config.log.level, handover.config.log.format)
     try:
+        handover = take_over()
+        logs.set_up(handover.config.log.level, handover.config.log.format)
         uvloop.run(Worker(handover).run())
     except (MeterproxyError, OSError) as error:
         say_failed(f"a worker cannot run: {error}")
@@ -137,8 +146,15 @@ class Worker:
         self._exchanges: Exchanges | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
+        self._siblings = Siblings(
+            handover.run_dir,
+            handover.slot,
+            self._metrics,
+            self._settle_own,
+            lambda: living_workers(self._pool),
+            OTHERS_INTERVALS * handover.config.settle.interval_ms / 1000,
+        )
         self._brakes = Brakes()
-        self._siblings = Siblings(handover.run_dir, handover.slot, self._metrics, self._settle_own)
         self._unfit: list[str] = ["the ledger has not been recovered yet"]
 
     async def run(self) -> None:
@@ -280,6 +296,7 @@ class Worker:
                 await make_partitions(self._pool)
                 await delete_old_owners(self._pool)
                 await delete_old_windows(self._pool)
+                await delete_old_crossings(self._pool)
                 await delete_expired(self._pool)
 
     async def _keep_fleet_counted(self) -> None:

@@ -24,6 +24,9 @@ _UPKEEP: Final = queries("upkeep")
 LOCK: Final = 0x6D657465725F6D6B
 WINDOWS_AT_ONCE: Final = 1000
 """How many windows are looked at in one statement, or the latest ones of how many limits."""
+DAYS_KEPT: Final = 7
+"""How long crossings of windows by the minute and the hour are kept."""
+DELETED_AT_ONCE: Final = 5000
 _BEFORE_ALL: Final = UUID(int=0)
 
 
@@ -65,6 +68,18 @@ async def look_through(pool: asyncpg.Pool) -> list[Crossed]:
             crossed += await mark_crossings(connection, [_key(row) for row in rows if row["window_start"] is not None])
             after = rows[-1]["limit_id"] if rows else None
     return crossed
+
+
+async def delete_old_crossings(pool: asyncpg.Pool) -> int:
+    """Delete crossings that nobody is interested in any more; answers how many. Raises StoreUnavailable."""
+    total = 0
+    while True:
+        async with transaction(pool) as connection:
+            done = await connection.execute(_SQL["delete_old_crossings"], DAYS_KEPT, DELETED_AT_ONCE)
+        deleted = int(done.split()[-1])
+        total += deleted
+        if deleted < DELETED_AT_ONCE:
+            return total
 
 
 def _key(row: asyncpg.Record) -> LeaseKey:

@@ -28,3 +28,14 @@ LEFT JOIN LATERAL (
     SELECT window_start FROM limit_windows w WHERE w.account_id = c.account_id AND w.limit_id = c.id
     ORDER BY window_start DESC LIMIT 2) w ON true
 ORDER BY c.id
+
+-- name: delete_old_crossings
+-- Of windows by the minute and the hour, which pass their marks again and again; a slice at a time. Others are kept.
+WITH old AS (
+    SELECT x.account_id, x.limit_id, x.window_start, x.mark
+    FROM limits c JOIN limit_crossings x ON x.account_id = c.account_id AND x.limit_id = c.id
+    WHERE c.window_kind IN ('minute', 'hour') AND x.window_start < now() - make_interval(days => $1)
+    LIMIT $2 FOR UPDATE OF x SKIP LOCKED
+)
+DELETE FROM limit_crossings x USING old
+WHERE (x.account_id, x.limit_id, x.window_start, x.mark) = (old.account_id, old.limit_id, old.window_start, old.mark)

@@ -41,3 +41,7 @@ WITH old AS (
 )
 DELETE FROM limit_windows w USING old
 WHERE (w.account_id, w.limit_id, w.window_start) = (old.account_id, old.limit_id, old.window_start)
+
+-- name: living_workers
+-- How many workers of the fleet may have captured what PostgreSQL does not have yet.
+SELECT count(*) FROM worker_sessions WHERE state = 'live' AND expires_at > now()

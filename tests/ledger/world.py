@@ -407,7 +407,8 @@ class World:
     async def resume(self) -> str:
         """The ttl is over for which nobody was lent to: whoever is up has looked by now, or is not trusted any more."""
         for worker in range(len(self.places)):
-            await self.background(worker, "look")
+            while await self.background(worker, "look") == "away":
+                pass
         self._store.paused_until_us = 0
         return "resumed"
 

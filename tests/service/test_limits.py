@@ -1,9 +1,11 @@
 """Limits on a running service, as OpenAI's SDK and an operator see them: named refusals, true headers, live changes."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 
@@ -91,6 +93,7 @@ async def test_a_budget_that_is_spent_is_final(shared: Service) -> None:
         refused = await refusal(client, openai.RateLimitError)
         assert (refused.body["code"], refused.body["type"]) == ("budget_exceeded", "insufficient_quota")
         assert refused.response.headers["x-should-retry"] == "false"
+        assert 0 < int(refused.response.headers["retry-after"]) <= 31 * 86400
         other = await shared.admin("POST", "/admin/keys", {"account_id": account, "name": "other"}, status=201)
         async with sdk(shared, other["key"]) as colleague:
             await chat(colleague)
@@ -154,6 +157,8 @@ async def test_in_shadow_mode_nothing_is_refused(shared: Service) -> None:
         finally:
             await shared.admin("PATCH", "/admin/fleet", {"shadow": False}, status=200)
         assert await shared.balance_nanos(account) < 0
+        async with aiohttp.ClientSession() as session, session.get(f"{shared.origin}/metrics") as answer:
+            assert re.search(r"^meterproxy_shadowed_total [1-9]", await answer.text(), re.MULTILINE)
         await refusal(client, openai.RateLimitError)
     await shared.invariants()
 

@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+NANOS_PER_TOKEN = 1000
+"""The price of everything here."""
+
 HEARD_US = 3_000_000
 """How long it may take until everybody has heard that there is more credit; longer where nobody can ask."""
 
@@ -36,12 +39,35 @@ class Request:
     durable: bool = False
     allowed: set[int | None] = field(default_factory=set)
     """What may be booked for it in the end; None: no row at all."""
+    pots: tuple[Any, ...] = ()
+    taken: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    """What it takes of limits beside credit."""
     ends: dict[str, tuple[int, int]] = field(default_factory=dict)
     """The ends of a durable hold: by host when, and what."""
 
     @property
     def recovery(self) -> int:
         return self.recoveries[-1][1]
+
+
+@dataclass(slots=True)
+class Pot:
+    """What a limit lets through in one window. `within` is what counts against its cap, `charged` all that is charged."""
+
+    measure: str
+    cap: int
+    within: int = 0
+    charged: int = 0
+
+    def share(self, request: Request, within: int, charge: int) -> tuple[int, int]:
+        """What a request takes of it: within its hold, and in all."""
+        if self.measure == "requests":
+            count = int(not request.ended or None not in request.allowed)
+            return count, count
+        if self.measure == "concurrent":
+            return int(not request.ended), 0
+        unit = NANOS_PER_TOKEN if self.measure == "tokens" else 1
+        return within // unit, charge // unit
 
 
 @dataclass
@@ -57,6 +83,10 @@ class Auditor:
     charged: Counter[int] = field(default_factory=Counter)
     """What ended holds have come to at most."""
     granted_us: Counter[int] = field(default_factory=Counter)
+    pots: dict[Any, Pot] = field(default_factory=dict)
+    """Limits beside credit, by limit and window."""
+    lenient: bool = False
+    """Whether something was lost that limits beside credit may have been lent twice for."""
     counts: Counter[str] = field(default_factory=Counter)
 
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -68,12 +98,14 @@ class Auditor:
         self.highest[account] = max(self.highest[account], self.caps[account])
 
     def placed(
-        self, request_id: Any, account: int, hold: int, recovery: int, process: str, host: str, now_us: int
-    ) -> None:
+        self, request_id: Any, account: int, hold: int, recovery: int, process: str, host: str, now_us: int,
+        pots: tuple[Any, ...] = (),
+    ) -> None:  # fmt: skip
         assert request_id not in self.requests
         request = Request(account, hold, process, host, now_us, [(now_us, min(recovery, hold))])
         request.allowed = {request.recovery}
         request.told_us = now_us
+        request.pots = pots
         self.requests[request_id] = request
         self.counts["placed"] += 1
         self._commit(request, hold)
@@ -107,6 +139,7 @@ class Auditor:
         request.allowed = {None}
         request.told_us = now_us
         self.counts["deferred"] += 1
+        self._commit(request, request.within)
 
     def ended_durable(self, request_id: Any, amount: int, host: str, now_us: int) -> None:
         request = self.requests[request_id]
@@ -149,8 +182,18 @@ class Auditor:
         charge = max(amount or 0 for amount in request.allowed) if request.ended else 0
         self.charged[request.account] += charge - request.charge
         request.charge = charge
+        for name in request.pots:
+            self._take(name, request, within, charge)
         over = self.committed[request.account] - self.highest[request.account] - self.excused[request.account]
         assert over <= 0, f"account {request.account} is over-lent by {over}"
+
+    def _take(self, name: Any, request: Request, within: int, charge: int) -> None:
+        pot = self.pots[name]
+        before, share = request.taken.get(name, (0, 0)), pot.share(request, within, charge)
+        request.taken[name] = share
+        pot.within += share[0] - before[0]
+        pot.charged += share[1] - before[1]
+        assert self.lenient or pot.within <= pot.cap, f"{name} has let through {pot.within} of {pot.cap} {pot.measure}"
 
     # ── the books ───────────────────────────────────────────────────────────────────────────────────────────────────
 

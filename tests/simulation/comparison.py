@@ -8,6 +8,7 @@ Rules
 
 import asyncio
 from collections.abc import Callable
+from itertools import chain
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -16,12 +17,15 @@ import asyncpg
 
 from meterproxy.core.hold import DurableHold
 from meterproxy.core.key import KeyEntry
-from meterproxy.core.lending import Batch, LeaseKey, Noted, SessionFacts, Settling, Totals
+from meterproxy.core.lending import Batch, Borrow, LeaseKey, Noted, SessionFacts, Settling, Totals
+from meterproxy.core.limit import Limit, Measure, Scope
 from meterproxy.core.record import DeferRecord, Draw, EndRecord, ForgetRecord, OwnerRecord, Subject
 from meterproxy.core.resource import Resource, ResourceKey
+from meterproxy.core.window import WindowKind
 from meterproxy.errors import Forgotten, LendingPaused, ProgressMoved, SessionOver
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.durable import DurableRows
+from meterproxy.store.instants import to_us
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
@@ -36,7 +40,15 @@ JOURNALS = 2
 REQUESTS = 14
 BORROWS = 6
 AMOUNT = 1000
-OCCURRED_US = 1_790_000_000_000_000
+LIMITS = (
+    (Measure.REQUESTS, WindowKind.DAY, 6), (Measure.TOKENS, WindowKind.DAY, 40), (Measure.CONCURRENT, WindowKind.NONE, 3),
+    (Measure.REQUESTS, WindowKind.DAY, None),
+)  # fmt: skip
+"""What each account has beside its credit; the last one only counts."""
+LEASED = 4
+"""Windows of an account that something may be lent from: its credit, and the limits with a cap."""
+WINDOWS = [(account, number) for account in range(ACCOUNTS) for number in range(LEASED)]
+OCCURRED_US = 1_790_000_000_000_000 // 86_400_000_000 * 86_400_000_000
 
 Call = tuple[Any, ...]
 
@@ -51,22 +63,24 @@ def calls_of(seed: int, most: int = 60) -> list[Call]:
 
 def _call(random: Random) -> Call:
     session, account = random.randrange(SESSIONS), random.randrange(ACCOUNTS)
-    amount = random.randint(0, 12) * AMOUNT
+    limit = random.choice((0, 0, *range(LEASED)))
+    window, unit = (account, limit), AMOUNT if limit == 0 else 1
+    amount = random.randint(0, 12) * unit
     kinds: tuple[tuple[int, Callable[[], Call]], ...] = (
         (4, lambda: ("open_session", session, random.randrange(JOURNALS))),
         (1, lambda: ("renew_session", session, random.random() < 0.3)),
         (1, lambda: ("meet", random.random() < 0.3, random.choice((0, 0, 1000)))),
-        (3, lambda: ("present", session, account, amount * random.randint(1, 4), amount, random.random() < 0.2)),
+        (3, lambda: ("present", session, window, amount * random.randint(1, 4), amount, random.random() < 0.2)),
         (1, lambda: ("lose", session)),
         (1, lambda: ("abandoned_sessions", random.randrange(JOURNALS))),
         (1, lambda: ("earlier_sessions", random.randrange(JOURNALS), session)),
         (1, lambda: ("end_session", session, random.choice(("closed", "proved", "abandoned")))),
-        (8, lambda: ("lend", session, random.randrange(BORROWS), account, amount, amount * random.randint(1, 4))),
-        (2, lambda: ("read_rest", session, account)),
-        (4, lambda: ("give_back", session, account, amount)),
-        (2, lambda: ("report_held", session, account, amount)),
-        (2, lambda: ("ask_reclaim", session, account, amount)),
-        (1, lambda: ("end_reclaim", session, account)),
+        (8, lambda: ("lend", session, _borrows(random))),
+        (2, lambda: ("read_rests", session, random.sample(WINDOWS, random.randint(1, 3)))),
+        (4, lambda: ("give_back", session, window, amount)),
+        (2, lambda: ("report_held", session, window, amount)),
+        (2, lambda: ("ask_reclaim", session, window, amount)),
+        (1, lambda: ("end_reclaim", session, window)),
         (3, lambda: ("poll", session, random.randint(0, 3))),
         (1, lambda: ("credit", account, random.randint(-9, 9) * AMOUNT)),
         (1, lambda: ("change_version",)),
@@ -79,6 +93,13 @@ def _call(random: Random) -> Call:
     weights, makers = zip(*kinds, strict=True)
     call: Call = random.choices(makers, weights)[0]()
     return call
+
+
+def _borrows(random: Random) -> list[tuple[tuple[int, int], int, int, int]]:
+    """What one statement borrows: windows, each once, under an id that may have been used before."""
+    windows = random.sample(WINDOWS, random.choice((1, 1, 2, 3)))
+    wishes = [(window, random.randint(0, 9) * (AMOUNT if window[1] == 0 else 1)) for window in windows]
+    return [(window, random.randrange(BORROWS), need, need * random.randint(1, 4)) for window, need in wishes]
 
 
 def _booking(random: Random) -> Call:
@@ -105,12 +126,34 @@ class Side:
         self.keys = keys
         self._ports = ports
         self._salt = salt
+        self.limits = [[self._limit(account, number) for number in range(len(LIMITS))] for account in range(ACCOUNTS)]
         self.positions: dict[int, int] = {}
         self.base = 0
         self.life = UUID(int=0)
 
     def id(self, kind: int, number: int) -> UUID:
         return UUID(int=(self._salt << 40) + (kind << 20) + number + 1)
+
+    def _limit(self, account: int, number: int) -> Limit:
+        measure, window, cap = LIMITS[number]
+        scope_id = self.keys[account].account_id
+        return Limit(self.id(6, account * len(LIMITS) + number), Scope.ACCOUNT, scope_id, measure, window, cap)
+
+    def window(self, account: int, number: int) -> LeaseKey:
+        """The window of an account that a number means: that of its credit, or today's of one of its limits."""
+        if number == 0:
+            return self.keys[account].credit
+        limit = self.limits[account][number - 1]
+        return LeaseKey(self.keys[account].account_id, limit.limit_id, limit.window_at(OCCURRED_US).start_us)
+
+    def number_of(self, key: LeaseKey) -> tuple[int, int]:
+        """The other way round."""
+        return next(
+            (account, number)
+            for account in range(ACCOUNTS)
+            for number in range(len(LIMITS) + 1)
+            if self.window(account, number) is key
+        )
 
     def port(self, name: str) -> Any:
         return next(getattr(port, name) for port in self._ports if hasattr(port, name))
@@ -125,13 +168,21 @@ class Side:
 
     def subject(self, number: int) -> Subject:
         """Each request has drawn from a lease of its own account, by a session that may be over or unknown."""
-        key = self.keys[number // 2 % ACCOUNTS]
+        account = number // 2 % ACCOUNTS
+        key = self.keys[account]
         hold = (number % 5 + 1) * AMOUNT
-        draw = Draw(key.credit.limit_id, 0, self.id(1, number % SESSIONS), hold)
+        drawn = [0] if number % 3 else [1, 3, 2, 4, 0]
+        draws = tuple(self._draw(account, window, self.id(1, number % SESSIONS), hold) for window in drawn)
         return Subject(
             self.id(4, number), OCCURRED_US + number, key.account_id, key.user_id, key.key_id, "chat", "test",
-            "test-model", PRICE.id, 1_000_000, hold, 1, 1, False, (draw,),
+            "test-model", PRICE.id, 1_000_000, hold, 1, 1, False, draws,
         )  # fmt: skip
+
+    def _draw(self, account: int, window: int, session_id: UUID, hold: int) -> Draw:
+        key = self.window(account, window)
+        measure = LIMITS[window - 1][0] if window else Measure.AMOUNT
+        amount = {Measure.AMOUNT: hold, Measure.TOKENS: hold // AMOUNT}.get(measure, 1)
+        return Draw(key.limit_id, key.window_start_us, session_id, amount, measure, window == len(LIMITS))
 
     def item(self, position: int, what: str, number: int, amount: int) -> Settling | Noted:
         subject, resource = self.subject(number), self.resource(number)
@@ -156,7 +207,7 @@ class Side:
         return Batch(
             journal_id=self.id(2, journal), start=start, end=start + length, open_from=start,
             endings=[item for item in made if isinstance(item, Settling)], prices={PRICE.id: PRICE.document()},
-            own_session=self.id(1, 0), notes=[item for item in made if isinstance(item, Noted)],
+            own_session=self.id(5, 0), notes=[item for item in made if isinstance(item, Noted)],
         )  # fmt: skip
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -189,9 +240,11 @@ class Side:
         self.life, paused = await self.port("meet")(before if missed else None, pause_seconds)
         return self.life != before, paused
 
-    async def _present(self, session: int, account: int, granted: int, returned: int, in_another_life: bool) -> Any:
+    async def _present(
+        self, session: int, window: tuple[int, int], granted: int, returned: int, in_another_life: bool
+    ) -> Any:
         facts = SessionFacts(self.id(1, session), self.id(2, session % JOURNALS), "host", session % JOURNALS)
-        totals = {self.keys[account].credit: Totals(granted, min(returned, granted))} if granted else {}
+        totals = {self.window(*window): Totals(granted, min(returned, granted))} if granted else {}
         return await self.port("present")(facts, 30, self._life(in_another_life), totals)
 
     async def _lose(self, session: int) -> Any:
@@ -212,29 +265,30 @@ class Side:
     async def _end_session(self, session: int, state: str) -> Any:
         return await self.port("end_session")(self.id(1, session), state)
 
-    async def _lend(self, session: int, borrow: int, account: int, need: int, want: int) -> Any:
-        return await self.port("lend")(self.id(1, session), self.id(3, borrow), self.keys[account].credit, need, want)
+    async def _lend(self, session: int, wishes: list[tuple[tuple[int, int], int, int, int]]) -> Any:
+        borrows = [Borrow(self.id(3, borrow), self.window(*window), *sizes) for window, borrow, *sizes in wishes]
+        return list(await self.port("lend")(self.id(1, session), borrows))
 
-    async def _read_rest(self, session: int, account: int) -> Any:
-        return await self.port("read_rest")(self.id(1, session), self.keys[account].credit)
+    async def _read_rests(self, session: int, windows: list[tuple[int, int]]) -> Any:
+        return list(await self.port("read_rests")(self.id(1, session), [self.window(*window) for window in windows]))
 
-    async def _give_back(self, session: int, account: int, total: int) -> Any:
-        await self.port("give_back")(self.id(1, session), {self.keys[account].credit: total})
+    async def _give_back(self, session: int, window: tuple[int, int], total: int) -> Any:
+        await self.port("give_back")(self.id(1, session), {self.window(*window): total})
 
-    async def _report_held(self, session: int, account: int, held: int) -> Any:
-        await self.port("report_held")(self.id(1, session), {self.keys[account].credit: held})
+    async def _report_held(self, session: int, window: tuple[int, int], held: int) -> Any:
+        await self.port("report_held")(self.id(1, session), {self.window(*window): held})
 
-    async def _ask_reclaim(self, session: int, account: int, wanted: int) -> Any:
-        await self.port("ask_reclaim")(self.id(1, session), self.keys[account].credit, wanted)
+    async def _ask_reclaim(self, session: int, window: tuple[int, int], wanted: int) -> Any:
+        await self.port("ask_reclaim")(self.id(1, session), self.window(*window), wanted)
 
-    async def _end_reclaim(self, session: int, account: int) -> Any:
-        await self.port("end_reclaim")(self.id(1, session), self.keys[account].credit)
+    async def _end_reclaim(self, session: int, window: tuple[int, int]) -> Any:
+        await self.port("end_reclaim")(self.id(1, session), self.window(*window))
 
     async def _poll(self, session: int, version: int) -> Any:
         news = await self.port("poll")(self.id(1, session), self.base + version)
-        accounts = [self._account(key) for key in news.reclaims]
+        wanted = [self.number_of(key) for key in news.reclaims]
         changes = [change.version - self.base for change in news.changes]
-        return changes, sorted(accounts), news.version - self.base, news.life == self.life
+        return changes, sorted(wanted), news.version - self.base, news.life == self.life
 
     async def _change_version(self) -> Any:
         return await self.port("change_version")() - self.base
@@ -274,9 +328,6 @@ class Side:
     async def tables(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _account(self, key: LeaseKey) -> int:
-        return next(number for number, entry in enumerate(self.keys) if entry.credit is key)
-
 
 class Simulated(Side):
     """The database of the simulation."""
@@ -286,6 +337,8 @@ class Simulated(Side):
         super().__init__([stranger(number) for number in range(ACCOUNTS)], [self.database], salt)
         for key in self.keys:
             self.database.credit(key.credit, 0)
+        for limit in chain(*self.limits):
+            self.database.limits[limit.limit_id] = limit
         self.base = len(self.database.changes)
 
     async def change_cap(self, key: KeyEntry, amount: int) -> None:
@@ -298,13 +351,15 @@ class Simulated(Side):
     async def tables(self) -> dict[str, Any]:
         data = self.database
         return {
-            "windows": [
-                (window.cap, window.drawn, window.overrun, window.late, window.unspent)
-                for window in (data.windows[key.credit] for key in self.keys)
-            ],
+            "windows": sorted(
+                (*self.number_of(key), window.cap or 0, window.drawn, window.overrun, window.late, window.counted,
+                 window.unspent)
+                for key, window in data.windows.items()
+                if window.drawn or window.overrun or window.counted or window.unspent
+            ),
             "balances": [data.balances[key.account_id] for key in self.keys],
             "leases": sorted(
-                (self._account(key), session_id.int & 0xFFFFF, lease.granted, lease.consumed, lease.returned,
+                (*self.number_of(key), session_id.int & 0xFFFFF, lease.granted, lease.consumed, lease.returned,
                  lease.held, lease.deferred)
                 for (key, session_id), lease in data.leases.items()
             ),
@@ -337,25 +392,22 @@ class Real(Side):
 
     async def tables(self) -> dict[str, Any]:
         ids = [key.account_id for key in self.keys]
-        numbers = {account_id: number for number, account_id in enumerate(ids)}
         salt = str(self.id(0, 0))[:26] + "%"
 
         async def rows(sql: str, *arguments: Any) -> list[asyncpg.Record]:
             return list(await self._pool.fetch(sql, *arguments))
 
-        windows = {
-            row["account_id"]: tuple(row)[1:]
-            for row in await rows(
-                "SELECT account_id, cap, drawn, overrun, late, unspent FROM limit_windows WHERE account_id = ANY ($1)",
-                ids,
-            )
-        }
+        windows = await rows(
+            "SELECT account_id, limit_id, window_start, COALESCE(cap, 0), drawn, overrun, late, counted, unspent"
+            " FROM limit_windows WHERE account_id = ANY ($1)"
+            " AND (drawn <> 0 OR overrun <> 0 OR counted <> 0 OR unspent <> 0)", ids,
+        )  # fmt: skip
         balances = {
             row["id"]: row["balance_nanos"]
             for row in await rows("SELECT id, balance_nanos FROM accounts WHERE id = ANY ($1)", ids)
         }
         leases = await rows(
-            "SELECT account_id, session_id, granted, consumed, returned, held, deferred FROM leases"
+            "SELECT account_id, limit_id, window_start, session_id, granted, consumed, returned, held, deferred FROM leases"
             " WHERE account_id = ANY ($1)", ids,
         )  # fmt: skip
         sessions = await rows("SELECT id, state FROM worker_sessions WHERE id::text LIKE $1", salt)
@@ -366,20 +418,33 @@ class Real(Side):
         )
         owners = await rows("SELECT id, forgotten_at IS NULL FROM owners WHERE account_id = ANY ($1)", ids)
         return {
-            "windows": [windows[account_id] for account_id in ids],
+            "windows": sorted((*self._number_of(row), *tuple(row)[3:]) for row in windows),
             "balances": [balances[account_id] for account_id in ids],
-            "leases": sorted((numbers[row[0]], row[1].int & 0xFFFFF, *tuple(row)[2:]) for row in leases),
+            "leases": sorted((*self._number_of(row), row[3].int & 0xFFFFF, *tuple(row)[4:]) for row in leases),
             "sessions": sorted((row[0].int & 0xFFFFF, row[1]) for row in sessions),
             "rows": sorted((row[0].int & 0xFFFFF, row[1], row[2]) for row in usage),
             "durable": sorted((row[0].int & 0xFFFFF, row[1], row[2]) for row in durable),
             "owners": sorted(tuple(row) for row in owners),
         }
 
+    def _number_of(self, row: asyncpg.Record) -> tuple[int, int]:
+        return self.number_of(LeaseKey(row[0], row[1], to_us(row[2])))
+
+    async def make_limits(self) -> None:
+        """Give the accounts their limits."""
+        for limit in chain(*self.limits):
+            await self._pool.execute(
+                "INSERT INTO limits (id, account_id, kind, scope, scope_id, measure, window_kind, cap)"
+                " VALUES ($1, $2, 'rate', 'account', $2, $3, $4, $5)",
+                limit.limit_id, limit.scope_id, limit.measure.name.lower(), limit.window, limit.cap,
+            )  # fmt: skip
+
 
 async def compare(pool: asyncpg.Pool, seed: int, most: int = 60) -> int:
     """Make the calls of a seed on both databases; answers how many. Raises AssertionError where they differ."""
     simulated = Simulated(seed)
     real = Real(pool, [await customer(pool, 0) for _ in range(ACCOUNTS)], seed)
+    await real.make_limits()
     await pool.execute("UPDATE fleet_state SET paused_until = NULL")
     real.base = await real.port("change_version")()
     for side in (simulated, real):

@@ -8,7 +8,7 @@ Rules
   behind takes it back.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from copy import copy
 from random import Random
 from typing import Any
@@ -65,14 +65,13 @@ class Database(MemoryStore):
         lease = self.leases.get((key, session_id))
         return lease.granted if lease else 0
 
-    def forgotten(self) -> dict[tuple[int, UUID], int]:
-        """Totals of leases, by account and session, of which the standby does not know everything."""
+    def forgotten(self, keys: Sequence[LeaseKey]) -> dict[tuple[int, UUID], int]:
+        """Totals of leases from one of these windows, by its place and session, which the standby does not know."""
         known = self.kept["leases"]
-        accounts = {key: number for number, key in enumerate(self.windows)}
         return {
-            (accounts[key], session_id): lease.granted
+            (keys.index(key), session_id): lease.granted
             for (key, session_id), lease in self.leases.items()
-            if (key, session_id) not in known or known[key, session_id].granted < lease.granted
+            if key in keys and ((key, session_id) not in known or known[key, session_id].granted < lease.granted)
         }
 
     async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:

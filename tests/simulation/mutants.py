@@ -3,8 +3,8 @@
 `python -m tests.simulation --mutant NAME` shows how.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 from unittest import mock
 from uuid import UUID
@@ -12,11 +12,10 @@ from uuid import UUID
 from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent
 from meterproxy.core.record import EndRecord, PlaceRecord
 from meterproxy.ledger import recover
-from meterproxy.ledger.book import Book, Lease
+from meterproxy.ledger.book import Book
 from meterproxy.ledger.journal import Journal, Sync
 from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.segment import FRAME_BYTES
-from meterproxy.ledger.view import View
 from meterproxy.ledger.worker import WorkerLedger
 from tests.ledger.memory_store import MemoryStore
 from tests.simulation.disk import Os
@@ -26,8 +25,8 @@ def lends_without_condition() -> AbstractContextManager[Any]:
     """PostgreSQL lends whatever is asked for."""
     lend = MemoryStore._lend
 
-    def unconditional(self: MemoryStore, session_id: UUID, borrow: Borrow) -> Any:
-        window = self.windows[borrow.key]
+    def unconditional(self: MemoryStore, session_id: UUID, borrow: Borrow) -> Lent:
+        window = self._window(borrow.key)
         cap, window.cap = window.cap, 2**62
         try:
             return lend(self, session_id, borrow)
@@ -37,30 +36,38 @@ def lends_without_condition() -> AbstractContextManager[Any]:
     return mock.patch.object(MemoryStore, "_lend", unconditional)
 
 
-@contextmanager
-def hears_only_answers() -> Iterator[None]:
-    """What was lent by a borrow whose answer got lost is forgotten: the next one is a new one, and only that counts."""
-    borrow_of = Borrower._borrow_of
+def hears_only_answers() -> AbstractContextManager[Any]:
+    """What was lent by a borrow whose answer got lost is forgotten: only what an answer grants counts."""
+    take_up = Book.take_up
 
-    def new(self: Borrower, key: LeaseKey, missing: int) -> Borrow:
+    def forgetful(self: Book, key: LeaseKey, lent: Lent) -> int:
+        news = take_up(self, key, lent)
+        if news > lent.granted:
+            self.leases[key].free -= news - lent.granted
+        return news
+
+    repeated = Borrower._borrow_of
+
+    def anew(self: Borrower, key: LeaseKey, missing: int) -> Borrow:
         self._views[key].repeat = None
-        return borrow_of(self, key, missing)
+        return repeated(self, key, missing)
 
-    def take_up(self: Book, key: LeaseKey, lent: Lent) -> int:
-        self.grant(key, lent.granted)
-        return lent.granted
-
-    with mock.patch.object(Borrower, "_borrow_of", new), mock.patch.object(Book, "take_up", take_up):
-        yield
+    stack = ExitStack()
+    stack.enter_context(mock.patch.object(Book, "take_up", forgetful))
+    stack.enter_context(mock.patch.object(Borrower, "_borrow_of", anew))
+    return stack
 
 
 def counts_unsettled_twice() -> AbstractContextManager[Any]:
     """What was captured and not booked when PostgreSQL answered is taken off again."""
 
-    def potential(self: View, lease: Lease | None) -> int:
-        return self.rest + self.outstanding - 2 * (lease.unsettled if lease else 0)
+    def potential(self: Borrower, key: LeaseKey) -> int | None:
+        view, lease = self._views.get(key), self._book.leases.get(key)
+        if view is None or not view.heard:
+            return None
+        return view.rest + view.outstanding - 2 * (lease.unsettled if lease else 0)
 
-    return mock.patch.object(View, "potential", potential)
+    return mock.patch.object(Borrower, "potential", potential)
 
 
 def books_what_was_booked() -> AbstractContextManager[Any]:

@@ -11,6 +11,15 @@ FAULTS = (
 """What may happen, and in which measure."""
 
 
+class Terms(NamedTuple):
+    """A limit beside credit; its window is a minute, or there is none."""
+
+    measure: str
+    cap: int
+    by_minute: bool
+    of_key: bool
+
+
 class Fault(NamedTuple):
     """At an instant, something happens to whom `which` says, for so long."""
 
@@ -51,6 +60,7 @@ class Plan:
     abandons: float
     run_us: int
     segment_bytes: int
+    limits: tuple[Terms, ...] = ()
     faults: list[Fault] = field(default_factory=list)
     retain_seconds: float = 86400.0
     stop_seconds: float = 10.0
@@ -92,8 +102,22 @@ def plan_of(seed: int) -> Plan:
         abandons=choose((0.0, 0.5)),
         run_us=run_us,
         segment_bytes=choose((16, 24, 64)) * 1024,
+        limits=_limits(random, credit),
         faults=faults,
     )
+
+
+def _limits(random: Random, credit: int) -> tuple[Terms, ...]:
+    """What each account has beside its credit: mostly nothing, else up to all measures at once."""
+    if random.random() < 0.5:
+        return ()
+    kinds = (
+        Terms("requests", random.choice((1, 5, 20, 100)), True, random.random() < 0.5),
+        Terms("tokens", credit // random.choice((1, 3, 10)) + 1, True, random.random() < 0.5),
+        Terms("concurrent", random.choice((1, 2, 5)), False, random.random() < 0.5),
+        Terms("amount", (credit // random.choice((1, 2, 5)) + 1) * 1000, random.random() < 0.5, random.random() < 0.5),
+    )
+    return tuple(random.sample(kinds, random.choice((1, 1, 2, 4))))
 
 
 def _faults(random: Random, run_us: int, credit: int) -> list[Fault]:

@@ -45,6 +45,8 @@ class Fleet(Protocol):
 
     def now_us(self) -> int: ...
 
+    def pots_of(self, account: int, occurred_us: int) -> tuple[Any, ...]: ...
+
 
 class Process:
     """One life of one worker slot. `traffic`: whether its clients go on asking."""
@@ -227,7 +229,7 @@ class Process:
         self.fleet.tell(self.name, f"places {tokens} of {account}: {short(request.request_id)}")
         self.fleet.auditor.placed(
             request.request_id, account, request.hold_nanos, tokens // 2 * NANOS_PER_TOKEN, self.name, self.host,
-            self.fleet.now_us(),
+            self.fleet.now_us(), self.fleet.pots_of(account, request.occurred_us),
         )  # fmt: skip
         return hold
 

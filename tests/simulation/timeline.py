@@ -90,9 +90,12 @@ class Loop(asyncio.BaseEventLoop):
 
 
 class Timeline:
-    """The clock and everything that happens on it; `outside` is what happens to processes: network, faults, operators."""
+    """The clock and everything that happens on it; `outside` is what happens to processes: network, faults, operators.
 
-    def __init__(self, random: Random, epoch_us: int = 1_700_000_000_000_000) -> None:
+    A minute ends one and a half seconds after its beginning.
+    """
+
+    def __init__(self, random: Random, epoch_us: int = 1_700_000_038_500_000) -> None:
         self.now_us = 0
         self.epoch_us = epoch_us
         self.random = random

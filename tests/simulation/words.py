@@ -12,7 +12,11 @@ def short(value: Any) -> str:
     if isinstance(value, UUID):
         return f"{value.int & 0xFFFFFF:x}"
     if isinstance(value, LeaseKey):
-        return f"credit{(value.limit_id.int & 0xFFFF) - 201}"
+        number = value.limit_id.int & 0xFFFF
+        if number < 1000:
+            return f"credit{number - 201}"
+        minute = "" if value.window_start_us == 0 else f"@{value.window_start_us // 60_000_000 % 60}"
+        return f"limit{(number - 1000) // 10}.{number % 10}{minute}"
     if isinstance(value, Batch):
         items = ",".join(_item(item) for item in (*value.notes, *value.endings))
         return f"{value.start}-{value.end} from {value.open_from}: {items}"

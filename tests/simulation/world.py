@@ -12,6 +12,7 @@ import gc
 import hashlib
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,8 +23,12 @@ from uuid import UUID
 from meterproxy.core.account import AccountEntry
 from meterproxy.core.hold import Hold
 from meterproxy.core.key import KeyEntry, KeyPolicy
+from meterproxy.core.lending import LeaseKey
+from meterproxy.core.limit import Limit, Measure, Scope
+from meterproxy.core.record import EndRecord
+from meterproxy.core.window import WindowKind
 from tests.ledger.prices import NANOS_PER_TOKEN
-from tests.simulation.auditor import Auditor
+from tests.simulation.auditor import Auditor, Pot
 from tests.simulation.borders import simulated
 from tests.simulation.database import Database, Link, Network, finished
 from tests.simulation.disk import Disk, Os, Owner
@@ -34,12 +39,15 @@ from tests.simulation.words import short
 
 RESTART_US = 300_000
 SWEEP_US = 700_000
+MINUTE_US = 60_000_000
 SYNC_SLACK_US = 250_000
 """Beyond the interval of fsync: how long a sync may wait for its turn and take, here."""
 CALM_US = 20_000_000
 """How long a fleet without faults may take for anything."""
 HEARD_US = 1_100_000
 """How long it may take until everybody has heard of a change."""
+AHEAD_US = 12_000_000
+"""How near the end of a minute nobody asks for all that is left of it."""
 LIVELY_US = 4_000_000
 """How long somebody may wait for credit that nobody uses."""
 
@@ -97,6 +105,7 @@ class World:
         self.trace: list[str] = []
         self.calm = self.stopping = self.forgot = self.abandoned = False
         self.keys = [stranger(number) for number in range(self.plan.accounts)]
+        self.limits = [self._limits_of(account) for account in range(self.plan.accounts)]
         self.slots: list[Slot] = []
         self.processes: list[Process] = []
         self._remembered: dict[int, int] = {}
@@ -105,6 +114,30 @@ class World:
             self._add_host(number)
         for account in range(self.plan.accounts):
             self.change_cap(account, self.plan.credit_tokens * NANOS_PER_TOKEN)
+
+    def _limits_of(self, account: int) -> list[Limit]:
+        """Give an account what it has beside its credit, in PostgreSQL and in all workers."""
+        key = self.keys[account]
+        limits = []
+        for number, terms in enumerate(self.plan.limits):
+            scope, scope_id = (Scope.KEY, key.key_id) if terms.of_key else (Scope.ACCOUNT, key.account_id)
+            window = WindowKind.MINUTE if terms.by_minute else WindowKind.TOTAL
+            window = WindowKind.NONE if terms.measure == "concurrent" else window
+            limit_id = UUID(int=1000 + account * 10 + number)
+            limits.append(Limit(limit_id, scope, scope_id, Measure[terms.measure.upper()], window, terms.cap))
+        self.database.limits.update({limit.limit_id: limit for limit in limits})
+        key.account.change(limits, frozen=False)
+        return limits
+
+    def pots_of(self, account: int, occurred_us: int) -> tuple[Any, ...]:
+        """Which windows of which limits a request counts in that was accepted at an instant."""
+        names = []
+        for number, terms in enumerate(self.plan.limits):
+            start_us = occurred_us // MINUTE_US * MINUTE_US if terms.by_minute else 0
+            name = (account, number, start_us)
+            self.auditor.pots.setdefault(name, Pot(terms.measure, terms.cap))
+            names.append(name)
+        return tuple(names)
 
     def _add_host(self, number: int) -> None:
         name = "abc"[number]
@@ -158,7 +191,7 @@ class World:
             return
         self.tell("world", f"{short(session_id)} is abandoned")
         self.auditor.counts["abandoned"] += 1
-        self.abandoned = True
+        self.abandoned = self.auditor.lenient = True
         for account, key in enumerate(self.keys):
             lease = self.database.leases.get((key.credit, session_id))
             self.auditor.excused[account] += lease.outstanding if lease else 0
@@ -365,8 +398,9 @@ class World:
         """The standby takes over, which lacks what was committed in the meantime."""
         if not self.network.up or not self.database.kept:
             return
-        forgotten = self.database.forgotten()
+        forgotten = self.database.forgotten([key.credit for key in self.keys])
         self.forgot = self.forgot or self._remembered_us < self.timeline.now_us
+        self.auditor.lenient = self.auditor.lenient or self.forgot
         self.database.fail_over()
         for (account, session_id), amount in forgotten.items():
             self._excuse_unless_presented(account, session_id, amount)
@@ -443,8 +477,11 @@ class World:
         return all(process.ledger is not None and not process.ledger.settler.queued for process in self._alive())
 
     async def _take_the_rest(self, process: Process, account: int) -> None:
+        if self.limits[account]:
+            await self._take_what_fits(process, account)
+            return
         window = self.database.windows[self.keys[account].credit]
-        lost = self.lost(account)
+        lost = self.lost(self.keys[account].credit)
         rest = window.cap - self.auditor.spent(account, self.booked()) - lost
         self.tell("world", f"{rest} of account {account} are left for {process.name}, {lost} are lost")
         if window.drawn > window.cap:
@@ -459,6 +496,27 @@ class World:
             process.capture(hold, tokens)
         await self._until(process, account, 1, "credit_held" if lost else "credit_spent", never="placed")
 
+    async def _take_what_fits(self, process: Process, account: int) -> None:
+        """A request that fits all of an account's limits is served."""
+        now_us = self.timeline.epoch_us + self.timeline.now_us
+        credit = self.database.windows[self.keys[account].credit]
+        if self.auditor.lenient or credit.drawn > credit.cap or now_us % MINUTE_US > MINUTE_US - AHEAD_US:
+            return
+        lost = self.lost(self.keys[account].credit)
+        tokens = (credit.cap - self.auditor.spent(account, self.booked()) - lost) // NANOS_PER_TOKEN
+        for name, limit in zip(self.pots_of(account, now_us), self.limits[account], strict=True):
+            pot = self.auditor.pots[name]
+            left = pot.cap - pot.charged - self.lost(LeaseKey(self.keys[account].account_id, limit.limit_id, name[2]))
+            if limit.measure in {Measure.REQUESTS, Measure.CONCURRENT}:
+                tokens = tokens if left > 0 else 0
+            else:
+                tokens = min(tokens, left // (NANOS_PER_TOKEN if limit.measure is Measure.AMOUNT else 1))
+        if tokens > 0:
+            self.tell("world", f"{tokens} tokens fit all limits of account {account} at {process.name}")
+            hold = await self._until(process, account, tokens, "placed", never="credit_spent")
+            assert not isinstance(hold, str)
+            process.capture(hold, tokens)
+
     async def _until(self, process: Process, account: int, tokens: int, wanted: str, never: str) -> Hold | str:
         """Ask for a hold until that comes of it which must; it may take a moment, but the other never comes."""
         began_us = self.timeline.now_us
@@ -472,9 +530,8 @@ class World:
             assert self.timeline.now_us - began_us < LIVELY_US, f"{about}, and after {LIVELY_US} µs still are"
             await asyncio.sleep(0.02)
 
-    def lost(self, account: int) -> int:
+    def lost(self, key: LeaseKey) -> int:
         """What is lent to sessions whose hosts are gone."""
-        key = self.keys[account].credit
         living = {process.ledger.session.session_id for process in self._alive() if process.ledger is not None}
         return sum(
             lease.outstanding
@@ -501,19 +558,45 @@ class World:
         self._check_database(booked)
 
     def _check_database(self, booked: dict[UUID, int]) -> None:
-        gone = {slot.host.name for slot in self.slots if slot.host.gone}
         for account, key in enumerate(self.keys):
             spent = self.auditor.spent(account, booked)
             assert self.database.balances[key.account_id] == self.auditor.caps[account] - spent, "the balance is right"
-            window = self.database.windows[key.credit]
-            leases = [lease for (lent, _), lease in self.database.leases.items() if lent is key.credit]
-            counts = self.auditor.counts
-            assert window.late == 0 or self.forgot or self.abandoned or counts["cut_power"], "late without a reason"
-            beyond = window.overrun + window.late - window.unspent
-            assert window.drawn == sum(lease.granted - lease.returned for lease in leases) + beyond, "drawn adds up"
+            self._check_window(key.credit, spent)
+            for number, limit in enumerate(self.limits[account]):
+                self._check_limit(account, number, limit)
+
+    def _check_limit(self, account: int, number: int, limit: Limit) -> None:
+        """All windows of a limit hold what the rows come to that were accepted in them."""
+        used: Counter[int] = Counter()
+        for request_id, record in self.database.rows.items():
+            for name in self.auditor.requests[request_id].pots:
+                if name[:2] == (account, number):
+                    used[name[2]] += _consumed(limit.measure, record)
+        for key in self.database.windows:
+            if key.limit_id == limit.limit_id:
+                self._check_window(key, used.pop(key.window_start_us, 0))
+        assert not any(used.values()), f"{used} of account {account} are counted nowhere"
+
+    def _check_window(self, key: LeaseKey, used: int) -> None:
+        window = self.database.windows[key]
+        leases = [lease for (lent, _), lease in self.database.leases.items() if lent is key]
+        lost = self.forgot or self.abandoned or self.auditor.counts["cut_power"]
+        assert window.late == 0 or lost, "late without a reason"
+        beyond = window.overrun + window.late + window.counted - window.unspent
+        assert window.drawn == sum(lease.granted - lease.returned for lease in leases) + beyond, "drawn adds up"
+        if not any(slot.host.gone for slot in self.slots):
             outstanding = sum(lease.outstanding for lease in leases)
-            assert gone or outstanding == 0, f"{outstanding} of account {account} are lent to nobody"
-            assert gone or window.drawn == spent, "all that is drawn is spent"
+            assert outstanding == 0, f"{outstanding} of {short(key)} are lent to nobody"
+            assert window.drawn == used, f"{window.drawn} of {short(key)} are drawn, {used} are used"
+
+
+def _consumed(measure: Measure, record: EndRecord) -> int:
+    """What a row comes to in a limit's measure. All releases here are requests that the provider refused."""
+    if measure is Measure.AMOUNT:
+        return record.amount_nanos
+    if measure is Measure.TOKENS:
+        return 0 if record.how == "released" else record.ending.usage.input + record.ending.usage.output
+    return int(measure is Measure.REQUESTS)
 
 
 def stranger(number: int) -> KeyEntry:

@@ -95,3 +95,20 @@ async def test_what_a_killed_worker_missed_is_made_up_for(
     crossed = await look_through(pool)
     assert crossed == [Crossed(each.account_id, each.id, 0, 75, 760, 1000) for each in (limit, others[1])]
     assert await look_through(pool) == []
+
+
+async def test_crossings_by_the_minute_are_not_kept_for_ever(
+    pool: asyncpg.Pool, limit: LimitRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come again and again; those of budgets and longer windows stay."""
+    monkeypatch.setattr(module, "DELETED_AT_ONCE", 2)
+    terms = LimitTerms(measure=Measure.REQUESTS, window=WindowKind.MINUTE, cap=5)
+    minute = await Limits(pool, "test").create(Scope.ACCOUNT, limit.account_id, terms)
+    for each in (limit, minute):
+        await pool.execute(
+            "INSERT INTO limit_crossings (account_id, limit_id, window_start, mark, used, cap)"
+            " SELECT $1, $2, now() - days * interval '1 day', 75, 5, 5 FROM generate_series(1, 12) AS days",
+            each.account_id, each.id,
+        )  # fmt: skip
+    assert await module.delete_old_crossings(pool) == 6
+    assert await pool.fetchval("SELECT count(*) FROM limit_crossings") == 12 + 6
