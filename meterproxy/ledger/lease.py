@@ -127,6 +127,12 @@ class Borrower:
         if self._changed and (event := self._changed.pop(key, None)) is not None:
             event.set()
 
+    def returned(self, key: LeaseKey) -> None:
+        """There may be more to borrow of this limit than when it was refused: ask again, and wake whoever waits."""
+        if (view := self._views.get(key)) is not None:
+            view.denied_until_us = 0
+            self.freed(key)
+
     # ── asked by requests that must wait ────────────────────────────────────────────────────────────────────────────
 
     async def fetch_rests(self, wanted: Sequence[Planned]) -> None:
@@ -294,12 +300,9 @@ class Borrower:
         for change in news.changes:
             if change.kind == "limit" and change.subject_id is not None:
                 for key in self._of_limit.get(change.subject_id, ()):
-                    self._views[key].denied_until_us = 0
-                    self.freed(key)
+                    self.returned(key)
         for key in news.served:
-            if key in self._views:
-                self._views[key].denied_until_us = 0
-                self.freed(key)
+            self.returned(key)
         await self._make_up(news.reclaims)
         for key in news.reclaims:
             if self._book.give_back(key):
