@@ -119,7 +119,9 @@ def _latency(run: Run) -> None:
 
 def _stall(run: Run) -> None:
     rows = run.medians(lambda target: measures.stall(target, run.settings))
-    run.show("200 small requests a second: alone, beside prompts of 400 kB, while settling and scraping", rows)
+    run.show(
+        "200 small requests a second: alone, beside prompts of 400 kB and 60 MiB, while settling and scraping", rows
+    )
 
 
 def _memory(run: Run) -> None:

@@ -82,10 +82,12 @@ def _chunked(piece: bytes) -> bytes:
 # -- what load sends ----------------------------------------------------------------------------------------------
 
 
-def request_bytes(*, host: str, key: str, stream: bool, prompt_bytes: int = 0, hold: bool = False) -> bytes:
+def request_bytes(
+    *, host: str, key: str, stream: bool, prompt_bytes: int = 0, filler: str = _TEXT, hold: bool = False
+) -> bytes:
     """A chat request as OpenAI's SDK would send it; `prompt_bytes` pads the prompt to about that size."""
     text = f"Tell me about rivers. {HOLD_MARKER.decode() if hold else ''} " + _TEXT
-    text += (" " + _TEXT) * (max(prompt_bytes - len(text), 0) // (len(_TEXT) + 1))
+    text += (" " + filler) * (max(prompt_bytes - len(text), 0) // (len(_compact(filler)) - 1))
     document: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
     document |= {"max_tokens": ANSWER_TOKENS, **({"stream": True} if stream else {})}
     body = _compact(document)

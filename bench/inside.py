@@ -15,9 +15,10 @@ from uuid import UUID, uuid4
 
 from bench import exchanges
 from meterproxy.catalog.catalog import Catalog
+from meterproxy.core.account import AccountEntry
 from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
-from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent, News, Ownership, Rest
+from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent, Met, News, Ownership, Rest, SessionFacts, Totals
 from meterproxy.core.resource import ResourceKey
 from meterproxy.ledger.settle import BATCH_ENDINGS
 from meterproxy.ledger.worker import WorkerLedger
@@ -33,6 +34,7 @@ from meterproxy.proxy.upstream import Origin, Upstream
 from meterproxy.runtime.metrics import Metrics
 
 _KEY: Final = "mp-inside"
+_LIFE: Final = uuid4()
 _PLENTY: Final = 2**60
 _AGES: Final = 1e6
 """Seconds that a session is trusted: nobody renews it here."""
@@ -44,11 +46,25 @@ _END_OF_CHUNKS: Final = b"0\r\n\r\n"
 class EasyStore:
     """Fulfils the ports of the ledger: lends all that is wanted, and has settled what it is given."""
 
+    def __init__(self) -> None:
+        self.booked = 0
+
     async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:
         return time.time_ns() // 1000
 
-    async def renew_session(self, session_id: UUID, ttl_seconds: float) -> int:
+    async def renew_session(self, session_id: UUID, ttl_seconds: float, life: UUID) -> int:
         return time.time_ns() // 1000
+
+    async def meet(self, missed: UUID | None, ttl_seconds: float) -> Met:
+        return Met(_LIFE, paused=False)
+
+    async def present(
+        self, session: SessionFacts, ttl_seconds: float, life: UUID, totals: Mapping[LeaseKey, Totals]
+    ) -> int:
+        return time.time_ns() // 1000
+
+    async def abandoned_sessions(self, journal_id: UUID) -> frozenset[UUID]:
+        return frozenset()
 
     async def earlier_sessions(self, journal_id: UUID, session_id: UUID) -> list[UUID]:
         return []
@@ -71,7 +87,7 @@ class EasyStore:
     async def end_reclaim(self, session_id: UUID, key: LeaseKey) -> None: ...
 
     async def poll(self, session_id: UUID, version: int) -> News:
-        return News((), ())
+        return News((), (), 0, _LIFE)
 
     async def change_version(self) -> int:
         return 0
@@ -80,6 +96,7 @@ class EasyStore:
         return (0, 0)
 
     async def book(self, batch: Batch) -> int:
+        self.booked += len(batch.endings)
         return len(batch.endings)
 
     async def reject(self, batch: Batch, error: str) -> None:
@@ -105,13 +122,23 @@ class OneKey:
 
     def __init__(self) -> None:
         self._digest = digest_of(_KEY.encode())
-        self._entry = KeyEntry(uuid4(), uuid4(), uuid4(), uuid4(), uuid4(), KeyPolicy())
+        self._entry = KeyEntry(uuid4(), AccountEntry(uuid4(), uuid4(), uuid4()), uuid4(), KeyPolicy())
 
     def known(self, digest: bytes) -> KeyEntry | bool:
         return self._entry if digest == self._digest else False
 
     async def find(self, digest: bytes) -> KeyEntry | None:
         return self._entry if digest == self._digest else None
+
+
+class Unclaimed:
+    """Fulfils `proxy.ports.IdempotencyStore`: nobody sends a key."""
+
+    async def claim(self, request: Any) -> Any:
+        raise AssertionError(f"nobody claims {request}")
+
+    async def end(self, ended: Any) -> None:
+        raise AssertionError(f"nothing was claimed: {ended}")
 
 
 class Uncounted:
@@ -199,7 +226,7 @@ class MemoryClient:
 
     def _written(self, data: bytes) -> None:
         whole = data.endswith(_END_OF_CHUNKS) if self._stream else data.startswith(b"HTTP/1.1 200")
-        if not whole and (not self._stream or data.startswith(b"HTTP/1.1 4") or data.startswith(b"HTTP/1.1 5")):
+        if not whole and (not self._stream or data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))):
             raise AssertionError(f"not the answer that was asked for: {data[:400]!r}")
         if whole and not self._done():
             self._loop.call_soon(self.ask)
@@ -208,11 +235,17 @@ class MemoryClient:
 class Inside:
     """The parts of a worker, and some clients of it."""
 
-    def __init__(self, server: HttpServer, ledger: WorkerLedger) -> None:
+    def __init__(self, server: HttpServer, ledger: WorkerLedger, store: EasyStore) -> None:
+        self._store = store
         self._server = server
         self._ledger = ledger
         self._unasked = 0
         self._running = 0
+
+    @property
+    def settled(self) -> int:
+        """How many exchanges are in the books."""
+        return self._store.booked
 
     async def answer(self, requests: int, *, stream: bool, connections: int = 8) -> None:
         """Have so many requests answered, and their endings settled."""
@@ -245,12 +278,13 @@ async def built(directory: Path, *, together: int = 1) -> AsyncIterator[Inside]:
     await ledger.start()
     ledger.settler.observe = metrics.settled
     upstream = _upstream(together)
-    ports = Ports(ledger.clock, OneKey(), ledger.holds, Uncounted(), catalog, metrics, ledger.owners, ledger.durable)
-    room = ExchangeSettings()
-    running = Exchanges(room, ports, (Provider("openai", upstream, api_key="sk-inside"),))
+    ports = Ports(
+        ledger.clock, OneKey(), ledger.holds, Uncounted(), catalog, metrics, ledger.owners, ledger.durable, Unclaimed()
+    )
+    running = Exchanges(ExchangeSettings(), ports, (Provider("openai", upstream, api_key="sk-inside"),))
     server = HttpServer(Dispatch(running.run, _nobody, _nobody))
     try:
-        yield Inside(server, ledger)
+        yield Inside(server, ledger, store)
     finally:
         await running.close()
         await ledger.stop()

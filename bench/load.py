@@ -38,6 +38,7 @@ class Plan:
     warm_up_seconds: float = 0.5
     rate: float = 0.0
     prompt_bytes: int = 0
+    filler: str = "rivers"
     hold_open: bool = False
     cpu: int | None = None
 
@@ -152,6 +153,7 @@ class Load:
             key=plan.key,
             stream=plan.stream or plan.hold_open,
             prompt_bytes=plan.prompt_bytes,
+            filler=plan.filler,
             hold=plan.hold_open,
         )
         self.interval = plan.connections / plan.rate if plan.rate else 0.0

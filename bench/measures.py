@@ -24,6 +24,8 @@ from bench.targets import Target, database_url, first_line, process, python
 _SETTLE_SECONDS: Final = 1.0
 """How long after a load its batches may still be written; their CPU belongs to it."""
 _STALL_PROMPT_BYTES: Final = 400_000
+_HUGE_PROMPT_BYTES: Final = 60 << 20
+_HUGE_FILLERS: Final = ("lorem ipsum dolor sit amet", '\n\t"' * 8)
 _STALL_RATE: Final = 200.0
 _SETTLED_RATE: Final = 1000.0
 """Requests a second whose endings are settled while others are watched for stalls: a batch every 200 ms."""
@@ -102,13 +104,14 @@ def single(target: Target, settings: Settings) -> Row:
 
 
 def stall(target: Target, settings: Settings) -> Row:
-    """Small requests at a steady rate: alone, beside 400 kB prompts, and while all is settled and scraped."""
+    """Small requests at a steady rate: alone, beside large prompts, and while all is settled and scraped."""
     small = replace(plan(target, settings), connections=4, rate=_STALL_RATE)
     alone = run(small)
     longer = replace(plan(target, settings), seconds=settings.seconds + 1)
     with _loading(replace(longer, connections=1, prompt_bytes=_STALL_PROMPT_BYTES)) as running:
         beside = run(small)
         large = Result(**json.loads(first_line(running)))
+    huge = [_beside_huge(small, longer, filler) for filler in _HUGE_FILLERS]
     with _loading(replace(longer, connections=8, rate=_SETTLED_RATE)) as running, _scraping(target):
         settling = run(small)
         settled = Result(**json.loads(first_line(running)))
@@ -118,10 +121,20 @@ def stall(target: Target, settings: Settings) -> Row:
         "prompts: p99 ms": beside.p99_ms,
         "prompts: highest ms": beside.highest_ms,
         "large req/s": large.per_second,
+        "60 MiB: highest ms": huge[0][0].highest_ms,
+        "60 MiB of escapes: highest ms": huge[1][0].highest_ms,
         "settling: p99 ms": settling.p99_ms,
         "settling: highest ms": settling.highest_ms,
     }
-    return _checked(row, alone, beside, large, settling, settled)
+    return _checked(row, alone, beside, large, settling, settled, *huge[0], *huge[1])
+
+
+def _beside_huge(small: Plan, longer: Plan, filler: str) -> tuple[Result, Result]:
+    """The small requests, and the bodies of 60 MiB that were sent beside them one after the other."""
+    planned = replace(longer, connections=1, prompt_bytes=_HUGE_PROMPT_BYTES, filler=filler)
+    with _loading(planned) as running:
+        beside = run(small)
+        return beside, Result(**json.loads(first_line(running)))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.inside import built
 from bench.tables import fill, has_marks, table
 
 ROOT = Path(__file__).parents[1]
@@ -41,3 +42,11 @@ def test_files_without_room_are_left_alone(tmp_path: Path, text: str) -> None:
     assert not has_marks(readme)
     readme.write_text(text)
     assert not has_marks(readme)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_requests_can_be_measured_inside_one_process(tmp_path: Path, stream: bool) -> None:
+    """The parts fit together without sockets and without PostgreSQL, and every request is answered and settled."""
+    async with built(tmp_path, together=8) as inside:
+        await inside.answer(9, stream=stream, connections=2)
+        assert inside.settled == 9

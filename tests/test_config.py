@@ -198,6 +198,29 @@ def test_trusted_proxies_are_networks(write: Any) -> None:
     assert "must be networks such as 10.0.0.0/8" in line
 
 
+def test_limits_of_new_accounts_and_keys(write: Any) -> None:
+    """By name; money is exact, and what makes no sense is told with its path."""
+    config = Config.load(
+        write(
+            "limits:\n  account:\n    monthly: {measure: amount, window: month, cap: 99.50, marks: [50]}\n"
+            "  key:\n    burst: {measure: requests, window: minute, cap: 60}\n    at once: {measure: concurrent, cap: 4}"
+        ),
+        {"METERPROXY_LIMITS__KEY__BURST__CAP": "90"},
+    )
+    (monthly,) = config.limits.of_accounts
+    assert (monthly.name, monthly.cap, monthly.marks) == ("monthly", 99_500_000_000, (50,))
+    assert [(limit.name, limit.cap) for limit in config.limits.of_keys] == [("burst", 90), ("at once", 4)]
+    for wrong, told in (
+        ("{measure: amount, window: month, cap: x}", "cap"),
+        ("{measure: requests, cap: 5}", "window"),
+        ("{measure: tokens, window: day, cap: 1.5}", "whole number"),
+        ("{measure: tokens, window: day, time_zone: Mars}", "time_zone"),
+    ):
+        (line,) = problems(write(f"limits:\n  account:\n    a: {wrong}"))
+        assert line.startswith("limits.account.a")
+        assert told in line
+
+
 def test_null_is_unset(write: Any) -> None:
     """A level or setting without a value is the default, as when all of it is commented out."""
     assert Config.load(write("journal:\nworkers:\nproviders: ~"), {}) == Config.load(None, {})

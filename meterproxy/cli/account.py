@@ -24,7 +24,9 @@ def create(invocation: Invocation, name: str) -> None:
     """Make an organization and its account."""
     from meterproxy.store.accounts import Accounts
 
-    row = invocation.with_session(lambda session: Accounts(session.pool, actor()).create(name))
+    row = invocation.with_session(
+        lambda session: Accounts(session.pool, actor(), session.config.limits.of_accounts).create(name)
+    )
     invocation.show(balance_sheet(row))
 
 

@@ -1,19 +1,36 @@
 """`audit`: recompute every invariant of the books."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from meterproxy.cli.invocation import Invocation, invoked, note
+
+if TYPE_CHECKING:
+    from meterproxy.cli.session import Session
+    from meterproxy.store.audit import InvariantResult
+    from meterproxy.store.lost import Lost
 
 
 @click.command()
 @invoked
 def command(invocation: Invocation) -> int:
     """Recompute every invariant in one snapshot, right under traffic; exit 1 if one fails."""
-    from meterproxy.store.audit import audit
+    from meterproxy.core.money import format_usd
 
-    results = invocation.with_session(lambda session: audit(session.pool))
+    results, lost = invocation.with_session(_look)
     invocation.show_all(results, ("name", "ok", "detail"))
     failed = [result.name for result in results if not result.ok]
     if failed:
         note(f"meterproxy: {len(failed)} of {len(results)} invariants failed: {', '.join(failed)}")
+    if lost.sessions:
+        note(f"meterproxy: {lost.sessions} lost sessions keep {format_usd(lost.nanos)} USD: see `journal list --lost`")
     return 1 if failed else 0
+
+
+async def _look(session: "Session") -> "tuple[Sequence[InvariantResult], Lost]":
+    from meterproxy.store.audit import audit
+    from meterproxy.store.lost import LostSessions
+
+    return await audit(session.pool), await LostSessions(session.pool).total()

@@ -1,5 +1,9 @@
-"""`journal`: what workers wrote down before they acted; read without owning it, right under traffic."""
+"""`journal`: what workers wrote down before they acted; looked into without owning it, right under traffic.
 
+What is done about journals that do not come back is in `lost`.
+"""
+
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,10 +13,12 @@ from uuid import UUID
 
 import click
 
+from meterproxy.cli import lost
 from meterproxy.cli.invocation import Invocation, invoked, note
 from meterproxy.errors import MeterproxyError
 
 if TYPE_CHECKING:
+    from meterproxy.cli.session import Session
     from meterproxy.config import Config
     from meterproxy.ledger.segment import Entry
 
@@ -44,11 +50,17 @@ class Segment:
     other: int
     damaged_bytes: int
     torn_bytes: int
+    settled: str | None = None
+    problem: str | None = None
 
 
 @click.group()
 def command() -> None:
     """Journals: what workers wrote down before they acted."""
+
+
+for other in lost.COMMANDS:
+    command.add_command(other)
 
 
 @command.command()
@@ -75,15 +87,56 @@ def inspect(invocation: Invocation, directory: Path | None, records: bool) -> No
 
 @command.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@click.option("--files-only", is_flag=True, help="Do not ask PostgreSQL how far it has settled them.")
 @invoked
-def verify(invocation: Invocation, directory: Path | None) -> int:
-    """Check that every record is whole; exit 1 if one is damaged. A torn tail is what a crash leaves, and harmless."""
-    segments = list(_segments(_journals(invocation.load(), directory)))
-    invocation.show_all(segments, ("journal", "segment", *COUNTS, "damaged_bytes", "torn_bytes"))
+def verify(invocation: Invocation, directory: Path | None, files_only: bool) -> int:
+    """Check that every record is whole and nothing is missing that is not settled; exit 1 otherwise.
+
+    A torn tail is what a crash leaves, and harmless.
+    """
+    journals = _journals(invocation.load(), directory)
+    progress = {} if files_only else invocation.with_session(lambda session: _progress(session, journals))
+    segments = [
+        checked
+        for journal in journals
+        for checked in _compared(list(_segments([journal])), progress.get(journal), known=not files_only)
+    ]
+    invocation.show_all(segments, ("journal", "segment", *COUNTS, "damaged_bytes", "torn_bytes", "settled", "problem"))
     damaged = [segment for segment in segments if segment.damaged_bytes]
     if damaged:
         note(f"meterproxy: damaged segments: {len(damaged)}; keep them: whole records are settled, the rest is not")
-    return 1 if damaged else 0
+    missing = [segment for segment in segments if segment.problem]
+    if missing:
+        note(f"meterproxy: segments with something missing before them: {len(missing)}")
+    return 1 if damaged or missing else 0
+
+
+async def _progress(session: "Session", journals: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """How far PostgreSQL has settled journals, and from where it would need them again."""
+    from meterproxy.store.settle import known_progress
+
+    ids = {journal: UUID((journal / "id").read_text().strip()) for journal in journals}
+    known = await known_progress(session.pool, list(ids.values()))
+    return {journal: known[id_] for journal, id_ in ids.items() if id_ in known}
+
+
+def _compared(segments: list[Segment], progress: tuple[int, int] | None, *, known: bool) -> Iterator[Segment]:
+    """A journal's segments with how much of each is settled, and what is missing between them that is not."""
+    position, open_from = progress or (0, 0)
+    behind = min(open_from, position) if known else None
+    for segment in segments:
+        problem = None
+        if behind is not None and segment.start > behind:
+            problem = f"{segment.start - behind} bytes before it are missing"
+        behind = max(segment.end, position)
+        yield dataclasses.replace(segment, settled=_settled(segment, position) if known else None, problem=problem)
+
+
+def _settled(segment: Segment, position: int) -> str:
+    """How much of a segment PostgreSQL has."""
+    if segment.end <= position:
+        return "all"
+    return "no" if segment.start >= position else "in part"
 
 
 def _journals(config: "Config", directory: Path | None) -> list[Path]:

@@ -70,7 +70,7 @@ def create(
     policy = KeyPolicy(models or None, operations or None, _networks(networks), highest_request_nanos)
     until = _instant(expires_at)
     created = invocation.with_session(
-        lambda session: Keys(session.pool, actor()).create(
+        lambda session: Keys(session.pool, actor(), session.config.limits.of_keys).create(
             account_id,
             name,
             user_id=user_id,

@@ -17,15 +17,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
-    model_validator,
 )
 
+from meterproxy.config.limits import LimitDefaults
+from meterproxy.config.section import Section
 from meterproxy.config.source import Settings, read_settings
 from meterproxy.config.values import (
     Address,
@@ -94,22 +93,6 @@ def _check_printable(value: SecretStr) -> SecretStr:
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_check_printable)]
 MasterKey = Annotated[SecretStr, AfterValidator(_check_master_key)]
 Status = Annotated[Literal[429, 402], BeforeValidator(lambda value: int(value) if value in {"429", "402"} else value)]
-
-
-class Section(BaseModel):
-    """What all levels of the configuration have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_unset(cls, value: Any) -> Any:
-        """An empty level, and a setting without a value, mean the default."""
-        if value is None:
-            return {}
-        return (
-            {name: member for name, member in value.items() if member is not None} if isinstance(value, dict) else value
-        )
 
 
 class Timeouts(Section):
@@ -227,7 +210,7 @@ class Config(Section):
     recovery: Recovery = Recovery()
     stream: Stream = Stream()
     usage: Usage = Usage()
-    limits: Annotated[Mapping[str, Any], later()] = {}
+    limits: LimitDefaults = LimitDefaults()
     log: Log = Log()
 
     @classmethod

@@ -48,7 +48,7 @@ class KeyEntry:
     account_id: UUID = field(init=False)
     credit: LeaseKey = field(init=False, compare=False)
     """The account's credit, as a limit that every request of this key draws from."""
-    plans: dict[tuple[str, str], Plan] = field(init=False, compare=False, repr=False, default_factory=dict)
+    plans: dict[tuple[str, str], Plan] | None = field(init=False, compare=False, repr=False, default=None)
     """What requests draw from, by operation and model, as far as it was needed; see `core.plan`."""
 
     def __post_init__(self) -> None:

@@ -8,12 +8,12 @@ Rules
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 from meterproxy.core.key import OPERATIONS
 from meterproxy.core.limit import Measure
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.window import WindowKind
+from meterproxy.core.zone import zone_names
 
 MARKS: Final = (75, 90, 100)
 """Percentages of a cap whose crossing is recorded where nothing else is said."""
@@ -65,8 +65,8 @@ class LimitTerms:
             return Fault("operation", f"must be one of {', '.join(OPERATIONS)}")
         if self.model_pattern is not None and not fits(self.model_pattern, 1):
             return Fault("model", f"must have 1 to {LONGEST} characters")
-        if not known_zone(self.time_zone):
-            return Fault("time_zone", "is not a time zone that this machine knows, such as Europe/Berlin")
+        if self.time_zone not in zone_names():
+            return Fault("time_zone", "is not a time zone, such as Europe/Berlin")
         return changeable_fault(self.cap, self.grace, self.name, self.marks)
 
 
@@ -88,12 +88,3 @@ def changeable_fault(cap: int | None, grace: int, name: str, marks: tuple[int, .
 def fits(text: str, shortest: int = 0) -> bool:
     """Whether PostgreSQL and people can do with a text."""
     return shortest <= len(text) <= LONGEST and "\0" not in text
-
-
-def known_zone(name: str) -> bool:
-    """Whether this machine has the rules of a time zone."""
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        return False
-    return True

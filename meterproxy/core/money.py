@@ -45,7 +45,7 @@ def parse_usd(text: str) -> Nanos:
 
 def format_usd(nanos: int) -> str:
     """Write nanodollars as a decimal string with two to nine decimals ("5.00", "0.000000001")."""
-    whole, fraction = divmod(abs(nanos), NANOS_PER_USD)
-    text = f"{whole}.{fraction:09d}"
-    text = text[:-7] + text[-7:].rstrip("0")  # two decimals stay
-    return f"-{text}" if nanos < 0 else text
+    if nanos < 0:
+        return "-" + format_usd(-nanos)
+    text = f"{nanos // NANOS_PER_USD}.{nanos % NANOS_PER_USD:09d}"
+    return text[:-7] + text[-7:].rstrip("0")  # two decimals stay

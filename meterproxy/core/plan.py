@@ -51,13 +51,21 @@ def plan_for(key: "KeyEntry", operation: str, model: str, at_us: int) -> Plan:
     account = key.account
     if not account.limits:
         return account.plan
-    plan = key.plans.get((operation, model))
+    plans = key.plans if key.plans is not None else _begun(key)
+    plan = plans.get((operation, model))
     if plan is None or plan.version != account.version or not plan.from_us <= at_us < plan.until_us:
         plan = _made(key, operation, model, at_us)
-        if len(key.plans) >= PLANS_KEPT:
-            key.plans.clear()
-        key.plans[operation, model] = plan
+        if len(plans) >= PLANS_KEPT:
+            plans.clear()
+        plans[operation, model] = plan
     return plan
+
+
+def _begun(key: "KeyEntry") -> dict[tuple[str, str], Plan]:
+    """The place for a key's plans: most keys are under no limits and need none."""
+    plans: dict[tuple[str, str], Plan] = {}
+    object.__setattr__(key, "plans", plans)
+    return plans
 
 
 def _made(key: "KeyEntry", operation: str, model: str, at_us: int) -> Plan:

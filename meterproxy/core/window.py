@@ -13,7 +13,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple, assert_never
-from zoneinfo import ZoneInfo
+
+from meterproxy.core.zone import zone
 
 US: Final = 1_000_000
 FOREVER_US: Final = 2**62
@@ -88,11 +89,11 @@ def _begins_us(time_zone: str, day: date) -> int:
 
     A midnight that the clocks skip is read with the offset before it, which makes it the instant at which they do.
     """
-    return int(datetime.combine(day, time(), ZoneInfo(time_zone)).astimezone(UTC).timestamp()) * US
+    return int(datetime.combine(day, time(), zone(time_zone)).astimezone(UTC).timestamp()) * US
 
 
 def _local(time_zone: str, at_us: int) -> datetime:
-    return datetime.fromtimestamp(at_us // US, ZoneInfo(time_zone))
+    return datetime.fromtimestamp(at_us // US, zone(time_zone))
 
 
 def _offset_us(time_zone: str, at_us: int) -> int:

@@ -41,14 +41,17 @@ def _amounts(request: HoldRequest) -> tuple[int, int, int, int]:
 
 
 def draws_of(plan: Plan, drawn: Draws, request: HoldRequest, session_id: UUID) -> tuple[Draw, ...]:
-    """The same as the journal says it, and what of it is only counted."""
+    """The same as the journal says it, behind what is only counted; credit comes last."""
+    if len(drawn) == 1 and not plan.counted:
+        key, amount = drawn[0]
+        return (Draw(key.limit_id, key.window_start_us, session_id, amount, plan.leased[0].measure),)
     draws = tuple(
         [
             Draw(key.limit_id, key.window_start_us, session_id, amount, planned.measure)
             for planned, (key, amount) in zip(plan.leased, drawn, strict=True)
         ]
     )
-    return draws + _counted(plan.counted, request, session_id) if plan.counted else draws
+    return _counted(plan.counted, request, session_id) + draws if plan.counted else draws
 
 
 def counted_draws(plan: Plan, request: HoldRequest, session_id: UUID) -> tuple[Draw, ...]:
@@ -78,6 +81,13 @@ def consumptions(subject: Subject, how: str, ending: Ending, amount_nanos: int) 
 
 def least_rest(plan: Plan, rest_of: RestOf) -> Rest | None:
     """The least that is left of the plan's limits, None where one of them was never heard of."""
+    if len(plan.leased) == 1:  # credit alone
+        nanos = rest_of(plan.leased[0].key)
+        return None if nanos is None else Rest(nanos, None)
+    return _least_of(plan, rest_of)
+
+
+def _least_of(plan: Plan, rest_of: RestOf) -> Rest | None:
     nanos: int | None = None
     tokens: int | None = None
     for planned in plan.leased:

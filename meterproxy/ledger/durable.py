@@ -92,6 +92,13 @@ class DurableHolds:
         cost, _, _ = priced(durable.price, ending.usage, ending.service_tier, durable.subject.markup_ppm)
         self._end(durable, EndRecord("released", durable.subject, fit(ending), cost, 0, 0, durable.resource))
 
+    def end(self, hold: Hold, ending: Ending) -> None:
+        """See `proxy.ports.DurableHolds.end`."""
+        if any(ending.usage):
+            self.capture(hold, ending)
+        else:
+            self.release(hold, ending)
+
     def expire(self, hold: DurableHold, policy: OpenHoldPolicy) -> None:
         """End a durable hold of which nobody has seen the end, as one whose worker died. Raises JournalFailed."""
         place = PlaceRecord(hold.subject, hold.input_estimate)

@@ -181,7 +181,7 @@ class Holds:
 
     def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
         """See `proxy.ports.Ledger.rates`."""
-        return rates_of(key, operation, model, at_us, self._borrower.rest)
+        return rates_of(plan_for(key, operation, model, at_us), at_us, self._borrower.rest)
 
     def confirm(self, hold: Hold) -> None:
         """See `proxy.ports.Ledger.confirm`."""

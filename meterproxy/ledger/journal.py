@@ -10,7 +10,8 @@ Rules
   (prices, progress) only takes room that is promised to nobody.
 - A write that failed is undone at once. After a failed fsync the segment is finished and all that was not synced is
   written again into the next one, so a record may be read back twice; `healthy` is False until an fsync succeeds.
-- Replay starts at the place record of the oldest hold whose ending PostgreSQL does not have.
+- Replay starts at the place record of the oldest hold whose ending PostgreSQL does not have and no fsync has made
+  durable; endings that are durable are found where they are, behind what PostgreSQL has.
 - A segment goes when PostgreSQL has confirmed all of it *and* it is older than `retain_seconds`: a failover may take
   confirmed rows away.
 """
@@ -37,6 +38,7 @@ from meterproxy.ledger.journal_files import (
     new_segment,
     segment_files,
 )
+from meterproxy.ledger.reread import Rereader
 from meterproxy.ledger.segment import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -86,13 +88,17 @@ class Journal:
         self._spare_lock = threading.Lock()
         self._spare_failed = False
         self._unsettled: dict[int, int] = {}
-        """Where the holds were placed whose endings PostgreSQL does not have: the room that each ending may need."""
+        """Where the holds were placed whose endings are not durable: the room that each ending may need."""
         self._reserved = 0
         self._unsynced: list[bytes] = []
         self._in_doubt = False
         self._finishing: list[Segment] = []
         self._confirmed = 0
         self._read_to = 0
+        self.synced = 0
+        """What ends up to here is durable, but for what an fsync that failed may have taken."""
+        self._doubtful: list[tuple[int, int]] = []
+        self._rereader = Rereader(directory, self.journal_id)
 
     # ── reading back ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -106,6 +112,14 @@ class Journal:
                 for entry in read_segment(path, base, self.journal_id, self.directory / "quarantine"):
                     self._read_to = max(self._read_to, entry.end)
                     yield entry
+
+    def has_durable(self, position: int) -> bool:
+        """Whether the record that ends there is durable at that very place."""
+        return position <= self.synced and not any(start < position <= end for start, end in self._doubtful)
+
+    def reread(self, position: int) -> Record | None:
+        """The record that ends there, None where it cannot be read any more."""
+        return self._rereader.read(position)
 
     def start(self, position: int = 0) -> None:
         """Begin to write, behind everything on disk and not before `position` (what PostgreSQL has confirmed).
@@ -130,6 +144,7 @@ class Journal:
             self._segment = new_segment(self.directory, self.segment_bytes, self.journal_id, base)
         except OSError as error:
             raise JournalFailed(f"the journal cannot be begun: {error}") from error
+        self.synced = self._segment.base
         self.on_segment()
         self.prepare()
 
@@ -137,8 +152,8 @@ class Journal:
 
     @property
     def position(self) -> int:
-        """The position behind the last record written."""
-        return self._segment.end if self._segment else 0
+        """The position behind the last record written, or read where nothing is written yet."""
+        return self._segment.end if self._segment else self._read_to
 
     @property
     def unsettled_bytes(self) -> int:
@@ -146,7 +161,7 @@ class Journal:
 
     @property
     def open_from(self) -> int:
-        """Where the place record begins of the oldest hold whose ending PostgreSQL does not have; else the end."""
+        """Where the place record begins of the oldest hold whose ending a power cut could take; else the end."""
         return next(iter(self._unsettled), self.position)
 
     def make_room(self) -> None:
@@ -305,7 +320,9 @@ class Journal:
         if self._in_doubt:
             self._write_again()
         finished, self._finishing = self._finishing, []
-        return Sync(self.directory, finished, self._current.file, len(self._unsynced), self._in_doubt)
+        over = [placed_at for placed_at, room in self._unsettled.items() if not room]
+        records = len(self._unsynced)
+        return Sync(self.directory, finished, self._current.file, records, self._in_doubt, self.position, over)
 
     def finish_sync(self, sync: Sync, error: OSError | None) -> None:
         """Take note of how it went; after a failure everything not yet synced is written again elsewhere."""
@@ -316,10 +333,14 @@ class Journal:
             self._write_again()
         elif not sync.in_doubt:
             del self._unsynced[: sync.records]
+            self.synced = max(self.synced, sync.position)
+            for placed_at in sync.over:
+                self._unsettled.pop(placed_at, None)
             self.healthy = True
 
     def _write_again(self) -> None:
         payloads, self._unsynced = self._unsynced, []
+        self._doubtful.append((self.synced, self.position))
         try:
             self._roll()
             for payload in payloads:

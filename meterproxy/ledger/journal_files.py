@@ -47,6 +47,8 @@ class Segment:
 class Sync:
     """One group fsync: segments to cut to what they hold and close, the current file, and the records covered.
 
+    `position` is the one behind these records; `over` are the holds that have ended in them.
+
     `in_doubt`: an earlier fsync of this file has failed, after which the kernel's word for it is worth nothing.
     """
 
@@ -55,6 +57,8 @@ class Sync:
     file: int
     records: int
     in_doubt: bool
+    position: int
+    over: list[int]
 
     def run(self) -> None:
         """Make it durable (in a thread). Raises OSError."""

@@ -11,7 +11,7 @@ Rules
 """
 
 import logging
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -23,10 +23,11 @@ from meterproxy.core.lending import Settling
 from meterproxy.core.price import Price
 from meterproxy.core.record import Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord, identity
 from meterproxy.core.usage import Outcome, Usage, UsageSource
+from meterproxy.ledger.backlog import Item, item_of
 from meterproxy.ledger.holds import priced
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.ports import SessionStore
-from meterproxy.ledger.settle import Item, Settler, item_of
+from meterproxy.ledger.settle import Settler
 
 _log: Final = logging.getLogger(__name__)
 
@@ -56,14 +57,15 @@ class Replay:
     prices: dict[UUID, bytes] = field(default_factory=dict)
 
 
-def replay(journal: Journal, position: int, open_from: int) -> Replay:
-    """Read a journal from where its oldest open hold was placed."""
+def replay(journal: Journal, position: int, open_from: int, placed_from: int = 0) -> Replay:
+    """Read a journal from where its oldest open hold was placed; holds before `placed_from` are known to have ended."""
     found = Replay()
     seen: set[Hashable] = set()
     for entry in journal.read(open_from):
         match entry.record:
             case PlaceRecord(subject) as record if subject.request_id not in seen:
-                found.open[subject.request_id] = record
+                if entry.start >= placed_from:
+                    found.open[subject.request_id] = record
             case ProgressRecord(request_id, usage) if request_id in found.open:
                 found.progress[request_id] = usage
             case PriceRecord(price_id, document):
@@ -100,20 +102,22 @@ def with_flag(record: EndRecord, flag: str) -> EndRecord:
 
 def end_open_holds(journal: Journal, found: Replay, policy: OpenHoldPolicy) -> list[Settling]:
     """Write a `recovered` ending for each open hold; answers them with their positions."""
-    recovered = []
     named = {place.subject.price_id for place in found.open.values()} & found.prices.keys()
     for price_id in named:
         journal.append(PriceRecord(price_id, found.prices[price_id]))  # this segment must be readable by itself
+    return [Settling(journal.append(record), record) for record in _recovered(found, policy)]
+
+
+def recovered_ends(found: Replay, policy: OpenHoldPolicy, position: int) -> list[Settling]:
+    """The same where nothing may be written: all of them at one position, behind everything that was read."""
+    return [Settling(position, record) for record in _recovered(found, policy)]
+
+
+def _recovered(found: Replay, policy: OpenHoldPolicy) -> Iterator[EndRecord]:
     for request_id, place in found.open.items():
-        record = _recovered(found, request_id, place, policy)
-        recovered.append(Settling(journal.append(record), record))
-    return recovered
-
-
-def _recovered(found: Replay, request_id: UUID, place: PlaceRecord, policy: OpenHoldPolicy) -> EndRecord:
-    document = found.prices.get(place.subject.price_id)
-    price = Price.from_document(document) if document else None
-    return recovered_end(place, price, found.progress.get(request_id), policy)
+        document = found.prices.get(place.subject.price_id)
+        price = Price.from_document(document) if document else None
+        yield recovered_end(place, price, found.progress.get(request_id), policy)
 
 
 def take_up(
@@ -123,15 +127,20 @@ def take_up(
 
     `abandoned`: sessions whose leases an operator has given up meanwhile.
     """
-    for price_id, document in found.prices.items():
-        settler.know_price(price_id, document)
     recovered = end_open_holds(journal, found, policy)
     journal.sync_now()
+    take_in(found, recovered, settler, abandoned)
+    return len(recovered)
+
+
+def take_in(found: Replay, recovered: Iterable[Settling], settler: Settler, abandoned: Collection[UUID]) -> None:
+    """Queue all that PostgreSQL lacks of a journal."""
+    for price_id, document in found.prices.items():
+        settler.know_price(price_id, document)
     items = (*found.items, *recovered)
     mark_late(items, abandoned)
     for item in items:
         settler.add(item)
-    return len(recovered)
 
 
 async def prove(sessions: SessionStore, journal_id: UUID, own_session: UUID) -> int:

@@ -23,7 +23,7 @@ def refusal(planned: Planned, amount: int, now_us: int, *, spent: bool) -> ApiEr
     if planned.limit is None:
         return _credit_spent() if spent else _credit_held()
     if planned.measure is Measure.AMOUNT:
-        return _budget_spent(planned) if spent else _budget_held(planned)
+        return _budget_spent(planned, now_us) if spent else _budget_held(planned)
     return _rate_reached(planned, amount, now_us, spent=spent)
 
 
@@ -43,10 +43,12 @@ def _credit_held() -> ApiError:
     return ApiError(Case.CREDIT_HELD, "Running requests hold the rest of this account's credit.")
 
 
-def _budget_spent(planned: Planned) -> ApiError:
+def _budget_spent(planned: Planned, now_us: int) -> ApiError:
+    seconds = -(-max(planned.window.end_us - now_us, 1) // 1_000_000)
     return ApiError(
         Case.BUDGET_SPENT,
         f"You exceeded your current quota: this request may cost more than is left of the {_named(planned)}.",
+        headers={"Retry-After": str(seconds)} if planned.window.end_us < FOREVER_US else None,
     )
 
 

@@ -86,7 +86,7 @@ def read_segment(path: Path, base: int, journal_id: UUID, quarantine: Path | Non
         _report_damage(path, 0, HEADER_BYTES, quarantine)
     offset = HEADER_BYTES
     while offset < len(data):
-        found_here = _frame_at(data, offset, base)
+        found_here = frame_at(data, offset, base)
         if found_here is None:
             found = _next_frame(data, offset, base)
             if found is None:
@@ -99,7 +99,8 @@ def read_segment(path: Path, base: int, journal_id: UUID, quarantine: Path | Non
         offset = end
 
 
-def _frame_at(data: bytes, offset: int, base: int) -> tuple[int, Record] | None:
+def frame_at(data: bytes, offset: int, base: int) -> tuple[int, Record] | None:
+    """Where the record ends whose frame begins there, and the record; None where there is no whole one."""
     if len(data) - offset < FRAME.size:
         return None
     length, checksum = FRAME.unpack_from(data, offset)
@@ -118,7 +119,7 @@ def _frame_at(data: bytes, offset: int, base: int) -> tuple[int, Record] | None:
 def _next_frame(data: bytes, offset: int, base: int) -> int | None:
     """Where the next whole record begins; None if only zeros or a torn tail follow."""
     used = len(data.rstrip(b"\0"))
-    return next((at for at in range(offset + 1, used) if _frame_at(data, at, base) is not None), None)
+    return next((at for at in range(offset + 1, used) if frame_at(data, at, base) is not None), None)
 
 
 def _report_damage(path: Path, start: int, end: int, quarantine: Path | None) -> None:

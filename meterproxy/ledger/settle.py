@@ -3,7 +3,8 @@
 Rules
 -----
 - One batch is under way at a time; a batch is booked whole or not at all.
-- An ending leaves the queue only when PostgreSQL has confirmed it. The journal is the queue's copy on disk.
+- An ending leaves the queue only when PostgreSQL has confirmed it. The journal is the queue; of a long one, `Backlog`
+  has only the ends in memory.
 - Progress in PostgreSQL ahead of ours means that the answer to a commit got lost: what it covers is confirmed. Progress
   behind ours means that PostgreSQL has lost confirmed rows (a failover): the journal is read again from there, after
   the session has presented its leases.
@@ -18,8 +19,7 @@ Rules
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 from uuid import UUID
@@ -29,16 +29,15 @@ from meterproxy.core.lending import Batch, LeaseKey, Noted, Settling
 from meterproxy.core.record import (
     DeferRecord,
     Draw,
-    EndRecord,
     ForgetRecord,
     NoteRecord,
     OwnerRecord,
     PriceRecord,
-    Record,
     Subject,
     identity,
 )
 from meterproxy.errors import Forgotten, ProgressMoved, StoreUnavailable, Unbookable
+from meterproxy.ledger.backlog import Backlog, Item, item_of
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.ports import SettleStore
@@ -52,7 +51,6 @@ HASTE_SECONDS: Final = 0.025
 _log: Final = logging.getLogger(__name__)
 
 Observer = Callable[[Sequence[Settling], float], None]
-Item = Settling | Noted
 
 
 class NoteObserver(Protocol):
@@ -104,7 +102,7 @@ class Settler:
         self._session_id = session_id
         self._interval_seconds = interval_ms / 1000
         self._position = position
-        self._queue: deque[Item] = deque()
+        self._queue = Backlog(journal)
         self._documents: dict[UUID, bytes] = {}
         self._stored: set[UUID] = set()
         self._full = asyncio.Event()
@@ -127,9 +125,10 @@ class Settler:
     @property
     def oldest_us(self) -> int | None:
         """Accept time of the oldest record that waits."""
-        if not self._queue:
+        oldest = self._queue.first(1)
+        if not oldest:
             return None
-        record = self._queue[0].record
+        record = oldest[0].record
         return record.occurred_us if isinstance(record, OwnerRecord | ForgetRecord) else record.subject.occurred_us
 
     def know_price(self, price_id: UUID, document: bytes) -> None:
@@ -158,9 +157,9 @@ class Settler:
 
     async def catch_up(self) -> None:
         """Wait until everything that is queued now is in PostgreSQL; needs `run` to be running."""
-        wanted = [settling for settling in self._queue if not settling.accounted]
+        position, unwritten = self._queue.last_position, self._queue.unwritten()
         self._full.set()
-        while not all(settling.accounted for settling in wanted):
+        while self._queue and not (self._position >= position and all(item.accounted for item in unwritten)):
             self._progress.clear()
             await self._progress.wait()
 
@@ -193,8 +192,8 @@ class Settler:
         """Book the next records in line. Raises StoreUnavailable."""
         if self._in_doubt:
             await self._compare()
-        elif self._queue:
-            await self._settle([self._queue[index] for index in range(min(BATCH_ENDINGS, len(self._queue)))])
+        elif items := self._queue.first(BATCH_ENDINGS):
+            await self._settle(items)
         elif self._telling_again:
             await self.on_told_again()
             self._telling_again = self._in_doubt
@@ -228,7 +227,7 @@ class Settler:
             middle = len(items) // 2
             first, second = items[:middle], items[middle:]
             await self._settle(first)
-            if self._queue and self._queue[0] is second[0]:
+            if self._queue.first(1) == second[:1]:
                 await self._settle(second)
             return
         self.rejected += 1
@@ -264,7 +263,7 @@ class Settler:
 
     def _confirmed(self, items: Sequence[Item], batch: Batch, seconds: float) -> None:
         for item in items:
-            confirmed = self._queue.popleft()
+            confirmed = self._queue.pop_first()
             assert confirmed is item, "records are settled in the order in which they were queued"
         self._account(items, batch.end)
         if batch.endings:
@@ -310,38 +309,28 @@ class Settler:
             self._rewind(moved)
 
     def _skip(self, position: int) -> None:
-        booked = [item for item in self._queue if item.written and item.position <= position]
-        self._queue = deque(item for item in self._queue if not (item.written and item.position <= position))
+        booked: list[Item] = []
+        unwritten: list[Item] = []
+        while (first := self._queue.first(1)) and first[0].position <= position:
+            (booked if first[0].written else unwritten).append(self._queue.pop_first())
+        self._queue.put_back(unwritten)
         self._account(booked, position)
 
     def _rewind(self, moved: ProgressMoved) -> None:
         """Queue what the journal has behind `moved`, each ending once; what it has not, only this memory has."""
         _log.warning("PostgreSQL lost confirmed rows; they are sent again", extra={"from": moved.position})
-        queued = {identity(item.record): item for item in self._queue}
-        again: dict[Hashable, Item] = {}
+        self._queue.send_again(self._found_behind(moved), self._tell_queued)
+        self._stored.clear()
+        self._position = moved.position
+        self._journal.rewind(moved.position)
+
+    def _found_behind(self, moved: ProgressMoved) -> Iterator[Item]:
+        """What the journal has behind a position, and its prices on the way."""
         for entry in self._journal.read(moved.open_from):
             if isinstance(entry.record, PriceRecord):
                 self.know_price(entry.record.price_id, entry.record.document)
             elif entry.end > moved.position and (item := item_of(entry.end, entry.record)) is not None:
-                about = identity(item.record)
-                item.accounted = True
-                again.setdefault(about, queued.get(about, item))
-        for about, item in queued.items():
-            again.setdefault(about, item)
-        self._queue = deque(again.values())
-        self._stored.clear()
-        self._position = moved.position
-        self._journal.rewind(moved.position)
-        for item in again.values():
-            if isinstance(item, Noted):
-                self._tell_queued(item)
-
-
-def item_of(position: int, record: Record) -> Item | None:
-    """A record of a journal as it is queued, None for one that is not settled by itself."""
-    if isinstance(record, EndRecord):
-        return Settling(position, record)
-    return Noted(position, record) if isinstance(record, DeferRecord | OwnerRecord | ForgetRecord) else None
+                yield item
 
 
 def _lease_of(subject: Subject, draw: Draw) -> LeaseKey:

@@ -142,6 +142,7 @@ class WorkerLedger:
         try:
             await self.owners.close()
             await self.borrower.settle_down()
+            await self._present(forgot=False)  # a new life that has just begun may lack what is settled
             while self.settler.behind:
                 await self.settler.settle_batch()
             if self.book.open:

@@ -216,10 +216,12 @@ def _accepts(decoder: "msgspec.json.Decoder[str] | msgspec.json.Decoder[msgspec.
 
 def _text(contents: bytes) -> str:
     """A string's contents as text; as they are written where they cannot be read."""
-    try:
-        return _STRING.decode(b'"%b"' % contents)
-    except _UNREADABLE:
-        return contents.decode("utf-8", "replace")
+    for readable in (contents, without_surrogates(contents)):
+        try:
+            return _STRING.decode(b'"%b"' % readable)
+        except _UNREADABLE:
+            continue
+    return contents.decode("utf-8", "replace")
 
 
 def _boundary(text: str) -> int:

@@ -5,9 +5,12 @@ Rules
 - Whoever sees the end first captures the durable hold, before the bytes that show it go out: a client's look at the
   response, a stream of it, or the poller.
 - The provider's usage counts. A response that failed without telling any has used nothing that we are charged for; one
-  that was cancelled, is gone, or has ended without a word of usage, is estimated by what was asked and by the text that
-  is there.
+  that is gone, or has ended without a word of usage, is estimated by what was asked and by the text that is there.
+- One that was cancelled without a word of usage is estimated by the time it had, if that comes to more than its text
+  does: what a model thought is billed and shows nowhere. Never more than the hold.
 """
+
+from typing import Final
 
 from meterproxy.core.hold import DurableHold
 from meterproxy.core.record import Ending, Subject
@@ -31,6 +34,8 @@ from meterproxy.proxy.upstream import UpstreamError
 GONE = frozenset({404, 410})
 PATH = "/responses/{response_id}"
 
+CANCELLED_TOKENS_PER_SECOND: Final = 100
+"""How fast a model is taken to have worked on what was cancelled: its answer need not show what it has generated."""
 CANCELLED = ("cancelled",)
 VANISHED = ("vanished",)
 """Flags of rows whose response was cancelled, or was gone when its end was looked for."""
@@ -75,8 +80,18 @@ def ending_of(reading: Reading, answer: Abridged, hold: Hold, now_us: int) -> En
         return _ending(hold, now_us, Outcome.PROVIDER_ERROR, UsageSource.PROVIDER, Usage(), reading)
     texts = response_answer_texts(answer.document)
     written = sum(answer.length(text.encode("utf-8", "replace")) for text in texts)
-    outcome, flags = (Outcome.CLIENT_LEFT, CANCELLED) if reading.cancelled else (Outcome.COMPLETED, ())
-    return _estimated(hold, written // BYTES_PER_TOKEN, now_us, outcome, reading._replace(flags=reading.flags + flags))
+    output_tokens = written // BYTES_PER_TOKEN
+    if not reading.cancelled:
+        return _estimated(hold, output_tokens, now_us, Outcome.COMPLETED, reading)
+    output_tokens = max(output_tokens, _generated_since(hold, now_us))
+    return _estimated(
+        hold, output_tokens, now_us, Outcome.CLIENT_LEFT, reading._replace(flags=reading.flags + CANCELLED)
+    )
+
+
+def _generated_since(hold: Hold, now_us: int) -> int:
+    """Tokens that a model may have generated, seen or not, since this hold was placed."""
+    return max(now_us - hold.subject.occurred_us, 0) * CANCELLED_TOKENS_PER_SECOND // 1_000_000
 
 
 def _estimated(hold: Hold, output_tokens: int, now_us: int, outcome: Outcome, reading: Reading) -> Ending:
@@ -133,7 +148,7 @@ class Background:
         if hold is not None:
             ending = ending_of(reading, answer, hold, self._clock.now_us())
             if ending is not None:
-                self._end(hold, ending)
+                self._durable.end(hold, ending)
 
     async def before_deletion(self, resource: Resource, provider: Provider) -> None:
         """Book the end of what is to be deleted, for nobody could see it afterwards.
@@ -149,13 +164,8 @@ class Background:
         if ending is None:
             message = f"Response with id '{resource.id}' is still in progress. Cancel it before you delete it."
             raise ApiError(Case.RESOURCE_BUSY, message)
-        self._end(hold, ending)
-
-    def _end(self, hold: Hold, ending: Ending) -> None:
-        if any(ending.usage):
-            self._durable.capture(hold, ending)
-        else:
-            self._durable.release(hold, ending)
+        if not set(VANISHED) & set(ending.flags):  # what seems to be gone already is left to the poller
+            self._durable.end(hold, ending)
 
     async def _find(self, resource: Resource) -> Hold | None:
         try:

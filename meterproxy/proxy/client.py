@@ -11,12 +11,15 @@ Rules
 
 import asyncio
 import io
+import os
+import time
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
 from multidict import MultiMapping
 
+from meterproxy.core.identifier import uuid7
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.incoming_body import IncomingBody
 from meterproxy.proxy.request_head import RequestHead
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 COPIED_BYTES: Final = 1 << 18
 """The longest body that is written in one piece with its head."""
+REQUEST_ID: Final = b"x-meterproxy-request-id"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON_TYPE: Final = (b"content-type", b"application/json")
 
@@ -311,9 +315,15 @@ class Client:
 def closing_refusal(error: ApiError) -> bytes:
     """The bytes of an answer to what did not become a request; the connection ends with it."""
     body = error.body()
-    lines = head_lines(error.status, [JSON_TYPE])
+    lines = head_lines(error.status, [JSON_TYPE, *new_ids()])
     lines += (b"content-length: %d" % len(body), _CLOSE, b"", body)
     return _LINES(lines)
+
+
+def new_ids() -> list[tuple[bytes, bytes]]:
+    """The headers that name an answer to what never became an exchange."""
+    request_id = str(uuid7(time.time_ns() // 1000, os.urandom(10))).encode()
+    return [(REQUEST_ID, request_id), (b"x-request-id", request_id)]
 
 
 def _too_large(limit_bytes: int) -> ApiError:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable
 from typing import Final, Protocol
 
 from meterproxy.errors import ApiError, Case
-from meterproxy.proxy.client import Client, closing_refusal
+from meterproxy.proxy.client import Client, closing_refusal, new_ids
 from meterproxy.proxy.client_transport import ClientTransport
 from meterproxy.proxy.incoming_body import IncomingBody
 from meterproxy.proxy.request_framing import Chunked, Counted
@@ -250,7 +250,8 @@ class ClientConnection(ClientTransport):
     def _answer_failure(client: Client) -> None:
         if client.answered_status is None:
             client.closing = True
-            client.refuse(ApiError(Case.INTERNAL, "The server had an error while processing your request."))
+            error = ApiError(Case.INTERNAL, "The server had an error while processing your request.")
+            client.refuse(error, new_ids())
         elif not client.ended:
             client.abort()
 

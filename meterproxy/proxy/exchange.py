@@ -23,7 +23,7 @@ from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt
 from meterproxy.proxy.capture import Measured, OpenHold
 from meterproxy.proxy.claims import claims_for, keeps
-from meterproxy.proxy.client import JSON_TYPE, Client
+from meterproxy.proxy.client import JSON_TYPE, REQUEST_ID, Client
 from meterproxy.proxy.counting import Counting
 from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.delivery import Delivery
@@ -46,7 +46,6 @@ from meterproxy.proxy.stream import StreamRelay
 from meterproxy.proxy.usage_shapes import Ceiling
 
 UNKNOWN_ROUTE: Final = "other"
-REQUEST_ID: Final = b"x-meterproxy-request-id"
 
 
 _log: Final = logging.getLogger(__name__)
@@ -292,7 +291,8 @@ class Exchange:
         if lowered_maximum is not None:
             headers.append((b"x-meterproxy-max-tokens", b"%d" % lowered_maximum))
         if self._rated is not None:
-            headers += rate_headers(self._house.ports.ledger.rates(*self._rated, self.started_us))
+            ports = self._house.ports
+            headers += rate_headers(ports.ledger.rates(*self._rated, ports.clock.now_us()))
         return headers
 
     def _pass_error(self, forwarded: Forwarded, headers: list[tuple[bytes, bytes]]) -> None:

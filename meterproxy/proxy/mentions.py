@@ -7,6 +7,7 @@ Rules
   (schemas, metadata, arguments), they are its own affair.
 - An item of `input` or `items` that has an id mentions it, whole or not: for some types a provider fetches what it has
   stored under that id.
+- Names are read whatever the case of their letters, as a provider might (Unicode's foldings included).
 - Two members of one name in one object could be read in two ways and are refused.
 - JSON is read only where the bytes have a mark of something; text alone never has.
 """
@@ -79,9 +80,27 @@ OBJECTS_ONLY: Final = frozenset({"prompt", "audio", "voice"})
 Marks = re.Pattern[bytes]
 
 
+_FOLDED: Final = {"s": "(?:[sS]|ſ)", "k": "(?:[kK]|\u212a)"}
+"""The letters that others than their capitals fold to."""
+
+
 def _marks(*names: str) -> Marks:
-    """Finds any of these as names of members. It begins with a quote, of which long texts have few: that is quick."""
-    return re.compile(b'"(?:%b)"' % b"|".join(name.encode() for name in names))
+    """Finds any of these as names of members. It begins with a quote, of which long texts have few: that is quick.
+
+    Each letter is spelled in both cases, because a pattern that ignores case is not looked for by its first letter; and
+    those that begin alike stand together, so that of most texts one letter is looked at.
+    """
+    kinds = []
+    for initial in sorted({name[0] for name in names}):
+        rests = ("".join(map(_either_case, name[1:])) for name in names if name[0] == initial)
+        kinds.append(f"{_either_case(initial)}(?:{'|'.join(rests)})")
+    initials = "".join(sorted({letter for name in names for letter in (name[0], name[0].upper())}))
+    pattern = f'"(?=[{initials}\\xc5])(?:{"|".join(kinds)})"'  # \xc5 begins the long s
+    return re.compile(pattern.encode())
+
+
+def _either_case(letter: str) -> str:
+    return _FOLDED.get(letter) or (f"[{letter}{letter.upper()}]" if letter.isalpha() else letter)
 
 
 MARKS: Final = _marks(*NAMES, "id")
@@ -150,19 +169,19 @@ def _walk(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """Every kind and id in a top-level member's value."""
     if name in ITEMS and isinstance(value, list):
         for item in value:
-            if isinstance(item, dict) and isinstance(item.get("id"), str):
-                yield ITEM, item["id"]
+            if isinstance(item, dict):
+                yield from ((ITEM, id_) for id_ in _texts_of(item, "id"))
     pending: list[tuple[str, Any]] = [(name, value)]
     while pending:
         name, value = pending.pop()
-        if (kind := NAMES.get(name)) is not None:
-            for id_ in _named(value, objects_only=name in OBJECTS_ONLY):
+        if (kind := NAMES.get(name) or NAMES.get(name.casefold())) is not None:
+            for id_ in _named(value, objects_only=name.casefold() in OBJECTS_ONLY):
                 yield kind, id_
         if isinstance(value, list):
             pending += [("", entry) for entry in value if isinstance(entry, dict | list)]
         elif isinstance(value, dict):
-            if value.get("type") == "item_reference" and isinstance(value.get("id"), str):
-                yield ITEM, value["id"]
+            if any(text.casefold() == "item_reference" for text in _texts_of(value, "type")):
+                yield from ((ITEM, id_) for id_ in _texts_of(value, "id"))
             if name in OWN_NAMES_AROUND_PARTS:
                 pending += [("", entry) for entry in value.values()]
             else:
@@ -171,11 +190,18 @@ def _walk(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _named(value: Any, *, objects_only: bool) -> Iterator[str]:
     """The ids in a member's value: a text, texts in a list, or an object's `id`."""
-    if isinstance(value, dict) and isinstance(value.get("id"), str):
-        yield value["id"]
+    if isinstance(value, dict):
+        yield from _texts_of(value, "id")
     elif objects_only:
         return
     elif isinstance(value, str):
         yield value
     elif isinstance(value, list):
         yield from (entry for entry in value if isinstance(entry, str))
+
+
+def _texts_of(value: dict[str, Any], wanted: str) -> Iterator[str]:
+    """The texts of an object's members with this name, in whatever case."""
+    for name, text in value.items():
+        if len(name) == len(wanted) and isinstance(text, str) and name.casefold() == wanted:
+            yield text

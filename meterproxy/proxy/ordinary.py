@@ -24,6 +24,8 @@ TEMPLATES_KEPT: Final = 4
 BETWEEN: Final = b"\0"
 """Stands between texts that are kept; it occurs in no JSON."""
 
+_UNFIT: Final = b'"\r\n'
+"""What no text of an ordinary event has in it."""
 _GAP: Final = re.compile(
     rb'"(?:content|text|arguments|reasoning_content|reasoning|input)":[ ]?"([^"\\\r\n]*+)"',
 )
@@ -116,7 +118,7 @@ class OrdinaryEvents:
         else:
             end = len(events) - len(rest) - template.head_size
         kept = BETWEEN.join(texts)
-        if not texts or kept.find(b'"') >= 0 or kept.find(b"\n") >= 0 or kept.find(b"\r") >= 0:
+        if not texts or len(kept) != len(kept.translate(None, _UNFIT)):
             return 0, 0
         self._keep(template, kept)
         if template.edited:

@@ -5,7 +5,8 @@ Rules
 - The ending is written before the client gets the last byte. An answer too large to be read whole is passed on piece
   by piece, one piece behind, and its usage is looked for in its tail.
 - A client that has left does not stop the call: the provider bills all of it.
-- An answer that brings ids which must be written down is read whole, or not passed on at all.
+- An answer that brings ids which must be written down is read whole, or not passed on at all. If they cannot be written
+  down it is charged all the same, as a stream is: the provider has done the work, and bills it.
 """
 
 from collections.abc import Callable
@@ -65,27 +66,29 @@ async def _answer_whole(delivery: Delivery, body: bytes) -> None:
     large = None if len(text) <= DIRECT_BYTES else await abridged(text, delivery.turns)
     document = text if large is None else large.document
     reading = reader.reading(delivery.operation, document, delivery.ceiling)
-    if delivery.claims is not None:
-        _write_down(delivery, delivery.claims, reading, document)
-        if delivery.hold.deferred:
-            delivery.client.answer(delivery.status, delivery.headers, body)
-            return
-    if reading.failed and reading.usage is None:
+    recorded = delivery.claims is None or _written_down(delivery, delivery.claims, reading, document)
+    headers = delivery.headers
+    if delivery.hold.deferred:
+        pass  # its end is seen later
+    elif reading.failed and reading.usage is None:
         delivery.hold.release(Outcome.PROVIDER_ERROR, delivery.status)
-        delivery.client.answer(delivery.status, delivery.headers, body)
-        return
-    measured = delivery.counting.told(reading)
-    if measured is None:
-        measured = await delivery.counting.measure(reading, lambda: _texts(delivery, reading, text, large))
-    try:
-        receipt = delivery.hold.capture(_outcome(delivery), delivery.status, reading, measured, NOT_RECORDED)
-    except JournalFailed:
-        raise not_recorded() from None
-    delivery.client.answer(delivery.status, [*delivery.headers, *charged(receipt)], body)
+    else:
+        measured = delivery.counting.told(reading)
+        if measured is None:
+            measured = await delivery.counting.measure(reading, lambda: _texts(delivery, reading, text, large))
+        status = delivery.status if recorded else NOT_RECORDED
+        try:
+            receipt = delivery.hold.capture(_outcome(delivery), status, reading, measured, NOT_RECORDED)
+        except JournalFailed:
+            raise not_recorded() from None
+        headers = [*headers, *charged(receipt)]
+    if not recorded:
+        raise not_recorded()
+    delivery.client.answer(delivery.status, headers, body)
 
 
-def _write_down(delivery: Delivery, claims: Claims, reading: Reading, text: bytes) -> None:
-    """Claim what the answer brings, and defer its hold if the work is still going on."""
+def _written_down(delivery: Delivery, claims: Claims, reading: Reading, text: bytes) -> bool:
+    """Claim what the answer brings, and defer its hold if the work is still going on; False where that failed."""
     if delivery.decoder is not None and (not delivery.decoder.known or delivery.decoder.unread_bytes):
         raise unreadable("The provider's answer is in a coding that nobody asked for.")
     try:
@@ -93,7 +96,8 @@ def _write_down(delivery: Delivery, claims: Claims, reading: Reading, text: byte
         if reading.running and reading.provider_id is not None:
             delivery.defer(reading.provider_id)
     except JournalFailed:
-        raise not_recorded() from None
+        return False
+    return True
 
 
 def _outcome(delivery: Delivery) -> Outcome:

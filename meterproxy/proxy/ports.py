@@ -176,6 +176,10 @@ class DurableHolds(Protocol):
         """End a durable hold with nothing charged: the provider never ran it. Otherwise as `capture`."""
         ...
 
+    def end(self, hold: Hold, ending: Ending) -> None:
+        """Capture what was consumed, or release where that is nothing. Raises JournalFailed, as `capture`."""
+        ...
+
 
 class IdempotencyStore(Protocol):
     """Which requests have claimed their keys, and what is kept of the answers."""

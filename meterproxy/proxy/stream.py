@@ -108,7 +108,7 @@ class StreamRelay:
             forwarded = meter.feed(piece) if self._decoder is None else self._decoded(self._decoder, piece)
             if self._claims is not None and not await self._written_down(self._claims):
                 return
-            if meter.done and hold.ending is None:
+            if meter.finished and meter.done and hold.ending is None:  # the cheaper question first
                 self._send(forwarded)
                 if not await self._captured(self._read_outcome()):
                     return

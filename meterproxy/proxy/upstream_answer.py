@@ -97,14 +97,16 @@ class UpstreamAnswer:
         Raises:
             UpstreamBroken: as `read_nowait`.
         """
-        while (piece := self.read_nowait()) is None:
+        while not self._pieces:
+            if self._ended or self._error is not None:
+                return self.read_nowait() or b""
             assert self._waiter is None, "an answer has one reader"
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        return piece
+        return self._take()
 
     def interrupt(self) -> None:
         """Have whoever waits in `read` right now leave it with `ReadInterrupted`; nothing is lost by that."""

@@ -63,6 +63,7 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self._models: set[str] = set()
         self._rejected = 0
+        self._shadowed = 0
         self._finished: list[FinishedExchange] = []
         self._together: dict[str, Together] = {}
         self._life = uuid4().hex
@@ -104,6 +105,7 @@ class Metrics:
         self.settle_seconds = histogram("settle_seconds", "How long a batch takes.", _SECONDS)
         self.settle_records = histogram("settle_records", "How large a batch is.", _RECORDS)
         self.settle_rejected = counter("settle_rejected_total", "Records booked with minimal columns, kept aside.")
+        self.shadowed = counter("shadowed_total", "Requests served in shadow mode that limits would have refused.")
         self.rows_dropped = counter("rows_dropped_total", "Records that were lost; stays 0.")
         self.overrun_usd = counter("overrun_usd_total", "What was charged above holds.")
         self.invariant_failed = gauge("invariant_failed", "1 while an invariant of the books is broken.", "name")
@@ -151,19 +153,14 @@ class Metrics:
         """A batch is in PostgreSQL."""
         self.settle_seconds.observe(seconds)
         self.settle_records.observe(len(endings))
-        sources: dict[str, int] = {}
-        tokens = [0] * len(INPUT_KINDS + OUTPUT_KINDS)
-        amount = overrun = 0
-        for settling in endings:
-            record, ending = settling.record, settling.record.ending
-            if record.how != RELEASED:
-                sources[ending.usage_source] = sources.get(ending.usage_source, 0) + 1
-            amount += record.amount_nanos
-            overrun += record.overrun_nanos
-            tokens = [total + count for total, count in zip(tokens, ending.usage, strict=False)]
+        records = [settling.record for settling in endings]
+        sources = collections.Counter([record.ending.usage_source for record in records if record.how != RELEASED])
+        tokens = map(sum, zip(*[record.ending.usage for record in records], strict=True))  # a column for each kind
+        amount = sum([record.amount_nanos for record in records])
+        overrun = sum([record.overrun_nanos for record in records])
         for source, count in sources.items():
             self.usage_source.labels(source).inc(count)
-        for kind, count in zip(INPUT_KINDS + OUTPUT_KINDS, tokens, strict=True):
+        for kind, count in zip(INPUT_KINDS + OUTPUT_KINDS, tokens, strict=False):  # the others are no tokens
             if count:
                 self.tokens.labels(kind).inc(count)
         self.amount_usd.inc(amount / NANOS_PER_USD)
@@ -173,6 +170,11 @@ class Metrics:
         """So many records have been refused by PostgreSQL since the start."""
         self.settle_rejected.inc(total - self._rejected)
         self._rejected = total
+
+    def shadowed_to(self, total: int) -> None:
+        """So many requests have been served since the start that would have been refused but for shadow mode."""
+        self.shadowed.inc(total - self._shadowed)
+        self._shadowed = total
 
     # ── asked by Prometheus ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -52,5 +52,6 @@ class Braking:
         if (fleet.read_only, drained) != (brakes.read_only, brakes.drained):
             _log.warning("an operator's brakes", extra={"read_only": fleet.read_only, "drained": drained})
         brakes.read_only, brakes.drained = fleet.read_only, drained
+        self._ledger.holds.shadow = fleet.shadow
         if drained:
             await self._ledger.borrower.hand_back()

@@ -1,7 +1,7 @@
 """Handover: what the supervisor gives a worker that it starts: the configuration, the database, the sockets.
 
 It travels in an anonymous file that only the two processes can open, never through the environment or the disk, since
-it holds secrets.
+it holds secrets. The release goes before it: a supervisor never runs workers of another one.
 """
 
 import os
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from meterproxy import __version__
 from meterproxy.config import Config
+from meterproxy.errors import StartFailed
 
 WORKER_FD: Final = "METERPROXY_INTERNAL_WORKER_FD"
 LEAVE_SIGNAL: Final = signal.SIGUSR1
@@ -35,14 +37,21 @@ class Handover:
 def hand_over(handover: Handover) -> int:
     """Put it into an anonymous file; the descriptor may be read by any number of successors."""
     descriptor = os.memfd_create("meterproxy-worker")
-    os.write(descriptor, pickle.dumps(handover))
+    os.write(descriptor, f"{__version__}\n".encode() + pickle.dumps(handover))
     return descriptor
 
 
 def take_over() -> Handover:
-    """Read what the supervisor has handed over."""
+    """Read what the supervisor has handed over.
+
+    Raises:
+        StartFailed: the supervisor is of another release, which was installed over while it ran.
+    """
     descriptor = int(os.environ.pop(WORKER_FD))
     size = os.fstat(descriptor).st_size
-    handover = pickle.loads(os.pread(descriptor, size, 0))  # noqa: S301  written by our own supervisor
+    release, _, pickled = os.pread(descriptor, size, 0).partition(b"\n")
+    if release.decode() != __version__:
+        raise StartFailed(f"meterproxy {release.decode()} runs, but {__version__} is installed: restart it")
+    handover = pickle.loads(pickled)  # noqa: S301  written by our own supervisor
     assert isinstance(handover, Handover)
     return handover

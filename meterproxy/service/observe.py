@@ -52,6 +52,7 @@ def gauges_of(ledger: WorkerLedger, metrics: Metrics, max_seconds: float) -> Cal
         metrics.database_up.set(int(ledger.database_up))
         metrics.clock_skew_seconds.set(ledger.clock.skew_us / 1e6)
         metrics.rejected_to(ledger.settler.rejected)
+        metrics.shadowed_to(ledger.holds.shadowed)
         leases = list(ledger.book.leases.values())
         part = leases[checked : checked + CHECKED_AT_ONCE]
         checked = checked + CHECKED_AT_ONCE if checked + CHECKED_AT_ONCE < len(leases) else 0

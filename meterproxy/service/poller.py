@@ -6,22 +6,27 @@ Rules
   a dead worker had taken is due again when the term is over.
 - The older a hold, the less often it is asked about. One that is older than anything may run is ended by the policy for
   holds whose worker died, and is never left for ever.
+- That a resource is gone is believed when the provider has said so some times over a minute, not before: one 404 may be
+  a replica that is behind, and what is booked stays booked.
 - A provider that fails, is slow or says nothing of use is asked again later; nothing is charged for that.
 """
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
+from uuid import UUID
 
 from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.record import Ending
 from meterproxy.errors import JournalFailed, MeterproxyError, StoreUnavailable
+from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.durable import DurableHolds
 from meterproxy.ledger.ports import DurableStore
 from meterproxy.ledger.recover import OpenHoldPolicy
-from meterproxy.proxy.background import ask_provider
+from meterproxy.proxy.background import VANISHED, ask_provider
 from meterproxy.proxy.ports import Clock
 from meterproxy.proxy.route import Router
 from meterproxy.proxy.turns import Turns
@@ -36,6 +41,11 @@ TERM_SECONDS: Final = 12.0
 AT_ONCE: Final = 32
 MOST_SECONDS: Final = 48 * 3600.0
 """When a durable hold is ended whatever its provider says. Batches, the longest that run, end within 24 hours."""
+
+GONE_TIMES: Final = 3
+GONE_SECONDS: Final = 60.0
+"""How often, and for how long, a provider has to say that a resource does not exist until that is believed."""
+GONE_REMEMBERED: Final = 4096
 
 NOT_CONFIGURED: Final = "the provider of a durable hold is not configured any more"
 
@@ -53,6 +63,8 @@ class Poller:
         self._holds = holds
         self._ask = ask
         self._policy = policy
+        self._gone: OrderedDict[UUID, tuple[int, int]] = OrderedDict()
+        """How often a provider has not known these, and since when."""
         self._asking: set[asyncio.Task[None]] = set()
 
     async def keep_polled(self) -> None:
@@ -103,16 +115,28 @@ class Poller:
 
     async def _end(self, due: DueHold) -> bool:
         ending = await self._asked(due)
-        if ending is None:
+        if ending is None or not self._believed(due, ending):
             if due.age_seconds < MOST_SECONDS:
                 return False
             _log.warning("nobody has seen the end of a durable hold", extra=_named(due))
             self._holds.expire(due.hold, self._policy)
-        elif any(ending.usage):
-            self._holds.capture(due.hold, ending)
         else:
-            self._holds.release(due.hold, ending)
+            self._holds.end(due.hold, ending)
         return True
+
+    def _believed(self, due: DueHold, ending: Ending) -> bool:
+        """Whether an ending may be booked: that a resource is gone must have been heard some times, over a minute."""
+        request_id = due.hold.subject.request_id
+        if not set(VANISHED) & set(ending.flags):
+            self._gone.pop(request_id, None)
+            return True
+        times, first_us = self._gone.pop(request_id, (0, elapsed_us()))
+        if times + 1 >= GONE_TIMES and elapsed_us() - first_us >= GONE_SECONDS * 1_000_000:
+            return True
+        self._gone[request_id] = times + 1, first_us
+        if len(self._gone) > GONE_REMEMBERED:
+            self._gone.popitem(last=False)
+        return False
 
     async def _asked(self, due: DueHold) -> Ending | None:
         try:

@@ -29,13 +29,29 @@ FRESH_SECONDS: Final = 1.0
 
 
 class Siblings:
-    """One worker among those of its host; `settle` settles what this one has captured."""
+    """One worker among those of its host.
 
-    def __init__(self, run_dir: Path, slot: int, metrics: Metrics, settle: Callable[[], Awaitable[None]]) -> None:
+    Args:
+        settle: settles what this one has captured.
+        count: how many workers the whole fleet has. Raises StoreUnavailable.
+        others_seconds: what workers of other hosts take to settle by themselves.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        slot: int,
+        metrics: Metrics,
+        settle: Callable[[], Awaitable[None]],
+        count: Callable[[], Awaitable[int]],
+        others_seconds: float,
+    ) -> None:
         self._run_dir = run_dir
         self._slot = slot
         self._metrics = metrics
         self._settle = settle
+        self._count = count
+        self._others_seconds = others_seconds
         self._server: asyncio.Server | None = None
 
     async def answer(self) -> None:
@@ -57,10 +73,20 @@ class Siblings:
         return text, CONTENT_TYPE
 
     async def settle_everywhere(self) -> None:
-        """Settle what all workers of this host captured before now; for at most a second."""
+        """Have settled what all workers captured before now; for at most a second.
+
+        Those of this host are asked. Others settle by themselves all the time, so where there are any it is waited for
+        as long as that takes.
+        """
         own = socket_of(self._run_dir, self._slot)
-        others = [path for path in own.parent.glob("worker-*") if path != own]
-        await asyncio.gather(self._settle(), ask_all(others, SETTLE, FRESH_SECONDS))
+        here = [path for path in own.parent.glob("worker-*") if path != own]
+        loop = asyncio.get_running_loop()
+        over = loop.time() + self._others_seconds
+        with contextlib.suppress(TimeoutError, StoreUnavailable):
+            async with asyncio.timeout(FRESH_SECONDS):
+                _, answered = await asyncio.gather(self._settle(), ask_all(here, SETTLE, FRESH_SECONDS))
+                if await self._count() > 1 + len(answered):
+                    await asyncio.sleep(over - loop.time())
 
     async def ask_for_successor(self) -> None:
         """Have the supervisor start somebody on this worker's seat."""

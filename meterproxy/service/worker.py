@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -24,7 +24,7 @@ import uvloop
 from meterproxy.config import Config
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.operator import OperatorApi
-from meterproxy.core.lending import Change
+from meterproxy.core.lending import Change, Settling
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.recover import OpenHoldPolicy
@@ -48,9 +48,12 @@ from meterproxy.service.fitness import is_volatile, self_test_request
 from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, take_over
 from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
+from meterproxy.service.marking import Marking
 from meterproxy.service.poller import Poller, asking
 from meterproxy.service.siblings import Siblings, settle_now
+from meterproxy.service.sweeper import Sweeper
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.crossings import delete_old_crossings
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
@@ -58,11 +61,12 @@ from meterproxy.store.fleet import Fleet
 from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.lost import LostSessions
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
-from meterproxy.store.upkeep import delete_old_owners, lost_lease_nanos, make_partitions, self_test
+from meterproxy.store.upkeep import delete_old_owners, living_workers, make_partitions, self_test
 
 T = TypeVar("T")
 
@@ -79,6 +83,8 @@ ORPHAN_END_SECONDS: Final = 20.0
 LOCKED_SECONDS: Final = 0.1
 UNANSWERED_SECONDS: Final = 10.0
 """How long connections may wait in the socket's queue for a worker that starts, before they are told that it does."""
+OTHERS_INTERVALS: Final = 2
+"""Settle intervals after which a worker of another host has settled what it captured before."""
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 LEDGER_CONNECTIONS: Final = 4
@@ -99,9 +105,9 @@ def main() -> int:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to everybody; the supervisor decides
-    handover = take_over()
-    logs.set_up(handover.config.log.level, handover.config.log.format)
     try:
+        handover = take_over()
+        logs.set_up(handover.config.log.level, handover.config.log.format)
         uvloop.run(Worker(handover).run())
     except (MeterproxyError, OSError) as error:
         say_failed(f"a worker cannot run: {error}")
@@ -134,8 +140,15 @@ class Worker:
         self._exchanges: Exchanges | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
+        self._siblings = Siblings(
+            handover.run_dir,
+            handover.slot,
+            self._metrics,
+            self._settle_own,
+            lambda: living_workers(self._pool),
+            OTHERS_INTERVALS * handover.config.settle.interval_ms / 1000,
+        )
         self._brakes = Brakes()
-        self._siblings = Siblings(handover.run_dir, handover.slot, self._metrics, self._settle_own)
         self._unfit: list[str] = ["the ledger has not been recovered yet"]
 
     async def run(self) -> None:
@@ -190,9 +203,10 @@ class Worker:
         for problem in self._unfit:
             _log.error("the worker is not ready: %s", problem)
         self._braking = Braking(self._pool, self._ledger, self._brakes, socket.gethostname())
+        self._marking = Marking(self._pool)
         self._start_tasks()
         await self._until_available(self._braking.look)
-        self._ledger.settler.observe = self._metrics.settled
+        self._ledger.settler.observe = self._settled
         self._metrics.before_scrape.append(
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
         )
@@ -249,12 +263,16 @@ class Worker:
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
         self._tasks.start("brakes", self._braking.keep_told)
+        self._tasks.start("crossings", self._marking.keep_marked)
         self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
         self._tasks.start("upkeep", self._keep_tidy)
         self._tasks.start("fleet gauges", self._keep_fleet_counted)
         self._tasks.start("heirs", self._heirs.keep_looking)
+        lost, longest_seconds = LostSessions(self._pool), self._config.exchange.max_seconds
+        sweeper = Sweeper(ledger.session, lost, longest_seconds, self._metrics.lost_lease_nanos)
+        self._tasks.start("lost sessions", sweeper.keep_swept)
 
     async def _keep_session(self) -> None:
         """A session that somebody else has ended cannot be mended: end, and let the successor open its own."""
@@ -271,14 +289,14 @@ class Worker:
             with contextlib.suppress(StoreUnavailable):
                 await make_partitions(self._pool)
                 await delete_old_owners(self._pool)
+                await delete_old_crossings(self._pool)
                 await delete_expired(self._pool)
 
     async def _keep_fleet_counted(self) -> None:
-        """What only PostgreSQL knows: money that is lost sight of, and holds that outlived their exchange."""
+        """What only PostgreSQL knows: holds that outlived their exchange."""
         metrics = self._metrics
         while True:
             with contextlib.suppress(StoreUnavailable):
-                metrics.lost_lease_nanos.set(await lost_lease_nanos(self._pool, self._config.lease.ttl_seconds))
                 holds, oldest_seconds = await DurableRows(self._pool).count()
                 metrics.durable_holds_open.set(holds)
                 metrics.durable_hold_oldest_seconds.set(oldest_seconds)
@@ -322,6 +340,10 @@ class Worker:
             self._braking.look_again()
         elif change.account_id is not None:
             self._directory.account_changed(change.account_id)
+
+    def _settled(self, endings: Sequence[Settling], seconds: float) -> None:
+        self._metrics.settled(endings, seconds)
+        self._marking.settled(endings)
 
     def _make_exchanges(self) -> Exchanges:
         config, ledger = self._config, self._ledger
@@ -369,8 +391,8 @@ class Worker:
         assert token is not None, "the supervisor has made what was not set"
         return OperatorApi(
             Services(
-                Accounts(self._pool),
-                Keys(self._pool),
+                Accounts(self._pool, new_limits=self._config.limits.of_accounts),
+                Keys(self._pool, new_limits=self._config.limits.of_keys),
                 Limits(self._pool),
                 Teams(self._pool),
                 Fleet(self._pool),

@@ -36,6 +36,8 @@ from meterproxy.simulator.settings import SimulatorSettings
 from meterproxy.simulator.stream import chat_events, completion_events
 from meterproxy.simulator.usage import ABSENT, Told, told_usage
 
+_MISREAD: Final = (AttributeError, KeyError, TypeError, ValueError)
+"""What reading a request raises whose members are right and something within them is not."""
 _JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream; charset=utf-8"
 _REQUESTS_LIMIT: Final = 10_000
@@ -99,6 +101,8 @@ class Provider:
             return self._operations[operation](document, now, faults)
         except Refusal as refusal:
             return _refused(refusal, faults)
+        except _MISREAD:
+            return _refused(_misread(), faults)
 
     def models(self, headers: Mapping[str, str]) -> Reply:
         """The list of models."""
@@ -129,6 +133,8 @@ class Provider:
             made = answer(self._kept, Asked(ids, query, document, now, self._identifier()[:32]))
         except Refusal as refusal:
             return _refused(refusal, faults)
+        except _MISREAD:
+            return _refused(_misread(), faults)
         if isinstance(made, tuple):
             return Reply(200, content_type=_EVENTS, events=made, faults=faults)
         return Reply(200, orjson.dumps(made), faults=faults)
@@ -259,6 +265,10 @@ class Provider:
             **reply.headers,
             **_named(reply.faults.header),
         }
+
+
+def _misread() -> Refusal:
+    return Refusal(400, "Invalid type: a value within the request is not what it should be.", code="invalid_type")
 
 
 def _refused(refusal: Refusal, faults: Faults) -> Reply:

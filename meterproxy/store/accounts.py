@@ -10,9 +10,12 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from meterproxy.core.limit import Scope
+from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.ids import new_id
+from meterproxy.store.limits import make_limit
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
 
@@ -77,11 +80,15 @@ class UserRow:
 
 
 class Accounts:
-    """What is done with accounts, by people; each call is one transaction and leaves a line in the audit log."""
+    """What is done with accounts, by people; each call is one transaction and leaves a line in the audit log.
 
-    def __init__(self, pool: asyncpg.Pool, actor: str = "operator") -> None:
+    `new_limits` are made with each new account.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, actor: str = "operator", new_limits: Sequence[LimitTerms] = ()) -> None:
         self._pool = pool
         self._actor = actor
+        self._new_limits = new_limits
 
     async def create(self, name: str, *, overdraft_nanos: int = 0) -> AccountRow:
         """Make an organization with its account, its credit limit and its service user."""
@@ -94,6 +101,8 @@ class Accounts:
                 _SQL["create_user"], new_id(), organization_id, f"{name} service"[:200], None, True
             )
             await self._audit(connection, "account.create", account_id, {"name": name})
+            for terms in self._new_limits:
+                await make_limit(connection, self._actor, account_id, Scope.ACCOUNT, account_id, terms, seed=False)
             return await _read(connection, account_id)
 
     async def read(self, account_id: UUID) -> AccountRow:

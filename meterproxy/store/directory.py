@@ -46,7 +46,7 @@ class KeyDirectory:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
-        self._keys: OrderedDict[bytes, KeyEntry] = OrderedDict()
+        self._keys: dict[bytes, KeyEntry] = {}
         self._digests: dict[UUID, bytes] = {}
         self._accounts: WeakValueDictionary[UUID, AccountEntry] = WeakValueDictionary()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
@@ -101,11 +101,11 @@ class KeyDirectory:
             return found.entry(self._accounts.get(found.account_id) or await self._read_account(connection, found))
 
     def _keep(self, digest: bytes, entry: KeyEntry) -> None:
+        self._keys.pop(digest, None)
         self._keys[digest] = entry
-        self._keys.move_to_end(digest)
         self._digests[entry.key_id] = digest
         while len(self._keys) > KEYS_KEPT:
-            _, dropped = self._keys.popitem(last=False)
+            dropped = self._keys.pop(next(iter(self._keys)))
             del self._digests[dropped.key_id]
 
     def key_changed(self, key_id: UUID) -> None:

@@ -4,6 +4,7 @@ Rules
 -----
 - A key that another one was rotated to goes on under the limits of the first of the chain, `origin_id`.
 - Every change takes a number of the change counter, so that workers hear of it.
+- Locks are taken in one order: the account before its keys and limits, the change counter last.
 """
 
 import secrets
@@ -20,9 +21,12 @@ import orjson
 
 from meterproxy.core.account import AccountEntry
 from meterproxy.core.key import KEY_PREFIX, KeyEntry, KeyPolicy, digest_of
+from meterproxy.core.limit import Scope
+from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.ids import new_id
 from meterproxy.store.instants import to_us
+from meterproxy.store.limits import lock_account, make_limit
 from meterproxy.store.pool import Connection, transaction
 from meterproxy.store.sqlfiles import queries
 
@@ -65,11 +69,12 @@ class NewKey:
 
 
 class Keys:
-    """What is done with keys, by people."""
+    """What is done with keys, by people. `new_limits` are made with each new key; a rotated one keeps what it has."""
 
-    def __init__(self, pool: asyncpg.Pool, actor: str = "operator") -> None:
+    def __init__(self, pool: asyncpg.Pool, actor: str = "operator", new_limits: Sequence[LimitTerms] = ()) -> None:
         self._pool = pool
         self._actor = actor
+        self._new_limits = new_limits
 
     async def create(
         self,
@@ -91,7 +96,11 @@ class Keys:
             owner = await _owner(connection, account_id, user_id)
             await _check_team(connection, account_id, team_id)
             wish = _Wish(account_id, owner, team_id, None, name, description, policy or KeyPolicy(), expires_at)
+            if self._new_limits:
+                await lock_account(connection, account_id)
             new = await _insert(connection, wish)
+            for terms in self._new_limits:
+                await make_limit(connection, self._actor, account_id, Scope.KEY, new.row.id, terms, seed=False)
             await self._note(connection, "key.create", new.row.id, {"name": name})
             return new
 

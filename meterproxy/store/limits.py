@@ -18,10 +18,12 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from meterproxy.core.lending import LeaseKey
 from meterproxy.core.limit import Limit, Measure, Scope
 from meterproxy.core.limit_terms import LimitTerms, changeable_fault
 from meterproxy.core.window import FOREVER_US, US, Window, WindowKind
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.crossings import mark_crossings
 from meterproxy.store.ids import new_id
 from meterproxy.store.instants import to_datetime, to_us
 from meterproxy.store.pool import Connection, retried, transaction
@@ -143,7 +145,7 @@ class Limits:
         async def attempt() -> LimitRow:
             async with transaction(self._pool) as connection:
                 old = await _read(connection, limit_id)
-                now = await connection.fetchval(_SQL["lock_account"], old.account_id)
+                now = await lock_account(connection, old.account_id)
                 new = replace(await _read(connection, limit_id), **changes)
                 _check(new)
                 row = await connection.fetchrow(
@@ -151,6 +153,7 @@ class Limits:
                 )
                 start = to_datetime(new.limit.window_at(to_us(now)).start_us)
                 await connection.execute(_SQL["move_caps"], new.account_id, limit_id, start, lendable(new))
+                await mark_crossings(connection, (LeaseKey(new.account_id, limit_id, to_us(start)),))
                 await _note(connection, self._actor, "limit.change", new, changes)
                 assert row is not None
                 return _row(row)
@@ -199,7 +202,7 @@ async def make_limit(
     seed: bool,
 ) -> LimitRow:
     """Make a limit within a transaction. Raises ApiError MALFORMED where the account has too many."""
-    now = await connection.fetchval(_SQL["lock_account"], account_id)
+    now = await lock_account(connection, account_id)
     if await connection.fetchval(_SQL["count_limits"], account_id) >= MOST_LIMITS:
         raise ApiError(Case.MALFORMED, f"An account may have {MOST_LIMITS} limits at most.")
     row = await connection.fetchrow(
@@ -213,6 +216,12 @@ async def make_limit(
         await _seed(connection, made, to_us(now))
     await _note(connection, actor, "limit.create", made, {"scope": scope.value, "scope_id": str(scope_id)})
     return made
+
+
+async def lock_account(connection: Connection, account_id: UUID) -> datetime:
+    """Have an account to oneself until the transaction ends; answers what time it is."""
+    now: datetime = await connection.fetchval(_SQL["lock_account"], account_id)
+    return now
 
 
 async def _seed(connection: Connection, row: LimitRow, now_us: int) -> None:
@@ -230,6 +239,7 @@ async def _seed(connection: Connection, row: LimitRow, now_us: int) -> None:
     if total:
         start = to_datetime(window.start_us)
         await connection.execute(_SQL["seed_window"], row.account_id, row.id, start, lendable(row), total)
+        await mark_crossings(connection, (LeaseKey(row.account_id, row.id, window.start_us),))
 
 
 class AccountState(NamedTuple):
@@ -249,9 +259,9 @@ async def read_accounts(connection: Connection, account_ids: Sequence[UUID]) -> 
     return states
 
 
-def lendable(row: LimitRow) -> int:
-    """Up to where a limit's windows are lent: its cap and its grace; what has no cap is never lent."""
-    return (row.cap or 0) + row.grace
+def lendable(row: LimitRow) -> int | None:
+    """How far a limit's windows are lent, as `lends_to` says it: a hard one goes on beyond its cap by its grace."""
+    return row.cap if row.cap is None or row.enforcement == "soft" else row.cap + row.grace
 
 
 def limit_of(limit_id: UUID, row: Mapping[str, Any]) -> Limit:

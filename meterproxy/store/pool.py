@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import asyncpg
 import asyncpg.transaction
 
 from meterproxy.errors import StoreUnavailable
+from meterproxy.store.connector import Connector
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ async def open_pool(dsn: str, *, pooled: bool = False, size: int = 8) -> asyncpg
     with translated():
         return await asyncpg.create_pool(
             dsn,
+            connect=cast("Any", Connector(dsn)),
             min_size=0,
             max_size=size,
             statement_cache_size=0 if pooled else 200,

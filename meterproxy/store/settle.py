@@ -10,7 +10,7 @@ Rules
 import dataclasses
 import struct
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -166,6 +166,13 @@ class Settlement:
             _SQL["keep_rejected"], uuid.uuid5(batch.journal_id, record.hex()), noted.record.resource.account_id, 0, 0,
             batch.journal_id, noted.position, bookable_text(error, 2000), record,
         )  # fmt: skip
+
+
+async def known_progress(pool: asyncpg.Pool, journal_ids: Sequence[UUID]) -> Mapping[UUID, tuple[int, int]]:
+    """Where journals stand that PostgreSQL knows: (settled up to, replay from). Raises StoreUnavailable."""
+    async with transaction(pool) as connection:
+        rows = await connection.fetch(_SQL["known_progress"], journal_ids)
+    return {row["journal_id"]: (row["position"], row["open_from"]) for row in rows}
 
 
 async def _book(connection: Connection, batch: Batch) -> int:

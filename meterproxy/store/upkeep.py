@@ -22,6 +22,12 @@ async def make_partitions(pool: asyncpg.Pool) -> int:
         return int(await connection.fetchval(_UPKEEP["make_partitions"], MONTHS_AHEAD))
 
 
+async def living_workers(pool: asyncpg.Pool) -> int:
+    """How many workers of the fleet have a session right now. Raises StoreUnavailable."""
+    async with transaction(pool) as connection:
+        return int(await connection.fetchval(_UPKEEP["living_workers"]))
+
+
 OWNER_DAYS: Final = 60
 """How long owners of responses and chat completions are kept, and tombstones. Providers keep what is stored for 30
 days; twice that, so that it is never us who forget first."""
@@ -65,9 +71,3 @@ async def self_test(pool: asyncpg.Pool) -> list[str]:
     if version < 150000:
         problems.append("PostgreSQL 15 or newer is needed")
     return problems
-
-
-async def lost_lease_nanos(pool: asyncpg.Pool, ttl_seconds: float) -> int:
-    """What is lent out as money to sessions that have not been heard of for a ttl after their trust ran out."""
-    async with transaction(pool) as connection:
-        return int(await connection.fetchval(_UPKEEP["lost_lease_nanos"], ttl_seconds))

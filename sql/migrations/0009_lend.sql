@@ -47,7 +47,7 @@ BEGIN
         SELECT w.account_id, w.limit_id, w.window_start, lends_to(c)
         FROM unnest(p_account_ids, p_limit_ids, p_window_starts) AS w (account_id, limit_id, window_start)
         JOIN limits c ON c.id = w.limit_id AND c.account_id = w.account_id
-        WHERE NOT EXISTS (SELECT FROM limit_windows x
+        WHERE c.kind <> 'credit' AND NOT EXISTS (SELECT FROM limit_windows x
             WHERE (x.account_id, x.limit_id, x.window_start) = (w.account_id, w.limit_id, w.window_start))
         ORDER BY 1, 2, 3 FOR SHARE OF c
         ON CONFLICT DO NOTHING;

@@ -77,11 +77,11 @@ DECLARE
 BEGIN
     PERFORM set_config('meterproxy.presenting', 'on', true);
     INSERT INTO limit_windows (account_id, limit_id, window_start, cap)
-        SELECT t.account_id, t.limit_id, t.window_start, c.cap
+        SELECT t.account_id, t.limit_id, t.window_start, lends_to(c)
         FROM unnest(p_accounts, p_limits, p_windows) AS t (account_id, limit_id, window_start)
         JOIN limits c ON c.id = t.limit_id AND c.account_id = t.account_id
-        WHERE c.cap IS NOT NULL
-        ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING;
+        WHERE c.kind <> 'credit'
+        ORDER BY 1, 2, 3 FOR SHARE OF c ON CONFLICT DO NOTHING;
     PERFORM FROM limit_windows w
         JOIN unnest(p_accounts, p_limits, p_windows) AS t (account_id, limit_id, window_start)
             USING (account_id, limit_id, window_start)

@@ -2,9 +2,10 @@
 
 -- One row per key and account. `running` belongs to `request_id` for as long as its worker's session lives. `forfeited`
 -- and `open` belong to nobody: the one may have been charged, the other was charged nothing but came after others that
--- may have been. `answer` is sealed and not compressible.
+-- may have been. `answer` is sealed and not compressible. No foreign keys: checking them would wait for every settle of
+-- the account.
 CREATE TABLE idempotent_requests (
-    account_id uuid NOT NULL REFERENCES accounts (id),
+    account_id uuid NOT NULL,
     key_digest bytea NOT NULL,
     request_digest bytea NOT NULL,
     request_id uuid NOT NULL,
@@ -30,7 +31,7 @@ CREATE INDEX idempotent_answers_by_age ON idempotent_requests (account_id, answe
 
 -- How much is kept for an account, so that it can be bounded.
 CREATE TABLE kept_answers (
-    account_id uuid PRIMARY KEY REFERENCES accounts (id),
+    account_id uuid PRIMARY KEY,
     bytes bigint NOT NULL DEFAULT 0,
     CONSTRAINT kept_bytes_not_negative CHECK (bytes >= 0)
 ) WITH (fillfactor = 50);
@@ -255,6 +256,6 @@ BEGIN
             format('request %s was answered by %s under the same Idempotency-Key', p_request_id, p_replaced_by),
             'idempotency', p_request_id
         FROM account;
-    PERFORM record_change('limit', credit, p_account_id);
+    PERFORM record_change('limit', credit);
     RETURN decision;
 END $$;

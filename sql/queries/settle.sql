@@ -7,6 +7,9 @@ INSERT INTO journal_progress (journal_id) VALUES ($1) ON CONFLICT DO NOTHING
 -- name: read_progress
 SELECT position, open_from FROM journal_progress WHERE journal_id = $1
 
+-- name: known_progress
+SELECT journal_id, position, open_from FROM journal_progress WHERE journal_id = ANY ($1::uuid[])
+
 -- name: life_is
 SELECT known_life() IS NOT DISTINCT FROM $1
 
@@ -41,7 +44,7 @@ ORDER BY id FOR UPDATE
 INSERT INTO limit_windows (account_id, limit_id, window_start, cap)
 SELECT DISTINCT d.account_id, d.limit_id, d.window_start, lends_to(c)
 FROM draw_staging d JOIN limits c ON c.id = d.limit_id AND c.account_id = d.account_id
-WHERE d.batch_id = $1 AND (d.counted > 0 OR d.session_id IS DISTINCT FROM $2)
+WHERE d.batch_id = $1 AND c.kind <> 'credit' AND (d.counted > 0 OR d.session_id IS DISTINCT FROM $2)
   AND NOT EXISTS (SELECT FROM limit_windows w
                   WHERE (w.account_id, w.limit_id, w.window_start) = (d.account_id, d.limit_id, d.window_start))
 ORDER BY 1, 2, 3
@@ -209,7 +212,8 @@ SELECT id FROM worker_sessions WHERE id = $1 FOR KEY SHARE
 
 -- name: add_window
 INSERT INTO limit_windows (account_id, limit_id, window_start, cap)
-SELECT c.account_id, c.id, $3, lends_to(c) FROM limits c WHERE c.account_id = $1 AND c.id = $2 ON CONFLICT DO NOTHING
+SELECT c.account_id, c.id, $3, lends_to(c) FROM limits c
+WHERE c.account_id = $1 AND c.id = $2 AND c.kind <> 'credit' ON CONFLICT DO NOTHING
 
 -- name: lock_window
 SELECT limit_id FROM limit_windows WHERE account_id = $1 AND limit_id = $2 AND window_start = $3 FOR UPDATE

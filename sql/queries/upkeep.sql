@@ -6,11 +6,6 @@ SELECT pg_try_advisory_xact_lock($1)
 -- name: make_partitions
 SELECT make_usage_partitions(now(), $1)
 
--- name: lost_lease_nanos
-SELECT COALESCE(sum(l.granted - l.consumed - l.returned), 0)::bigint
-FROM leases l JOIN worker_sessions s ON s.id = l.session_id JOIN limits c ON c.id = l.limit_id
-WHERE s.state IN ('live', 'lost') AND s.expires_at < now() - make_interval(secs => $1) AND c.measure = 'amount'
-
 -- name: delete_old_owners
 -- What a provider has forgotten by itself, and tombstones that no journal can still contradict; a slice at a time, so
 -- that nobody waits for it.
@@ -27,3 +22,7 @@ WITH aged AS (
 )
 DELETE FROM owners o USING (SELECT * FROM aged UNION SELECT * FROM aged_items UNION SELECT * FROM buried) old
 WHERE (o.account_id, o.kind, o.id) = (old.account_id, old.kind, old.id)
+
+-- name: living_workers
+-- How many workers of the fleet may have captured what PostgreSQL does not have yet.
+SELECT count(*) FROM worker_sessions WHERE state = 'live' AND expires_at > now()

@@ -1,5 +1,6 @@
-"""`journal inspect` and `journal verify` on journals written by the real thing."""
+"""`journal …` on journals written by the real thing."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -10,7 +11,10 @@ from meterproxy.core.record import DeferRecord, Ending, EndRecord, ForgetRecord,
 from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
 from meterproxy.ledger.journal import Journal
+from meterproxy.store.lost import LostSessions
 from tests.cli.conftest import Command
+from tests.ledger.bank import customer, hold_request, ledger_of, pool_of
+from tests.ledger.test_journal import kill
 
 
 def subject() -> Subject:
@@ -75,14 +79,14 @@ def test_what_is_said_of_resources(command: Command, journal: Journal) -> None:
         ("defer", "resp_1"), ("owner", "resp_1"), ("forget", "resp_1"),
     ]  # fmt: skip
     assert records[0]["amount"] == "0.50"
-    (segment,) = command("journal", "verify", "--json").json
+    (segment,) = command("journal", "verify", "--files-only", "--json").json
     assert (segment["deferrals"], segment["owners"]) == (1, 2)
     assert command("journal", "inspect", "--records").out.count("resp_1") == 3
 
 
 def test_verify_whole(command: Command, journal: Journal) -> None:
     """A journal in use is whole."""
-    done = command("journal", "verify", "--json")
+    done = command("journal", "verify", "--files-only", "--json")
     assert done.status == 0
     assert [(segment["damaged_bytes"], segment["torn_bytes"]) for segment in done.json] == [(0, 0)]
 
@@ -93,7 +97,7 @@ def test_verify_torn(command: Command, journal: Journal) -> None:
     data = bytearray(path.read_bytes())
     data[journal.position : journal.position + 3] = b"abc"
     path.write_bytes(data)
-    done = command("journal", "verify", "--json")
+    done = command("journal", "verify", "--files-only", "--json")
     assert (done.status, done.json[0]["torn_bytes"]) == (0, 3)
 
 
@@ -103,6 +107,71 @@ def test_verify_damaged(command: Command, journal: Journal) -> None:
     data = bytearray(path.read_bytes())
     data[100] ^= 0xFF
     path.write_bytes(data)
-    done = command("journal", "verify")
+    done = command("journal", "verify", "--files-only")
     assert done.status == 1
     assert done.err.startswith("meterproxy: damaged segments: 1")
+
+
+def test_verify_asks_how_far_postgresql_has_come(on_database: Command, journal: Journal) -> None:
+    """Each segment says how much of it is settled; nothing of a journal that PostgreSQL never heard of."""
+    (segment,) = on_database("journal", "verify", "--json").json
+    assert (segment["settled"], segment["problem"]) == ("no", None)
+
+
+def test_verify_misses_what_is_not_settled(on_database: Command, journal: Journal, tmp_path: Path) -> None:
+    """A segment that is gone before PostgreSQL had it is a failure, however whole the others are."""
+    later = Journal(tmp_path / "data" / "journals" / "1", segment_bytes=1 << 20)
+    later.start(position=5000)
+    later.close()
+    done = on_database("journal", "verify", later.directory, "--json")
+    assert done.status == 1
+    assert done.json[0]["problem"] == "5000 bytes before it are missing"
+    assert "missing" in done.err
+
+
+async def lost_worker(dsn: str, directory: Path) -> tuple[str, str]:
+    """A worker that was killed for good with a hold open; answers its session and its journal."""
+    async with pool_of(dsn) as pool:
+        key = await customer(pool, 10_000_000)
+        ledger = ledger_of(pool, directory, host="far-away", slot=3)
+        await ledger.start()
+        await ledger.holds.place(hold_request(ledger, key, 200_000, input_estimate=50))
+        kill(ledger.journal)
+        await pool.execute("UPDATE worker_sessions SET expires_at = now() - interval '1 minute'")
+        await LostSessions(pool).sweep(0.01, 3600)
+        return str(ledger.session.session_id), str(ledger.journal.journal_id)
+
+
+def test_a_lost_worker_is_listed_and_given_up(on_database: Command, database: str, tmp_path: Path) -> None:
+    """It is told by host and slot with the credit it keeps; what was given up is gone from the list."""
+    session_id, journal_id = asyncio.run(lost_worker(database, tmp_path / "far"))
+    (row,) = on_database("journal", "list", "--lost", "--json").json
+    assert (row["state"], row["host"], row["slot"]) == ("lost", "far-away", 3)
+    assert (row["session_id"], row["journal_id"]) == (session_id, journal_id)
+    assert row["credit_nanos"] >= 200_000
+    done = on_database("audit")
+    assert (done.status, "1 lost" in done.err) == (0, True)
+    assert "far-away" in on_database("journal", "abandon", journal_id).out
+    assert on_database("journal", "list", "--json").json == []
+    assert on_database("audit").err == ""
+    done = on_database("journal", "abandon", session_id)
+    assert done.status == 1
+    assert done.err.startswith(f"meterproxy: {session_id} is no session that could be given up")
+
+
+def test_a_journal_is_imported(on_database: Command, database: str, tmp_path: Path) -> None:
+    """From the directory itself or from the one above; a second time there is nothing left to do."""
+    _, journal_id = asyncio.run(lost_worker(database, tmp_path / "far" / "slot-3"))
+    (row,) = on_database("journal", "import", tmp_path / "far", "--json").json
+    assert (row["journal_id"], row["open_holds"], row["proved"]) == (journal_id, 1, 1)
+    (row,) = on_database("journal", "import", tmp_path / "far" / "slot-3", "--json").json
+    assert (row["records"], row["open_holds"], row["proved"]) == (0, 0, 0)
+    assert on_database("audit").status == 0
+    done = on_database("journal", "import", tmp_path)
+    assert (done.status, done.err.startswith(f"meterproxy: there is no journal in {tmp_path}")) == (1, True)
+
+
+def test_a_journal_in_use_is_not_imported(on_database: Command, journal: Journal) -> None:
+    """Its owner settles it."""
+    done = on_database("journal", "import", journal.directory)
+    assert (done.status, "another process owns the journal" in done.err) == (1, True)

@@ -195,16 +195,16 @@ def same_in_steps(body: bytes, step_bytes: int) -> None:
                 continue
             for reader in ("boolean", "integer", "string"):
                 assert _said(getattr(stepped, reader), name) == _said(getattr(direct, reader), name)
-        for operation in ("chat", "response", "embedding"):
-            _same_texts(operation, stepped, direct)
+        if b"\\ud" not in body.lower():  # half a pair is counted as it is written, in one go with all that is around it
+            for operation in ("chat", "response", "embedding"):
+                _same_texts(operation, stepped, direct)
 
 
 def _same_texts(operation: str, stepped: Members, direct: Members) -> None:
     texts, known_tokens = request_texts(operation, stepped)
     whole, known = request_texts(operation, direct)
     assert (len(texts), known_tokens) == (len(whole), known)
-    if all("\\u" not in text for text in whole):  # those that cannot be read are counted as they are written
-        assert "".join(_finished(large_body.expanding(stepped, texts))) == "".join(whole)
+    assert "".join(_finished(large_body.expanding(stepped, texts))) == "".join(whole)
 
 
 def _finished(work: "Generator[None, None, Any]") -> Any:

@@ -288,10 +288,10 @@ async def test_batches_replayed_change_nothing(pool: asyncpg.Pool, key: KeyEntry
     for number, apart in enumerate((False, True)):
         hold = await deferred(ledger, key, f"resp_{number}")
         if apart:
-            batches.append(ledger.settler._batch(list(ledger.settler._queue)))
+            batches.append(ledger.settler._batch(list(ledger.settler._queue._front)))
             await settle(ledger)
         ledger.durable.capture(hold, completed(100 + number))
-        batches.append(ledger.settler._batch(list(ledger.settler._queue)))
+        batches.append(ledger.settler._batch(list(ledger.settler._queue._front)))
         await settle(ledger)
     before = await pool.fetch("SELECT * FROM durable_holds ORDER BY request_id")
     windows = await pool.fetch("SELECT * FROM limit_windows")
@@ -435,7 +435,7 @@ async def test_an_ending_that_no_row_can_hold_ends_the_hold_all_the_same(
         for row in await pool.fetch(found):
             await pool.execute(f"ALTER TABLE usage_events DETACH PARTITION {row['name']}")
         ledger.durable.capture(hold, completed(600))
-    batch = ledger.settler._batch(list(ledger.settler._queue))
+    batch = ledger.settler._batch(list(ledger.settler._queue._front))
     await settle(ledger)
     for _ in range(2):
         assert ledger.settler.rejected == 1
@@ -454,7 +454,7 @@ async def test_a_deferral_that_postgresql_refuses_is_booked_with_what_it_takes(
     """The hold is durable and ends as any other; the record waits for a person."""
     ledger = await started(pool, tmp_path)
     await deferred(ledger, key)
-    noted = ledger.settler._queue[0]
+    noted = ledger.settler._queue._front[0]
     subject = msgspec.structs.replace(noted.record.subject, model="gpt\0")  # type: ignore[union-attr]
     noted.record = msgspec.structs.replace(noted.record, subject=subject)  # type: ignore[assignment]
     await settle(ledger)

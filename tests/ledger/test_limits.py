@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 
 from meterproxy.core.bound import Bound
-from meterproxy.core.hold import HoldRequest, Rest
+from meterproxy.core.hold import HoldRequest, Rate, Rest
 from meterproxy.core.key import KeyEntry
-from meterproxy.core.limit import Limit, Measure, Rate, Scope
+from meterproxy.core.limit import Limit, Measure, Scope
 from meterproxy.core.record import Ending
 from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Outcome, Usage, UsageSource

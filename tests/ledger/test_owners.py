@@ -467,7 +467,7 @@ async def test_a_batch_of_owners_replayed_changes_nothing(pool: asyncpg.Pool, ke
         ledger.owners.claim(response(key, name), NOW_US)
     ledger.owners.forget(response(key, "resp_2"), NOW_US + 5)
     ledger.owners.forget(response(key, "never"), NOW_US + 6)
-    batch = ledger.settler._batch(list(ledger.settler._queue))
+    batch = ledger.settler._batch(list(ledger.settler._queue._front))
     await settle(ledger)
     before = await pool.fetch("SELECT * FROM owners ORDER BY id")
     assert [(row["id"], row["forgotten_at"] is None) for row in before] == [

@@ -3,12 +3,13 @@
 from uuid import UUID
 
 from meterproxy.core.account import AccountEntry
-from meterproxy.core.hold import Rate
+from meterproxy.core.hold import Rate, Rates
 from meterproxy.core.key import KeyEntry, KeyPolicy
 from meterproxy.core.lending import LeaseKey
 from meterproxy.core.limit import Limit, Measure, Scope
+from meterproxy.core.plan import plan_for
 from meterproxy.core.window import US, WindowKind
-from meterproxy.ledger.rates import rates_of
+from meterproxy.ledger.rates import RestOf, rates_of
 
 ACCOUNT, ORGANIZATION, CREDIT, KEY, USER = (UUID(int=number) for number in range(1, 6))
 NOW = 90 * US
@@ -32,18 +33,19 @@ def key(*limits: Limit) -> KeyEntry:
     return KeyEntry(KEY, account, USER, KeyPolicy())
 
 
+def told(key: KeyEntry, rest_of: RestOf) -> Rates | None:
+    return rates_of(plan_for(key, "chat", "gpt-5", NOW), NOW, rest_of)
+
+
 def test_the_tightest_is_told() -> None:
     """By what is left, as last heard; what nobody has heard of is whole."""
     known = {LeaseKey(ACCOUNT, UUID(int=11), 60 * US): 7, LeaseKey(ACCOUNT, UUID(int=12), 0): -3}
-    rates = rates_of(
+    rates = told(
         key(
             limit(10, 60),
-            limit(11, 50),
+            limit(11, 40, grace=10),
             limit(12, 100, measure=Measure.TOKENS, window=WindowKind.DAY),
         ),
-        "chat",
-        "gpt-5",
-        NOW,
         known.get,
     )
     assert rates is not None
@@ -53,7 +55,7 @@ def test_the_tightest_is_told() -> None:
 
 def test_only_what_could_refuse_is_told() -> None:
     """Not soft limits, nor those without a cap, nor those of others or of other models, nor money."""
-    rates = rates_of(
+    rates = told(
         key(
             limit(10, 5, hard=False),
             limit(11, None),
@@ -62,9 +64,6 @@ def test_only_what_could_refuse_is_told() -> None:
             limit(14, 5, scope_id=UUID(int=77)),
             limit(15, 5, measure=Measure.AMOUNT),
         ),
-        "chat",
-        "gpt-5",
-        NOW,
         lambda _key: None,
     )
     assert rates is None

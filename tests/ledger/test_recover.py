@@ -234,7 +234,7 @@ async def test_an_ending_that_a_power_cut_took_is_recovered_from_its_place(
     ledger.holds.capture(early, completed(9))
     last = ledger.journal._segment
     assert last is not None
-    await ledger.settler._store.book(ledger.settler._batch([ledger.settler._queue[0]]))
+    await ledger.settler._store.book(ledger.settler._batch([ledger.settler._queue._front[0]]))
     await die(ledger)
     with last.path.open("r+b") as file:
         file.truncate(before - last.base)
@@ -287,7 +287,7 @@ async def test_an_ending_that_only_memory_had_is_recovered_by_policy(
         ledger.holds.capture(hold, completed(9))
     monkeypatch.undo()
     assert ledger.settler.queued == 2
-    batch = ledger.settler._batch([ledger.settler._queue[0]])
+    batch = ledger.settler._batch([ledger.settler._queue._front[0]])
     await ledger.settler._store.book(batch)
     await die(ledger)
     assert await restarted(pool, tmp_path) == 1

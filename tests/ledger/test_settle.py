@@ -113,7 +113,9 @@ async def test_an_ending_that_comes_twice_in_one_batch_is_booked_once(pool: asyn
     batches, _ = last_batches(ledger)
     await capture(ledger, key, 7)
     settler, store = ledger.settler, ledger.settler._store
-    twice = settler._batch([settler._queue[0], replace(settler._queue[0], position=settler._queue[0].position + 9)])
+    twice = settler._batch(
+        [settler._queue._front[0], replace(settler._queue._front[0], position=settler._queue._front[0].position + 9)]
+    )
     assert await store.book(twice) == 1
     assert await pool.fetchval("SELECT sum(consumed) FROM leases") == 7000
     assert await wrong(pool) == set()
@@ -155,7 +157,7 @@ async def test_an_ending_that_the_journal_would_not_take_is_booked_once(
     ledger.settler._store = faulty  # type: ignore[assignment]
     await capture(ledger, key, 1, 2, 3)
     settler = ledger.settler
-    settler._queue[1] = replace(settler._queue[1], position=UNWRITTEN)
+    settler._queue._front[1] = replace(settler._queue._front[1], position=UNWRITTEN)
     if lost:
         faulty.lost.add("book")
         with pytest.raises(StoreUnavailable):
@@ -264,7 +266,7 @@ async def test_a_poisoned_record_neither_blocks_the_others_nor_loses_its_money(
     ledger = ledger_of(pool, tmp_path)
     await ledger.start()
     await capture(ledger, key, 1, 20, 300, 4000 // 10, 5)
-    queue = ledger.settler._queue
+    queue = ledger.settler._queue._front
     queue[2] = amended(queue[2], **poison)
     await ledger.settler.drain()
     assert await balance(pool, key.account_id) == CREDIT - 726_000
@@ -288,7 +290,7 @@ async def test_an_amount_beyond_any_ledger_is_clamped_and_kept(pool: asyncpg.Poo
     ledger = ledger_of(pool, tmp_path)
     await ledger.start()
     await capture(ledger, key, 500)
-    queue = ledger.settler._queue
+    queue = ledger.settler._queue._front
     queue[0] = amended(queue[0], amount_nanos=2**63, cost_nanos=2**63, overrun_nanos=2**63 - 500_000)
     await ledger.settler.drain()
     assert await balance(pool, key.account_id) == CREDIT - (2**63 - 1) // 2
@@ -302,7 +304,7 @@ async def test_what_cannot_be_booked_at_all_is_kept_and_blocks_nothing(pool: asy
     ledger = ledger_of(pool, tmp_path)
     await ledger.start()
     await capture(ledger, key, *[500] * 3, 1)
-    queue = ledger.settler._queue
+    queue = ledger.settler._queue._front
     for index in range(3):
         queue[index] = amended(queue[index], amount_nanos=2**63, overrun_nanos=2**63 - 500_000)
     await ledger.settler.drain()
@@ -397,7 +399,7 @@ async def test_a_row_says_what_it_drew_from_which_limits(pool: asyncpg.Pool, tmp
     await capture(ledger, key, 600)
     session_id = ledger.session.session_id
     request_id = (
-        await pool.fetchval("SELECT id FROM usage_events") or ledger.settler._queue[0].record.subject.request_id
+        await pool.fetchval("SELECT id FROM usage_events") or ledger.settler._queue._front[0].record.subject.request_id
     )
     budget, start = uuid4(), 1_700_000_000_000_000
     await pool.execute(

@@ -13,8 +13,10 @@ from uuid import UUID
 from meterproxy.core.hold import DurableHold
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import LeaseKey
+from meterproxy.core.limit import Limit, Measure
+from meterproxy.core.record import Ending
 from meterproxy.core.resource import Resource, key_of
-from meterproxy.core.usage import Usage
+from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, StoreUnavailable
 from meterproxy.ledger.holds import Hold
 from meterproxy.ledger.journal import SLACK_BYTES
@@ -22,6 +24,8 @@ from meterproxy.ledger.worker import WorkerLedger
 from tests.ledger.bank import NANOS_PER_TOKEN, REFUSED, completed, hold_request
 from tests.ledger.bank_faults import Faulty
 from tests.ledger.test_journal import kill
+
+UNREACHED = Ending(Outcome.UNREACHABLE, 502, UsageSource.PROVIDER, Usage())
 
 Operation = tuple[Any, ...]
 Credit = Callable[[KeyEntry, int], Awaitable[None]]
@@ -41,6 +45,9 @@ class Place:
 class World:
     """Workers over one store; `expected` is what the auditor says each request must come to.
 
+    `drawn` is what each request has taken of limits beside credit, or may yet take, as the auditor reckons; time passes
+    only where an operation says so.
+
     `forgetful`: PostgreSQL may lose what it has confirmed, leases too, so that money may be lent twice.
 
     A durable hold may be ended by several workers: `ends` are the amounts of which one must count, `unsure` what they
@@ -57,6 +64,9 @@ class World:
         self.expected: dict[UUID, int] = {}
         self.within: dict[UUID, int] = {}
         self.account_of: dict[UUID, int] = {}
+        self.drawn: dict[LeaseKey, dict[UUID, int]] = {}
+        self.caps: dict[LeaseKey, int] = {}
+        self.now_us = 1_700_000_000_000_000
         self.durable: list[DurableHold] = []
         self.ends: dict[UUID, set[int]] = {}
         self.unsure: dict[UUID, int] = {}
@@ -75,6 +85,9 @@ class World:
         name, *arguments = operation
         answer: str = await getattr(self, name)(*arguments)
         for place in self.places:
+            if place.ledger and place.up and place.ledger.journal.dirty:
+                place.ledger.journal.sync_now()  # so that the backlog lets go of what it need not have in memory
+        for place in self.places:
             if place.ledger and place.up:
                 await place.ledger.borrower.settle_down()
                 for lease in place.ledger.book.leases.values():
@@ -88,6 +101,28 @@ class World:
         for account, highest in enumerate(self.highest_cap):
             used = sum(amount for request, amount in self.within.items() if self.account_of[request] == account)
             assert used <= highest
+        for key, requests in self.drawn.items():
+            assert sum(requests.values()) <= self.caps[key], "no window is ever held or used above its cap"
+
+    def note_draws(self, hold: Any, tokens: int | None, *, kept: bool = True) -> None:
+        """What a request takes of each limit from now on; `tokens` is None while it runs, as it does after a kill."""
+        subject = hold.subject
+        for draw in subject.draws[:-1]:
+            if draw.counted:
+                continue
+            key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
+            amount = draw.amount
+            if tokens is not None:
+                measured = (tokens * NANOS_PER_TOKEN, int(kept), tokens, 0)[draw.measure]
+                amount = min(measured, draw.amount)
+            self.drawn.setdefault(key, {})[subject.request_id] = amount
+            limit = self.limit_of(key)
+            assert limit.cap is not None
+            self.caps[key] = limit.cap + limit.grace
+
+    def limit_of(self, key: LeaseKey) -> Limit:
+        limits = next(entry.account.limits for entry in self.keys if entry.account_id == key.account_id)
+        return next(limit for limit in limits if limit.limit_id == key.limit_id)
 
     # ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,6 +151,7 @@ class World:
             await place.ledger.start()
         except StoreUnavailable:
             return "away"
+        place.ledger.clock.now_us = lambda: self.now_us  # type: ignore[method-assign]
         place.up = True
         return "up"
 
@@ -124,12 +160,14 @@ class World:
         await self.start(worker)
         if not place.up or place.ledger is None:
             return "down"
-        request = hold_request(place.ledger, self.keys[account], tokens * NANOS_PER_TOKEN)
+        nanos, now_us = tokens * NANOS_PER_TOKEN, self.now_us
+        request = hold_request(place.ledger, self.keys[account], nanos, occurred_us=now_us)
         try:
             hold = await place.ledger.holds.place(request)
         except ApiError as error:
             return error.reason
         place.open.append(hold)
+        self.note_draws(hold, None)
         self.account_of[request.request_id] = account
         self.expected[request.request_id] = self.within[request.request_id] = request.hold_nanos
         return "placed"
@@ -142,7 +180,7 @@ class World:
         """
         answer = await self.place(worker, account, tokens)
         place, key, amount = self.places[worker], self.key(account), tokens * NANOS_PER_TOKEN
-        if answer != "credit_held" or place.ledger is None:
+        if answer != "credit_held" or place.ledger is None or self.keys[account].account.limits:
             return answer
         try:
             await place.ledger.borrower.ask_reclaim(key, amount)
@@ -176,16 +214,18 @@ class World:
         receipt = place.ledger.holds.capture(hold, completed(tokens))
         self.expected[hold.subject.request_id] = receipt.amount_nanos
         self.within[hold.subject.request_id] = min(tokens * NANOS_PER_TOKEN, hold.subject.hold_nanos)
+        self.note_draws(hold, tokens)
         assert receipt.amount_nanos == tokens * NANOS_PER_TOKEN
         return "captured"
 
-    async def release(self, worker: int, which: int) -> str:
+    async def release(self, worker: int, which: int, reached: bool = True) -> str:
         one = self._one(worker, which)
         if one is None:
             return "none"
         place, hold = one
         assert place.ledger is not None
-        place.ledger.holds.release(hold, REFUSED)
+        place.ledger.holds.release(hold, REFUSED if reached else UNREACHED)
+        self.note_draws(hold, 0, kept=reached)
         self.expected[hold.subject.request_id] = self.within[hold.subject.request_id] = 0
         return "released"
 
@@ -211,6 +251,9 @@ class World:
         durable = await place.ledger.durable.find(resource)
         assert durable is not None
         assert durable.subject == hold.subject
+        for key, requests in self.drawn.items():
+            if self.limit_of(key).measure is Measure.CONCURRENT:
+                requests.pop(request_id, None)
         self.durable.append(durable)
         self.ends[request_id] = set()
         del self.expected[request_id]
@@ -230,6 +273,11 @@ class World:
             amount = place.ledger.durable.capture(hold, completed(held // NANOS_PER_TOKEN * share // 100)).amount_nanos
         self.ends[request_id].add(amount)
         self.within[request_id] = min(self.within[request_id], amount)
+        for key, requests in self.drawn.items():
+            measure = self.limit_of(key).measure
+            if request_id in requests and measure in {Measure.AMOUNT, Measure.TOKENS}:
+                unit = NANOS_PER_TOKEN if measure is Measure.AMOUNT else 1
+                requests[request_id] = min(requests[request_id], amount // NANOS_PER_TOKEN * unit)
         self.unsure[request_id] = held - self.within[request_id]
         with suppress(StoreUnavailable):
             assert await place.ledger.durable.find(hold.resource) is None
@@ -317,6 +365,7 @@ class World:
         kill(place.ledger.journal)
         for hold in place.open:
             self.within[hold.subject.request_id] = self.expected[hold.subject.request_id]
+            self.note_draws(hold, self.expected[hold.subject.request_id] // NANOS_PER_TOKEN)
         place.ledger, place.up, place.open = None, False, []
         return "killed"
 
@@ -336,6 +385,11 @@ class World:
             place.ledger, place.up = None, False
         return "stopped"
 
+    async def passes(self, seconds: int) -> str:
+        """Time, and with it windows."""
+        self.now_us += seconds * 1_000_000
+        return "later"
+
     async def remember(self) -> str:
         """A standby has everything up to here."""
         self._store.remember()
@@ -349,7 +403,8 @@ class World:
     async def resume(self) -> str:
         """The ttl is over for which nobody was lent to: whoever is up has looked by now, or is not trusted any more."""
         for worker in range(len(self.places)):
-            await self.background(worker, "look")
+            while await self.background(worker, "look") == "away":
+                pass
         self._store.paused_until_us = 0
         return "resumed"
 
@@ -369,13 +424,19 @@ class World:
 
     def books(self) -> list[tuple[int, ...]]:
         """What the workers believe, to be compared between two worlds."""
-        return [
-            (number, account, lease.granted, lease.consumed, lease.returned, lease.free, lease.held, lease.unsettled)
+        return sorted(
+            (number, *self.place_of(key), lease.granted, lease.consumed, lease.returned, lease.free, lease.held,
+             lease.unsettled)
             for number, place in enumerate(self.places)
             if place.ledger is not None
-            for account in range(len(self.keys))
-            if (lease := place.ledger.book.leases.get(self.key(account)))
-        ]
+            for key, lease in place.ledger.book.leases.items()
+        )  # fmt: skip
+
+    def place_of(self, key: LeaseKey) -> tuple[int, int, int]:
+        """A limit window by what it is in both of two worlds: whose, the how manieth limit, and from when."""
+        account = next(number for number, entry in enumerate(self.keys) if entry.account_id == key.account_id)
+        limits = [limit.limit_id for limit in self.keys[account].account.limits]
+        return account, limits.index(key.limit_id) if key.limit_id in limits else -1, key.window_start_us
 
 
 def tidy(root: Path) -> None:

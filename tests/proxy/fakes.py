@@ -297,6 +297,12 @@ class FakeDurableHolds:
         if self._ends(hold):
             self._ledger.release(hold, ending)
 
+    def end(self, hold: FakeHold, ending: Ending) -> None:
+        if any(ending.usage):
+            self.capture(hold, ending)
+        else:
+            self.release(hold, ending)
+
     def _ends(self, hold: FakeHold) -> bool:
         """Take a hold out of those that wait; False where somebody has ended it before."""
         if not self.journal_works:

@@ -87,6 +87,7 @@ async def heard(connection: raw.Raw, row: Hostile) -> bytes:
     assert str(answer.status) in row.answers, (row, answer)
     assert answer.error["type"] == "invalid_request_error"
     assert "server" not in answer.headers
+    assert "x-meterproxy-request-id" in answer.headers or answer.status == 404, "a refusal that nobody could ask about"
     assert answer.body.decode().isprintable()
     if row.section in WHOLE and answer.headers.get("connection") != "close":
         connection.send(MODELS)

@@ -13,6 +13,7 @@ from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy.house import House, built, chat, request, until
 
 KEY = "order-17"
+OVER = ApiError(Case.UNAVAILABLE, "The service is shutting down.")
 
 
 def keyed(body: object = None, key: str = KEY, **headers: str) -> bytes:
@@ -67,21 +68,26 @@ async def test_a_request_waits_for_the_one_that_is_running() -> None:
 async def test_who_waits_too_long_is_told_to_come_back() -> None:
     """The wait is bounded; SDKs try again by themselves."""
     async with built(ExchangeSettings(key_wait_seconds=0.0)) as house:
-        first = asyncio.create_task(asked(house, chat("delay=0.5")))
+        first = asyncio.create_task(asked(house, chat("hang")))
         await until(lambda: house.idempotency.asked)
-        second = await asked(house, chat("delay=0.5"))
+        second = await asked(house, chat("hang"))
         assert (second.status, second.error["code"]) == (409, "conflict")
         assert second.headers["retry-after"] == "1"
-        assert (await first).status == 200
         assert house.observer.refusals == [("key_running", "/v1/chat/completions")]
+        house.exchanges.cut_all_short(OVER)
+        assert (await first).status == 503
 
 
 async def test_only_so_many_wait() -> None:
     """Waiting requests hold memory, so their number is bounded too."""
     async with built(ExchangeSettings(keys_waiting=1)) as house:
-        running = [asyncio.create_task(asked(house, chat("delay=0.3"))) for _ in range(4)]
-        statuses = sorted([(await task).status for task in running])
-        assert statuses == [200, 200, 409, 409]
+        first = asyncio.create_task(asked(house, chat("hang")))
+        await until(lambda: house.idempotency.asked)
+        second = asyncio.create_task(asked(house, chat("hang")))
+        await until(lambda: house.exchanges.house.idempotency._waiting)
+        assert (await asked(house, chat("hang"))).status == 409
+        house.exchanges.cut_all_short(OVER)
+        assert {(await first).status, (await second).status} == {503}
 
 
 @pytest.mark.parametrize(("path", "body"), [
@@ -238,7 +244,7 @@ async def test_a_shutdown_leaves_its_place_to_the_next() -> None:
             client.send(keyed(chat("slow=0.05", stream=True)))
             await client.head()
             await client.chunk()
-            house.exchanges.cut_all_short(ApiError(Case.UNAVAILABLE, "The service is shutting down."))
+            house.exchanges.cut_all_short(OVER)
             assert await told(house, 1) == [ClaimEnd.FORFEITED]
 
 

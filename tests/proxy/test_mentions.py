@@ -68,6 +68,24 @@ def test_every_name_has_a_mark() -> None:
     assert may_mention(b'{"audio":{"id":"x"}}', CHAT_MARKS)
 
 
+@pytest.mark.parametrize("name", ["FILE_ID", "File_Id", "file_ID", "Vector_Store_Id", "\u017fkill_id", "s\u212aill_id"])
+def test_found_in_any_case(name: str) -> None:
+    """A provider may take a name for another of which only the case differs; then it must be its account's too."""
+    body = orjson.dumps({"input": [{"content": [{"type": "x", name: "id-1"}]}]})
+    [mention] = mentions_of(scan(body, frozenset({"input"})), ("input",), MARKS)
+    assert (NAMES[name.casefold()], "id-1") == (mention.kind, mention.id)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{"ID": "item-1"}, {"Type": "item_reference", "iD": "item-1"}, {"x": [{"TYPE": "Item_Reference", "ID": "item-1"}]}],
+)
+def test_items_in_any_case(item: dict[str, Any]) -> None:
+    """The same for what references an item by its `id`."""
+    members = scan(orjson.dumps({"input": [item]}), frozenset({"input"}))
+    assert [mention.id for mention in mentions_of(members, ("input",), MARKS)] == ["item-1"]
+
+
 WRAPPERS = st.recursive(
     st.just("hole"),
     lambda inner: st.one_of(

@@ -317,6 +317,9 @@ async def test_id_that_cannot_be_written_down(stream: bool) -> None:
         assert b"could not be recorded" in answer.body
         await house.ended()
         assert not house.ledger.open
+        [row] = house.ledger.rows
+        assert (row.how, row.usage.input > 0) == ("captured", True)
+        assert row.status == (200 if stream else 500)
 
 
 async def test_stored_id_that_cannot_be_written_down() -> None:

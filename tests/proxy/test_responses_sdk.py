@@ -12,7 +12,7 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
-from meterproxy.proxy.background import ask_provider
+from meterproxy.proxy.background import CANCELLED_TOKENS_PER_SECOND, ask_provider
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.proxy.turns import Turns
 from tests.proxy.fakes import SECRET, FakeLedger
@@ -278,6 +278,15 @@ class TestResponses:
         await house.ended()
         [row] = house.ledger.rows
         assert (row.outcome, row.source, row.usage.output) == ("stream_broken", "counted", 5)
+
+    async def test_cancel_after_a_while(self, sdk: openai.AsyncOpenAI, house: House) -> None:
+        """What a model may have thought until it was cancelled shows nowhere and is billed: time bounds it."""
+        made = await sdk.responses.create(model=MODEL, input="Hi", background=True)
+        house.clock.advance(7.0)
+        await sdk.responses.cancel(made.id)
+        [row] = house.ledger.rows
+        assert row.usage.output >= 7 * CANCELLED_TOKENS_PER_SECOND
+        assert row.amount_nanos <= row.hold_nanos
 
     async def test_failed(self, sdk: openai.AsyncOpenAI, house: House) -> None:
         """A response that failed without usage costs nothing; it is there all the same."""

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -290,6 +290,16 @@ async def until(true: Callable[[], bool], what: str) -> None:
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         raise AssertionError(f"{what} did not come about: {true}") from None
+
+
+async def until_asked(true: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Ask again and again until something is so."""
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not await true():
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        raise AssertionError(f"{what} did not come about") from None
 
 
 def kill(pid: int) -> None:

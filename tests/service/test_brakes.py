@@ -1,29 +1,18 @@
 """Brakes: what an operator stops is stopped on a running service within a moment, and goes on as before afterwards."""
 
-import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.service.running import DEADLINE_SECONDS, POLL_SECONDS, Service
+from tests.service.running import Service, until_asked
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HELLO = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 5}
-
-
-async def eventually(true: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Ask again and again until something is so."""
-    try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while not await true():
-                await asyncio.sleep(POLL_SECONDS)
-    except TimeoutError:
-        raise AssertionError(f"{what} did not come about") from None
 
 
 class Person:
@@ -51,7 +40,7 @@ class Person:
         async def heard() -> bool:
             return await self.chat() == (status, code)
 
-        await eventually(heard, f"{status} {code}")
+        await until_asked(heard, f"{status} {code}")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -112,7 +101,7 @@ async def test_a_drained_host_gives_back_what_it_has(shared: Service, person: tu
         await somebody.hears(503, "host_drained")
         unready = await shared.admin("GET", "/readyz", status=503)
         assert unready["reason"] == f"the host {host} is drained"
-        await eventually(nothing_leased, "the return of what was lent")
+        await until_asked(nothing_leased, "the return of what was lent")
         (told,) = (await shared.admin("GET", "/admin/hosts"))["data"]
         assert (told["host"], told["workers"] > 0, told["drained_at"] is None) == (host, True, False)
     finally:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 
 from meterproxy.core.hold import DurableHold
@@ -274,3 +275,26 @@ async def test_it_goes_on_by_itself(
 def test_the_older_a_hold_the_longer_it_is_left_alone() -> None:
     """From a second up to a minute."""
     assert [pause_seconds(age) for age in (0, 4, 40, 240, 86_400)] == [1, 1, 10, 60, 60]
+
+
+async def test_a_single_404_is_not_believed(
+    pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A response is gone when its provider has said so some times over a minute; one that turns up again counts."""
+    now_us = 0
+    monkeypatch.setattr(module, "elapsed_us", lambda: now_us)
+    ledger = await started(pool, tmp_path, key, "gone", "back")
+    provider = Provider()
+    gone = msgspec.structs.replace(completed(3), flags=("vanished",))
+    provider.endings = {"gone": gone, "back": gone}
+    poller = poller_of(ledger, pool, provider.ask)
+    for seconds in (0, 20, 59):
+        now_us = seconds * 1_000_000
+        assert await poll(pool, poller) == 2
+    assert set((await states(pool)).values()) == {"open"}
+    provider.endings["back"] = completed(5)
+    now_us = 60_000_000
+    assert await poll(pool, poller) == 2
+    await ledger.stop()
+    assert await states(pool) == {"gone": "captured", "back": "captured"}
+    assert await spent(pool, key) == 3000 + 5000

@@ -163,7 +163,8 @@ async def test_journals_of_workers_that_are_no_more_are_settled_by_those_who_are
                 await asyncio.sleep(0.05)
         assert len(workers_of(running)) == 1
         endings = await check_books(running, [who], whole)
-        assert endings == {"captured": 13, "recovered": 5}
+        assert endings.total() == 18
+        assert endings["captured"] >= 13
 
 
 async def _asked_anybody(running: Service, who: Customer) -> Whole:

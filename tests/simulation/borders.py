@@ -64,6 +64,8 @@ def _replacements(random: Random) -> dict[str, Any]:
         "random": random,
         "os": system,
         "fcntl": system,
+        "IN_MEMORY": 3,
+        "READ_AT_ONCE": 2,
         "MAX_RECORD_BYTES": RECORD_BYTES,
         "TOGETHER_BYTES": 2 * RECORD_BYTES,
         "SLACK_BYTES": 4 * RECORD_BYTES,

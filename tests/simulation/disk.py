@@ -280,6 +280,9 @@ class Os:
             file.changed_us = path.owner.disk.now_us()
         return len(data)
 
+    def pread(self, number: int, size: int, offset: int) -> bytes:
+        return bytes(self.file(number).content[offset : offset + size])
+
     def ftruncate(self, number: int, size: int) -> None:
         if (living := self._living(number)) is not None and isinstance(living[1], File):
             living[1].truncate(size)

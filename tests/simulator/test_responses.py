@@ -136,10 +136,12 @@ async def test_what_is_not_there(sdk: openai.AsyncOpenAI, call: Any, words: str)
         ({"model": MODEL, "input": "Hi", "max_output_tokens": 3}, "max_output_tokens"),
         ({"model": MODEL, "input": "Hi", "max_output_tokens": 10**7}, "max_output_tokens"),
         ({"model": MODEL, "input": "Hi", "previous_response_id": "resp_x"}, "previous_response_id"),
+        ({"model": MODEL, "input": "Hi", "tools": [1]}, None),
+        ({"model": MODEL, "input": [{"role": "user", "content": [1.5]}]}, None),
     ],
 )
-async def test_requests_are_checked(http: aiohttp.ClientSession, body: dict[str, Any], param: str) -> None:
-    """A senseless request is a 400 that names its member."""
+async def test_requests_are_checked(http: aiohttp.ClientSession, body: dict[str, Any], param: str | None) -> None:
+    """A senseless request is a 400 that names its member, if the fault is one of its own members."""
     async with http.post("v1/responses", json=body) as answer:
         assert answer.status == 400
         assert (await answer.json())["error"]["param"] == param

@@ -1,5 +1,6 @@
 """Limits in PostgreSQL: whose they are, what they begin with, how they change, and how far they have been used."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -296,3 +297,17 @@ async def test_teams(pool: asyncpg.Pool, account: AccountRow) -> None:
     assert foreign.value.param == "team_id"
     assert isinstance(mine, TeamRow)
     assert isinstance(mine.id, UUID)
+
+
+async def test_new_accounts_and_keys_get_what_the_operator_wants(pool: asyncpg.Pool) -> None:
+    """Made with them, in one transaction; many keys of one account at once do not stand in each other's way."""
+    account = await Accounts(pool, "test", (terms(name="monthly"),)).create("Acme")
+    keys = Keys(pool, "test", (terms(Measure.REQUESTS, WindowKind.MINUTE, name="burst"), terms(name="each")))
+    made = await asyncio.gather(*(keys.create(account.id, str(number)) for number in range(6)))
+    limits = Limits(pool, "test")
+    assert [(each.name, each.scope) for each in await limits.list(scope_id=account.id)] == [("monthly", "account")]
+    for key in made:
+        of_key = await limits.list(scope_id=key.row.id)
+        assert [(each.name, each.scope) for each in of_key] == [("burst", "key"), ("each", "key")]
+    rotated = await keys.rotate(made[0].row.id)
+    assert await limits.list(scope_id=rotated.row.id) == []

@@ -1,0 +1,59 @@
+"""Marking: what was settled under limits is looked at, what was not is not, and nothing is forgotten in an outage."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from meterproxy.core.lending import LeaseKey
+from meterproxy.core.record import Draw
+from meterproxy.errors import StoreUnavailable
+from meterproxy.service import marking as module
+from meterproxy.service.marking import Marking
+
+ACCOUNT, LIMIT, CREDIT, SESSION = (UUID(int=number) for number in range(1, 5))
+
+
+class Settled:
+    """An ending with these draws, as far as marking looks at it."""
+
+    def __init__(self, *limits: UUID) -> None:
+        self.record = self
+        self.subject = self
+        self.account_id = ACCOUNT
+        self.draws = tuple(Draw(limit, 0, SESSION, 1) for limit in limits)
+
+
+async def test_only_windows_of_limits_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that draw from credit alone leave nothing to do; an outage leaves it to be done."""
+    looked: list[list[LeaseKey]] = []
+    away = True
+
+    class Transaction:
+        def __init__(self, _pool: object) -> None: ...
+
+        async def __aenter__(self) -> None:
+            if away:
+                raise StoreUnavailable("gone")
+
+        async def __aexit__(self, *_error: object) -> None: ...
+
+    async def mark(_connection: object, windows: list[LeaseKey]) -> list[Any]:
+        looked.append(windows)
+        return []
+
+    monkeypatch.setattr(module, "transaction", Transaction)
+    monkeypatch.setattr(module, "mark_crossings", mark)
+    none: Any = None
+    marking = Marking(none)
+    alone: Any = Settled(CREDIT)
+    limited: Any = Settled(LIMIT, CREDIT)
+    marking.settled([alone])
+    await marking.look()
+    marking.settled([limited, limited])
+    with pytest.raises(StoreUnavailable):
+        await marking.look()
+    away = False
+    await marking.look()
+    await marking.look()
+    assert looked == [[LeaseKey(ACCOUNT, LIMIT, 0), LeaseKey(ACCOUNT, CREDIT, 0)]]
