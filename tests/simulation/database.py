@@ -148,6 +148,7 @@ class Network:
         """From now on all is well, and who waits for an answer that will not come learns it now."""
         self.restart()
         self.unreachable.clear()
+        self._arrivals.clear()
         self.delay_us = (100, 2000)
         self.lost = self.unheard = self.late = 0.0
         for give_up in self._unanswered:
