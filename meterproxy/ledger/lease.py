@@ -202,7 +202,8 @@ class Borrower:
         asked_us = self._asked.get(key)
         if asked_us is not None and elapsed_us() - asked_us < ASKED_SECONDS * 1e6:
             return
-        if self._views[key].outstanding > (lease.outstanding if lease else 0):
+        view = self._views.get(key)  # that of a window that has ended may be gone meanwhile
+        if view is not None and view.outstanding > (lease.outstanding if lease else 0):
             self._asked[key] = elapsed_us()
             try:
                 await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))
@@ -427,7 +428,10 @@ class Borrower:
         returned = {key: self._book.leases[key].returned for key in self._unreported}
         if returned:
             await self._store.give_back(self._session.session_id, returned)
-            self._unreported -= {key for key, total in returned.items() if self._book.leases[key].returned == total}
+            leases = self._book.leases  # one may have been told by somebody else meanwhile, and let go of
+            self._unreported -= {
+                key for key, total in returned.items() if key not in leases or leases[key].returned == total
+            }
 
     async def _stop_asking(self) -> None:
         for key in list(self._unasked):

@@ -277,8 +277,8 @@ class Settler:
             if isinstance(item, Noted):
                 self._account_note(item)
             elif not item.accounted and item.record.resource is None:
-                for draw in item.record.subject.draws:
-                    if draw.session_id == self._session_id and (consumed := taken(item.record, draw).consumed):
+                for draw, (consumed, _, _) in zip(item.record.subject.draws, taken(item.record), strict=True):
+                    if consumed and draw.session_id == self._session_id:
                         self._book.settled(_lease_of(item.record.subject, draw), consumed)
             elif not item.accounted and isinstance(item, Settling):
                 for draw in item.record.subject.draws:

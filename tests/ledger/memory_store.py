@@ -374,9 +374,8 @@ class MemoryStore:
         durable = record.resource is not None
         if durable:
             self.durable[record.subject.request_id].amount = record.amount_nanos
-        for draw in record.subject.draws:
+        for draw, amounts in zip(record.subject.draws, taken(record), strict=True):
             key = LeaseKey(record.subject.account_id, draw.limit_id, draw.window_start_us)
-            amounts = taken(record, draw)
             if durable and deferred(draw):
                 window = self._window(key)
                 window.drawn += amounts.consumed + amounts.overrun - draw.amount
