@@ -189,11 +189,13 @@ class Borrower:
 
     async def ask_reclaim(self, key: LeaseKey, amount: int) -> None:
         """Ask other workers for what they do not use, unless they were just asked. Raises StoreUnavailable."""
-        lease = self._book.leases.get(key)
+        view, lease = self._views.get(key), self._book.leases.get(key)
+        if view is None:
+            return  # its window ended while it was borrowed from, and was let go of
         asked_us = self._asked.get(key)
         if asked_us is not None and elapsed_us() - asked_us < ASKED_SECONDS * 1e6:
             return
-        if self._views[key].outstanding > (lease.outstanding if lease else 0):
+        if view.outstanding > (lease.outstanding if lease else 0):
             self._asked[key] = elapsed_us()
             try:
                 await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))
