@@ -116,6 +116,8 @@ class Settler:
         self.on_told_again: Callable[[], Awaitable[None]] = _nothing
         self.notes: list[NoteObserver] = []
         self.observe: Observer = lambda _endings, _seconds: None
+        self.on_returned: Callable[[LeaseKey], None] = lambda _key: None
+        """Told of each limit window to which the end of a durable hold may have returned something."""
 
     @property
     def queued(self) -> int:
@@ -278,6 +280,9 @@ class Settler:
                 for draw in item.record.subject.draws:
                     if draw.session_id == self._session_id and (consumed := taken(item.record, draw).consumed):
                         self._book.settled(_lease_of(item.record.subject, draw), consumed)
+            elif not item.accounted and isinstance(item, Settling):
+                for draw in item.record.subject.draws:
+                    self.on_returned(_lease_of(item.record.subject, draw))
             item.accounted = True
         self._position = position
         self._journal.confirm(position, [item.placed_at for item in items])

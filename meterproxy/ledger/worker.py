@@ -118,6 +118,7 @@ class WorkerLedger:
         )
         self.settler.present = self._present
         self.settler.on_told_again = self._prove
+        self.settler.on_returned = self.borrower.returned
         self.holds = Holds(self.book, self.journal, self.session, self.borrower, self.settler, self._wait_ms)
         self.durable = DurableHolds(
             self._durable_rows, self.book, self.journal, self.holds, self.borrower, self.settler
