@@ -198,12 +198,13 @@ class Borrower:
 
     async def ask_reclaim(self, key: LeaseKey, amount: int) -> None:
         """Stand in line for this much more, unless PostgreSQL has just heard. Raises StoreUnavailable."""
-        lease = self._book.leases.get(key)
+        view, lease = self._views.get(key), self._book.leases.get(key)
+        if view is None:
+            return  # its window ended while it was borrowed from, and was let go of
         asked_us = self._asked.get(key)
         if asked_us is not None and elapsed_us() - asked_us < ASKED_SECONDS * 1e6:
             return
-        view = self._views.get(key)  # that of a window that has ended may be gone meanwhile
-        if view is not None and view.outstanding > (lease.outstanding if lease else 0):
+        if view.outstanding > (lease.outstanding if lease else 0):
             self._asked[key] = elapsed_us()
             try:
                 await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))

@@ -361,7 +361,7 @@ class World:
     def outage(self, fault: Fault) -> None:
         self.network.up = False
         self.network.incarnation += 1
-        self.timeline.after(fault.for_us, self.network.restart)
+        self.timeline.after(fault.for_us, lambda: None if self.network.up else self.network.restart())
 
     def slow(self, fault: Fault) -> None:
         self.network.delay_us = (1_000, 20_000 + fault.amount % 600_000)

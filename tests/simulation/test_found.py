@@ -1,4 +1,4 @@
-"""Connections that hang, in virtual time: nobody waits for one of them longer than the others can bear."""
+"""What the simulation found in a worker, each by itself: connections that hang, windows that end meanwhile."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,11 +8,14 @@ from uuid import UUID
 
 import pytest
 
-from meterproxy.core.lending import News
+from meterproxy.core.lending import LeaseKey, News
 from meterproxy.errors import StoreUnavailable
+from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import DatabaseClock
+from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.worker import WorkerLedger
+from tests.ledger.memory_store import MemoryStore
 from tests.simulation.borders import simulated
 from tests.simulation.disk import Disk, Owner
 from tests.simulation.timeline import Loop, Timeline
@@ -83,3 +86,16 @@ def test_a_look_at_the_news_that_hangs_is_given_up() -> None:
 
     with simulated(Random(1), lambda *_: None):
         assert run(scenario()) < 10
+
+
+def test_a_window_that_ended_meanwhile_is_asked_of_nobody() -> None:
+    """A request whose window ends while it waits is served or refused, whatever was let go of in between."""
+
+    async def scenario() -> None:
+        store = MemoryStore()
+        session = Session(store, DatabaseClock(), UUID(int=1), UUID(int=2), TTL_SECONDS)
+        await Borrower(store, session, Book()).ask_reclaim(LeaseKey(UUID(int=3), UUID(int=4), 60_000_000), 1)
+        assert not store.reclaims
+
+    with simulated(Random(1), lambda *_: None):
+        assert run(scenario()) == 0
