@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -77,18 +77,15 @@ def cut(number: int, *, off: bool) -> None:
 @contextmanager
 def networks(count: int) -> Iterator[None]:
     """A namespace for each host, with two links. Raises CalledProcessError where that is not allowed."""
-    try:
+    with ExitStack() as stack:
         for number in range(count):
             ip("netns", "add", f"mp-host-{number}")
+            stack.callback(subprocess.run, ["ip", "netns", "del", f"mp-host-{number}"], capture_output=True)
             ip("-n", f"mp-host-{number}", "link", "set", "lo", "up")
             for kind, network in (("mplan", 77), ("mpdb", 78)):
                 _link(f"{kind}{number}", f"mp-host-{number}", f"10.{network}.{number}")
+                stack.callback(subprocess.run, ["ip", "link", "del", f"{kind}{number}"], capture_output=True)
         yield
-    finally:
-        for number in range(count):
-            subprocess.run(["ip", "netns", "del", f"mp-host-{number}"], check=False, capture_output=True)
-            for kind in ("mplan", "mpdb"):
-                subprocess.run(["ip", "link", "del", f"{kind}{number}"], check=False, capture_output=True)
 
 
 def _link(name: str, namespace: str, network: str) -> None:
@@ -235,7 +232,7 @@ def main() -> int:
             return 0 if asyncio.run(campaign(options, directory)) else 1
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        print(f"network namespaces are not allowed here, so this campaign was not run: {said}", file=sys.stderr)
+        print(f"network namespaces cannot be made here, so this campaign was not run: {said}", file=sys.stderr)
         return 2
 
 

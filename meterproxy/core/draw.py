@@ -26,23 +26,24 @@ class Taken(NamedTuple):
     counted: int
 
 
-def consumption(measure: int, how: str, ending: Ending, amount_nanos: int) -> int:
-    """What an ending consumes in a limit's own measure, whatever was held."""
-    if measure == Measure.AMOUNT:
-        return amount_nanos
-    if measure == Measure.TOKENS:
-        return 0 if how == RELEASED else ending.usage.input_tokens + ending.usage.output_tokens
-    if measure == Measure.REQUESTS:
-        return int(how != RELEASED or ending.outcome == Outcome.PROVIDER_ERROR or any(ending.usage))
-    return 0
+def measured(how: str, ending: Ending, amount_nanos: int) -> tuple[int, int, int, int]:
+    """What an ending consumes, whatever was held: by measure, in the order of their numbers."""
+    usage = ending.usage
+    if how == RELEASED:
+        return amount_nanos, int(ending.outcome == Outcome.PROVIDER_ERROR or any(usage)), 0, 0
+    return amount_nanos, 1, usage.input_tokens + usage.output_tokens, 0
 
 
-def taken(record: EndRecord, draw: Draw) -> Taken:
-    """What a record's ending takes of one of its draws."""
-    amount = consumption(draw.measure, record.how, record.ending, record.amount_nanos)
+def taken(record: EndRecord) -> list[Taken]:
+    """What a record's ending takes of each of its draws."""
+    amounts = measured(record.how, record.ending, record.amount_nanos)
+    return [_taken(draw, amounts[draw.measure]) for draw in record.subject.draws]
+
+
+def _taken(draw: Draw, amount: int) -> Taken:
     if draw.counted:
         return Taken(0, 0, amount)
-    return Taken(min(amount, draw.amount), max(amount - draw.amount, 0), 0)
+    return Taken(amount, 0, 0) if amount <= draw.amount else Taken(draw.amount, amount - draw.amount, 0)
 
 
 def deferred(draw: Draw) -> int:

@@ -86,6 +86,8 @@ class Change(NamedTuple):
 class News(NamedTuple):
     """What a worker must hear of: changes, leases that others wait for, where the change counter stands, in which life.
 
+    `served` is what it waits for itself and may borrow now.
+
     `life` is None where the database is another than the one that wrote its life down: it must be met first.
     """
 
@@ -93,6 +95,7 @@ class News(NamedTuple):
     reclaims: tuple[LeaseKey, ...]
     version: int | None = None
     life: UUID | None = None
+    served: tuple[LeaseKey, ...] = ()
 
 
 class Met(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from meterproxy.core.draw import consumption
+from meterproxy.core.draw import measured
 from meterproxy.core.hold import HoldRequest, Rest
 from meterproxy.core.lending import LeaseKey
 from meterproxy.core.limit import Measure
@@ -72,11 +72,11 @@ def _counted(limits: tuple[Planned, ...], request: HoldRequest, session_id: UUID
 
 def consumptions(subject: Subject, how: str, ending: Ending, amount_nanos: int) -> list[int]:
     """What an ending consumes of each lease that its hold had drawn from."""
-    return [
-        consumption(draw.measure, how, ending, amount_nanos) if draw.measure else amount_nanos
-        for draw in subject.draws
-        if not draw.counted
-    ]
+    draws = subject.draws
+    if len(draws) == 1 and not draws[0].counted:
+        return [amount_nanos]
+    amounts = measured(how, ending, amount_nanos)
+    return [amounts[draw.measure] for draw in draws if not draw.counted]
 
 
 def least_rest(plan: Plan, rest_of: RestOf) -> Rest | None:

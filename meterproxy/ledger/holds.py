@@ -57,7 +57,9 @@ from meterproxy.ledger.settle import Settler
 _log: Final = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.25
-"""How often a waiting request asks PostgreSQL again for what others may have given back."""
+"""How often a waiting request looks again, should it have missed what others gave back."""
+SHORTEST_SECONDS: Final = 0.001
+"""Nobody waits for less."""
 
 
 class PlacedHold(Hold, eq=False):
@@ -126,7 +128,7 @@ class Holds:
                 if short is None:
                     continue
                 seconds = (deadline_us - elapsed_us()) / 1e6
-                if short.spent or seconds <= 0:
+                if short.spent or seconds < SHORTEST_SECONDS:
                     return self._refuse(request, plan, short)
                 if short.planned.key not in waited_for:
                     waited_for.add(short.planned.key)
@@ -158,7 +160,7 @@ class Holds:
     async def _wait(self, short: Lacking, seconds: float) -> None:
         """Wait for what is held by others to come back, a moment only: then PostgreSQL is to be asked again."""
         with suppress(StoreUnavailable):
-            await self._borrower.ask_reclaim(short.planned.key, short.amount)
+            await self._borrower.ask_reclaim(short.planned.key, short.amount - self._book.free(short.planned.key))
         await self._borrower.room(short.planned.key, min(seconds, RETRY_SECONDS))
 
     # ── what is left ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,8 +5,10 @@ Rules
 - At most one borrow per limit window is under way; everybody who needs the same window waits for its answer.
 - What PostgreSQL says was granted *in total* is the truth: an answer that got lost is made up for by the next one.
 - A borrow whose answer got lost is repeated under its own id before anything else is borrowed.
-- After "nothing left" nobody asks again for `DENIAL_SECONDS`, unless the limit changes: an empty account in a retry
-  loop does not reach PostgreSQL.
+- After "nothing left" nobody asks again for as much for a second, unless the limit changes or it is this
+  worker's turn in line: an empty account in a retry loop does not reach PostgreSQL.
+- Who waits stands in line at PostgreSQL, and nobody who came later is lent what is wanted there. Holders hear of the
+  line with their next look and give back what is free; the first in line hears with its own that it can borrow.
 - What is given back is out of the book at once; the report is cumulative and may be repeated.
 - A lease stays in the book while its session lives, since PostgreSQL's totals of it go on; what is done in the
   background walks only those that have something to tell or to give back.
@@ -31,17 +33,16 @@ from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.draws import Lacking
 from meterproxy.ledger.ports import SessionStore
 from meterproxy.ledger.session import Session
-from meterproxy.ledger.view import IDLE_SECONDS, MOST_BORROWED, QUICK_SECONDS, View
+from meterproxy.ledger.view import DENIAL_US, IDLE_SECONDS, MOST_BORROWED, QUICK_SECONDS, View
 from meterproxy.runtime.tasks import at_most
 
 T = TypeVar("T")
 
 ANSWER_SECONDS: Final = 5.0
 """How long a request waits for PostgreSQL at most, however that is stuck."""
-DENIAL_SECONDS: Final = 1.0
 QUICK_US: Final = int(QUICK_SECONDS * 1_000_000)
-ASKED_SECONDS: Final = 4.0
-"""How long it is taken for granted that others have heard; PostgreSQL shows them a request for ten seconds."""
+ASKED_SECONDS: Final = 1.5
+"""How long a wish is not told again; PostgreSQL forgets it after three seconds."""
 NEVER_US: Final = -(2**62)
 MOST_AT_ONCE: Final = 64
 """Windows that one statement lends from."""
@@ -99,7 +100,7 @@ class Borrower:
         before, view.used_us = view.used_us, now_us
         if now_us - before >= QUICK_US or self._book.leases[key].free >= view.want // 4:
             return
-        if view.rest >= view.unit > 0 and key not in self._under_way:
+        if view.rest >= view.unit > 0 and key not in self._under_way and not view.refuses(view.unit, now_us):
             self._begin({key: view.unit}, key.account_id)
 
     def potential(self, key: LeaseKey) -> int | None:
@@ -126,6 +127,12 @@ class Borrower:
         if self._changed and (event := self._changed.pop(key, None)) is not None:
             event.set()
 
+    def returned(self, key: LeaseKey) -> None:
+        """There may be more to borrow of this limit than when it was refused: ask again, and wake whoever waits."""
+        if (view := self._views.get(key)) is not None:
+            view.denied_until_us = 0
+            self.freed(key)
+
     # ── asked by requests that must wait ────────────────────────────────────────────────────────────────────────────
 
     async def fetch_rests(self, wanted: Sequence[Planned]) -> None:
@@ -142,10 +149,12 @@ class Borrower:
             StoreUnavailable: PostgreSQL is away, or nothing is lent for now.
             SessionOver: this worker may not borrow any more.
         """
+        now_us = elapsed_us()
         missing = {
-            self._know(planned): amount - free
+            key: amount - free
             for planned, amount in zip(plan.leased, amounts, strict=True)
             if amount > (free := self._book.free(planned.key))
+            and not self._views[key := self._know(planned)].refuses(amount - free, now_us)
         }
         granted = await self._all_borrowed(missing) if missing else frozenset()
         for planned, amount in zip(plan.leased, amounts, strict=True):
@@ -188,12 +197,14 @@ class Borrower:
                     self._unasked.add(key)
 
     async def ask_reclaim(self, key: LeaseKey, amount: int) -> None:
-        """Ask other workers for what they do not use, unless they were just asked. Raises StoreUnavailable."""
-        lease = self._book.leases.get(key)
+        """Stand in line for this much more, unless PostgreSQL has just heard. Raises StoreUnavailable."""
+        view, lease = self._views.get(key), self._book.leases.get(key)
+        if view is None:
+            return  # its window ended while it was borrowed from, and was let go of
         asked_us = self._asked.get(key)
         if asked_us is not None and elapsed_us() - asked_us < ASKED_SECONDS * 1e6:
             return
-        if self._views[key].outstanding > (lease.outstanding if lease else 0):
+        if view.outstanding > (lease.outstanding if lease else 0):
             self._asked[key] = elapsed_us()
             try:
                 await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))
@@ -236,7 +247,7 @@ class Borrower:
         try:
             answers = await self._store.lend(self._session.session_id, borrows)
         except LendingPaused:
-            self._stopped_until_us = elapsed_us() + int(DENIAL_SECONDS * 1e6)
+            self._stopped_until_us = elapsed_us() + DENIAL_US
             raise
         except StoreUnavailable:
             raise  # it may have been lent all the same, so the next borrow is this one again
@@ -256,6 +267,7 @@ class Borrower:
     def _take(self, key: LeaseKey, lent: Lent, life: UUID) -> bool:
         """Take note of an answer; whether there is more here than before."""
         view = self._views[key]
+        need = view.repeat.need if view.repeat else 0
         view.repeat = None
         view.last_borrow_us = elapsed_us()
         news = self._book.take_up(key, lent)
@@ -266,8 +278,7 @@ class Borrower:
         if news > 0:
             view.denied_until_us = 0
             return True
-        view.denied_until_us = elapsed_us() + int(DENIAL_SECONDS * 1e6)
-        view.doublings = 0
+        view.deny(need, elapsed_us())
         return False
 
     def _know(self, planned: Planned) -> LeaseKey:
@@ -285,14 +296,19 @@ class Borrower:
     async def heard(self, news: News) -> None:
         """Take note of changed limits, and give back at once what is free here and others wait for.
 
+        What is free of a limit that people changed is given back too, so that a lower cap is in force at once.
+
         Raises:
             StoreUnavailable: what was not told is told with the next report.
         """
         for change in news.changes:
             if change.kind == "limit" and change.subject_id is not None:
                 for key in self._of_limit.get(change.subject_id, ()):
-                    self._views[key].denied_until_us = 0
-                    self.freed(key)
+                    if change.account_id is not None and self._book.give_back(key):
+                        self._unreported.add(key)
+                    self.returned(key)
+        for key in news.served:
+            self.returned(key)
         await self._make_up(news.reclaims)
         for key in news.reclaims:
             if self._book.give_back(key):
@@ -413,7 +429,10 @@ class Borrower:
         returned = {key: self._book.leases[key].returned for key in self._unreported}
         if returned:
             await self._store.give_back(self._session.session_id, returned)
-            self._unreported -= {key for key, total in returned.items() if self._book.leases[key].returned == total}
+            leases = self._book.leases  # one may have been told by somebody else meanwhile, and let go of
+            self._unreported -= {
+                key for key, total in returned.items() if key not in leases or leases[key].returned == total
+            }
 
     async def _stop_asking(self) -> None:
         for key in list(self._unasked):

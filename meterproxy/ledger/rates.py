@@ -18,19 +18,23 @@ RestOf = Callable[[LeaseKey], int | None]
 
 def rates_of(plan: Plan, now_us: int, rest_of: RestOf) -> Rates | None:
     """The tightest limits of a plan; `rest_of` tells what is left of a window, None where nobody knows."""
-    requests = _tightest(plan, Measure.REQUESTS, now_us, rest_of)
-    tokens = _tightest(plan, Measure.TOKENS, now_us, rest_of)
+    requests = tokens = None
+    for planned in plan.leased:
+        measure = planned.measure
+        if measure is Measure.REQUESTS:
+            requests = _tighter(requests, planned, now_us, rest_of)
+        elif measure is Measure.TOKENS:
+            tokens = _tighter(tokens, planned, now_us, rest_of)
     return Rates(requests, tokens) if requests or tokens else None
 
 
-def _tightest(plan: Plan, measure: Measure, now_us: int, rest_of: RestOf) -> Rate | None:
-    rates = [_rate(planned, now_us, rest_of) for planned in plan.leased if planned.measure is measure]
-    return min(rates, key=lambda rate: (rate.remaining, -rate.reset_us), default=None)
-
-
-def _rate(planned: Planned, now_us: int, rest_of: RestOf) -> Rate:
+def _tighter(known: Rate | None, planned: Planned, now_us: int, rest_of: RestOf) -> Rate:
     limit = planned.limit
     assert limit is not None, "credit is no rate"
     most = (limit.cap or 0) + limit.grace
     rest = rest_of(planned.key)
-    return Rate(most, most if rest is None else min(max(rest, 0), most), max(planned.window.end_us - now_us, 0))
+    remaining = most if rest is None else min(max(rest, 0), most)
+    reset_us = max(planned.window.end_us - now_us, 0)
+    if known is not None and (known.remaining, -known.reset_us) <= (remaining, -reset_us):
+        return known
+    return Rate(most, remaining, reset_us)

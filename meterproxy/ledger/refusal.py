@@ -66,7 +66,8 @@ def _rate_reached(planned: Planned, amount: int, now_us: int, *, spent: bool) ->
         return ApiError(case, message, headers={"x-should-retry": "false"})
     final = spent or planned.measure is Measure.REQUESTS
     wait_us = max(window.end_us - now_us, 1000) if final and window.end_us < FOREVER_US else SOON_US
-    message = f"Rate limit reached for the {_named(planned)}: limit {most}. Please try again in {wait_us / 1e6:.3g}s."
+    wait = f"{wait_us / 1e6:.3g}s" if wait_us < 10 * SOON_US else f"{-(-wait_us // SOON_US)}s"
+    message = f"Rate limit reached for the {_named(planned)}: limit {most}. Please try again in {wait}."
     return ApiError(case, message, headers=_retry_after(wait_us))
 
 

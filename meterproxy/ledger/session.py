@@ -6,14 +6,17 @@ Rules
   shortens it.
 - Without trust no hold is placed and nothing is sent to a provider.
 - A session that somebody else has ended never comes back to life: `over` stays True.
+- A renewal that is not answered until the next one would be due is given up: one connection that hangs must not take
+  the trust with it.
 - A session is renewed only in the life of the database that its leases are known to.
 """
 
 from uuid import UUID
 
-from meterproxy.errors import SessionOver
+from meterproxy.errors import SessionOver, StoreUnavailable
 from meterproxy.ledger.clock import DatabaseClock, elapsed_us
 from meterproxy.ledger.ports import SessionStore
+from meterproxy.runtime.tasks import at_most
 
 RENEWALS_PER_TTL = 3
 UNKNOWN_LIFE = UUID(int=0)
@@ -70,10 +73,13 @@ class Session:
         """Extend the trust. Raises StoreUnavailable, SessionOver, Forgotten."""
         asked = elapsed_us()
         try:
-            now = await self._store.renew_session(self.session_id, self.ttl_seconds, self.life)
+            renewed = self._store.renew_session(self.session_id, self.ttl_seconds, self.life)
+            now = await at_most(self.renewal_seconds, renewed)
         except SessionOver:
             self.over = True
             raise
+        except TimeoutError:
+            raise StoreUnavailable("PostgreSQL does not answer") from None
         self._trust(now, asked)
 
     def _trust(self, database_us: int, asked_us: int) -> None:

@@ -116,6 +116,8 @@ class Settler:
         self.on_told_again: Callable[[], Awaitable[None]] = _nothing
         self.notes: list[NoteObserver] = []
         self.observe: Observer = lambda _endings, _seconds: None
+        self.on_returned: Callable[[LeaseKey], None] = lambda _key: None
+        """Told of each limit window to which the end of a durable hold may have returned something."""
 
     @property
     def queued(self) -> int:
@@ -275,9 +277,12 @@ class Settler:
             if isinstance(item, Noted):
                 self._account_note(item)
             elif not item.accounted and item.record.resource is None:
-                for draw in item.record.subject.draws:
-                    if draw.session_id == self._session_id and (consumed := taken(item.record, draw).consumed):
+                for draw, (consumed, _, _) in zip(item.record.subject.draws, taken(item.record), strict=True):
+                    if consumed and draw.session_id == self._session_id:
                         self._book.settled(_lease_of(item.record.subject, draw), consumed)
+            elif not item.accounted and isinstance(item, Settling):
+                for draw in item.record.subject.draws:
+                    self.on_returned(_lease_of(item.record.subject, draw))
             item.accounted = True
         self._position = position
         self._journal.confirm(position, [item.placed_at for item in items])

@@ -24,6 +24,7 @@ MOST_DOUBLINGS: Final = 14
 FIRST_DOUBLINGS: Final = 4
 MOST_BORROWED: Final = 2**62
 """No limit has this much, so that whoever needs it is told that it is spent."""
+DENIAL_US: Final = 1_000_000
 AHEAD_US: Final = 5_000_000
 """How long before a window ends the next one is borrowed from at the earliest."""
 AHEAD_SHARE: Final = 6
@@ -41,6 +42,8 @@ class View:
     consumed: int = 0
     heard: bool = False
     denied_until_us: int = 0
+    denied: int = 0
+    """The least that PostgreSQL has refused to lend in that time."""
     last_borrow_us: int = 0
     doublings: int = FIRST_DOUBLINGS
     unit: int = 0
@@ -55,6 +58,16 @@ class View:
         """PostgreSQL has told how things stand."""
         self.rest, self.outstanding, self.consumed = rest
         self.heard = True
+
+    def deny(self, need: int, now_us: int) -> None:
+        """PostgreSQL has refused to lend so much: it is not asked for that again for a while."""
+        self.denied = min(need, self.denied) if self.denied_until_us > now_us else need
+        self.denied_until_us = now_us + DENIAL_US
+        self.doublings = 0
+
+    def refuses(self, missing: int, now_us: int) -> bool:
+        """Whether it is known that PostgreSQL would not lend so much right now."""
+        return self.denied_until_us > now_us and missing >= self.denied
 
     def potential(self, lease: Lease | None) -> int:
         """What could be held if every hold ended, as last heard."""
@@ -81,7 +94,8 @@ class View:
         if self.limit is None or self.continued:
             return None
         lead_us = min(AHEAD_US, (self.window.end_us - self.window.start_us) // AHEAD_SHARE)
-        if now_us < self.window.end_us - lead_us + key.limit_id.int % (lead_us // 2 + 1):
+        from_us = self.window.end_us - lead_us + key.limit_id.int % (lead_us // 2 + 1)
+        if not from_us <= now_us < self.window.end_us:
             return None
         window = self.limit.window_at(self.window.end_us)
         return Planned(LeaseKey(key.account_id, key.limit_id, window.start_us), self.limit.measure, window, self.limit)

@@ -19,13 +19,14 @@ from meterproxy.ledger.clock import DatabaseClock
 from meterproxy.ledger.durable import DurableHolds
 from meterproxy.ledger.holds import Holds
 from meterproxy.ledger.journal import Journal
-from meterproxy.ledger.lease import Borrower
+from meterproxy.ledger.lease import ANSWER_SECONDS, Borrower
 from meterproxy.ledger.owners import Owners
 from meterproxy.ledger.ports import DurableStore, OwnerStore, SessionStore, SettleStore
 from meterproxy.ledger.presenter import Presenter
 from meterproxy.ledger.recover import OpenHoldPolicy, prove, replay, take_up
 from meterproxy.ledger.session import UNKNOWN_LIFE, Session
 from meterproxy.ledger.settle import Settler
+from meterproxy.runtime.tasks import at_most
 
 POLL_SECONDS: Final = 0.25
 REPORT_SECONDS: Final = 0.5
@@ -117,6 +118,7 @@ class WorkerLedger:
         )
         self.settler.present = self._present
         self.settler.on_told_again = self._prove
+        self.settler.on_returned = self.borrower.returned
         self.holds = Holds(self.book, self.journal, self.session, self.borrower, self.settler, self._wait_ms)
         self.durable = DurableHolds(
             self._durable_rows, self.book, self.journal, self.holds, self.borrower, self.settler
@@ -222,7 +224,10 @@ class WorkerLedger:
 
     async def look(self) -> None:
         """One look at the news. Raises StoreUnavailable."""
-        news = await self._sessions.poll(self.session.session_id, self._version)
+        try:
+            news = await at_most(ANSWER_SECONDS, self._sessions.poll(self.session.session_id, self._version))
+        except TimeoutError:
+            raise StoreUnavailable("PostgreSQL does not answer") from None
         lost_changes = news.version is not None and news.version < self._version
         if news.life != self.session.life:
             await self._present(forgot=False)

@@ -16,34 +16,40 @@ NEVER_US: Final = 10 * 366 * 86_400 * 1_000_000
 """A window that ends later than this has no end."""
 
 
+_REQUESTS: Final = (
+    b"x-ratelimit-limit-requests",
+    b"x-ratelimit-remaining-requests",
+    b"x-ratelimit-reset-requests",
+)
+_TOKENS: Final = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+
+
 def rate_headers(rates: Rates | None) -> list[Header]:
     """The `x-ratelimit-*` headers of one answer."""
-    if rates is None:
-        return []
     headers: list[Header] = []
-    if rates.requests is not None:
-        headers += _told(b"requests", rates.requests)
-    if rates.tokens is not None:
-        headers += _told(b"tokens", rates.tokens)
+    if rates is not None:
+        if rates.requests is not None:
+            _tell(headers, _REQUESTS, rates.requests)
+        if rates.tokens is not None:
+            _tell(headers, _TOKENS, rates.tokens)
     return headers
 
 
-def _told(measure: bytes, rate: Rate) -> list[Header]:
-    headers = [
-        (b"x-ratelimit-limit-" + measure, b"%d" % rate.limit),
-        (b"x-ratelimit-remaining-" + measure, b"%d" % rate.remaining),
-    ]
+def _tell(headers: list[Header], names: tuple[bytes, bytes, bytes], rate: Rate) -> None:
+    headers.append((names[0], b"%d" % rate.limit))
+    headers.append((names[1], b"%d" % rate.remaining))
     if rate.reset_us < NEVER_US:
-        headers.append((b"x-ratelimit-reset-" + measure, duration(rate.reset_us).encode()))
-    return headers
+        headers.append((names[2], duration(rate.reset_us)))
 
 
-def duration(us: int) -> str:
-    """A time to wait, rounded up to milliseconds."""
-    ms = max(-(-us // 1000), 0)
+def duration(us: int) -> bytes:
+    """A time to wait, rounded up: to milliseconds below a minute, to seconds above."""
+    ms = -(-us // 1000)
     if ms < 1000:
-        return f"{ms}ms"
-    minutes, ms = divmod(ms, 60_000)
-    hours, minutes = divmod(minutes, 60)
-    seconds = f"{ms / 1000:.3f}".rstrip("0").rstrip(".")
-    return f"{f'{hours}h' if hours else ''}{f'{minutes}m' if hours or minutes else ''}{seconds}s"
+        return b"%dms" % max(ms, 0)
+    if ms < 60_000:
+        return b"%gs" % (ms / 1000)
+    minutes, seconds = divmod(-(-ms // 1000), 60)
+    if minutes < 60:
+        return b"%dm%ds" % (minutes, seconds)
+    return b"%dh%dm%ds" % (*divmod(minutes, 60), seconds)

@@ -66,7 +66,13 @@ from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
-from meterproxy.store.upkeep import delete_old_owners, living_workers, make_partitions, self_test
+from meterproxy.store.upkeep import (
+    delete_old_owners,
+    delete_old_windows,
+    living_workers,
+    make_partitions,
+    self_test,
+)
 
 T = TypeVar("T")
 
@@ -289,6 +295,7 @@ class Worker:
             with contextlib.suppress(StoreUnavailable):
                 await make_partitions(self._pool)
                 await delete_old_owners(self._pool)
+                await delete_old_windows(self._pool)
                 await delete_old_crossings(self._pool)
                 await delete_expired(self._pool)
 

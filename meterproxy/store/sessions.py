@@ -168,12 +168,9 @@ class Sessions:
                 for row in rows
                 if row["topic"] == "change"
             ),
-            tuple(
-                LeaseKey(row["account_id"], row["subject_id"], to_us(row["window_start"]))
-                for row in rows
-                if row["topic"] == "reclaim"
-            ),
+            _keys(rows, "reclaim"),
             *next((row["version"], _life(row["kind"])) for row in rows if row["topic"] == "version"),
+            _keys(rows, "served"),
         )
 
     async def change_version(self) -> int:
@@ -187,6 +184,14 @@ async def _refuse(connection: Connection, session_id: UUID) -> NoReturn:
     if await connection.fetchval(_SQL["session_is_over"], session_id):
         raise SessionOver(f"worker session {session_id} is over")
     raise Forgotten(f"worker session {session_id} is not known to this life of the database")
+
+
+def _keys(rows: Sequence[asyncpg.Record], topic: str) -> tuple[LeaseKey, ...]:
+    return tuple(
+        LeaseKey(row["account_id"], row["subject_id"], to_us(row["window_start"]))
+        for row in rows
+        if row["topic"] == topic
+    )
 
 
 def _life(text: str) -> UUID | None:

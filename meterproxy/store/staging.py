@@ -90,8 +90,8 @@ def taken_rows(record: EndRecord) -> Sequence[DrawRow]:
     subject = record.subject
     return [
         DrawRow(subject.request_id, subject.account_id, draw.limit_id, draw.window_start_us, draw.session_id, *amounts)
-        for draw in subject.draws
-        if any(amounts := taken(record, draw))
+        for draw, amounts in zip(subject.draws, taken(record), strict=True)
+        if any(amounts)
     ]
 
 
@@ -134,9 +134,9 @@ def _draws(record: EndRecord) -> bytes | None:
     first = draws[0].session_id
     return orjson.dumps(
         [
-            (str(draw.limit_id), draw.window_start_us, None if draw.session_id == first else str(draw.session_id),
-             draw.amount, *taken(record, draw))
-            for draw in draws
+            (draw.limit_id.hex, draw.window_start_us, None if draw.session_id == first else draw.session_id.hex,
+             draw.amount, *amounts)
+            for draw, amounts in zip(draws, taken(record), strict=True)
         ]
     )  # fmt: skip
 

@@ -50,6 +50,26 @@ async def delete_old_owners(pool: asyncpg.Pool) -> int:
             return total
 
 
+MINUTES_KEPT_SECONDS: Final = 2 * 3600
+"""How long windows by the minute are kept: twice the longest exchange, after which nothing of them can be held."""
+HOURS_KEPT_SECONDS: Final = 2 * 86400
+WINDOWS_AT_ONCE: Final = 5000
+
+
+async def delete_old_windows(pool: asyncpg.Pool) -> int:
+    """Delete windows of rate limits that ended long ago; answers how many. Raises StoreUnavailable."""
+    total = 0
+    while True:
+        async with transaction(pool) as connection:
+            done = await connection.execute(
+                _UPKEEP["delete_old_windows"], MINUTES_KEPT_SECONDS, HOURS_KEPT_SECONDS, WINDOWS_AT_ONCE
+            )
+        deleted = int(done.split()[-1])
+        total += deleted
+        if deleted < WINDOWS_AT_ONCE:
+            return total
+
+
 DURABLE_COMMITS: Final = frozenset({"on", "remote_apply"})
 """Values of `synchronous_commit` under which what was confirmed is there after a power cut, on the standby too."""
 

@@ -3,6 +3,24 @@
 -- A window of a limit without a cap only counts.
 ALTER TABLE limit_windows ALTER COLUMN cap DROP NOT NULL;
 
+-- Those who wait for a limit stand in line by `since`. What they want is set aside: nobody who came later is lent it. A
+-- wish that was not told again for three seconds is none any more.
+ALTER TABLE reclaims ADD COLUMN since timestamptz NOT NULL DEFAULT clock_timestamp();
+
+-- What is set aside for others who wait longer for a limit window than a session does, which may not wait at all.
+CREATE FUNCTION set_aside(p_session_id uuid, p_account_id uuid, p_limit_id uuid, p_window_start timestamptz)
+RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT COALESCE(sum(r.wanted), 0)::bigint FROM reclaims r
+    LEFT JOIN reclaims own ON (own.account_id, own.limit_id, own.window_start) = (r.account_id, r.limit_id, r.window_start)
+        AND own.session_id = p_session_id AND own.asked_at > clock_timestamp() - interval '3 seconds'
+    WHERE r.account_id = p_account_id AND r.limit_id = p_limit_id AND r.window_start = p_window_start
+      AND r.session_id <> p_session_id AND r.asked_at > clock_timestamp() - interval '3 seconds'
+      AND (own.session_id IS NULL OR (r.since, r.session_id) < (own.since, own.session_id))
+$$;
+
+-- Where upkeep finds windows that ended long ago.
+CREATE INDEX limit_windows_by_start ON limit_windows (window_start) WHERE window_start > 'epoch';
+
 -- What a batch adds to limits that nothing is lent from.
 ALTER TABLE draw_staging ADD COLUMN counted bigint NOT NULL DEFAULT 0;
 
@@ -18,7 +36,7 @@ $$;
 
 -- Lend to a session from several limit windows: of each up to its want, at least its need, or nothing; each is answered by
 -- itself, in the order given. Repeating a borrow's id returns its first answer. What is lent shrinks as the cap comes near:
--- beyond the need never more than a quarter of what is left.
+-- beyond the need never more than a quarter of what is left, and never what is set aside for others.
 --
 -- The first who needs a window makes its row, under a lock on its limit, so that a cap that is being changed reaches it.
 -- A limit that was just retired or lost its cap goes on lending until workers have heard of that.
@@ -35,6 +53,7 @@ CREATE FUNCTION lend(
 DECLARE
     wish record;
     amount bigint;
+    room bigint;
     stopped boolean;
     earlier leases%ROWTYPE;
 BEGIN
@@ -61,16 +80,17 @@ BEGIN
         amount := 0;
         number := wish.place;
         rest := COALESCE(wish.cap, 4611686018427387904) - wish.drawn;
+        room := rest - set_aside(p_session_id, wish.account_id, wish.limit_id, wish.window_start);
         SELECT * INTO earlier FROM leases l
             WHERE l.account_id = wish.account_id AND l.limit_id = wish.limit_id AND l.window_start = wish.window_start
               AND l.session_id = p_session_id;
         IF FOUND AND earlier.last_borrow_id = wish.borrow_id THEN
             amount := earlier.last_granted;
-        ELSIF wish.need > 0 AND rest >= wish.need THEN
+        ELSIF wish.need > 0 AND room >= wish.need THEN
             IF stopped THEN
                 RAISE EXCEPTION 'nobody is lent to right now' USING ERRCODE = 'MP003';
             END IF;
-            amount := GREATEST(wish.need, LEAST(wish.want, rest / 4));
+            amount := GREATEST(wish.need, LEAST(wish.want, room / 4));
             UPDATE limit_windows w SET drawn = w.drawn + amount
                 WHERE w.account_id = wish.account_id AND w.limit_id = wish.limit_id
                   AND w.window_start = wish.window_start AND (w.cap IS NULL OR w.drawn + amount <= w.cap);

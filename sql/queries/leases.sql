@@ -82,21 +82,32 @@ WHERE (l.account_id, l.limit_id, l.window_start) = (locked.account_id, locked.li
   AND l.session_id = $1
 
 -- name: ask_reclaim
-INSERT INTO reclaims (account_id, limit_id, window_start, session_id, wanted) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (account_id, limit_id, window_start, session_id) DO UPDATE SET wanted = excluded.wanted, asked_at = now()
+-- Stand in line, or stay there; who has not been heard of for three seconds stands at its end again.
+INSERT INTO reclaims AS r (account_id, limit_id, window_start, session_id, wanted, asked_at)
+VALUES ($1, $2, $3, $4, $5, clock_timestamp())
+ON CONFLICT (account_id, limit_id, window_start, session_id) DO UPDATE SET wanted = excluded.wanted,
+    asked_at = excluded.asked_at,
+    since = CASE WHEN r.asked_at > excluded.asked_at - interval '3 seconds' THEN r.since ELSE excluded.since END
 
 -- name: end_reclaim
 DELETE FROM reclaims WHERE account_id = $1 AND limit_id = $2 AND window_start = $3 AND session_id = $4
 
 -- name: poll
--- One look at all that a worker must hear of: changes since the version it knows, others who wait for its leases, and
+-- One look at all that a worker must hear of: changes since the version it knows, others who wait for its leases, what it
+-- waits for itself and can have now, and
 -- where the counter stands (a failover may have set it back) in which life of the database.
 SELECT 'change' AS topic, version, kind, subject_id, account_id, NULL::timestamptz AS window_start
 FROM changes WHERE version > $2
 UNION ALL
 SELECT DISTINCT 'reclaim', 0, '', r.limit_id, r.account_id, r.window_start
 FROM reclaims r JOIN leases l USING (account_id, limit_id, window_start)
-WHERE l.session_id = $1 AND r.session_id <> $1 AND r.asked_at > now() - interval '10 seconds'
+WHERE l.session_id = $1 AND l.granted > l.consumed + l.returned AND r.session_id <> $1
+  AND r.asked_at > clock_timestamp() - interval '3 seconds'
+UNION ALL
+SELECT 'served', 0, '', r.limit_id, r.account_id, r.window_start
+FROM reclaims r JOIN limit_windows w USING (account_id, limit_id, window_start)
+WHERE r.session_id = $1
+  AND w.cap - w.drawn >= r.wanted + set_aside($1, r.account_id, r.limit_id, r.window_start)
 UNION ALL
 SELECT 'version', version, COALESCE(known_life()::text, ''), NULL, NULL, NULL FROM change_counter
 ORDER BY 2

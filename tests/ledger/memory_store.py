@@ -89,7 +89,8 @@ class MemoryStore:
     windows: dict[LeaseKey, Window] = field(default_factory=dict)
     leases: dict[tuple[LeaseKey, UUID], LeaseRow] = field(default_factory=dict)
     sessions: dict[UUID, SessionRow] = field(default_factory=dict)
-    reclaims: set[tuple[LeaseKey, UUID]] = field(default_factory=set)
+    reclaims: dict[tuple[LeaseKey, UUID], int] = field(default_factory=dict)
+    """Who waits for how much, the first in line first."""
     journals: dict[UUID, tuple[int, int]] = field(default_factory=dict)
     balances: dict[UUID, int] = field(default_factory=dict)
     rows: dict[UUID, EndRecord] = field(default_factory=dict)
@@ -199,7 +200,7 @@ class MemoryStore:
         if session is None or session.state not in {"live", "lost"}:
             return 0
         session.state = state
-        self.reclaims = {reclaim for reclaim in self.reclaims if reclaim[1] != session_id}
+        self.reclaims = {asked: wanted for asked, wanted in self.reclaims.items() if asked[1] != session_id}
         total = 0
         for (key, owner), lease in self.leases.items():
             if owner == session_id:
@@ -228,12 +229,27 @@ class MemoryStore:
         """Whether this borrow would be granted anew."""
         lease = self.leases.get((borrow.key, session_id))
         repeated = lease is not None and lease.last[0] == borrow.borrow_id
-        return not repeated and 0 < borrow.need <= _room(self._window(borrow.key))
+        room = _room(self._window(borrow.key)) - self._set_aside(session_id, borrow.key)
+        return not repeated and 0 < borrow.need <= room
+
+    def _waits(self, key: LeaseKey, session_id: UUID) -> bool:
+        """Whether somebody stands in line; here nobody's wish is ever too old."""
+        return (key, session_id) in self.reclaims
+
+    def _set_aside(self, session_id: UUID, key: LeaseKey) -> int:
+        """What others want who have waited longer."""
+        total = 0
+        for (wanted_key, asker), wanted in self.reclaims.items():
+            if (wanted_key, asker) == (key, session_id) and self._waits(key, session_id):
+                break
+            if wanted_key == key and asker != session_id and self._waits(key, asker):
+                total += wanted
+        return total
 
     def _lend(self, session_id: UUID, borrow: Borrow) -> Lent:
         key, window = borrow.key, self._window(borrow.key)
         lease = self.leases.get((key, session_id))
-        room = _room(window)
+        room = _room(window) - self._set_aside(session_id, key)
         amount = 0
         if lease is not None and lease.last[0] == borrow.borrow_id:
             amount = lease.last[1]
@@ -243,7 +259,7 @@ class MemoryStore:
             lease = self.leases.setdefault((key, session_id), LeaseRow())
             lease.granted += amount
             lease.last = (borrow.borrow_id, amount)
-            self.reclaims.discard((key, session_id))
+            self.reclaims.pop((key, session_id), None)
             assert window.cap is None or window.drawn <= window.cap, "nothing is lent above the cap"
         rest = self._rest(session_id, key)
         totals = (lease.granted, lease.returned) if lease else (0, 0)
@@ -278,15 +294,36 @@ class MemoryStore:
                 self.leases[key, session_id].held = amount
 
     async def ask_reclaim(self, session_id: UUID, key: LeaseKey, wanted: int) -> None:
-        self.reclaims.add((key, session_id))
+        self.reclaims[key, session_id] = wanted
 
     async def end_reclaim(self, session_id: UUID, key: LeaseKey) -> None:
-        self.reclaims.discard((key, session_id))
+        self.reclaims.pop((key, session_id), None)
 
     async def poll(self, session_id: UUID, version: int) -> News:
-        wanted = {key for key, asker in self.reclaims if asker != session_id and (key, session_id) in self.leases}
         changes = tuple(change for change in self.changes if change.version > version)
-        return News(changes, tuple(wanted), len(self.changes), self.known_life)
+        return News(
+            changes, self._wanted_of(session_id), len(self.changes), self.known_life, self._served_to(session_id)
+        )
+
+    def _wanted_of(self, session_id: UUID) -> tuple[LeaseKey, ...]:
+        """What this session has leased and others wait for."""
+        keys = {
+            key: None
+            for key, asker in self.reclaims
+            if asker != session_id
+            and self._waits(key, asker)
+            and (lease := self.leases.get((key, session_id))) is not None
+            and lease.outstanding
+        }
+        return tuple(keys)
+
+    def _served_to(self, session_id: UUID) -> tuple[LeaseKey, ...]:
+        """What this session waits for and could be lent."""
+        return tuple(
+            key
+            for (key, asker), wanted in self.reclaims.items()
+            if asker == session_id and _room(self._window(key)) - self._set_aside(session_id, key) >= wanted
+        )
 
     async def change_version(self) -> int:
         return len(self.changes)
@@ -337,9 +374,8 @@ class MemoryStore:
         durable = record.resource is not None
         if durable:
             self.durable[record.subject.request_id].amount = record.amount_nanos
-        for draw in record.subject.draws:
+        for draw, amounts in zip(record.subject.draws, taken(record), strict=True):
             key = LeaseKey(record.subject.account_id, draw.limit_id, draw.window_start_us)
-            amounts = taken(record, draw)
             if durable and deferred(draw):
                 window = self._window(key)
                 window.drawn += amounts.consumed + amounts.overrun - draw.amount

@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -251,7 +251,7 @@ async def test_what_responsive_workers_do_not_use_is_lent_within_a_second(pool: 
         hold = await other.holds.place(hold_request(other, key, 600_000))
         other.holds.release(hold, REFUSED)
     assert await pool.fetchval("SELECT cap - drawn FROM limit_windows") == 0
-    async with responsive(*others):
+    async with responsive(*ledgers):
         hold = await asking.holds.place(hold_request(asking, key, 1_200_000))
     assert await pool.fetchval("SELECT count(*) FROM reclaims") == 0
     asking.holds.release(hold, REFUSED)
@@ -547,7 +547,7 @@ async def test_what_was_lent_unheard_is_given_back_when_another_worker_asks(pool
         await one.holds.place(hold_request(one, key, 900_000))
     assert refused.value.case is Case.UNAVAILABLE
     assert await pool.fetchval("SELECT drawn FROM limit_windows") == 900_000
-    async with responsive(one):
+    async with responsive(one, two):
         hold = await two.holds.place(hold_request(two, key, 1_000_000))
     two.holds.release(hold, REFUSED)
     await one.stop()
@@ -673,3 +673,55 @@ async def test_leases_at_rest_are_not_walked(pool: asyncpg.Pool, tmp_path: Path,
     await ledger.stop()
     assert await pool.fetchval("SELECT sum(drawn) FROM limit_windows") == 7000
     assert await wrong(pool) == set()
+
+
+async def test_what_comes_back_is_set_aside_for_whoever_asked_first(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """A large wish is not starved by small ones that came later; a wish that nobody repeats is forgotten."""
+    key = await customer(pool, 1000)
+    ledgers = [ledger_of(pool, tmp_path / name) for name in "123"]
+    for ledger in ledgers:
+        await ledger.start()
+    holder, first, second = (ledger.session.session_id for ledger in ledgers)
+    sessions, credit = Sessions(pool), key_of(key)
+
+    async def lent(session_id: UUID, need: int) -> int:
+        [answer] = await sessions.lend(session_id, [Borrow(uuid4(), credit, need, need)])
+        return answer.granted
+
+    async def served(session_id: UUID) -> bool:
+        return credit in (await sessions.poll(session_id, 10**9)).served
+
+    assert await lent(holder, 1000) == 1000
+    await sessions.ask_reclaim(first, credit, 500)
+    await sessions.ask_reclaim(second, credit, 100)
+    await sessions.ask_reclaim(first, credit, 500)
+    await sessions.give_back(holder, {credit: 400})
+    assert (await lent(second, 100), await lent(holder, 1)) == (0, 0)
+    assert (await served(first), await served(second)) == (False, False)
+    await sessions.give_back(holder, {credit: 550})
+    assert (await served(first), await served(second)) == (True, False)
+    assert (await lent(second, 100), await lent(first, 500)) == (0, 500)
+    assert await lent(holder, 1) == 0, "the second one in line is the first now"
+    await pool.execute("UPDATE reclaims SET asked_at = asked_at - interval '4 seconds'")
+    assert await lent(holder, 1) == 1
+    for ledger in ledgers:
+        await ledger.stop()
+
+
+async def test_a_retry_loop_on_what_is_held_hardly_reaches_postgresql(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Credit that another worker's running request holds is asked for once a second, however many requests want it."""
+    key = await customer(pool, 1_000_000)
+    one, two = ledger_of(pool, tmp_path / "1"), ledger_of(pool, tmp_path / "2", wait_ms=20)
+    await one.start()
+    await two.start()
+    hold = await one.holds.place(hold_request(one, key, 900_000))
+    store = faulty(two)
+    for _ in range(10):
+        refusals = await asyncio.gather(
+            *(two.holds.place(hold_request(two, key, 500_000)) for _ in range(5)), return_exceptions=True
+        )
+        assert {refusal.case for refusal in refusals if isinstance(refusal, ApiError)} == {Case.CREDIT_HELD}
+    assert store.calls.total() <= 4
+    one.holds.release(hold, REFUSED)
+    await one.stop()
+    await two.stop()

@@ -1,5 +1,6 @@
 """Budgets and rate limits beside credit: all or none, in order, to the last unit, and booked in their own measure."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from meterproxy.errors import ApiError, Case
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.audit import audit
 from meterproxy.store.explain import explain
+from meterproxy.store.limits import Limits
+from meterproxy.store.upkeep import delete_old_windows
 from tests.ledger.bank import NANOS_PER_TOKEN, REFUSED, completed, customer, hold_request, ledger_of, pool_of
 
 CREDIT = 10**9
@@ -304,3 +307,156 @@ async def test_nothing_is_lent_while_lending_is_stopped(pool: asyncpg.Pool, tmp_
     ledger.borrower._stopped_until_us = 0
     ledger.holds.release(await ledger.holds.place(asked(ledger, other, 100)), REFUSED)
     await ledger.stop()
+
+
+@pytest.mark.parametrize("cap", [1, 7, 40])
+async def test_one_worker_alone_can_use_all_requests_of_a_minute(pool: asyncpg.Pool, tmp_path: Path, cap: int) -> None:
+    """To the last one, however it borrows them; and never one more."""
+    key = await customer(pool, CREDIT)
+    await limited(pool, key, limit(key, Measure.REQUESTS, cap, window=WindowKind.MINUTE))
+    ledger = ledger_of(pool, tmp_path, wait_ms=0)
+    await ledger.start()
+    at_us = ledger.clock.now_us()
+    for _ in range(cap):
+        ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 1, occurred_us=at_us)), completed(1))
+    assert (await refused(ledger, key, 1, occurred_us=at_us)).case is Case.REQUESTS_LIMITED
+    await ledger.stop()
+    assert await wrong(pool) == []
+
+
+async def test_workers_together_serve_never_one_more(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Requests, places and a budget under many at once on three workers: each window is used up, none beyond its cap."""
+    key = await customer(pool, CREDIT)
+    requests, places, budget = await limited(
+        pool, key,
+        limit(key, Measure.REQUESTS, 60), limit(key, Measure.CONCURRENT, 5),
+        limit(key, Measure.AMOUNT, 1000 * NANOS_PER_TOKEN),
+    )  # fmt: skip
+    ledgers = [ledger_of(pool, tmp_path / name, wait_ms=20) for name in "123"]
+    for ledger in ledgers:
+        await ledger.start()
+    running = most = served = 0
+
+    async def client(ledger: WorkerLedger) -> None:
+        nonlocal running, most, served
+        for _ in range(10):
+            try:
+                hold = await ledger.holds.place(asked(ledger, key, 10))
+            except ApiError:
+                continue
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+            served += 1
+            ledger.holds.capture(hold, completed(10))
+
+    await asyncio.gather(*(client(ledger) for ledger in ledgers for _ in range(3)))
+    assert most <= 5
+    assert 0 < served <= 60
+    for ledger in ledgers:
+        await ledger.stop()
+    assert await window(pool, requests.limit_id) == {"drawn": served}
+    assert await window(pool, budget.limit_id) == {"drawn": served * 10 * NANOS_PER_TOKEN}
+    assert await pool.fetchval("SELECT drawn FROM limit_windows WHERE limit_id = $1", places.limit_id) == 0
+    assert await wrong(pool) == []
+
+
+async def test_the_next_minute_is_borrowed_from_before_it_begins(
+    pool: asyncpg.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is in use at the end of a window finds the next one leased; the first request of it asks nobody."""
+    key = await customer(pool, CREDIT)
+    await limited(pool, key, limit(key, Measure.REQUESTS, 100, window=WindowKind.MINUTE))
+    ledger = ledger_of(pool, tmp_path, wait_ms=0)
+    await ledger.start()
+    minute = ledger.clock.now_us() // 60_000_000 * 60_000_000
+    monkeypatch.setattr(ledger.clock, "now_us", lambda: minute + 59_900_000)
+    ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 1)), completed(1))
+    await ledger.borrower.report()
+    await ledger.borrower.settle_down()
+    following = asked(ledger, key, 1, occurred_us=minute + 60_000_000)
+    hold = ledger.holds.try_place(following)
+    assert hold is not None
+    ledger.holds.capture(hold, completed(1))
+    await ledger.stop()
+    assert await wrong(pool) == []
+
+
+async def test_a_record_that_no_row_holds_still_counts_in_every_limit(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """What settles alone settles in all measures: with minimal columns, and where not even a row has a place."""
+    key = await customer(pool, CREDIT)
+    requests, tokens, soft = await limited(
+        pool, key,
+        limit(key, Measure.REQUESTS, 5), limit(key, Measure.TOKENS, 1000), limit(key, Measure.AMOUNT, None),
+    )  # fmt: skip
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    for number, trouble in enumerate(("outcome = 'completed'", "true"), 1):
+        ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 100)), completed(40, raw_usage=b"{"))
+        if number == 2:
+            await pool.execute(f"ALTER TABLE usage_events ADD CONSTRAINT trouble CHECK (NOT {trouble}) NOT VALID")
+        await ledger.settler.drain()
+        assert await window(pool, requests.limit_id) == {"drawn": await leased(pool, requests)}
+        assert await counted(pool, soft) == number * 40 * NANOS_PER_TOKEN
+    assert ledger.settler.rejected == 2
+    await ledger.stop()
+    assert await window(pool, requests.limit_id) == {"drawn": 2}
+    assert await window(pool, tokens.limit_id) == {"drawn": 80}
+    assert [result.name for result in await wrong(pool)] == ["no_record_waits_for_a_person"]
+
+
+async def leased(pool: asyncpg.Pool, of: Limit) -> int:
+    return int(await pool.fetchval("SELECT sum(granted - returned) FROM leases WHERE limit_id = $1", of.limit_id))
+
+
+async def counted(pool: asyncpg.Pool, of: Limit) -> int:
+    return int(await pool.fetchval("SELECT counted FROM limit_windows WHERE limit_id = $1", of.limit_id))
+
+
+async def test_old_windows_are_deleted_and_made_anew_by_what_comes_late(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Minutes that nobody holds anything in are gone after two hours, with their leases; days and money stay."""
+    key = await customer(pool, CREDIT)
+    await limited(
+        pool, key,
+        limit(key, Measure.REQUESTS, 10, window=WindowKind.MINUTE), limit(key, Measure.TOKENS, 1000),
+        limit(key, Measure.AMOUNT, CREDIT, window=WindowKind.MINUTE),
+    )  # fmt: skip
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    now = ledger.clock.now_us()
+    for ago in (0, 3 * 3600, 4 * 3600):
+        at_us = now - ago * 1_000_000
+        hold = await ledger.holds.place(asked(ledger, key, 1, occurred_us=at_us))
+        if ago < 4 * 3600:
+            ledger.holds.capture(hold, completed(1))
+    await ledger.settler.drain()
+    await ledger.borrower.report()
+    assert await delete_old_windows(pool) == 1
+    assert await delete_old_windows(pool) == 0
+    ledger.holds.release(hold, REFUSED)
+    await ledger.stop()
+    assert await delete_old_windows(pool) == 1
+    assert await wrong(pool) == []
+
+
+async def test_a_lower_cap_is_in_force_with_the_next_look(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """What a worker was lent under the old cap and has not used goes back at once; a higher cap lets requests pass."""
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path, wait_ms=0)
+    await ledger.start()
+    (requests,) = await limited(pool, key, limit(key, Measure.REQUESTS, 1000))
+    for _ in range(2):
+        ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 100)), completed(60))
+    limits = Limits(pool, "test")
+    await limits.change(requests.limit_id, {"cap": 2})
+    await ledger.look()
+    assert (await refused(ledger, key, 100)).case is Case.REQUESTS_LIMITED
+    await limits.change(requests.limit_id, {"cap": 3})
+    await ledger.look()
+    ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 100)), completed(60))
+    assert (await refused(ledger, key, 100)).case is Case.REQUESTS_LIMITED
+    await ledger.stop()
+    status = await limits.status(requests.limit_id)
+    assert (status.used, status.held, status.remaining) == (3, 0, 0)
+    assert await wrong(pool) == []

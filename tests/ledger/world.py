@@ -182,13 +182,17 @@ class World:
         place, key, amount = self.places[worker], self.key(account), tokens * NANOS_PER_TOKEN
         if answer != "credit_held" or place.ledger is None or self.keys[account].account.limits:
             return answer
-        try:
-            await place.ledger.borrower.ask_reclaim(key, amount)
-        except StoreUnavailable:
-            return "away"
-        looked = [await self.background(other, "look") for other in range(len(self.places)) if other != worker]
-        answer = await self.place(worker, account, tokens)
-        if answer == "credit_held" and set(looked) == {"done"}:
+        ledger = place.ledger
+        with ledger.borrower.in_line(key):
+            try:
+                await ledger.borrower.ask_reclaim(key, amount - ledger.book.free(key))
+            except StoreUnavailable:
+                return "away"
+            others = [other for other in range(len(self.places)) if other != worker]
+            looked = [await self.background(other, "look") for other in (*others, worker)]
+            answer = await self.place(worker, account, tokens)
+        first = not any(other.ledger and key in other.ledger.borrower._asked for other in self.places if other != place)
+        if answer == "credit_held" and set(looked) == {"done"} and first:
             used = sum(
                 amount
                 for told in (self.within, self.unsure)

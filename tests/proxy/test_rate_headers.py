@@ -20,12 +20,13 @@ from meterproxy.proxy.rate_headers import duration, rate_headers
         (72_000_000, "1m12s"),
         (360_000_000, "6m0s"),
         (48_000_000_000, "13h20m0s"),
-        (3_600_500_000, "1h0m0.5s"),
+        (3_600_500_000, "1h0m1s"),
+        (59_951_000, "59.951s"),
     ],
 )
 def test_times_are_written_as_openai_does(us: int, text: str) -> None:
     """Rounded up, so that nobody comes back too soon."""
-    assert duration(us) == text
+    assert duration(us) == text.encode()
 
 
 def test_a_client_is_told_of_both_measures() -> None:

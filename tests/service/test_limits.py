@@ -56,12 +56,15 @@ async def test_a_rate_limit_is_told_and_refuses(shared: Service) -> None:
         assert int(headers["x-ratelimit-remaining-requests"]) < 1000
         assert headers["x-ratelimit-reset-requests"].endswith("s")
         assert "x-ratelimit-limit-tokens" not in headers
-        await shared.admin("PATCH", f"/admin/limits/{made['id']}", {"cap": 0}, status=200)
+        await shared.admin("PATCH", f"/admin/limits/{made['id']}", {"cap": 1}, status=200)
         refused = await refusal(client, openai.RateLimitError)
         assert refused.body["code"] == "rate_limit_exceeded"
         assert refused.body["type"] == "requests"
         assert '"slow start"' in refused.message
-        assert refused.response.headers["x-ratelimit-remaining-requests"] == "0"
+        headers = refused.response.headers
+        assert headers["x-ratelimit-remaining-requests"] == "0"
+        assert 0 < int(headers["retry-after"]) <= 86_400
+        assert int(headers["retry-after-ms"]) <= 1000 * int(headers["retry-after"])
         await shared.admin("PATCH", f"/admin/limits/{made['id']}", {"cap": 50}, status=200)
         await in_force(client, limit_requests="50")
 

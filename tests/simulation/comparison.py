@@ -288,7 +288,8 @@ class Side:
         news = await self.port("poll")(self.id(1, session), self.base + version)
         wanted = [self.number_of(key) for key in news.reclaims]
         changes = [change.version - self.base for change in news.changes]
-        return changes, sorted(wanted), news.version - self.base, news.life == self.life
+        served = sorted(self.number_of(key) for key in news.served)
+        return changes, sorted(wanted), served, news.version - self.base, news.life == self.life
 
     async def _change_version(self) -> Any:
         return await self.port("change_version")() - self.base

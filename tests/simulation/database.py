@@ -14,14 +14,14 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from meterproxy.core.lending import Change, LeaseKey, News, SessionFacts, Totals
+from meterproxy.core.lending import LeaseKey, News, SessionFacts, Totals
 from meterproxy.errors import MeterproxyError, StoreUnavailable
 from tests.ledger.memory_store import MemoryStore
 from tests.simulation.borders import running
 from tests.simulation.timeline import Timeline
 from tests.simulation.words import short
 
-RECLAIM_US = 10_000_000
+RECLAIM_US = 3_000_000
 
 
 class Database(MemoryStore):
@@ -57,7 +57,7 @@ class Database(MemoryStore):
         self.changes = list(kept.pop("changes"))
         for name, rows in kept.items():
             setattr(self, name, {key: copy(row) for key, row in rows.items()})
-        self.reclaims = set()
+        self.reclaims = {}
         self.moved = True
 
     def lent_to(self, key: LeaseKey, session_id: UUID) -> int:
@@ -106,23 +106,18 @@ class Database(MemoryStore):
         return lost
 
     async def ask_reclaim(self, session_id: UUID, key: LeaseKey, wanted: int) -> None:
+        if not self._waits(key, session_id):
+            self.reclaims.pop((key, session_id), None)  # who was away stands at the end again
         await super().ask_reclaim(session_id, key, wanted)
         self._asked_us[key, session_id] = self.now_us
 
+    def _waits(self, key: LeaseKey, session_id: UUID) -> bool:
+        """A wish that was not told again in time is none any more."""
+        return super()._waits(key, session_id) and self._asked_us[key, session_id] > self.now_us - RECLAIM_US
+
     async def poll(self, session_id: UUID, version: int) -> News:
-        fresh_us = self.now_us - RECLAIM_US
-        wanted = sorted(
-            {
-                key
-                for key, asker in self.reclaims
-                if asker != session_id and (key, session_id) in self.leases and self._asked_us[key, asker] > fresh_us
-            },
-            key=lambda key: (key.limit_id, key.window_start_us),
-        )
-        changes: tuple[Change, ...] = ()
-        if version < len(self.changes):
-            changes = tuple(change for change in self.changes if change.version > version)
-        return News(changes, tuple(wanted), len(self.changes), self.known_life)
+        news = await super().poll(session_id, version)
+        return news if version < len(self.changes) else news._replace(changes=())
 
 
 class Network:
@@ -153,6 +148,7 @@ class Network:
         """From now on all is well, and who waits for an answer that will not come learns it now."""
         self.restart()
         self.unreachable.clear()
+        self._arrivals.clear()
         self.delay_us = (100, 2000)
         self.lost = self.unheard = self.late = 0.0
         for give_up in self._unanswered:

@@ -103,7 +103,7 @@ class World:
         self.network.lost = self.network.unheard = self.network.late = self.plan.lost
         self.durable: list[Hold] = []
         self.trace: list[str] = []
-        self.calm = self.stopping = self.forgot = self.abandoned = False
+        self.calm = self.stopping = self.forgot = self.abandoned = self.judging = False
         self.keys = [stranger(number) for number in range(self.plan.accounts)]
         self.limits = [self._limits_of(account) for account in range(self.plan.accounts)]
         self.slots: list[Slot] = []
@@ -142,7 +142,7 @@ class World:
     def _add_host(self, number: int) -> None:
         name = "abc"[number]
         host = Host(
-            name, Disk(self.random, self.now_us), self.random.randint(-20_000, 20_000),
+            name, Disk(self.random, lambda: self.timeline.epoch_us + self.timeline.now_us), self.random.randint(-20_000, 20_000),
             self.random.randint(1, 10**12), self.random.randint(-(10**9), 10**9),
         )  # fmt: skip
         self.slots.extend(Slot(host, slot) for slot in range(self.plan.slots))
@@ -187,7 +187,7 @@ class World:
 
     def _abandon(self, session_id: UUID) -> None:
         """An operator gives up on a lost session; what its worker has spent of it and not settled may be spent again."""
-        if not self.network.up or self.database.sessions[session_id].state != "lost":
+        if not self.network.up or self.judging or self.database.sessions[session_id].state != "lost":
             return
         self.tell("world", f"{short(session_id)} is abandoned")
         self.auditor.counts["abandoned"] += 1
@@ -361,7 +361,7 @@ class World:
     def outage(self, fault: Fault) -> None:
         self.network.up = False
         self.network.incarnation += 1
-        self.timeline.after(fault.for_us, self.network.restart)
+        self.timeline.after(fault.for_us, lambda: None if self.network.up else self.network.restart())
 
     def slow(self, fault: Fault) -> None:
         self.network.delay_us = (1_000, 20_000 + fault.amount % 600_000)
@@ -466,6 +466,7 @@ class World:
     def _check_lively(self) -> None:
         """What is left is to be had by anybody; more than that is spent."""
         self._wait("everything is settled", self._all_settled)
+        self.judging = True
         self._wait("everybody is lent to", lambda: not (self.database.paused or self.database.moved))
         self.timeline.run(self.timeline.now_us + HEARD_US)
         for account in range(len(self.keys)):
@@ -505,8 +506,8 @@ class World:
         lost = self.lost(self.keys[account].credit)
         tokens = (credit.cap - self.auditor.spent(account, self.booked()) - lost) // NANOS_PER_TOKEN
         for name, limit in zip(self.pots_of(account, now_us), self.limits[account], strict=True):
-            pot = self.auditor.pots[name]
-            left = pot.cap - pot.charged - self.lost(LeaseKey(self.keys[account].account_id, limit.limit_id, name[2]))
+            key = LeaseKey(self.keys[account].account_id, limit.limit_id, name[2])
+            left = self.auditor.pots[name].cap - self._used(account, limit)[name[2]] - self.lost(key)
             if limit.measure in {Measure.REQUESTS, Measure.CONCURRENT}:
                 tokens = tokens if left > 0 else 0
             else:
@@ -562,20 +563,26 @@ class World:
             spent = self.auditor.spent(account, booked)
             assert self.database.balances[key.account_id] == self.auditor.caps[account] - spent, "the balance is right"
             self._check_window(key.credit, spent)
-            for number, limit in enumerate(self.limits[account]):
-                self._check_limit(account, number, limit)
+            for limit in self.limits[account]:
+                self._check_limit(account, limit)
 
-    def _check_limit(self, account: int, number: int, limit: Limit) -> None:
+    def _check_limit(self, account: int, limit: Limit) -> None:
         """All windows of a limit hold what the rows come to that were accepted in them."""
-        used: Counter[int] = Counter()
-        for request_id, record in self.database.rows.items():
-            for name in self.auditor.requests[request_id].pots:
-                if name[:2] == (account, number):
-                    used[name[2]] += _consumed(limit.measure, record)
+        used = self._used(account, limit)
         for key in self.database.windows:
             if key.limit_id == limit.limit_id:
                 self._check_window(key, used.pop(key.window_start_us, 0))
         assert not any(used.values()), f"{used} of account {account} are counted nowhere"
+
+    def _used(self, account: int, limit: Limit) -> Counter[int]:
+        """What the rows come to in a limit's measure, by window."""
+        used: Counter[int] = Counter()
+        number = self.limits[account].index(limit)
+        for request_id, record in self.database.rows.items():
+            for name in self.auditor.requests[request_id].pots:
+                if name[:2] == (account, number):
+                    used[name[2]] += _consumed(limit.measure, record)
+        return used
 
     def _check_window(self, key: LeaseKey, used: int) -> None:
         window = self.database.windows[key]

@@ -27,7 +27,7 @@ BREAKS = {
     "each_charge_has_its_row": "DELETE FROM usage_events WHERE amount_nanos = 7000",
     "drawn_is_what_was_lent_and_not_returned": "UPDATE limit_windows SET drawn = drawn + 1",
     "credit_used_is_what_leases_consumed": "UPDATE limit_windows SET late = late + 1",
-    "unspent_is_what_durable_holds_gave_back": "UPDATE durable_holds SET amount_nanos = amount_nanos - 1",
+    "unspent_is_what_durable_holds_gave_back": "UPDATE durable_draws SET consumed = consumed - 1",
     "durable_holds_end_with_their_rows":
         "UPDATE durable_holds SET state = 'open', amount_nanos = NULL, ended_at = NULL",
     "credit_cap_is_credits_and_overdraft": "UPDATE limit_windows SET cap = cap + 1",
