@@ -3,6 +3,8 @@
 Rules
 -----
 - Bodies of at most `DIRECT_BYTES` are read at once: nothing here is on their way.
+- What is left of a body without its long strings is read in pieces (see `pieces`): its members, how many values they
+  hold and whether they have what their readers look for are known before a reader asks.
 - What a reader says of a large body is what it says of the whole: it reads the short document (see `abridged`), and
   where lengths matter it is told those of the whole.
 - Members of few bytes are read from the body itself, whatever strings they have; so nothing is ever written into a
