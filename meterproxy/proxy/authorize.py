@@ -243,7 +243,8 @@ class Authorizer:
         if attempt.counted or not self._worth_counting(attempt):
             return False
         attempt.counted = True
-        texts, known_tokens = request_texts(attempt.asked.endpoint.operation, attempt.asked.members)
+        reading = request_texts(attempt.asked.endpoint.operation, attempt.asked.members)
+        texts, known_tokens = await self._turns.take(reading)
         whole = await self._turns.take(expanding(attempt.asked.members, texts))
         counted = await counted_within(self._counter, attempt.route.model, whole, self._count_seconds)
         if counted is None:

@@ -127,7 +127,7 @@ class Counting:
 
     async def _input(self) -> tuple[int, bool]:
         operation = self._asked.endpoint.operation
-        texts, known_tokens = request_texts(operation, self._asked.members)
+        texts, known_tokens = await self._turns.take(request_texts(operation, self._asked.members))
         counted = await self._count(await self._turns.take(expanding(self._asked.members, texts)))
         beside = self._beside_text()
         if counted is None:

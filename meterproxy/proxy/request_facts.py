@@ -27,7 +27,9 @@ CHOICES_MAXIMUM: Final = 128
 PROMPTS_MAXIMUM: Final = 2048
 """The most inputs that one request may have. Source: OpenAI's API description, `input` of embeddings."""
 SEPARATORS_MAXIMUM: Final = 50_000
-"""The most commas outside of strings in `messages`; a message has two or three, a tool call six."""
+"""The most commas outside of strings in `messages` whose parts have to be told apart; a message has two or three."""
+TEXT_SEPARATORS_MAXIMUM: Final = 250_000
+"""The same for messages that are nothing but text: a million tokens in the smallest of parts."""
 UNCOUNTED_BYTES: Final = 1 << 16
 """Messages of fewer bytes than this are not counted: they cannot hold much."""
 READ_ALWAYS: Final = frozenset({"model", "stream", "stream_options", "service_tier", "prediction", "modalities"})
@@ -76,7 +78,7 @@ def read_facts(operation: str, members: Members, model: str) -> RequestFacts:
         return read_response_facts(members, row.outside)
     messages = members.raw("messages") or b""
     if len(messages) > UNCOUNTED_BYTES:
-        _check_messages(members, messages)
+        _check_messages(members, messages, TEXT_SEPARATORS_MAXIMUM)
     contents = _contents(messages, members)
     text_bytes, own_maximum = len(members.body) - contents.foreign_bytes, _own_maximum(members, row.maxima)
     if contents is _TEXT_ONLY and members.none_of(_UNUSUAL[operation]):
@@ -133,9 +135,9 @@ def _prompts(members: Members, name: str | None) -> int:
     return max(prompts, 1)
 
 
-def _check_messages(members: Members, raw: bytes) -> None:
+def _check_messages(members: Members, raw: bytes, most_commas: int) -> None:
     """Refuse messages of which too many objects would be built."""
-    if members.dense("messages", raw, SEPARATORS_MAXIMUM):
+    if members.dense("messages", raw, most_commas):
         raise ApiError(Case.MALFORMED, "'messages' has too many parts.", param="messages")
 
 
@@ -179,6 +181,8 @@ _TEXT_ONLY: Final = _Contents()
 def _contents(raw: bytes, members: Members) -> _Contents:
     if not _may_be_more_than_text(members, raw):
         return _TEXT_ONLY
+    if len(raw) > UNCOUNTED_BYTES:
+        _check_messages(members, raw, SEPARATORS_MAXIMUM)
     length = members.length
     try:
         messages = _MESSAGES.decode(raw)

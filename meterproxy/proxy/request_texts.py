@@ -9,7 +9,8 @@ Rules
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,8 @@ from meterproxy.proxy.body import Members, without_surrogates
 from meterproxy.proxy.response_texts import response_request_texts
 
 _EMPTY: Final = re.compile(rb"\[\s*\]")
+TEXTS_STEP: Final = 4096
+"""Texts that are gathered in one step, a millisecond or two."""
 _MODEL_READS: Final = ("tools", "functions", "response_format")
 
 
@@ -49,13 +52,15 @@ class _Message(msgspec.Struct):
 _MESSAGES: Final = msgspec.json.Decoder(list[_Message])
 
 
-def request_texts(operation: str, members: Members) -> tuple[list[str], int]:
-    """The texts of a request, and how many tokens it brings as ids."""
+def request_texts(operation: str, members: Members) -> Generator[None, None, tuple[list[str], int]]:
+    """The texts of a request, and how many tokens it brings as ids; found in steps."""
     if operation == "chat":
-        return list(_chat_texts(members)), 0
+        texts = yield from _gathered(_chat_texts(members))
+        return list(filter(None, texts)), 0
     if operation == "response":
-        return list(response_request_texts(members)), 0
-    texts: list[str] = []
+        texts = yield from _gathered(response_request_texts(members))
+        return texts, 0
+    texts = []
     known_tokens = 0
     for name in ("prompt", "input", "suffix"):
         raw = members.raw(name)
@@ -66,14 +71,25 @@ def request_texts(operation: str, members: Members) -> tuple[list[str], int]:
     return texts, known_tokens
 
 
+def _gathered(source: Iterator[str]) -> Generator[None, None, list[str]]:
+    texts: list[str] = []
+    while True:
+        found = list(islice(source, TEXTS_STEP))
+        texts += found
+        if len(found) < TEXTS_STEP:
+            return texts
+        yield
+
+
 def _chat_texts(members: Members) -> Iterator[str]:
+    """The texts, and empty ones where a part has none."""
     raw = members.raw("messages") or b"[]"
     messages = _messages(raw)
     if messages is None:
         yield members.written("messages")
     else:
         for message in messages:
-            yield from filter(None, _message_texts(message))
+            yield from _message_texts(message)
     for name in _MODEL_READS:
         if not members.absent(name):
             yield members.written(name)
@@ -93,6 +109,7 @@ def _message_texts(message: _Message) -> Iterator[str]:
     if isinstance(message.content, list):
         for part in message.content:
             yield from _strings(part.text, part.refusal)
+            yield ""
     else:
         yield from _strings(message.content)
     yield from _strings(message.refusal, message.reasoning_content, message.name)

@@ -162,7 +162,7 @@ def _never_fails(body: bytes) -> None:
             mentions = mentions_of(asked.members, endpoint.mentions, endpoint.marks)
             if endpoint.way is Way.METERED:
                 read_facts(endpoint.operation, asked.members, asked.model)
-                request_texts(endpoint.operation, asked.members)
+                finished(request_texts(endpoint.operation, asked.members))
         except ApiError:
             continue
         _mentioned(asked.members, mentions)
@@ -184,7 +184,7 @@ def same_in_steps(body: bytes, step_bytes: int) -> None:
     direct = _said(lambda name: scan(body, frozenset({*WANTED, name})), "input")
     with _small(step_bytes):
         stepped = _said(
-            lambda name: _finished(large_body.scanning(body, frozenset({*WANTED, name}), NONCE, (CHAT_MARKS,))), "input"
+            lambda name: finished(large_body.scanning(body, frozenset({*WANTED, name}), NONCE, (CHAT_MARKS,))), "input"
         )
         assert (stepped is ApiError) == (direct is ApiError)
         if direct is ApiError:
@@ -212,13 +212,14 @@ def _same_contents(stepped: Members, direct: Members, name: str) -> None:
 
 
 def _same_texts(operation: str, stepped: Members, direct: Members) -> None:
-    texts, known_tokens = request_texts(operation, stepped)
-    whole, known = request_texts(operation, direct)
+    texts, known_tokens = finished(request_texts(operation, stepped))
+    whole, known = finished(request_texts(operation, direct))
     assert (len(texts), known_tokens) == (len(whole), known)
-    assert "".join(_finished(large_body.expanding(stepped, texts))) == "".join(whole)
+    assert "".join(finished(large_body.expanding(stepped, texts))) == "".join(whole)
 
 
-def _finished(work: "Generator[None, None, Any]") -> Any:
+def finished(work: "Generator[None, None, Any]") -> Any:
+    """The result of work in steps."""
     while True:
         try:
             next(work)

@@ -14,11 +14,11 @@ from meterproxy.proxy import large_body, plain
 from meterproxy.proxy.abridged import STEP_BYTES, abridging
 from meterproxy.proxy.body import scan
 from meterproxy.proxy.large_body import abridged, expanding, scanning
-from meterproxy.proxy.mentions import MARKS, mentions_of
+from meterproxy.proxy.mentions import ESCAPED, MARKS, mentions_of
 from meterproxy.proxy.outline import counts
 from meterproxy.proxy.pieces import walking
-from meterproxy.proxy.request_facts import read_facts
-from meterproxy.proxy.request_texts import request_texts
+from meterproxy.proxy.request_facts import MORE, read_facts
+from meterproxy.proxy.request_texts import TEXTS_STEP, request_texts
 from meterproxy.proxy.turns import Turns
 from tests.fuzz.body import same_in_steps
 from tests.proxy.house import built
@@ -80,9 +80,9 @@ def test_texts_come_back_whole(name: str) -> None:
     filling = FILLINGS[name]
     body = chat(filling * (MIB // len(filling)))
     members, _ = run(scanning(body, READ, NONCE))
-    texts, known = request_texts("chat", members)
+    (texts, known), _ = run(request_texts("chat", members))
     pieces, steps = run(expanding(members, texts))
-    whole, _ = request_texts("chat", scan(body, READ))
+    (whole, _), _ = run(request_texts("chat", scan(body, READ)))
     assert ("".join(pieces), known, len(texts)) == ("".join(whole), 0, len(whole))
     assert steps >= MIB // STEP_BYTES
 
@@ -256,6 +256,17 @@ def test_reads_structure_in_small_steps(name: str) -> None:
     assert members.counts("messages", raw, MIB) == counts(raw, MIB)
     walked, _ = run(walking(members.document, members.abridged.rests))
     assert max(piece.end - piece.start for piece in walked.pieces) < 2 * STEP_BYTES
+
+
+def test_a_hundred_thousand_parts_of_text_are_a_request() -> None:
+    """A context of a million tokens in small parts is read, bounded and counted, and nothing of it in one step."""
+    part = b'{"type":"text","text":"lorem ipsum dolor sit amet consectetur"},'
+    body = b'{"messages":[{"role":"user","content":[%b]}],"model":"m"}' % (part * 100_000)[:-1]
+    members, steps = run(scanning(body, READ, NONCE, (MORE, ESCAPED)))
+    assert steps > 3 * len(body) // STEP_BYTES
+    assert read_facts("chat", members, "m").text_bytes == len(body)
+    (texts, _), steps = run(request_texts("chat", members))
+    assert (len(texts), steps) == (100_000, 2 * 100_000 // TEXTS_STEP)
 
 
 def test_refuses_what_no_request_has() -> None:

@@ -9,8 +9,15 @@ import pytest
 from meterproxy.core.bound import RequestFacts
 from meterproxy.errors import ApiError
 from meterproxy.proxy.body import scan
-from meterproxy.proxy.request_facts import PROMPTS_MAXIMUM, SEPARATORS_MAXIMUM, members_read, read_facts
+from meterproxy.proxy.request_facts import (
+    PROMPTS_MAXIMUM,
+    SEPARATORS_MAXIMUM,
+    TEXT_SEPARATORS_MAXIMUM,
+    members_read,
+    read_facts,
+)
 from meterproxy.proxy.request_texts import request_texts
+from tests.fuzz.body import finished
 
 PICTURE = "data:image/png;base64," + "A" * 40_000
 
@@ -150,7 +157,7 @@ def test_lists_of_prompts(raw: bytes, prompts: int, texts: tuple[list[str], int]
     """Ids, however many, are one prompt a list, and what texts look like does not matter."""
     body = b'{"model":"m","input":%b}' % raw
     assert facts_of("embedding", body)[0].prompts == prompts
-    assert request_texts("embedding", scan(body, members_read("embedding"))) == texts
+    assert finished(request_texts("embedding", scan(body, members_read("embedding")))) == texts
 
 
 PART = b'{"type":"image_url","image_url":{"url":"x"}}'
@@ -159,8 +166,8 @@ PART = b'{"type":"image_url","image_url":{"url":"x"}}'
 @pytest.mark.parametrize(
     "messages",
     [
-        listed(b"{}", SEPARATORS_MAXIMUM + 2),
-        listed(b'{"role":"user","content":"a"}', SEPARATORS_MAXIMUM),
+        listed(b"{}", TEXT_SEPARATORS_MAXIMUM + 2),
+        listed(b'{"role":"user","content":"a"}', TEXT_SEPARATORS_MAXIMUM // 2 + 1),
         b'[{"role":"user","content":%b}]' % listed(PART, SEPARATORS_MAXIMUM),
         b'[{"content":[{"type":%b}]}]' % listed(b"1", SEPARATORS_MAXIMUM + 2),
     ],
@@ -195,7 +202,7 @@ def test_choices_of_completions() -> None:
 
 
 def texts_of(operation: str, body: dict[str, Any]) -> tuple[list[str], int]:
-    return request_texts(operation, scan(orjson.dumps({"model": "m", **body}), members_read(operation)))
+    return finished(request_texts(operation, scan(orjson.dumps({"model": "m", **body}), members_read(operation))))
 
 
 def test_texts_of_chat() -> None:
@@ -227,7 +234,7 @@ def test_texts_that_cannot_be_read_are_counted_whole() -> None:
 def test_lone_surrogates() -> None:
     """Half a character does not hide the other texts."""
     body = b'{"model":"m","messages":[{"role":"user","content":"a \\ud800 b"}]}'
-    [text] = request_texts("chat", scan(body, members_read("chat")))[0]
+    [text] = finished(request_texts("chat", scan(body, members_read("chat"))))[0]
     assert text.startswith("a ")
 
 

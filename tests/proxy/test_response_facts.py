@@ -11,6 +11,7 @@ from meterproxy.proxy.endpoints import find_endpoint
 from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.request_texts import request_texts
 from meterproxy.proxy.response_facts import AUDIO_UNBOUNDED, TOOL_CALLS_DEFAULT, tool_calls_edit
+from tests.fuzz.body import finished
 
 MEMBERS = find_endpoint("POST", "/v1/responses").route.members
 DATA = "data:image/png;base64," + "A" * 5000
@@ -203,5 +204,5 @@ def test_texts_to_count() -> None:
             {"type": "function_call_output", "call_id": "c", "output": "Yes."},
         ],
     )
-    assert request_texts("response", read) == (["Hi", "f", "{}", "Yes.", '"Be kind."'], 0)
-    assert request_texts("response", members_of(input="Hello")) == (["Hello"], 0)
+    assert finished(request_texts("response", read)) == (["Hi", "f", "{}", "Yes.", '"Be kind."'], 0)
+    assert finished(request_texts("response", members_of(input="Hello"))) == (["Hello"], 0)
