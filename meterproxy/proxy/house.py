@@ -84,7 +84,7 @@ class House:
             ports,
             router,
             Models(router),
-            Ownership(ports.owners),
+            Ownership(ports.owners, turns),
             Authorizer(ports.ledger, ports.counter, settings, turns),
             FreeHouse(router, ports.clock, ports.owners, background, pool, turns, settings.keepalive_seconds),
             Idempotency(ports.idempotency, ports.observer, settings),

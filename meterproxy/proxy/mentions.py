@@ -14,7 +14,7 @@ Rules
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -38,6 +38,8 @@ MENTIONS_MAXIMUM: Final = 4096
 """The most ids that one request may name: each may have to be looked up."""
 SEPARATORS_MAXIMUM: Final = 50_000
 """The most commas outside of strings in a member that has to be read."""
+WALK_STEP: Final = 2048
+"""Values that are looked at in one step, about a millisecond."""
 SMALL_BYTES: Final = 1 << 16
 """Members of fewer bytes than this are not counted: they cannot hold much."""
 
@@ -126,7 +128,18 @@ class Mention(NamedTuple):
 
 
 def mentions_of(members: Members, names: Iterable[str], marks: Marks) -> list[Mention]:
-    """The resources that these members of a body name, each once.
+    """The resources that these members of a body name, each once; see `mentioning`."""
+    work = mentioning(members, names, marks)
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            found: list[Mention] = done.value
+            return found
+
+
+def mentioning(members: Members, names: Iterable[str], marks: Marks) -> Generator[None, None, list[Mention]]:
+    """The resources that these members of a body name, each once, found in steps.
 
     Raises:
         ApiError: MALFORMED where a member cannot be read in one way only, or names too much.
@@ -138,8 +151,12 @@ def mentions_of(members: Members, names: Iterable[str], marks: Marks) -> list[Me
             continue
         if name not in NAMES and (raw.startswith(b'"') or not _member_may_mention(members, name, raw, marks)):
             continue
-        for kind, id_ in _walk(name, _read(members, name, raw)):
-            found.setdefault((kind, id_), Mention(kind, id_, name))
+        value = _read(members, name, raw)
+        for named in _walk(name, value):
+            if named is None:
+                yield
+                continue
+            found.setdefault(named, Mention(*named, name))
             if len(found) > MENTIONS_MAXIMUM:
                 raise ApiError(Case.MALFORMED, f"A request may name at most {MENTIONS_MAXIMUM} ids.", param=name)
     return list(found.values())
@@ -175,14 +192,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _walk(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Every kind and id in a top-level member's value."""
+def _walk(name: str, value: Any) -> Iterator[tuple[str, str] | None]:
+    """Every kind and id in a top-level member's value; None where enough was looked at for one step."""
     if name in ITEMS and isinstance(value, list):
         for item in value:
             if isinstance(item, dict):
                 yield from ((ITEM, id_) for id_ in _texts_of(item, "id"))
     pending: list[tuple[str, Any]] = [(name, value)]
+    left = WALK_STEP
     while pending:
+        left -= 1
+        if not left:
+            left = WALK_STEP
+            yield None
         name, value = pending.pop()
         if (kind := NAMES.get(name) or NAMES.get(name.casefold())) is not None:
             for id_ in _named(value, objects_only=name.casefold() in OBJECTS_ONLY):

@@ -37,8 +37,9 @@ from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.endpoints import WITHIN
 from meterproxy.proxy.large_body import DIRECT_BYTES
-from meterproxy.proxy.mentions import Mention, may_mention, mentions_of
+from meterproxy.proxy.mentions import SMALL_BYTES, Mention, may_mention, mentioning, mentions_of
 from meterproxy.proxy.ports import Owners
+from meterproxy.proxy.turns import Turns
 
 WORDS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -85,8 +86,9 @@ NOTHING: Final = Owned()
 class Ownership:
     """Checks requests before they are routed."""
 
-    def __init__(self, owners: Owners) -> None:
+    def __init__(self, owners: Owners, turns: Turns) -> None:
         self._owners = owners
+        self._turns = turns
 
     async def check(self, asked: Asked, ids: tuple[str, ...], query: str, account_id: UUID) -> Owned:
         """Find everything that a request mentions.
@@ -94,8 +96,16 @@ class Ownership:
         Raises:
             ApiError: RESOURCE_NOT_FOUND, UNAVAILABLE; MALFORMED where the body cannot be read in one way only.
         """
-        mentions = [*_in_path(asked, ids), *_in_query(asked, query), *_in_body(asked)]
+        in_body = await self._in_body(asked) if len(asked.members.document) > SMALL_BYTES else _in_body(asked)
+        mentions = [*_in_path(asked, ids), *_in_query(asked, query), *in_body]
         return await self._find_all(mentions, account_id) if mentions else NOTHING
+
+    async def _in_body(self, asked: Asked) -> list[Mention]:
+        """What a large body mentions, found in steps."""
+        endpoint = asked.endpoint
+        if not in_body(asked):
+            return []
+        return await self._turns.take(mentioning(asked.members, endpoint.mentions, endpoint.marks))
 
     async def _find_all(self, mentions: list[Mention], account_id: UUID) -> Owned:
         """What memory knows decides first; the rest is looked up, ever more at a time, up to the first miss."""

@@ -175,6 +175,20 @@ async def test_a_large_request_is_answered_and_charged(stream: bool) -> None:
         assert [row.source for row in house.ledger.rows] == ["provider"]
 
 
+@pytest.mark.parametrize("parts", [2_000, 8_000])
+async def test_a_foreign_file_is_found_among_many_parts(parts: int) -> None:
+    """What is another's is 404 behind thousands of parts too, whether the body is read at once or in steps."""
+    async with built() as house:
+        part = {"type": "input_text", "text": "lorem ipsum"}
+        content = [*[part] * parts, {"type": "input_file", "file_id": "file-foreign"}]
+        body = json.dumps({"model": "gpt-4o-mini", "input": [{"role": "user", "content": content}]}).encode()
+        assert len(body) > large_body.SMALL_BYTES
+        answer = await house.ask("/v1/responses", body=body)
+        assert answer.status == 404
+        assert b"file-foreign" in answer.body
+        assert not await house.calls()
+
+
 async def test_a_large_answer_is_counted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a provider says at length is counted to its last word where it tells no usage."""
     for module in (plain, large_body):

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from meterproxy.core.resource import FILE
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import scan
-from meterproxy.proxy.mentions import CHAT_MARKS, MARKS, NAMES, OWN_NAMES, Mention, may_mention, mentions_of
+from meterproxy.proxy.mentions import (
+    CHAT_MARKS,
+    MARKS,
+    NAMES,
+    OWN_NAMES,
+    WALK_STEP,
+    Mention,
+    may_mention,
+    mentioning,
+    mentions_of,
+)
 
 REQUESTS = """
 responses.response_create_params.ResponseCreateParamsNonStreaming
@@ -147,3 +157,12 @@ def test_what_can_be_read_in_two_ways(item: str) -> None:
     with pytest.raises(ApiError) as refused:
         mentions_of(members, ("input",), MARKS)
     assert refused.value.case is Case.MALFORMED
+
+
+def test_looks_through_a_long_list_in_steps() -> None:
+    """What a history of thousands of parts mentions is found, and nobody waits until all of it was looked at."""
+    part = b'{"type":"input_text","text":"a"}'
+    body = b'{"input":[{"content":[%b]},{"file_id":"file-1"}]}' % b",".join([part] * 10_000)
+    read = scan(body, frozenset({"input"}))
+    assert mentions_of(read, ("input",), MARKS) == [Mention(FILE, "file-1", "input")]
+    assert sum(1 for _ in mentioning(read, ("input",), MARKS)) > 10_000 // WALK_STEP
