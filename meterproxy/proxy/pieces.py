@@ -7,7 +7,7 @@ what came before. So a piece is valid where it stands if it is valid between bra
 Rules
 -----
 - The decoder that reads small bodies reads the pieces: nothing is accepted that it would not accept.
-- What has no comma for a megabyte is a number, or space, without end, and is refused.
+- What has no comma for `GAP_MAXIMUM` bytes is a number, or space, without end, and is refused.
 - How many values there are is counted on the way, piece by piece: nobody has to look through the whole for that.
 """
 
@@ -15,10 +15,10 @@ import re
 from collections.abc import Generator, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from meterproxy.proxy.body import MEMBERS_MAXIMUM, refuse, too_many_members, value_lengths
+from meterproxy.proxy.body import MEMBERS_MAXIMUM, Malformed, refuse, too_many_members, value_lengths
 from meterproxy.proxy.outline import Counts, counts_of, outline
 
-GAP_MAXIMUM: Final = 1 << 20
+GAP_MAXIMUM: Final = 1 << 18
 """The most bytes without a comma outside of strings."""
 BRACKETS_STEP: Final = 1 << 14
 """Brackets that are looked at one by one in one step: about a millisecond."""
@@ -75,7 +75,7 @@ def _cuts(document: bytes, rests: Sequence[int]) -> Iterator[tuple[int, int]]:
                 yield start, found.end()
                 start = found.end()
             elif rest - start >= GAP_MAXIMUM:
-                refuse()
+                raise Malformed(f"The JSON body has {GAP_MAXIMUM} bytes without a comma outside of its strings.")
     yield start, len(document)
 
 
