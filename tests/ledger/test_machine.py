@@ -354,7 +354,7 @@ async def fail_over_and_go_on(script: list[Operation]) -> None:
         await world.finish()
         check_end(store, world)
         assert not any(window.late for window in store.windows.values())
-        assert all(w.cap is None or w.drawn - w.counted <= w.cap for w in store.windows.values())
+        assert all(w.cap is None or w.drawn - w.counted - w.overrun <= w.cap for w in store.windows.values())
     finally:
         tidy(world.root)
 

@@ -48,7 +48,7 @@ async def test_two_borrowers_share_a_credit_without_overspending(database: str, 
     """What one worker has leased the other cannot spend; what it does not use comes back on request."""
     async with pool_of(database) as pool:
         key = await customer(pool, 1_000_000)
-        one, two = ledger_of(pool, tmp_path / "1"), ledger_of(pool, tmp_path / "2")
+        one, two = ledger_of(pool, tmp_path / "1"), ledger_of(pool, tmp_path / "2", wait_ms=2000)
         await one.start()
         await two.start()
         hold = await one.holds.place(hold_request(one, key, 400_000))
