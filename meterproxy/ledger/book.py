@@ -150,7 +150,7 @@ class Book:
         """Hold an amount of every lease named, or of none."""
         drawn: list[tuple[Lease, int]] = []
         for key, amount in draws:
-            lease = self.leases.get(key) or (self.leases.setdefault(key, Lease()) if amount == 0 else None)
+            lease = self.leases.get(key) or (Lease() if amount == 0 else None)  # of no use to anybody else
             if lease is None or lease.free < amount:
                 short = Short(key, amount - (lease.free if lease else 0))
                 _undraw(drawn)

@@ -60,6 +60,8 @@ RETRY_SECONDS: Final = 0.25
 """How often a waiting request looks again, should it have missed what others gave back."""
 SHORTEST_SECONDS: Final = 0.001
 """Nobody waits for less."""
+BOUNDLESS: Final = Rest(MAX_NANOS, None)
+"""What is left of limits that refuse nothing."""
 
 
 class PlacedHold(Hold, eq=False):
@@ -166,12 +168,16 @@ class Holds:
     # ── what is left ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def rest(self, request: HoldRequest) -> Rest | None:
-        """See `proxy.ports.Ledger.rest`."""
+        """See `proxy.ports.Ledger.rest`; in shadow mode nothing is cut down to what is left."""
+        if self.shadow:
+            return BOUNDLESS
         plan = plan_for(request.key, request.operation, request.model, request.occurred_us)
         return least_rest(plan, self._borrower.rest)
 
     async def fetch_rest(self, request: HoldRequest) -> Rest:
         """See `proxy.ports.Ledger.fetch_rest`."""
+        if self.shadow:
+            return BOUNDLESS
         plan = plan_for(request.key, request.operation, request.model, request.occurred_us)
         try:
             await self._borrower.fetch_rests([planned for planned in plan.leased if planned.measure in MEASURED])

@@ -242,12 +242,15 @@ class Borrower:
         self._active.update(dict.fromkeys(missing))
         if self._stopped_until_us > elapsed_us():
             raise LendingPaused("nothing is lent for now")
+        new = [key for key in missing if self._views[key].repeat is None]
         borrows = [self._borrow_of(key, min(amount, MOST_BORROWED)) for key, amount in missing.items()]
         life = self._session.life
         try:
             answers = await self._store.lend(self._session.session_id, borrows)
         except LendingPaused:
             self._stopped_until_us = elapsed_us() + DENIAL_US
+            for key in new:
+                self._views[key].repeat = None  # the answer is here: nothing was lent
             raise
         except StoreUnavailable:
             raise  # it may have been lent all the same, so the next borrow is this one again
@@ -368,6 +371,7 @@ class Borrower:
             del self._views[key]
             self._book.forget(key)
             self._asked.pop(key, None)
+            self._changed.pop(key, None)
             self._of_limit[key.limit_id].remove(key)
             if not self._of_limit[key.limit_id]:
                 del self._of_limit[key.limit_id]
@@ -402,7 +406,10 @@ class Borrower:
         return totals
 
     async def _make_up(self, keys: Iterable[LeaseKey]) -> None:
-        """Hear what became of borrows whose answers got lost: what was lent unheard is out of everybody's reach."""
+        """Hear what became of borrows whose answers got lost: what was lent unheard is out of everybody's reach.
+
+        While nothing is lent it stays so, and keeps nobody from giving back.
+        """
         lost = {
             key: view.repeat.need
             for key in keys
@@ -410,7 +417,8 @@ class Borrower:
         }
         if lost:
             self._begin({key: need for key, need in lost.items() if key not in self._under_way}, None)
-            await _answered(_all({self._under_way[key]: None for key in lost}))
+            with suppress(LendingPaused):
+                await _answered(_all({self._under_way[key]: None for key in lost}))
 
     async def _report_held(self) -> None:
         held = {

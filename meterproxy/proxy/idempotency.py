@@ -54,6 +54,8 @@ ASKED_AT_ONCE: Final = 2
 TOLD_AT_ONCE: Final = 32
 TOLD_AT_ONCE_BYTES: Final = 4 << 20
 """Of answers; a batch that is longer than one has no more than that."""
+MOST_UNTOLD: Final = 10_000
+"""Ends that PostgreSQL has not heard of; with more of them nobody claims anything."""
 RETRY_SECONDS: Final = 1.0
 PIECE_BYTES: Final = 65536
 
@@ -133,14 +135,15 @@ class Idempotency:
             return await self._asked(request)
 
     async def _asked(self, request: ClaimRequest) -> Found:
+        if len(self._ended) >= MOST_UNTOLD:
+            raise _unavailable()
         try:
             return await self._store.claim(request)
         except BaseException as error:
             # It may have been claimed all the same, and nobody would ever end it.
             self._tell(EndedClaim(request, ClaimEnd.RELEASED))
             if isinstance(error, StoreUnavailable):
-                message = f"Whether this '{HEADER}' was used before cannot be looked up right now. Please try again."
-                raise ApiError(Case.UNAVAILABLE, message) from None
+                raise _unavailable() from None
             raise
 
     # ── after ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -200,7 +203,12 @@ class Idempotency:
         except StoreUnavailable:
             raise
         except Exception:  # noqa: BLE001  one that PostgreSQL refuses must not keep it from hearing of all others
-            _log.exception("how requests with a key ended could not be told", extra={"requests": len(batch)})
+            if len(batch) > 1:
+                for ended in batch:
+                    await self._tell_batch([ended])
+                return
+            request_id = str(batch[0].request.request_id)
+            _log.exception("how a request with a key ended could not be told", extra={"request_id": request_id})
 
 
 def _key_of(values: tuple[bytes, ...]) -> bytes:
@@ -225,6 +233,11 @@ def _end_of(recording: Recording, hold: OpenHold | None, cut_short_by: ApiError 
         return ClaimEnd.UNKEPT if recording.spoiled else ClaimEnd.ANSWERED
     stopping = cut_short_by is not None and cut_short_by.case is Case.UNAVAILABLE
     return ClaimEnd.FORFEITED if stopping or not written else ClaimEnd.UNKEPT
+
+
+def _unavailable() -> ApiError:
+    message = f"Whether this '{HEADER}' was used before cannot be looked up right now. Please try again."
+    return ApiError(Case.UNAVAILABLE, message)
 
 
 def _refusal(verdict: Verdict) -> ApiError:

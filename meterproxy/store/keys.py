@@ -147,7 +147,7 @@ class Keys:
             ApiError: NOT_FOUND where there is no such key or it was revoked.
         """
         async with transaction(self._pool) as connection:
-            row = await connection.fetchrow(_SQL["read_key"], key_id)
+            row = await connection.fetchrow(_SQL["lock_key"], key_id)
             if row is None or row["revoked_at"] is not None:
                 raise ApiError(Case.NOT_FOUND, f"There is no live key {key_id}.")
             old = KeyRow(**row)

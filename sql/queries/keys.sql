@@ -12,11 +12,6 @@ SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, m
     highest_request_nanos, expires_at, revoked_at, created_at
 FROM keys WHERE ($1::uuid IS NULL OR account_id = $1) AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3
 
--- name: read_key
-SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
-    highest_request_nanos, expires_at, revoked_at, created_at
-FROM keys WHERE id = $1
-
 -- name: lock_key
 -- Who changes a key is alone with it.
 SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,

@@ -366,3 +366,12 @@ class BookMachine(RuleBasedStateMachine):
 
 TestBookMachine = BookMachine.TestCase
 TestBookMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+def test_what_draws_nothing_leaves_nothing_behind() -> None:
+    """What is free needs no lease of the windows that it passes, however many there are."""
+    book = Book()
+    placed = book.place(((key_of("budget"), 0),))
+    assert isinstance(placed, Placed)
+    assert book.capture(placed, (3,)).overrun == (3,)
+    assert book.leases == {}

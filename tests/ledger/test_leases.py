@@ -725,3 +725,39 @@ async def test_a_retry_loop_on_what_is_held_hardly_reaches_postgresql(pool: asyn
     one.holds.release(hold, REFUSED)
     await one.stop()
     await two.stop()
+
+
+async def test_while_lending_is_stopped_what_is_free_goes_back_all_the_same(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Who was refused because nobody is lent to has nothing to ask about again, and drains and reports as ever."""
+    key = await customer(pool, 10_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    ledger.holds.release(await ledger.holds.place(hold_request(ledger, key, 100_000)), REFUSED)
+    await pool.execute("UPDATE fleet_state SET lending = false")
+    with pytest.raises(ApiError) as refused:
+        await ledger.holds.place(hold_request(ledger, key, 9_000_000))
+    assert refused.value.case is Case.UNAVAILABLE
+    await ledger.borrower.report()
+    await ledger.borrower.hand_back()
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") == 0
+    await ledger.stop()
+    assert await wrong(pool) == set()
+
+
+async def test_a_borrow_that_got_lost_waits_for_lending_to_go_on(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """It may have been lent, so it is asked about again; until then everything else is given back."""
+    key = await customer(pool, 10_000_000)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    ledger.holds.release(await ledger.holds.place(hold_request(ledger, key, 100_000)), REFUSED)
+    store = faulty(ledger)
+    store.away = True
+    with pytest.raises(ApiError):
+        await ledger.holds.place(hold_request(ledger, key, 9_000_000))
+    store.away = False
+    await pool.execute("UPDATE fleet_state SET lending = false")
+    await ledger.borrower.hand_back()
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") == 0
+    assert ledger.borrower._views[key_of(key)].repeat is not None
+    await ledger.stop()
+    assert await wrong(pool) == set()

@@ -13,6 +13,7 @@ from meterproxy.core.bound import Bound
 from meterproxy.core.hold import HoldRequest, Rate, Rest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.limit import Limit, Measure, Scope
+from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.record import Ending
 from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Outcome, Usage, UsageSource
@@ -186,6 +187,18 @@ async def test_in_shadow_what_would_be_refused_is_only_counted(pool: asyncpg.Poo
         "drawn": spent, "overrun": 20 * NANOS_PER_TOKEN, "counted": 140 * NANOS_PER_TOKEN,
     }  # fmt: skip
     assert await wrong(pool) == []
+
+
+async def test_in_shadow_no_answer_is_cut_down_to_what_is_left(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Who moves in has no credit yet: what would be lowered for that is sent as it came."""
+    key = await customer(pool, 0)
+    ledger = ledger_of(pool, tmp_path, wait_ms=0)
+    await ledger.start()
+    request = asked(ledger, key, 50)
+    assert await ledger.holds.fetch_rest(request) == ledger.holds.rest(request) == Rest(0, None)
+    ledger.holds.shadow = True
+    assert await ledger.holds.fetch_rest(request) == ledger.holds.rest(request) == Rest(MAX_NANOS, None)
+    await ledger.stop()
 
 
 @pytest.mark.parametrize("settled", [True, False])

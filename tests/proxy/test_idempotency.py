@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
 
-from meterproxy.core.idempotency import ClaimEnd
+from meterproxy.core.idempotency import ClaimEnd, EndedClaim
 from meterproxy.errors import ApiError, Case
-from meterproxy.proxy import shares
+from meterproxy.proxy import idempotency, shares
 from meterproxy.proxy.settings import ExchangeSettings
 from tests.proxy.house import House, built, chat, request, until
 
@@ -152,6 +153,40 @@ async def test_without_postgresql_nothing_is_sent() -> None:
         assert await house.calls() == []
         house.idempotency.away = False
         assert await told(house, 1) == [ClaimEnd.RELEASED]
+
+
+async def test_without_postgresql_only_so_much_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that tries again and again while it is away fills nobody's memory; with it everything is as before."""
+    monkeypatch.setattr(idempotency, "MOST_UNTOLD", 2)
+    async with built() as house:
+        house.idempotency.away = True
+        for number in range(5):
+            assert (await asked(house, key=f"order-{number}")).status == 503
+        assert house.idempotency.asked == 2
+        house.idempotency.away = False
+        assert await told(house, 2) == [ClaimEnd.RELEASED] * 2
+        await until(lambda: not house.exchanges.house.idempotency._ended)
+        assert (await asked(house)).status == 200
+
+
+async def test_an_end_that_postgresql_refuses_keeps_no_other_from_being_told() -> None:
+    """Of several that are told together the others arrive: nobody waits for an answer that was given long ago."""
+    async with built() as house:
+        house.idempotency.away = True
+        for number in range(3):
+            assert (await asked(house, key=f"order-{number}")).status == 503
+        tell = house.idempotency.end
+
+        async def end(ended: Sequence[EndedClaim]) -> None:
+            if any(claim is bad for claim in ended):
+                raise ValueError("refused")
+            await tell(ended)
+
+        _, (bad, _), _ = house.exchanges.house.idempotency._ended
+        house.idempotency.end = end  # type: ignore[method-assign]
+        house.idempotency.away = False
+        assert len(await told(house, 2)) == 2
+        await until(lambda: not house.exchanges.house.idempotency._ended)
 
 
 async def test_postgresql_hears_of_an_answer_later() -> None:
