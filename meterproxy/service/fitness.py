@@ -4,12 +4,17 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from meterproxy.config import Config
 from meterproxy.core.account import AccountEntry
 from meterproxy.core.bound import Bound
 from meterproxy.core.hold import HoldRequest
 from meterproxy.core.key import KeyEntry, KeyPolicy
 from meterproxy.core.money import PPM
 from meterproxy.core.price import Price, RateCard, Rates, RateTier
+from meterproxy.errors import ApiError
+from meterproxy.ledger.worker import WorkerLedger
+
+MOST_SKEW_SECONDS: Final = 300.0
 
 _NOBODY: Final = UUID(int=0)
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
@@ -36,3 +41,22 @@ def self_test_request(now_us: int) -> HoldRequest:
     price = Price("self-test", "self-test", {"default": RateCard((RateTier(-1, Rates(input=1)),))})
     bound = Bound(input_tokens=1, output_tokens=0)
     return HoldRequest(_NOBODY, now_us, nobody, "chat", "self-test", "self-test", price, PPM, bound, 1, stream=False)
+
+
+def local_problems(config: Config, ledger: WorkerLedger) -> list[str]:
+    """The self-test of what is not the database's."""
+    problems = []
+    if is_volatile(config.data_dir):
+        problems.append(f"data_dir {config.data_dir} lies in memory, which a power cut empties")
+    if abs(ledger.clock.skew_us) > MOST_SKEW_SECONDS * 1e6:
+        problems.append("this machine's clock and the database's are minutes apart")
+    if _places_without_credit(ledger):
+        problems.append("a key without credit was not refused")
+    return problems
+
+
+def _places_without_credit(ledger: WorkerLedger) -> bool:
+    try:
+        return ledger.holds.try_place(self_test_request(ledger.clock.now_us())) is not None
+    except ApiError:
+        return False  # refused, be it for want of trust: the session may have waited long for the start

@@ -22,55 +22,39 @@ from uuid import UUID
 import uvloop
 
 from meterproxy.config import Config
-from meterproxy.control.call import Machine, Services
-from meterproxy.control.operator import OperatorApi
+from meterproxy.control.call import Machine
 from meterproxy.core.lending import Change, Settling
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.journal_files import JournalLocked
-from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.client import Client, Room
 from meterproxy.proxy.exchanges import Exchanges
 from meterproxy.proxy.house import Ports
 from meterproxy.proxy.server import Dispatch, HttpServer
-from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.runtime import logs
 from meterproxy.runtime.keeping import cancelled
 from meterproxy.runtime.metrics import Metrics
 from meterproxy.runtime.parent import die_with_parent, on_parent_gone, say_failed, say_ready
 from meterproxy.runtime.tasks import SideTasks
 from meterproxy.runtime.tokenizer import TokenizerClient
-from meterproxy.service import observe, providers
+from meterproxy.service import observe
 from meterproxy.service.braking import Braking
 from meterproxy.service.catalog import catalog_of
-from meterproxy.service.fitness import is_volatile, self_test_request
+from meterproxy.service.fitness import local_problems
 from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, take_over
 from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
 from meterproxy.service.marking import Marking
-from meterproxy.service.poller import Poller, asking
+from meterproxy.service.parts import Pools, exchanges_of, journal_of, ledger_of, operator_of, poller_of
 from meterproxy.service.siblings import Siblings, settle_now
 from meterproxy.service.sweeper import Sweeper
-from meterproxy.store.accounts import Accounts
-from meterproxy.store.crossings import delete_old_crossings
+from meterproxy.service.upkeep import keep_fleet_counted, keep_tidy
 from meterproxy.store.directory import KeyDirectory
-from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
-from meterproxy.store.fleet import Fleet
-from meterproxy.store.idempotency import delete_expired
-from meterproxy.store.keys import Keys
-from meterproxy.store.limits import Limits
 from meterproxy.store.lost import LostSessions
-from meterproxy.store.owners import OwnerRows
-from meterproxy.store.pool import Pool, open_pool
-from meterproxy.store.settle import Settlement
-from meterproxy.store.teams import Teams
 from meterproxy.store.upkeep import (
-    delete_old_owners,
-    delete_old_windows,
     living_workers,
-    make_partitions,
     self_test,
 )
 
@@ -79,8 +63,6 @@ T = TypeVar("T")
 RETRY_SECONDS: Final = 1.0
 COLLECTED_AT_ONCE: Final = 10_000
 """Objects made and still there before the youngest are looked through (Python's own default is 700)."""
-UPKEEP_SECONDS: Final = 3600.0
-FLEET_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 10.0
 ORPHAN_SECONDS: Final = 3.0
 """How long exchanges may go on after the supervisor was killed."""
@@ -93,15 +75,8 @@ OTHERS_INTERVALS: Final = 2
 """Settle intervals after which a worker of another host has settled what it captured before."""
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
-LEDGER_CONNECTIONS: Final = 4
-"""For renewals, borrowing, settling and news, which wait for nobody else."""
-OTHER_CONNECTIONS: Final = 6
-"""For look-ups of keys (three at a time), of owners (one), for polling, the operator's API and upkeep."""
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""
-KEY_CONNECTIONS: Final = 4
-"""For requests with an `Idempotency-Key`, however many there are; none is opened where nobody sends one."""
-MOST_SKEW_SECONDS: Final = 300.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -163,10 +138,10 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(LEAVE_SIGNAL, self._leave)
         on_parent_gone(self._orphaned)
-        self._pool = await self._open_pool(OTHER_CONNECTIONS)
-        self._ledger_pool = await self._open_pool(LEDGER_CONNECTIONS)
-        self._key_pool = await self._open_pool(KEY_CONNECTIONS)
-        operator = self._operator()
+        self._pools = await Pools.opened(self._handover.dsn, pooled=self._handover.pooled)
+        self._pool = self._pools.others
+        machine = Machine(self._unready, self._siblings.exposition, self._siblings.settle_everywhere, self._explain)
+        operator = operator_of(self._config, self._pool, machine)
         server = HttpServer(Dispatch(self._exchange, operator.answer, operator.admit))
         listening = socket.socket(fileno=self._handover.listening_fd)
         starting = asyncio.create_task(self._start(), name="start")
@@ -184,9 +159,6 @@ class Worker:
                 acceptor.close()
             await self._end(server)
 
-    async def _open_pool(self, size: int) -> Pool:
-        return await open_pool(self._handover.dsn, pooled=self._handover.pooled, size=size)
-
     # ── the way up ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _first(self, starting: "asyncio.Task[None]", seconds: float | None = None) -> bool:
@@ -199,13 +171,16 @@ class Worker:
         return starting.done()
 
     async def _start(self) -> None:
+        own = journal_of(self._handover)
+        self._directory = KeyDirectory(self._pool)
+        self._heirs = Heirs(own.parent, own, inheriting(self._config, self._pool, self._metrics.settled))
         self._ledger = await self._own_ledger()
         await self._siblings.answer()
         await self._until_available(self._ledger.start)
         if self._ledger.recovered:
             _log.warning("ended holds that a killed worker left open", extra={"holds": self._ledger.recovered})
         problems = await self._until_available(lambda: self_test(self._pool))
-        self._unfit = problems + self._local_problems()
+        self._unfit = problems + local_problems(self._config, self._ledger)
         for problem in self._unfit:
             _log.error("the worker is not ready: %s", problem)
         self._braking = Braking(self._pool, self._ledger, self._brakes, socket.gethostname())
@@ -216,8 +191,9 @@ class Worker:
         self._metrics.before_scrape.append(
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
         )
-        self._exchanges = self._make_exchanges()
-        self._tasks.start("durable holds", self._poller(self._exchanges).keep_polled)
+        self._exchanges = exchanges_of(self._config, self._ports(), self._room)
+        poller = poller_of(self._config, self._pool, self._ledger, self._exchanges)
+        self._tasks.start("durable holds", poller.keep_polled)
         self._tasks.start("kept answers", self._exchanges.house.idempotency.keep_told)
         self._tasks.start("reversals", lambda: keep_reversed(self._pool))
         _spare_the_collector()
@@ -227,7 +203,7 @@ class Worker:
         told = False
         while True:
             try:
-                return self._make_ledger()
+                return ledger_of(self._handover, self._pools, self._metrics, self._changed)
             except JournalLocked as error:
                 self._unfit = [str(error)]
                 if not told:
@@ -245,23 +221,6 @@ class Worker:
                 _log.warning("the worker waits", extra={"error": str(error)})
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _local_problems(self) -> list[str]:
-        """The self-test of what is not the database's."""
-        problems = []
-        if is_volatile(self._config.data_dir):
-            problems.append(f"data_dir {self._config.data_dir} lies in memory, which a power cut empties")
-        if abs(self._ledger.clock.skew_us) > MOST_SKEW_SECONDS * 1e6:
-            problems.append("this machine's clock and the database's are minutes apart")
-        if self._places_without_credit():
-            problems.append("a key without credit was not refused")
-        return problems
-
-    def _places_without_credit(self) -> bool:
-        try:
-            return self._ledger.holds.try_place(self_test_request(self._ledger.clock.now_us())) is not None
-        except ApiError:
-            return False  # refused, be it for want of trust: the session may have waited long for the start
-
     def _start_tasks(self) -> None:
         ledger = self._ledger
         self._tasks.start("session", self._keep_session)
@@ -273,8 +232,8 @@ class Worker:
         self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
-        self._tasks.start("upkeep", self._keep_tidy)
-        self._tasks.start("fleet gauges", self._keep_fleet_counted)
+        self._tasks.start("upkeep", lambda: keep_tidy(self._pool))
+        self._tasks.start("fleet gauges", lambda: keep_fleet_counted(self._pool, self._metrics))
         self._tasks.start("heirs", self._heirs.keep_looking)
         lost, longest_seconds = LostSessions(self._pool), self._config.exchange.max_seconds
         sweeper = Sweeper(ledger.session, lost, longest_seconds, self._metrics.lost_lease_nanos)
@@ -287,54 +246,6 @@ class Worker:
         except SessionOver as error:
             _log.error("the worker ends", extra={"error": str(error)})
             self._stopping.set()
-
-    async def _keep_tidy(self) -> None:
-        """Make room for rows to come, and let go of what providers have forgotten."""
-        while True:
-            await asyncio.sleep(UPKEEP_SECONDS)
-            with contextlib.suppress(StoreUnavailable):
-                await make_partitions(self._pool)
-                await delete_old_owners(self._pool)
-                await delete_old_windows(self._pool)
-                await delete_old_crossings(self._pool)
-                await delete_expired(self._pool)
-
-    async def _keep_fleet_counted(self) -> None:
-        """What only PostgreSQL knows: holds that outlived their exchange."""
-        metrics = self._metrics
-        while True:
-            with contextlib.suppress(StoreUnavailable):
-                holds, oldest_seconds = await DurableRows(self._pool).count()
-                metrics.durable_holds_open.set(holds)
-                metrics.durable_hold_oldest_seconds.set(oldest_seconds)
-            await asyncio.sleep(FLEET_SECONDS)
-
-    def _make_ledger(self) -> WorkerLedger:
-        config = self._config
-        sessions = observe.CountedSessions(self._ledger_pool)
-        sessions.metrics = self._metrics
-        self._directory = KeyDirectory(self._pool)
-        journals = config.data_dir / "journals"
-        own = journals / f"slot-{self._handover.slot}"
-        self._heirs = Heirs(journals, own, inheriting(config, self._pool, self._metrics.settled))
-        return WorkerLedger(
-            sessions,
-            Settlement(self._ledger_pool),
-            own,
-            owner_rows=OwnerRows(self._pool),
-            durable_rows=DurableRows(self._pool),
-            host=socket.gethostname(),
-            slot=self._handover.slot,
-            ttl_seconds=config.lease.ttl_seconds,
-            wait_ms=config.hold.wait_ms,
-            settle_interval_ms=config.settle.interval_ms,
-            fsync_ms=config.journal.fsync_ms,
-            segment_bytes=config.journal.segment_bytes,
-            max_bytes=config.journal.max_bytes,
-            retain_seconds=config.journal.retain_hours * 3600,
-            open_hold=OpenHoldPolicy(config.recovery.open_hold),
-            on_change=self._changed,
-        )
 
     def _changed(self, change: Change | None) -> None:
         if change is None:
@@ -352,37 +263,20 @@ class Worker:
         self._metrics.settled(endings, seconds)
         self._marking.settled(endings)
 
-    def _make_exchanges(self) -> Exchanges:
-        config, ledger = self._config, self._ledger
-        settings = ExchangeSettings(
-            trusted_proxies=config.trusted_proxies,
-            max_body_bytes=config.max_body_bytes,
-            markup_ppm=config.markup_ppm,
-            unpriced=config.unpriced,
-            out_of_credit_status=config.out_of_credit_status,
-            on_disconnect=config.on_disconnect,
-            hold_max_share_ppm=config.hold.max_share_ppm,
-            max_seconds=config.exchange.max_seconds,
-            keepalive_seconds=config.stream.keepalive_seconds,
-        )
-        ports = Ports(
+    def _ports(self) -> Ports:
+        ledger = self._ledger
+        return Ports(
             ledger.clock,
             self._directory,
             ledger.holds,
             self._counter,
-            catalog_of(config),
+            catalog_of(self._config),
             self._metrics,
             ledger.owners,
             ledger.durable,
-            idempotency_rows(config, self._key_pool, ledger.session.session_id),
+            idempotency_rows(self._config, self._pools.keyed, ledger.session.session_id),
             self._brakes,
         )
-        return Exchanges(settings, ports, providers.build(config), self._room)
-
-    def _poller(self, exchanges: Exchanges) -> Poller:
-        ledger = self._ledger
-        ask = asking(exchanges.house.router, ledger.clock, exchanges.house.turns)
-        return Poller(DurableRows(self._pool), ledger.durable, ask, OpenHoldPolicy(self._config.recovery.open_hold))
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -392,22 +286,6 @@ class Worker:
     async def _refuse(self, client: Client) -> None:
         client.closing = True
         client.refuse(ApiError(Case.UNAVAILABLE, f"The service is starting: {self._unfit[0]}."))
-
-    def _operator(self) -> OperatorApi:
-        token = self._config.admin_token
-        assert token is not None, "the supervisor has made what was not set"
-        return OperatorApi(
-            Services(
-                Accounts(self._pool, new_limits=self._config.limits.of_accounts),
-                Keys(self._pool, new_limits=self._config.limits.of_keys),
-                Limits(self._pool),
-                Teams(self._pool),
-                Fleet(self._pool),
-                Machine(self._unready, self._siblings.exposition, self._siblings.settle_everywhere, self._explain),
-            ),
-            token.get_secret_value(),
-            open_metrics=self._config.listen.is_loopback,
-        )
 
     def _unready(self) -> str | None:
         if self._stopping.is_set() and not self._leaving:  # who leaves has a successor on the same port
@@ -469,7 +347,7 @@ class Worker:
         await self._counter.close()
         await server.shutdown(1.0)
         with contextlib.suppress(TimeoutError):  # cut short, closing becomes cutting connections
-            await asyncio.wait_for(self._close_pools(), CLOSE_SECONDS)
+            await asyncio.wait_for(asyncio.gather(*(pool.close() for pool in self._pools)), CLOSE_SECONDS)
 
     async def _linger(self, server: HttpServer) -> None:
         """Let clients hear of the end with their next answer, unless everything is to end."""
@@ -477,6 +355,3 @@ class Worker:
         hastened = asyncio.create_task(self._told_to_stop.wait())
         await asyncio.wait((lingering, hastened), return_when=asyncio.FIRST_COMPLETED)
         await cancelled([lingering, hastened])
-
-    async def _close_pools(self) -> None:
-        await asyncio.gather(self._pool.close(), self._ledger_pool.close(), self._key_pool.close())

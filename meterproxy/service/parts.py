@@ -1,0 +1,123 @@
+"""Parts of a worker, each built from the configuration and from what it stands on."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from meterproxy.config import Config
+from meterproxy.control.call import Machine, Services
+from meterproxy.control.operator import OperatorApi
+from meterproxy.core.lending import Change
+from meterproxy.ledger.recover import OpenHoldPolicy
+from meterproxy.ledger.worker import WorkerLedger
+from meterproxy.proxy.client import Room
+from meterproxy.proxy.exchanges import Exchanges
+from meterproxy.proxy.house import Ports
+from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.runtime.metrics import Metrics
+from meterproxy.service import observe, providers
+from meterproxy.service.handover import Handover
+from meterproxy.service.poller import Poller, asking
+from meterproxy.store.accounts import Accounts
+from meterproxy.store.durable import DurableRows
+from meterproxy.store.fleet import Fleet
+from meterproxy.store.keys import Keys
+from meterproxy.store.limits import Limits
+from meterproxy.store.owners import OwnerRows
+from meterproxy.store.pool import Pool, open_pool
+from meterproxy.store.settle import Settlement
+from meterproxy.store.teams import Teams
+
+LEDGER_CONNECTIONS: Final = 4
+"""For renewals, borrowing, settling and news, which wait for nobody else."""
+OTHER_CONNECTIONS: Final = 6
+"""For look-ups of keys (three at a time), of owners (one), for polling, the operator's API and upkeep."""
+KEY_CONNECTIONS: Final = 4
+"""For requests with an `Idempotency-Key`, however many there are; none is opened where nobody sends one."""
+
+
+class Pools(NamedTuple):
+    """A worker's connections to PostgreSQL, apart by who must not wait for whom."""
+
+    others: Pool
+    ledger: Pool
+    keyed: Pool
+
+    @classmethod
+    async def opened(cls, dsn: str, *, pooled: bool) -> Self:
+        """Open them; connections are made when they are needed."""
+        sizes = (OTHER_CONNECTIONS, LEDGER_CONNECTIONS, KEY_CONNECTIONS)
+        return cls(*[await open_pool(dsn, pooled=pooled, size=size) for size in sizes])
+
+
+def journal_of(handover: Handover) -> Path:
+    """Where a slot's journal is."""
+    return handover.config.data_dir / "journals" / f"slot-{handover.slot}"
+
+
+def ledger_of(
+    handover: Handover, pools: Pools, metrics: Metrics, on_change: Callable[[Change | None], None]
+) -> WorkerLedger:
+    """The ledger of a slot. Raises JournalLocked where its journal still has another owner."""
+    config = handover.config
+    sessions = observe.CountedSessions(pools.ledger)
+    sessions.metrics = metrics
+    return WorkerLedger(
+        sessions,
+        Settlement(pools.ledger),
+        journal_of(handover),
+        owner_rows=OwnerRows(pools.others),
+        durable_rows=DurableRows(pools.others),
+        host=socket.gethostname(),
+        slot=handover.slot,
+        ttl_seconds=config.lease.ttl_seconds,
+        wait_ms=config.hold.wait_ms,
+        settle_interval_ms=config.settle.interval_ms,
+        fsync_ms=config.journal.fsync_ms,
+        segment_bytes=config.journal.segment_bytes,
+        max_bytes=config.journal.max_bytes,
+        retain_seconds=config.journal.retain_hours * 3600,
+        open_hold=OpenHoldPolicy(config.recovery.open_hold),
+        on_change=on_change,
+    )
+
+
+def exchanges_of(config: Config, ports: Ports, room: Room) -> Exchanges:
+    """What answers the data plane."""
+    settings = ExchangeSettings(
+        trusted_proxies=config.trusted_proxies,
+        max_body_bytes=config.max_body_bytes,
+        markup_ppm=config.markup_ppm,
+        unpriced=config.unpriced,
+        out_of_credit_status=config.out_of_credit_status,
+        on_disconnect=config.on_disconnect,
+        hold_max_share_ppm=config.hold.max_share_ppm,
+        max_seconds=config.exchange.max_seconds,
+        keepalive_seconds=config.stream.keepalive_seconds,
+    )
+    return Exchanges(settings, ports, providers.build(config), room)
+
+
+def poller_of(config: Config, pool: Pool, ledger: WorkerLedger, exchanges: Exchanges) -> Poller:
+    """What asks providers about durable holds."""
+    ask = asking(exchanges.house.router, ledger.clock, exchanges.house.turns)
+    return Poller(DurableRows(pool), ledger.durable, ask, OpenHoldPolicy(config.recovery.open_hold))
+
+
+def operator_of(config: Config, pool: Pool, machine: Machine) -> OperatorApi:
+    """What answers everything outside of the data plane."""
+    token = config.admin_token
+    assert token is not None, "the supervisor has made what was not set"
+    return OperatorApi(
+        Services(
+            Accounts(pool, new_limits=config.limits.of_accounts),
+            Keys(pool, new_limits=config.limits.of_keys),
+            Limits(pool),
+            Teams(pool),
+            Fleet(pool),
+            machine,
+        ),
+        token.get_secret_value(),
+        open_metrics=config.listen.is_loopback,
+    )

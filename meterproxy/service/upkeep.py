@@ -1,0 +1,38 @@
+"""Upkeep: what is done by the hour so that rows find their place, and counted for the fleet as a whole."""
+
+import asyncio
+import contextlib
+from typing import Final
+
+from meterproxy.errors import StoreUnavailable
+from meterproxy.runtime.metrics import Metrics
+from meterproxy.store.crossings import delete_old_crossings
+from meterproxy.store.durable import DurableRows
+from meterproxy.store.idempotency import delete_expired
+from meterproxy.store.pool import Pool
+from meterproxy.store.upkeep import delete_old_owners, delete_old_windows, make_partitions
+
+UPKEEP_SECONDS: Final = 3600.0
+FLEET_SECONDS: Final = 15.0
+
+
+async def keep_tidy(pool: Pool) -> None:
+    """Make room for rows to come, and let go of what providers have forgotten and of what has ended."""
+    while True:
+        await asyncio.sleep(UPKEEP_SECONDS)
+        with contextlib.suppress(StoreUnavailable):
+            await make_partitions(pool)
+            await delete_old_owners(pool)
+            await delete_old_windows(pool)
+            await delete_old_crossings(pool)
+            await delete_expired(pool)
+
+
+async def keep_fleet_counted(pool: Pool, metrics: Metrics) -> None:
+    """What only PostgreSQL knows: holds that outlived their exchange."""
+    while True:
+        with contextlib.suppress(StoreUnavailable):
+            holds, oldest_seconds = await DurableRows(pool).count()
+            metrics.durable_holds_open.set(holds)
+            metrics.durable_hold_oldest_seconds.set(oldest_seconds)
+        await asyncio.sleep(FLEET_SECONDS)
