@@ -194,6 +194,14 @@ def two_workers(bench: Bench) -> Iterator[Target]:
 
 
 @contextmanager
+def limited(bench: Bench) -> Iterator[Target]:
+    """The same for a key that draws from twelve limits: requests, tokens and money of key, user, team and account."""
+    openai = {"OPENAI_API_KEY": "x", "OPENAI_BASE_URL": f"http://127.0.0.1:{bench.provider_port}/v1"}
+    with _meterproxy("meterproxy-limits", bench, openai, [], make_key=_make_limited_key) as target:
+        yield target
+
+
+@contextmanager
 def meterproxy_tls(bench: Bench) -> Iterator[Target]:
     """The same to a provider behind TLS."""
     if bench.certificates is None or bench.tls_provider_port is None:
@@ -211,7 +219,14 @@ def meterproxy_tls(bench: Bench) -> Iterator[Target]:
 
 
 @contextmanager
-def _meterproxy(name: str, bench: Bench, more: Mapping[str, str], arguments: list[str]) -> Iterator[Target]:
+def _meterproxy(
+    name: str,
+    bench: Bench,
+    more: Mapping[str, str],
+    arguments: list[str],
+    *,
+    make_key: "Callable[[int], str] | None" = None,
+) -> Iterator[Target]:
     port, data_dir, log = _free_port(), bench.directory / name, bench.directory / f"{name}.log"
     environ = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("METERPROXY_", "OPENAI_"))},
@@ -228,15 +243,39 @@ def _meterproxy(name: str, bench: Bench, more: Mapping[str, str], arguments: lis
         except Absent as reason:
             raise Absent(f"{reason}; its last words: {_last_words(log)}") from None
         pin_tree(running.pid, bench.proxy_cpu, bench.load_cpu)
-        yield Target(name, port, _make_key(port), running.pid, data_dir)
+        yield Target(name, port, (make_key or _make_key)(port), running.pid, data_dir)
 
 
 def _make_key(port: int) -> str:
     """An account with credit and a key of it, by the operator's endpoints."""
+    return str(_post(port, "/admin/keys", {"account_id": _make_account(port), "name": "bench"})["key"])
+
+
+def _make_limited_key(port: int) -> str:
+    """The same under limits of every scope and measure, with caps that are never reached."""
+    account_id = _make_account(port)
+    team = _post(port, "/admin/teams", {"account_id": account_id, "name": "bench"})
+    key = _post(port, "/admin/keys", {"account_id": account_id, "name": "bench", "team_id": team["id"]})
+    scopes = {"key": key["id"], "user": key["user_id"], "team": team["id"], "account": account_id}
+    for scope, scope_id in scopes.items():
+        for measure, window, cap in (
+            ("requests", "minute", 10**9),
+            ("tokens", "minute", 10**12),
+            ("amount", "day", _CREDIT),
+        ):
+            _post(
+                port,
+                "/admin/limits",
+                {"scope": scope, "scope_id": scope_id, "measure": measure, "window": window, "cap": cap},
+            )
+    return str(key["key"])
+
+
+def _make_account(port: int) -> str:
     account = _post(port, "/admin/accounts", {"name": "bench"})
     credit = {"amount": _CREDIT, "kind": "grant", "description": "benchmark"}
     _post(port, f"/admin/accounts/{account['id']}/credits", credit)
-    return str(_post(port, "/admin/keys", {"account_id": account["id"], "name": "bench"})["key"])
+    return str(account["id"])
 
 
 def _post(port: int, path: str, document: Mapping[str, Any]) -> Any:
@@ -303,6 +342,7 @@ TARGETS: Final[Mapping[str, Callable[[Bench], AbstractContextManager[Target]]]] 
     "nginx": nginx,
     "passthrough": passthrough,
     "meterproxy": meterproxy,
+    "meterproxy-limits": limited,
     "meterproxy-tls": meterproxy_tls,
     TWO_WORKERS: two_workers,
 }
