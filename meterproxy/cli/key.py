@@ -125,7 +125,7 @@ _COLUMNS = {"highest_request": "highest_request_nanos"}
 
 def _change(member: str, value: Any) -> Any:
     """What a key's row is to say instead."""
-    if value in {NO_RESTRICTION, (NO_RESTRICTION,)}:
+    if member not in {"name", "description"} and value in {NO_RESTRICTION, (NO_RESTRICTION,)}:
         return None
     match member:
         case "team_id":

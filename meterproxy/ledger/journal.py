@@ -340,7 +340,7 @@ class Journal:
 
     def _write_again(self) -> None:
         payloads, self._unsynced = self._unsynced, []
-        self._doubtful.append((self.synced, self.position))
+        self._doubt_all_since(self.synced)
         try:
             self._roll()
             for payload in payloads:
@@ -350,6 +350,12 @@ class Journal:
             self._unsynced = payloads
         else:
             self._in_doubt = False
+
+    def _doubt_all_since(self, start: int) -> None:
+        """Nothing behind there is durable where it is; told again and again while a disk fails, it is one stretch."""
+        if self._doubtful and self._doubtful[-1][0] == start:
+            self._doubtful.pop()
+        self._doubtful.append((start, self.position))
 
     def sync_now(self) -> None:
         """Sync in this thread; used at start, at the end, and by tests. Raises JournalFailed."""

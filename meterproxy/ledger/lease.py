@@ -93,12 +93,12 @@ class Borrower:
 
         Ahead goes no further than a usual hold needs, so that the last of an account is not taken for nobody.
         """
-        view = self._views.get(key)
-        if view is None:
-            return
+        view, lease = self._views.get(key), self._book.leases.get(key)
+        if view is None or lease is None:
+            return  # nothing was drawn
         self._active[key] = None
         before, view.used_us = view.used_us, now_us
-        if now_us - before >= QUICK_US or self._book.leases[key].free >= view.want // 4:
+        if now_us - before >= QUICK_US or lease.free >= view.want // 4:
             return
         if view.rest >= view.unit > 0 and key not in self._under_way and not view.refuses(view.unit, now_us):
             self._begin({key: view.unit}, key.account_id)

@@ -33,7 +33,7 @@ _SQL: Final = queries("limits")
 _ACCOUNTS: Final = queries("accounts")
 
 MOST_LIMITS: Final = 10_000
-"""No account may have more living limits: each worker that serves it keeps them all in memory."""
+"""No account may have more limits that concern anybody: each worker that serves it keeps them all in memory."""
 HOUR_US: Final = 3600 * US
 
 

@@ -16,7 +16,9 @@ WHERE ($1 = 'account' AND a.id = $2)
 SELECT clock_timestamp() AS now FROM accounts WHERE id = $1 FOR UPDATE
 
 -- name: count_limits
-SELECT count(*) FROM limits WHERE account_id = $1 AND retired_at IS NULL AND kind <> 'credit'
+-- As many as workers keep: see `limits_of_accounts`.
+SELECT count(*) FROM limits l WHERE l.account_id = $1 AND l.kind <> 'credit' AND l.retired_at IS NULL
+    AND (l.scope <> 'key' OR EXISTS (SELECT FROM keys k WHERE k.origin_id = l.scope_id AND k.revoked_at IS NULL))
 
 -- name: create_limit
 INSERT INTO limits (id, account_id, kind, scope, scope_id, measure, operation, model_pattern, window_kind, time_zone, cap,
@@ -114,8 +116,10 @@ WHERE account_id = $1 AND limit_id = $2 AND window_start = $3 ORDER BY mark
 SELECT clock_timestamp() AS now
 
 -- name: limits_of_accounts
--- What workers keep of accounts: one row for each limit, and one without a limit for each account.
+-- What workers keep of accounts: one row for each limit, and one without a limit for each account. Limits of keys that
+-- were revoked, with their whole chain of rotations, concern nobody any more.
 SELECT a.id AS account_id, a.frozen_at IS NOT NULL AS frozen, l.id, l.scope, l.scope_id, l.measure, l.window_kind, l.cap,
     l.time_zone, l.enforcement, l.grace, l.operation, l.model_pattern, l.name
 FROM accounts a LEFT JOIN limits l ON l.account_id = a.id AND l.kind <> 'credit' AND l.retired_at IS NULL
+    AND (l.scope <> 'key' OR EXISTS (SELECT FROM keys k WHERE k.origin_id = l.scope_id AND k.revoked_at IS NULL))
 WHERE a.id = ANY($1::uuid[])

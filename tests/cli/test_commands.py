@@ -182,6 +182,8 @@ def test_teams_and_what_a_key_may_do(on_database: Command) -> None:
     ).json
     assert (free["models"], free["team_id"], free["highest_request_nanos"]) == (None, None, None)
     assert free["networks"] == ["10.0.0.0/8"]
+    called = on_database("key", "set", key["id"], "--name", "any", "--description", "any", "--json").json
+    assert (called["name"], called["description"]) == ("any", "any")
     for wrong in (
         ("--operation", "cook"),
         ("--network", "x"),

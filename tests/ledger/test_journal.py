@@ -469,6 +469,25 @@ def test_a_later_fsync_that_succeeds_is_not_believed_without_writing_again(
     assert numbers_in(tmp_path) == [1]
 
 
+def test_a_disk_that_fails_for_long_is_one_stretch_of_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered of it does not grow with each attempt; what was durable before and after stays believed."""
+    disk = Disk(monkeypatch)
+    with opened(tmp_path) as journal:
+        before = journal.append(place(1))
+        journal.sync_now()
+        during = journal.append(place(2))
+        disk.fails = True
+        for _ in range(5):
+            failing_sync(journal)
+        disk.fails = False
+        journal.prepare()
+        journal.sync_now()
+        after = journal.append(place(3))
+        journal.sync_now()
+        assert [journal.has_durable(end) for end in (before, during, after)] == [True, False, True]
+        assert len(journal._doubtful) == 1
+
+
 def test_a_failed_sync_of_a_finished_segment_leaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its file is closed, its records are written again, and syncing goes on."""
     disk = Disk(monkeypatch)

@@ -761,3 +761,17 @@ async def test_a_borrow_that_got_lost_waits_for_lending_to_go_on(pool: asyncpg.P
     assert ledger.borrower._views[key_of(key)].repeat is not None
     await ledger.stop()
     assert await wrong(pool) == set()
+
+
+async def test_what_is_free_passes_where_nothing_is_left(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """A request that costs nothing needs no lease, even of an account whose credit was asked for and is spent."""
+    key = await customer(pool, 0)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    with pytest.raises(ApiError):
+        await ledger.holds.place(hold_request(ledger, key, 100_000))
+    ledger.holds.capture(await ledger.holds.place(hold_request(ledger, key, 0)), completed(0))
+    await ledger.settler.drain()
+    assert await pool.fetchval("SELECT count(*) FROM usage_events") == 1
+    await ledger.stop()
+    assert await wrong(pool) == set()

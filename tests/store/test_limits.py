@@ -280,6 +280,24 @@ async def test_an_account_has_so_many_limits_at_most(
     await limits.create(Scope.ACCOUNT, account.id, terms())
 
 
+async def test_limits_of_keys_that_are_gone_make_room(
+    pool: asyncpg.Pool, account: AccountRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes a key a day may do so for ever; the limits of a chain go when the last of its keys was revoked."""
+    monkeypatch.setattr("meterproxy.store.limits.MOST_LIMITS", 1)
+    keys = Keys(pool, "test", (terms(name="each"),))
+    first = await keys.create(account.id, "one")
+    successor = await keys.rotate(first.row.id, 60)
+    await keys.revoke(first.row.id)
+    with pytest.raises(ApiError):
+        await keys.create(account.id, "two")
+    async with pool.acquire() as connection:
+        assert len((await read_accounts(connection, (account.id,)))[account.id].limits) == 1
+        await keys.revoke(successor.row.id)
+        assert (await read_accounts(connection, (account.id,)))[account.id].limits == []
+    await keys.create(account.id, "two")
+
+
 async def test_teams(pool: asyncpg.Pool, account: AccountRow) -> None:
     """Names are unique within an organization; a key's team must be of its own."""
     teams, keys = Teams(pool, "test"), Keys(pool, "test")
