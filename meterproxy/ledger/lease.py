@@ -197,14 +197,18 @@ class Borrower:
                     self._unasked.add(key)
 
     async def ask_reclaim(self, key: LeaseKey, amount: int) -> None:
-        """Stand in line for this much more, unless PostgreSQL has just heard. Raises StoreUnavailable."""
+        """Stand in line for this much more, unless PostgreSQL has just heard. Raises StoreUnavailable.
+
+        Who is lent nothing though there is enough waits for somebody before him, who may leave the line.
+        """
         view, lease = self._views.get(key), self._book.leases.get(key)
         if view is None:
             return  # its window ended while it was borrowed from, and was let go of
         asked_us = self._asked.get(key)
         if asked_us is not None and elapsed_us() - asked_us < ASKED_SECONDS * 1e6:
             return
-        if view.outstanding > (lease.outstanding if lease else 0):
+        set_aside = view.rest >= amount
+        if set_aside or view.outstanding > (lease.outstanding if lease else 0):
             self._asked[key] = elapsed_us()
             try:
                 await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))

@@ -775,3 +775,22 @@ async def test_what_is_free_passes_where_nothing_is_left(pool: asyncpg.Pool, tmp
     assert await pool.fetchval("SELECT count(*) FROM usage_events") == 1
     await ledger.stop()
     assert await wrong(pool) == set()
+
+
+async def test_who_waits_behind_somebody_is_served_when_that_one_leaves(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """What is set aside for others is lent to nobody else; once they want it no more, the next one has it at once."""
+    key = await customer(pool, 90_000)
+    first, second = ledger_of(pool, tmp_path / "1"), ledger_of(pool, tmp_path / "2", wait_ms=900)
+    for ledger in (first, second):
+        await ledger.start()
+    await Sessions(pool).ask_reclaim(first.session.session_id, key_of(key), 50_000)
+    async with responsive(second):
+        placing = asyncio.create_task(second.holds.place(hold_request(second, key, 50_000)))
+        while not second.borrower._asked:
+            assert not placing.done()
+            await asyncio.sleep(0.01)
+        await Sessions(pool).end_reclaim(first.session.session_id, key_of(key))
+        second.holds.release(await placing, REFUSED)
+    for ledger in (first, second):
+        await ledger.stop()
+    assert await wrong(pool) == set()
