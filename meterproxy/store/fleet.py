@@ -83,7 +83,7 @@ class Fleet:
 
     async def _set_drained(self, host: str, query: str, action: str) -> None:
         async with transaction(self._pool) as connection:
-            if not await connection.fetchval(_SQL["knows_host"], host):
+            if "\0" in host or not await connection.fetchval(_SQL["knows_host"], host):
                 raise ApiError(Case.NOT_FOUND, f"No worker has ever run on a host {host[:100]!r}.")
             await connection.execute(_SQL[query], host)
             await self._note(connection, action, "host", {"host": host})

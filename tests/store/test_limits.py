@@ -14,6 +14,7 @@ from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.window import WindowKind
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import AccountRow, Accounts
+from meterproxy.store.fleet import Fleet
 from meterproxy.store.ids import new_id
 from meterproxy.store.keys import Keys, NewKey
 from meterproxy.store.limits import LimitRow, Limits, read_accounts
@@ -296,6 +297,14 @@ async def test_limits_of_keys_that_are_gone_make_room(
         await keys.revoke(successor.row.id)
         assert (await read_accounts(connection, (account.id,)))[account.id].limits == []
     await keys.create(account.id, "two")
+
+
+@pytest.mark.parametrize("host", ["elsewhere", "a\0b"])
+async def test_a_host_that_nobody_knows_is_not_drained(pool: asyncpg.Pool, host: str) -> None:
+    """Nor one that nobody can have: it is not there, and no fault of ours."""
+    with pytest.raises(ApiError) as unknown:
+        await Fleet(pool, "test").drain(host)
+    assert unknown.value.case is Case.NOT_FOUND
 
 
 async def test_teams(pool: asyncpg.Pool, account: AccountRow) -> None:
