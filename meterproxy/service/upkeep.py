@@ -12,20 +12,23 @@ from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.pool import Pool
 from meterproxy.store.upkeep import delete_old_owners, delete_old_windows, make_partitions
 
+FIRST_SECONDS: Final = 60.0
+"""After a start: a fleet that is restarted every hour must be tidied too."""
 UPKEEP_SECONDS: Final = 3600.0
 FLEET_SECONDS: Final = 15.0
 
 
 async def keep_tidy(pool: Pool) -> None:
     """Make room for rows to come, and let go of what providers have forgotten and of what has ended."""
+    await asyncio.sleep(FIRST_SECONDS)
     while True:
-        await asyncio.sleep(UPKEEP_SECONDS)
         with contextlib.suppress(StoreUnavailable):
             await make_partitions(pool)
             await delete_old_owners(pool)
             await delete_old_windows(pool)
             await delete_old_crossings(pool)
             await delete_expired(pool)
+        await asyncio.sleep(UPKEEP_SECONDS)
 
 
 async def keep_fleet_counted(pool: Pool, metrics: Metrics) -> None:
