@@ -332,8 +332,21 @@ survivors = st.one_of(
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(script=st.lists(survivors, min_size=10, max_size=50))
 @example(script=[("place", 0, 0, 50), ("fail_over",), ("capture", 0, 0, 100), ("background", 0, "settle")])
+@example(
+    script=[
+        *[("place", 0, 1, 1)] * 4,
+        ("fail_over",),
+        *[("place", 0, 1, 0)] * 2,
+        ("defer", 0, 2),
+        ("end_durable", 1, 0, None),
+        ("background", 1, "settle"),
+    ]
+)
 def test_what_postgresql_forgot_is_not_lent_twice_as_long_as_its_workers_live(script: list[Operation]) -> None:
-    """However often it goes back, what runs and what was charged stays within the caps, and nothing comes late."""
+    """However often it goes back, what runs and what was charged stays within the caps, and no request comes late.
+
+    Only a durable hold may: where another worker tells of its end before the one that placed it has presented.
+    """
     asyncio.run(fail_over_and_go_on(script))
 
 
@@ -353,7 +366,8 @@ async def fail_over_and_go_on(script: list[Operation]) -> None:
             check(store, world)
         await world.finish()
         check_end(store, world)
-        assert not any(window.late for window in store.windows.values())
+        deferred = sum(draw.amount for row in store.durable.values() for _, draw in row.draws)
+        assert sum(window.late for window in store.windows.values()) <= deferred
         assert all(w.cap is None or w.drawn - w.counted - w.overrun <= w.cap for w in store.windows.values())
     finally:
         tidy(world.root)
