@@ -1,62 +1,135 @@
 """Accounts and teams: the operator's endpoints for whose credit is spent."""
 
-from collections.abc import Mapping
 from typing import Final
 
-from aiohttp import web
-
-from meterproxy.control import answers, bodies
-from meterproxy.control.answers import json_answer
-from meterproxy.control.call import Call, Endpoint, Services
-
-
-async def _create_account(on: Services, call: Call) -> web.Response:
-    return json_answer(answers.account(await on.accounts.create(bodies.read(bodies.NewAccount, call.body).name)), 201)
+from meterproxy.control import answers, bodies, queries
+from meterproxy.control.access import Permission
+from meterproxy.control.call import Call, Services
+from meterproxy.control.route import Route
+from meterproxy.errors import Case
 
 
-async def _list_accounts(on: Services, call: Call) -> web.Response:
-    rows = await on.accounts.list(call.id_in_query("cursor"), call.limit() + 1)
-    return json_answer(answers.page([answers.account(row) for row in rows], call.limit(), "id"))
+async def _create(on: Services, call: Call) -> answers.Account:
+    return answers.Account.of(await on.accounts.create(call.body_as(bodies.NewAccount).name))
 
 
-async def _read_account(on: Services, call: Call) -> web.Response:
-    if call.query.get("fresh") == "1":
+async def _list(on: Services, call: Call) -> answers.Page[answers.Account]:
+    page = call.query_as(queries.Page)
+    rows = await on.accounts.list(page.cursor, page.limit + 1)
+    return answers.Page[answers.Account].of([answers.Account.of(row) for row in rows], page.limit)
+
+
+async def _read(on: Services, call: Call) -> answers.Account:
+    if call.query_as(queries.Fresh).fresh == "1":
         await on.machine.settle_now()
-    return json_answer(answers.account(await on.accounts.read(call.id())))
+    return answers.Account.of(await on.accounts.read(call.id()))
 
 
-async def _change_account(on: Services, call: Call) -> web.Response:
-    changed = bodies.read(bodies.ChangedAccount, call.body)
+async def _change(on: Services, call: Call) -> answers.Account:
+    changed = call.body_as(bodies.ChangedAccount)
     row = await on.accounts.change(call.id(), frozen=changed.frozen, overdraft_nanos=changed.overdraft)
-    return json_answer(answers.account(row))
+    return answers.Account.of(row)
 
 
-async def _credit(on: Services, call: Call) -> web.Response:
-    new = bodies.read(bodies.NewCredit, call.body)
+async def _credit(on: Services, call: Call) -> answers.Entry:
+    new = call.body_as(bodies.NewCredit)
     row = await on.accounts.credit(call.id(), new.amount, new.kind, new.description, new.idempotency_key)
-    return json_answer(answers.entry(row), 201)
+    return answers.Entry.of(row)
 
 
-async def _transactions(on: Services, call: Call) -> web.Response:
-    before = call.number("cursor", None, 2**62)
-    rows = await on.accounts.entries(call.id(), before, call.limit() + 1)
-    return json_answer(answers.page([answers.entry(row) for row in rows], call.limit(), "entry_no"))
+async def _transactions(on: Services, call: Call) -> answers.Page[answers.Entry]:
+    page = call.query_as(queries.NumberedPage)
+    rows = await on.accounts.entries(call.id(), page.cursor, page.limit + 1)
+    return answers.Page[answers.Entry].of([answers.Entry.of(row) for row in rows], page.limit, "entry_no")
 
 
-async def _create_team(on: Services, call: Call) -> web.Response:
-    new = bodies.read(bodies.NewTeam, call.body)
-    return json_answer(answers.team(await on.teams.create(new.account_id, new.name)), 201)
+async def _create_team(on: Services, call: Call) -> answers.Team:
+    new = call.body_as(bodies.NewTeam)
+    return answers.Team.of(await on.teams.create(new.account_id, new.name))
 
 
-async def _list_teams(on: Services, call: Call) -> web.Response:
-    rows = await on.teams.list(call.id_in_query("account_id"), call.id_in_query("cursor"), call.limit() + 1)
-    return json_answer(answers.page([answers.team(row) for row in rows], call.limit(), "id"))
+async def _list_teams(on: Services, call: Call) -> answers.Page[answers.Team]:
+    page = call.query_as(queries.AccountPage)
+    rows = await on.teams.list(page.account_id, page.cursor, page.limit + 1)
+    return answers.Page[answers.Team].of([answers.Team.of(row) for row in rows], page.limit)
 
 
-ENDPOINTS: Final[tuple[tuple[str, Mapping[str, Endpoint]], ...]] = (
-    ("/admin/accounts", {"GET": _list_accounts, "POST": _create_account}),
-    ("/admin/accounts/{id}", {"GET": _read_account, "PATCH": _change_account}),
-    ("/admin/accounts/{id}/credits", {"POST": _credit}),
-    ("/admin/accounts/{id}/transactions", {"GET": _transactions}),
-    ("/admin/teams", {"GET": _list_teams, "POST": _create_team}),
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="GET",
+        path="/admin/accounts",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_list,
+        summary="Accounts, oldest first",
+        query=queries.Page,
+        answer=answers.Page[answers.Account],
+    ),
+    Route(
+        method="POST",
+        path="/admin/accounts",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_create,
+        summary="Make an organization with its account",
+        body=bodies.NewAccount,
+        answer=answers.Account,
+        status=201,
+    ),
+    Route(
+        method="GET",
+        path="/admin/accounts/{id}",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_read,
+        summary="An account with its balance",
+        query=queries.Fresh,
+        answer=answers.Account,
+    ),
+    Route(
+        method="PATCH",
+        path="/admin/accounts/{id}",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_change,
+        summary="Freeze or thaw an account, or change its overdraft",
+        body=bodies.ChangedAccount,
+        answer=answers.Account,
+    ),
+    Route(
+        method="POST",
+        path="/admin/accounts/{id}/credits",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_credit,
+        summary="Grant credit, or book a purchase, a refund or an adjustment",
+        body=bodies.NewCredit,
+        answer=answers.Entry,
+        status=201,
+        refusals=(Case.CONFLICT,),
+    ),
+    Route(
+        method="GET",
+        path="/admin/accounts/{id}/transactions",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_transactions,
+        summary="An account's ledger entries, the latest first",
+        query=queries.NumberedPage,
+        answer=answers.Page[answers.Entry],
+    ),
+    Route(
+        method="GET",
+        path="/admin/teams",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_list_teams,
+        summary="Teams, oldest first",
+        query=queries.AccountPage,
+        answer=answers.Page[answers.Team],
+    ),
+    Route(
+        method="POST",
+        path="/admin/teams",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_create_team,
+        summary="Make a team",
+        body=bodies.NewTeam,
+        answer=answers.Team,
+        status=201,
+        refusals=(Case.CONFLICT,),
+    ),
 )

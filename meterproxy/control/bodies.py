@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import orjson
@@ -17,11 +17,10 @@ from pydantic import (
     ValidationError,
 )
 
+from meterproxy.control.faults import malformed
 from meterproxy.core.key import OPERATIONS, KeyPolicy
 from meterproxy.core.money import parse_usd
 from meterproxy.errors import ApiError, Case
-
-EXCERPT: Final = 200
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -158,12 +157,4 @@ def read(kind: type[T], body: bytes) -> T:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        param = _shown(".".join(str(part) for part in problem["loc"])) or None
-        text = _shown(problem["msg"].removeprefix("Value error, "))
-        raise ApiError(Case.MALFORMED, f"{param or 'The body'}: {text}", param=param) from error
-
-
-def _shown(text: str) -> str:
-    """A text that may repeat what a client wrote, as it may stand in an error."""
-    return "".join(letter for letter in text[:EXCERPT] if letter.isprintable())
+        raise malformed(error, "The body") from error

@@ -1,12 +1,14 @@
-"""Calls: what an endpoint of the operator's API is given, one request and all that can be done."""
+"""Calls: what an endpoint is given, one request and all that can be done."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, TypeVar
 from uuid import UUID
 
 from aiohttp import web
+from pydantic import BaseModel
 
+from meterproxy.control.access import Acting
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.fleet import Fleet
@@ -14,10 +16,7 @@ from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
 from meterproxy.store.teams import Teams
 
-MOST_ROWS: Final = 500
-DEFAULT_ROWS: Final = 50
-DIGITS: Final = 19
-"""Of the longest number that a query may hold."""
+T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +43,46 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, as the endpoints see it."""
+    """One request, as the endpoints see it.
+
+    Args:
+        ids: what stands in the path where its template has ids.
+        query, body: as their route's models read them.
+        acting: who asks, in the name of which organization, and whose rows he may see.
+        request: for what answers by a stream of its own.
+    """
 
     ids: tuple[str, ...]
-    query: Mapping[str, str]
-    body: bytes
+    query: BaseModel
+    body: BaseModel | None
+    acting: Acting
+    request: web.BaseRequest
 
-    def id(self) -> UUID:
-        """The id in the path. Raises ApiError NOT_FOUND where it is no id at all."""
+    def id(self, place: int = 0) -> UUID:
+        """An id in the path. Raises ApiError NOT_FOUND where it is no id at all."""
         try:
-            return UUID(self.ids[0])
+            return UUID(self.ids[place])
         except ValueError as error:
             raise ApiError(Case.NOT_FOUND, "There is nothing under this id.") from error
 
-    def id_in_query(self, name: str) -> UUID | None:
-        text = self.query.get(name)
-        try:
-            return UUID(text) if text else None
-        except ValueError as error:
-            raise ApiError(Case.MALFORMED, f"{name} is not an id.", param=name) from error
+    def query_as(self, kind: type[T]) -> T:
+        """The query, which its route has validated as this."""
+        assert isinstance(self.query, kind)
+        return self.query
 
-    def number(self, name: str, default: int | None, most: int) -> int | None:
-        text = self.query.get(name)
-        if text is None:
-            return default
-        number = int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else 0
-        if not 1 <= number <= most:
-            raise ApiError(Case.MALFORMED, f"{name} must be a number from 1 to {most}.", param=name)
-        return number
+    def body_as(self, kind: type[T]) -> T:
+        """The body, which its route has validated as this."""
+        assert isinstance(self.body, kind)
+        return self.body
 
-    def limit(self) -> int:
-        return self.number("limit", DEFAULT_ROWS, MOST_ROWS) or DEFAULT_ROWS
+    @property
+    def account_id(self) -> UUID:
+        """The account that the call is about, where its permission is about an organization."""
+        assert self.acting.account_id is not None
+        return self.acting.account_id
 
-
-Endpoint = Callable[[Services, Call], Awaitable[web.Response]]
+    @property
+    def organization_id(self) -> UUID:
+        """The organization that the call is about, where its permission is about one."""
+        assert self.acting.organization_id is not None
+        return self.acting.organization_id

@@ -1,17 +1,15 @@
 """Keys: the operator's endpoints for the secrets that clients present."""
 
-from collections.abc import Mapping
 from typing import Final
 
-from aiohttp import web
+from meterproxy.control import answers, bodies, queries
+from meterproxy.control.access import Permission
+from meterproxy.control.call import Call, Services
+from meterproxy.control.route import Route
 
-from meterproxy.control import answers, bodies
-from meterproxy.control.answers import json_answer
-from meterproxy.control.call import Call, Endpoint, Services
 
-
-async def _create_key(on: Services, call: Call) -> web.Response:
-    new = bodies.read(bodies.NewKeyBody, call.body)
+async def _create(on: Services, call: Call) -> answers.NewlyMadeKey:
+    new = call.body_as(bodies.NewKeyBody)
     key = await on.keys.create(
         new.account_id,
         new.name,
@@ -21,24 +19,58 @@ async def _create_key(on: Services, call: Call) -> web.Response:
         policy=new.policy,
         expires_at=new.expiry,
     )
-    return json_answer(answers.new_key(key), 201)
+    return answers.NewlyMadeKey.made(key)
 
 
-async def _list_keys(on: Services, call: Call) -> web.Response:
-    rows = await on.keys.list(call.id_in_query("account_id"), call.id_in_query("cursor"), call.limit() + 1)
-    return json_answer(answers.page([answers.key(row) for row in rows], call.limit(), "id"))
+async def _list(on: Services, call: Call) -> answers.Page[answers.Key]:
+    page = call.query_as(queries.AccountPage)
+    rows = await on.keys.list(page.account_id, page.cursor, page.limit + 1)
+    return answers.Page[answers.Key].of([answers.Key.of(row) for row in rows], page.limit)
 
 
-async def _revoke_key(on: Services, call: Call) -> web.Response:
-    return json_answer(answers.key(await on.keys.revoke(call.id())))
+async def _revoke(on: Services, call: Call) -> answers.Key:
+    return answers.Key.of(await on.keys.revoke(call.id()))
 
 
-async def _change_key(on: Services, call: Call) -> web.Response:
-    changes = bodies.read(bodies.ChangedKey, call.body).changes()
-    return json_answer(answers.key(await on.keys.change(call.id(), changes)))
+async def _change(on: Services, call: Call) -> answers.Key:
+    return answers.Key.of(await on.keys.change(call.id(), call.body_as(bodies.ChangedKey).changes()))
 
 
-ENDPOINTS: Final[tuple[tuple[str, Mapping[str, Endpoint]], ...]] = (
-    ("/admin/keys", {"GET": _list_keys, "POST": _create_key}),
-    ("/admin/keys/{id}", {"PATCH": _change_key, "DELETE": _revoke_key}),
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="GET",
+        path="/admin/keys",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_list,
+        summary="Keys, oldest first",
+        query=queries.AccountPage,
+        answer=answers.Page[answers.Key],
+    ),
+    Route(
+        method="POST",
+        path="/admin/keys",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_create,
+        summary="Make a key; its secret is told this once",
+        body=bodies.NewKeyBody,
+        answer=answers.NewlyMadeKey,
+        status=201,
+    ),
+    Route(
+        method="PATCH",
+        path="/admin/keys/{id}",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_change,
+        summary="Change a key's name or policy",
+        body=bodies.ChangedKey,
+        answer=answers.Key,
+    ),
+    Route(
+        method="DELETE",
+        path="/admin/keys/{id}",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_revoke,
+        summary="Revoke a key, fleet-wide within a second",
+        answer=answers.Key,
+    ),
 )

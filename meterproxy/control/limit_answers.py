@@ -1,57 +1,118 @@
-"""Limits and their status as the JSON that the operator's API promises: money as text and in nanodollars."""
+"""Limits and their status as the API promises them: money as text, with its nanodollars beside it."""
 
-from typing import Any
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
 
+from meterproxy.control.answers import Answer, Nanos
 from meterproxy.core.money import format_usd
-from meterproxy.store.limits import Crossing, LimitRow, LimitStatus
+from meterproxy.store.limits import Crossing as CrossingRow
+from meterproxy.store.limits import LimitRow
+from meterproxy.store.limits import LimitStatus as StatusRow
 
 AMOUNT = "amount"
+Quantity = int | str
+"""A decimal string in USD for amounts, else a whole number."""
 
 
-def limit(row: LimitRow) -> dict[str, Any]:
-    """A limit."""
-    return {
-        "id": row.id,
-        "account_id": row.account_id,
-        "scope": row.scope,
-        "scope_id": row.scope_id,
-        "name": row.name,
-        "measure": row.measure,
-        "operation": row.operation,
-        "model": row.model_pattern,
-        "window": None if row.window_kind == "none" else row.window_kind,
-        "time_zone": row.time_zone,
-        **_quantities(row.measure, cap=row.cap, grace=row.grace),
-        "enforcement": row.enforcement,
-        "marks": row.marks,
-        "created_at": row.created_at,
-        "retired_at": row.retired_at,
-    }
+class Limit(Answer):
+    """A limit; the members in nanodollars are there for amounts only."""
+
+    id: UUID
+    account_id: UUID
+    scope: str
+    scope_id: UUID
+    name: str
+    measure: str
+    operation: str | None
+    model: str | None
+    window: str | None
+    time_zone: str
+    cap: Quantity | None
+    cap_nanos: Nanos | None = None
+    grace: Quantity
+    grace_nanos: Nanos | None = None
+    enforcement: str
+    marks: list[int]
+    created_at: datetime
+    retired_at: datetime | None
+
+    @classmethod
+    def of(cls, row: LimitRow) -> Self:
+        return cls(
+            id=row.id,
+            account_id=row.account_id,
+            scope=row.scope,
+            scope_id=row.scope_id,
+            name=row.name,
+            measure=row.measure,
+            operation=row.operation,
+            model=row.model_pattern,
+            window=_window(row),
+            time_zone=row.time_zone,
+            **_quantities(row.measure, cap=row.cap, grace=row.grace),
+            enforcement=row.enforcement,
+            marks=list(row.marks),
+            created_at=row.created_at,
+            retired_at=row.retired_at,
+        )
 
 
-def status(of: LimitStatus) -> dict[str, Any]:
+class Crossing(Answer):
+    """A mark that the current window has passed."""
+
+    mark: int
+    used: Quantity
+    used_nanos: Nanos | None = None
+    cap: Quantity
+    cap_nanos: Nanos | None = None
+    crossed_at: datetime
+
+    @classmethod
+    def of(cls, measure: str, row: CrossingRow) -> Self:
+        return cls(mark=row.mark, **_quantities(measure, used=row.used, cap=row.cap), crossed_at=row.crossed_at)
+
+
+class LimitStatus(Answer):
     """How far a limit's current window has been used."""
-    row = of.limit
-    return {
-        "id": row.id,
-        "name": row.name,
-        "measure": row.measure,
-        "enforcement": row.enforcement,
-        "window": None if row.window_kind == "none" else row.window_kind,
-        "window_start": of.window_start,
-        "window_end": of.window_end,
-        **_quantities(row.measure, cap=row.cap, used=of.used, held=of.held, remaining=of.remaining),
-        "crossings": [_crossing(row.measure, crossing) for crossing in of.crossings],
-        "as_of": of.as_of,
-    }
+
+    id: UUID
+    name: str
+    measure: str
+    enforcement: str
+    window: str | None
+    window_start: datetime | None
+    window_end: datetime | None
+    cap: Quantity | None
+    cap_nanos: Nanos | None = None
+    used: Quantity
+    used_nanos: Nanos | None = None
+    held: Quantity
+    held_nanos: Nanos | None = None
+    remaining: Quantity | None
+    remaining_nanos: Nanos | None = None
+    crossings: list[Crossing]
+    as_of: datetime
+
+    @classmethod
+    def of(cls, of: StatusRow) -> Self:
+        row = of.limit
+        return cls(
+            id=row.id,
+            name=row.name,
+            measure=row.measure,
+            enforcement=row.enforcement,
+            window=_window(row),
+            window_start=of.window_start,
+            window_end=of.window_end,
+            **_quantities(row.measure, cap=row.cap, used=of.used, held=of.held, remaining=of.remaining),
+            crossings=[Crossing.of(row.measure, crossing) for crossing in of.crossings],
+            as_of=of.as_of,
+        )
 
 
-def _crossing(measure: str, crossing: Crossing) -> dict[str, Any]:
-    return {
-        "mark": crossing.mark,
-        **_quantities(measure, used=crossing.used, cap=crossing.cap),
-        "crossed_at": crossing.crossed_at,
-    }
+def _window(row: LimitRow) -> str | None:
+    return None if row.window_kind == "none" else row.window_kind
 
 
 def _quantities(measure: str, **quantities: int | None) -> dict[str, Any]:

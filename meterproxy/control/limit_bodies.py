@@ -5,11 +5,10 @@ Rules
 - A cap and a grace of money are decimal strings in USD, of everything else whole numbers.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-import orjson
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, StrictBool
 
 from meterproxy.control.bodies import Body, Name, Text
 from meterproxy.core.limit import Measure, Scope
@@ -25,11 +24,15 @@ def _quantity(value: Any) -> int | str:
     return value
 
 
+def _fixed(_value: Any) -> None:
+    raise ValueError("cannot be changed; retire this limit and make a new one")
+
+
 Quantity = Annotated[int | str, PlainValidator(_quantity)]
 Title = Annotated[str, Field(max_length=200), Text]
 Marks = Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=100)]
-FIXED: Final = ("scope", "scope_id", "measure", "operation", "model", "window", "time_zone")
-"""What of a limit is for ever."""
+Fixed = Annotated[None, PlainValidator(_fixed)]
+"""What of a limit is for ever: to change it would make it another one."""
 
 
 class NewLimit(Body):
@@ -45,7 +48,7 @@ class NewLimit(Body):
     grace: Quantity | None = None
     name: Title = ""
     marks: Marks = MARKS
-    seed: bool = True
+    seed: StrictBool = True
 
     @property
     def whose(self) -> tuple[Scope, UUID]:
@@ -76,6 +79,13 @@ class ChangedLimit(Body):
     enforcement: Literal["hard", "soft"] = "hard"
     name: Title = ""
     marks: Marks = MARKS
+    scope: Fixed = None
+    scope_id: Fixed = None
+    measure: Fixed = None
+    operation: Fixed = None
+    model: Fixed = None
+    window: Fixed = None
+    time_zone: Fixed = None
 
     def changes(self, measure: Measure) -> dict[str, Any]:
         """The members that were named, as a limit's row has them. Raises ApiError MALFORMED."""
@@ -102,16 +112,3 @@ def quantity(member: str, value: int | str | None, measure: Measure) -> int | No
     except ValueError as error:
         raise ApiError(Case.MALFORMED, f"{member}: {error}.", param=member) from error
     return value
-
-
-def check_changeable(body: bytes) -> None:
-    """Refuse to change what a limit is: that is another limit. Raises ApiError MALFORMED."""
-    try:
-        members = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return  # told by whoever reads it
-    for name in FIXED:
-        if isinstance(members, dict) and name in members:
-            raise ApiError(
-                Case.MALFORMED, f"{name}: cannot be changed; retire this limit and make a new one.", param=name
-            )

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from meterproxy.config import Config
+from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
-from meterproxy.control.operator import OperatorApi
+from meterproxy.control.identity import Identity
+from meterproxy.control.routes import ROUTES
 from meterproxy.core.lending import Change
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
@@ -105,19 +107,16 @@ def poller_of(config: Config, pool: Pool, ledger: WorkerLedger, exchanges: Excha
     return Poller(DurableRows(pool), ledger.durable, ask, OpenHoldPolicy(config.recovery.open_hold))
 
 
-def operator_of(config: Config, pool: Pool, machine: Machine) -> OperatorApi:
+def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
     """What answers everything outside of the data plane."""
     token = config.admin_token
     assert token is not None, "the supervisor has made what was not set"
-    return OperatorApi(
-        Services(
-            Accounts(pool, new_limits=config.limits.of_accounts),
-            Keys(pool, new_limits=config.limits.of_keys),
-            Limits(pool),
-            Teams(pool),
-            Fleet(pool),
-            machine,
-        ),
-        token.get_secret_value(),
-        open_metrics=config.listen.is_loopback,
+    services = Services(
+        Accounts(pool, new_limits=config.limits.of_accounts),
+        Keys(pool, new_limits=config.limits.of_keys),
+        Limits(pool),
+        Teams(pool),
+        Fleet(pool),
+        machine,
     )
+    return Api(services, Identity(token.get_secret_value()), ROUTES, open_metrics=config.listen.is_loopback)

@@ -46,7 +46,7 @@ from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, 
 from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
 from meterproxy.service.marking import Marking
-from meterproxy.service.parts import Pools, exchanges_of, journal_of, ledger_of, operator_of, poller_of
+from meterproxy.service.parts import Pools, api_of, exchanges_of, journal_of, ledger_of, poller_of
 from meterproxy.service.siblings import Siblings, settle_now
 from meterproxy.service.sweeper import Sweeper
 from meterproxy.service.upkeep import keep_fleet_counted, keep_tidy
@@ -141,8 +141,8 @@ class Worker:
         self._pools = await Pools.opened(self._handover.dsn, pooled=self._handover.pooled)
         self._pool = self._pools.others
         machine = Machine(self._unready, self._siblings.exposition, self._siblings.settle_everywhere, self._explain)
-        operator = operator_of(self._config, self._pool, machine)
-        server = HttpServer(Dispatch(self._exchange, operator.answer, operator.admit))
+        api = api_of(self._config, self._pool, machine)
+        server = HttpServer(Dispatch(self._exchange, api.answer, api.admit))
         listening = socket.socket(fileno=self._handover.listening_fd)
         starting = asyncio.create_task(self._start(), name="start")
         acceptor = None

@@ -121,6 +121,12 @@ class Accounts:
             found: UUID | None = await connection.fetchval(_SQL["find_account"], name)
             return found
 
+    async def of_organization(self, organization_id: UUID) -> UUID | None:
+        """The account of an organization, if there is such an organization."""
+        async with transaction(self._pool) as connection:
+            found: UUID | None = await connection.fetchval(_SQL["account_of_organization"], organization_id)
+            return found
+
     async def credit(
         self, account_id: UUID, amount_nanos: int, kind: str, description: str = "", idempotency_key: str | None = None
     ) -> EntryRow:

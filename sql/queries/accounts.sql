@@ -56,6 +56,9 @@ WHERE w.account_id = account.id AND w.limit_id = c.id AND $2::bigint IS NOT NULL
 -- By name of its organization, for people at a command line.
 SELECT a.id FROM accounts a JOIN organizations o ON o.id = a.organization_id WHERE o.name = $1 ORDER BY a.id LIMIT 1
 
+-- name: account_of_organization
+SELECT id FROM accounts WHERE organization_id = $1
+
 -- name: lock_account
 SELECT id, balance_nanos, credits_nanos, last_entry_no FROM accounts WHERE id = $1 FOR UPDATE
 

@@ -9,8 +9,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
-from meterproxy.control.operator import OperatorApi
+from meterproxy.control.identity import Identity
+from meterproxy.control.routes import ROUTES
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.fleet import Fleet
@@ -32,9 +34,10 @@ class Operator:
     def __init__(self, pool: asyncpg.Pool) -> None:
         none: Any = None
         machine = Machine(none, none, none, none)
-        self.api = OperatorApi(
+        self.api = Api(
             Services(Accounts(pool), Keys(pool), Limits(pool), Teams(pool), Fleet(pool), machine),
-            "hush",
+            Identity("hush"),
+            ROUTES,
             open_metrics=True,
         )
 

@@ -7,8 +7,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
-from meterproxy.control.operator import OperatorApi
+from meterproxy.control.identity import Identity
+from meterproxy.control.routes import ROUTES
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 
 TOKEN = "hush"
@@ -30,20 +32,18 @@ async def _explain(request_id: UUID) -> dict[str, Any]:
     raise StoreUnavailable("gone")
 
 
-def api(*, unready: str | None = None, open_metrics: bool = True) -> OperatorApi:
+def api(*, unready: str | None = None, open_metrics: bool = True) -> Api:
     """An API whose store is away."""
     away: Any = Away()
     machine = Machine(lambda: unready, _metrics, away.settle, _explain)
-    return OperatorApi(Services(away, away, away, away, away, machine), TOKEN, open_metrics=open_metrics)
+    return Api(Services(away, away, away, away, away, machine), Identity(TOKEN), ROUTES, open_metrics=open_metrics)
 
 
 async def _metrics() -> tuple[bytes, str]:
     return b"x 1\n", "text/plain"
 
 
-async def ask(
-    asked: OperatorApi, method: str, path: str, *, token: str | None = None, body: bytes = b""
-) -> web.StreamResponse:
+async def ask(asked: Api, method: str, path: str, *, token: str | None = None, body: bytes = b"") -> web.StreamResponse:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     request = make_mocked_request(method, path, headers=headers)
     request._read_bytes = body

@@ -1,0 +1,112 @@
+"""The API outside of the data plane: finds the route, knows who asks, lets or refuses, has it answered.
+
+Rules
+-----
+- What needs the admin token itself is refused by the head alone, before a body is read, and without it nothing about a
+  path below `/admin/` is told but 401.
+- Everything else is decided by `access.decide`, here, before the endpoint is called.
+- A store that is away is a 503, a foreign or unknown id a 404, a fault in a body or query a 400 that names it.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+from uuid import UUID
+
+from aiohttp import web
+from multidict import MultiDict
+from pydantic import BaseModel
+
+from meterproxy.control import access, bodies, queries
+from meterproxy.control.access import Acting, Permission
+from meterproxy.control.answers import json_answer
+from meterproxy.control.call import Call, Services
+from meterproxy.control.identity import Identity
+from meterproxy.control.principal import ANONYMOUS, OPERATOR, Membership, Principal, User
+from meterproxy.control.route import Methods, Route, Table
+from meterproxy.core.role import Role
+from meterproxy.errors import ApiError, Case, StoreUnavailable
+from meterproxy.proxy.paths import Match
+
+ORGANIZATION: Final = "organization_id"
+"""In any query: the organization that is meant, where its principal works in several."""
+METRICS: Final = "/metrics"
+
+
+class Api:
+    """Answers everything outside of the data plane."""
+
+    def __init__(self, services: Services, identity: Identity, routes: Iterable[Route], *, open_metrics: bool) -> None:
+        self._services = services
+        self._identity = identity
+        self._open_metrics = open_metrics
+        self.table: Final = Table(routes)
+
+    def admit(self, request: web.BaseRequest) -> tuple[Route, Match[Methods]]:
+        """Judge a request by its head, before its body is read; raises ApiError."""
+        path = request.raw_path.partition("?")[0]
+        match = self.table.match(path)
+        if match is None:
+            if path.startswith("/admin/"):
+                self._identity.check_admin_token(request)
+            raise ApiError(Case.PATH_UNKNOWN, f"Unknown request URL: {request.method} {request.path[:200]}.")
+        if self._wants_token(match.route):
+            self._identity.check_admin_token(request)
+        route = match.route.get("GET" if request.method == "HEAD" else request.method)
+        if route is None:
+            allowed = ", ".join(sorted({*match.route, "HEAD"} if "GET" in match.route else match.route))
+            raise ApiError(Case.METHOD_NOT_ALLOWED, f"This path takes {allowed}.", headers={"Allow": allowed})
+        return route, match
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; raises ApiError."""
+        route, match = self.admit(request)
+        try:
+            return _rendered(route, await route.endpoint(self._services, await self._call(request, route, match.ids)))
+        except StoreUnavailable as error:
+            raise ApiError(Case.UNAVAILABLE, "The database is not available right now.") from error
+
+    async def _call(self, request: web.BaseRequest, route: Route, ids: tuple[str, ...]) -> Call:
+        query = MultiDict(request.query)
+        acting = await self._acting(request, route, query)
+        body = None if route.body is None else bodies.read(route.body, await request.read())
+        return Call(ids, queries.read(route.query, query), body, acting, request)
+
+    async def _acting(self, request: web.BaseRequest, route: Route, query: MultiDict[str]) -> Acting:
+        """Who asks, let through; takes the name of the organization out of the query."""
+        if route.permission is Permission.OPEN:
+            return Acting(ANONYMOUS)
+        if route.permission is Permission.ADMIN_TOKEN:
+            return Acting(OPERATOR)  # `admit` has seen the token
+        principal = await self._identity.of(request)
+        place = None
+        if access.is_of_organization(route.permission):
+            place = await self._place(principal, access.wanted_organization(principal, _named(query)))
+        return access.decide(principal, route.permission, place)
+
+    async def _place(self, principal: Principal, organization_id: UUID | None) -> Membership | None:
+        if organization_id is None:
+            if access.is_operator(principal):
+                raise ApiError(Case.MALFORMED, f"{ORGANIZATION}: name the organization.", param=ORGANIZATION)
+            return None
+        if isinstance(principal, User) and organization_id in principal.memberships:
+            return principal.memberships[organization_id]
+        account_id = await self._services.accounts.of_organization(organization_id)
+        return None if account_id is None else Membership(organization_id, account_id, Role.VIEWER)
+
+    def _wants_token(self, methods: Methods) -> bool:
+        route = next(iter(methods.values()))
+        return route.permission is Permission.ADMIN_TOKEN and not (self._open_metrics and route.path == METRICS)
+
+
+def _named(query: MultiDict[str]) -> UUID | None:
+    text = query.popone(ORGANIZATION, None)
+    try:
+        return UUID(text) if text else None
+    except ValueError as error:
+        raise ApiError(Case.MALFORMED, f"{ORGANIZATION} is not an id.", param=ORGANIZATION) from error
+
+
+def _rendered(route: Route, answer: BaseModel | web.StreamResponse | None) -> web.StreamResponse:
+    if isinstance(answer, web.StreamResponse):
+        return answer
+    return web.Response(status=204) if answer is None else json_answer(answer, route.status)

@@ -1,0 +1,62 @@
+"""Principals: who asks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from meterproxy.core.role import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Somebody's place in one organization, whose credit account goes with it."""
+
+    organization_id: UUID
+    account_id: UUID
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A signed-in user.
+
+    Args:
+        login_id: the log-in by which he came; None for the token of another issuer.
+        organization_id: the organization that he works in when a request names none.
+        is_operator: he may do what the operator may.
+        memberships: his places, by organization.
+    """
+
+    id: UUID
+    name: str
+    email: str | None
+    login_id: UUID | None = None
+    organization_id: UUID | None = None
+    is_operator: bool = False
+    memberships: Mapping[UUID, Membership] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Whoever presents a key: he reads what this key has used, and the balance that it spends."""
+
+    id: UUID
+    user_id: UUID
+    organization_id: UUID
+    account_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Whoever has the admin token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """Anybody."""
+
+
+Principal = User | Key | Operator | Anonymous
+
+OPERATOR = Operator()
+ANONYMOUS = Anonymous()
