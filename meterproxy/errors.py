@@ -33,6 +33,10 @@ class Forgotten(StoreUnavailable):
     """PostgreSQL may have forgotten what it confirmed: present what this session was lent, then ask again."""
 
 
+class NoExposure(MeterproxyError):
+    """The account's exposure has no room for what a hold would leave unheld: hold all of it."""
+
+
 class JournalFull(MeterproxyError):
     """The journal has no room for another hold; nothing was written."""
 

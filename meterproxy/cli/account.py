@@ -25,7 +25,9 @@ def create(invocation: Invocation, name: str) -> None:
     from meterproxy.store.accounts import Accounts
 
     row = invocation.with_session(
-        lambda session: Accounts(session.pool, actor(), session.config.limits.of_accounts).create(name)
+        lambda session: Accounts(
+            session.pool, actor(), session.config.limits.of_accounts, session.config.exposure_nanos
+        ).create(name)
     )
     invocation.show(balance_sheet(row))
 

@@ -191,7 +191,15 @@ def _records(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
 
 def _said(entry: "Entry") -> dict[str, object]:
     """The members that a table shows, and the record itself for JSON."""
-    from meterproxy.core.record import DeferRecord, EndRecord, ForgetRecord, OwnerRecord, PlaceRecord, ProgressRecord
+    from meterproxy.core.record import (
+        DeferRecord,
+        EndRecord,
+        ExtendRecord,
+        ForgetRecord,
+        OwnerRecord,
+        PlaceRecord,
+        ProgressRecord,
+    )
 
     record = entry.record
     if isinstance(record, PlaceRecord):
@@ -203,6 +211,8 @@ def _said(entry: "Entry") -> dict[str, object]:
             "outcome": record.ending.outcome,
             "content": record,
         }
+    if isinstance(record, ExtendRecord):
+        return {"request_id": record.request_id, "amount_nanos": record.hold_nanos, "content": record}
     if isinstance(record, ProgressRecord):
         return {"request_id": record.request_id, "content": record}
     if isinstance(record, DeferRecord):
@@ -218,7 +228,7 @@ def _said(entry: "Entry") -> dict[str, object]:
 
 
 def _open_holds(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
-    from meterproxy.core.record import DeferRecord, EndRecord, PlaceRecord, Subject
+    from meterproxy.core.record import DeferRecord, EndRecord, ExtendRecord, PlaceRecord, Subject, extended
     from meterproxy.ledger.segment import read_unowned
 
     for journal in journals:
@@ -227,6 +237,8 @@ def _open_holds(journals: Iterable[Path]) -> Iterator[dict[str, object]]:
             for entry in entries:
                 if isinstance(entry.record, PlaceRecord):
                     placed[entry.record.subject.request_id] = entry.record.subject
+                elif isinstance(entry.record, ExtendRecord) and entry.record.request_id in placed:
+                    placed[entry.record.request_id] = extended(placed[entry.record.request_id], entry.record)
                 elif isinstance(entry.record, EndRecord | DeferRecord):
                     placed.pop(entry.record.subject.request_id, None)
         for subject in placed.values():

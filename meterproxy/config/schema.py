@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 
 from meterproxy.config.limits import LimitDefaults
@@ -128,13 +129,13 @@ class Control(Section):
 
 
 class Hold(Section):
-    policy: Annotated[Literal["worst_case", "adaptive"], later("worst_case")] = "worst_case"
+    policy: Literal["worst_case", "adaptive"] = "worst_case"
     wait_ms: NotNegative = 1000
     max_share_ppm: Share = Field(default=250_000, alias="max_share")
 
 
 class Adaptive(Section):
-    exposure: Annotated[str | None, later(None)] = None
+    exposure: Rate | None = None
 
 
 class Exchange(Section):
@@ -212,6 +213,17 @@ class Config(Section):
     usage: Usage = Usage()
     limits: LimitDefaults = LimitDefaults()
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _exposes_so_much(self) -> Self:
+        if self.hold.policy == "adaptive" and not self.adaptive.exposure:
+            raise ValueError('hold.policy "adaptive" needs adaptive.exposure, in USD and above zero')
+        return self
+
+    @property
+    def exposure_nanos(self) -> int | None:
+        """What adaptive holds of one account may leave unheld; None where all is held."""
+        return self.adaptive.exposure if self.hold.policy == "adaptive" else None
 
     @classmethod
     def load(

@@ -16,7 +16,8 @@ class AccountEntry:
     """An account's credit, its limits in the order in which requests draw from them, and whether it is frozen.
 
     There is one for each account of a directory; `version` grows with each change, so that what was derived from the
-    limits can tell that it is old. `plan` is what requests draw from while there are no limits.
+    limits can tell that it is old. `plan` is what requests draw from while there are no limits; `exposure` is the limit
+    on what adaptive holds leave unheld, None where all is to be held.
     """
 
     __slots__ = (
@@ -24,6 +25,7 @@ class AccountEntry:
         "_of_scope",
         "account_id",
         "credit",
+        "exposure",
         "frozen",
         "limits",
         "organization_id",
@@ -37,13 +39,17 @@ class AccountEntry:
         self.credit = LeaseKey(account_id, credit_limit_id, 0)
         self.plan = Plan((Planned(self.credit, Measure.AMOUNT),))
         self.limits: tuple[Limit, ...] = ()
+        self.exposure: Limit | None = None
         self.frozen = False
         self.version = 0
         self._of_scope: dict[tuple[Scope, UUID], list[Limit]] = {}
 
     def change(self, limits: Sequence[Limit], *, frozen: bool) -> None:
         """Take over what PostgreSQL says now; what is the same changes nothing."""
-        ordered = tuple(sorted(limits, key=lambda limit: limit.rank))
+        exposures = [limit for limit in limits if limit.measure is Measure.EXPOSURE]
+        self.exposure = exposures[0] if exposures else None
+        on_paths = [limit for limit in limits if limit.measure is not Measure.EXPOSURE]
+        ordered = tuple(sorted(on_paths, key=lambda limit: limit.rank))
         if ordered != self.limits or frozen != self.frozen:
             self.limits, self.frozen = ordered, frozen
             self._of_scope = {}

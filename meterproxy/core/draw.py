@@ -4,7 +4,8 @@ Rules
 -----
 - It follows from the ending alone, by one function: the book, settle, recovery and audit cannot differ.
 - Requests come back where nothing can have reached the provider; they are kept where it refused, answered or nobody
-  knows. Concurrency always comes back. Tokens and amounts are what was measured, none where nothing is charged.
+  knows. Concurrency and exposure always come back. Tokens and amounts are what was measured, none where nothing is
+  charged.
 - What is beyond the hold is overrun. A draw that was only counted was never lent: all of it is added at the end.
 """
 
@@ -14,6 +15,8 @@ from meterproxy.core.limit import Measure
 from meterproxy.core.record import Draw, Ending, EndRecord
 from meterproxy.core.usage import Outcome
 
+_OVER: Final = (Measure.CONCURRENT, Measure.EXPOSURE)
+"""Measures of what runs: nothing of them is left when an exchange has ended."""
 RELEASED: Final = "released"
 """How a hold ended for which nothing is charged."""
 
@@ -26,12 +29,12 @@ class Taken(NamedTuple):
     counted: int
 
 
-def measured(how: str, ending: Ending, amount_nanos: int) -> tuple[int, int, int, int]:
+def measured(how: str, ending: Ending, amount_nanos: int) -> tuple[int, int, int, int, int]:
     """What an ending consumes, whatever was held: by measure, in the order of their numbers."""
     usage = ending.usage
     if how == RELEASED:
-        return amount_nanos, int(ending.outcome == Outcome.PROVIDER_ERROR or any(usage)), 0, 0
-    return amount_nanos, 1, usage.input_tokens + usage.output_tokens, 0
+        return amount_nanos, int(ending.outcome == Outcome.PROVIDER_ERROR or any(usage)), 0, 0, 0
+    return amount_nanos, 1, usage.input_tokens + usage.output_tokens, 0, 0
 
 
 def taken(record: EndRecord) -> list[Taken]:
@@ -47,5 +50,5 @@ def _taken(draw: Draw, amount: int) -> Taken:
 
 
 def deferred(draw: Draw) -> int:
-    """What a draw's lease pays when its hold becomes durable: all that was held, but for concurrency, which is over."""
-    return 0 if draw.counted or draw.measure == Measure.CONCURRENT else draw.amount
+    """What a draw's lease pays when its hold becomes durable: all that was held, but for what is over by then."""
+    return 0 if draw.counted or draw.measure in _OVER else draw.amount

@@ -30,6 +30,8 @@ class HoldRequest(msgspec.Struct, frozen=True):
     tags: tuple[tuple[str, str], ...] = ()
     input_estimate: int | None = None
     """About how many tokens go in: what is charged should this worker die before it knows better."""
+    exposed_nanos: int = 0
+    """What the bound comes to beyond `hold_nanos`, which is drawn from the account's exposure instead."""
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):

@@ -23,6 +23,8 @@ class Measure(IntEnum):
     REQUESTS = 1
     TOKENS = 2
     CONCURRENT = 3
+    EXPOSURE = 4
+    """What running requests may still cost beyond what they hold: see `ledger.holds`."""
 
 
 class Scope(StrEnum):
@@ -36,12 +38,13 @@ class Scope(StrEnum):
 
 
 _SCOPES = list(Scope)
-_MEASURES = (Measure.REQUESTS, Measure.CONCURRENT, Measure.TOKENS, Measure.AMOUNT)
+_MEASURES = (Measure.REQUESTS, Measure.CONCURRENT, Measure.TOKENS, Measure.AMOUNT, Measure.EXPOSURE)
 _NOUNS = {
     Measure.AMOUNT: "budget",
     Measure.REQUESTS: "requests",
     Measure.TOKENS: "tokens",
     Measure.CONCURRENT: "concurrent requests",
+    Measure.EXPOSURE: "exposure",
 }
 _WINDOWLESS = (WindowKind.NONE, WindowKind.TOTAL)
 

@@ -61,6 +61,12 @@ def plan_for(key: "KeyEntry", operation: str, model: str, at_us: int) -> Plan:
     return plan
 
 
+def exposed(plan: Plan, account_id: UUID, exposure: Limit) -> Plan:
+    """The plan of a request that is not held whole: it draws from the account's exposure too, before its credit."""
+    *leased, credit = plan.leased
+    return Plan((*leased, _planned(account_id, exposure, 0), credit), plan.counted, plan.version)
+
+
 def _begun(key: "KeyEntry") -> dict[tuple[str, str], Plan]:
     """The place for a key's plans: most keys are under no limits and need none."""
     plans: dict[tuple[str, str], Plan] = {}

@@ -92,6 +92,17 @@ class ProgressRecord(msgspec.Struct, array_like=True, tag="progress", frozen=Tru
     usage: Usage
 
 
+class ExtendRecord(msgspec.Struct, array_like=True, tag="extend", frozen=True):
+    """A hold was extended: what it holds from now on, in all, so that the last of several says everything.
+
+    `amounts` are those of the subject's draws, in their order.
+    """
+
+    request_id: UUID
+    hold_nanos: int
+    amounts: tuple[int, ...]
+
+
 class Ending(msgspec.Struct, array_like=True, frozen=True):
     """What an exchange turned out to be: everything that is known only at its end.
 
@@ -155,7 +166,18 @@ class ForgetRecord(msgspec.Struct, array_like=True, tag="forget", frozen=True):
 NoteRecord = DeferRecord | OwnerRecord | ForgetRecord
 """What is settled like an ending and is none: it charges nothing."""
 
-Record = PriceRecord | SessionRecord | PlaceRecord | ProgressRecord | EndRecord | NoteRecord
+Record = PriceRecord | SessionRecord | PlaceRecord | ProgressRecord | ExtendRecord | EndRecord | NoteRecord
+
+
+def extended(subject: Subject, record: ExtendRecord) -> Subject:
+    """The subject of a hold that was extended."""
+    draws = tuple(
+        [
+            msgspec.structs.replace(draw, amount=amount)
+            for draw, amount in zip(subject.draws, record.amounts, strict=True)
+        ]
+    )
+    return msgspec.structs.replace(subject, hold_nanos=record.hold_nanos, draws=draws)
 
 
 def identity(record: EndRecord | NoteRecord) -> Hashable:

@@ -5,6 +5,7 @@ Rules
 - Per lease, always: `outstanding = free + held + unsettled`, none of them negative, and
   `granted = consumed + returned + outstanding`.
 - A hold draws from every limit on its path or from none, in the order given; the first that is short is the one named.
+- An open hold may be extended: by all that is asked for, from each of its leases, or not at all.
 - A hold ends once, and remembers how. The same ending again is ALREADY, a different one DIFFERS; neither changes
   anything.
 - What is captured above what was held is overrun: it never touches the lease.
@@ -160,6 +161,18 @@ class Book:
             drawn.append((lease, amount))
         self.open += 1
         return Placed(tuple(drawn))
+
+    def extend(self, placed: Placed, more: Sequence[int]) -> bool:
+        """Hold so much more of each draw, less where negative; where one of them is short nothing changes."""
+        assert placed.open, "only an open hold can be extended"
+        if any(lease.free < change for (lease, _), change in zip(placed.draws, more, strict=True)):
+            return False
+        for (lease, _), change in zip(placed.draws, more, strict=True):
+            lease.free -= change
+            lease.held += change
+        held = zip(placed.draws, more, strict=True)
+        placed.draws = tuple([(lease, amount + change) for (lease, amount), change in held])
+        return True
 
     def capture(self, placed: Placed, amounts: Sequence[int]) -> Captured:
         """End a hold with what was measured, one amount per draw in the order of the place."""

@@ -35,9 +35,9 @@ def drawn_by(plan: Plan, request: HoldRequest) -> Draws:
     return tuple([(planned.key, amounts[planned.measure]) for planned in leased])
 
 
-def _amounts(request: HoldRequest) -> tuple[int, int, int, int]:
+def _amounts(request: HoldRequest) -> tuple[int, int, int, int, int]:
     """What a request holds by measure, in the order of their numbers."""
-    return request.hold_nanos, 1, request.bound.tokens, 1
+    return request.hold_nanos, 1, request.bound.tokens, 1, request.exposed_nanos
 
 
 def draws_of(plan: Plan, drawn: Draws, request: HoldRequest, session_id: UUID) -> tuple[Draw, ...]:
@@ -68,6 +68,13 @@ def _counted(limits: tuple[Planned, ...], request: HoldRequest, session_id: UUID
             for planned in limits
         ]
     )  # fmt: skip
+
+
+def extension(subject: Subject, more_nanos: int) -> list[int]:
+    """How each draw of a hold changes that is to hold so much more: money is held that was only exposed before."""
+    by_measure = {Measure.AMOUNT: more_nanos, Measure.EXPOSURE: -more_nanos}
+    changes = [0 if draw.counted else by_measure.get(Measure(draw.measure), 0) for draw in subject.draws]
+    return [max(change, -draw.amount) for draw, change in zip(subject.draws, changes, strict=True)]
 
 
 def consumptions(subject: Subject, how: str, ending: Ending, amount_nanos: int) -> list[int]:

@@ -3,6 +3,8 @@
 Rules
 -----
 - Placing and ending are synchronous: between the book's decision and the journal's record nothing else runs.
+- A hold may leave a part of the bound unheld, if the account's *exposure* has room for that part. It is extended while
+  the answer comes: what it holds then is no longer exposed. An extension is all or nothing, and journaled.
 - The journal's record of an ending is written before the caller may forward the terminal piece of an answer.
 - An ending is never refused. Where the journal's volume fails, the ending stays in memory for settle and the caller is
   told, so that the client is told.
@@ -20,22 +22,25 @@ from meterproxy.core.draw import RELEASED
 from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Rates, Receipt, Rest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
+from meterproxy.core.limit import Measure
 from meterproxy.core.money import MAX_NANOS
-from meterproxy.core.plan import Plan, plan_for
+from meterproxy.core.plan import Plan, exposed, plan_for
 from meterproxy.core.price import Amounts, Price
 from meterproxy.core.record import (
     Draw,
     Ending,
     EndRecord,
+    ExtendRecord,
     PlaceRecord,
     PriceRecord,
     ProgressRecord,
     Subject,
     bookable_name,
+    extended,
     fit,
 )
 from meterproxy.core.usage import Usage
-from meterproxy.errors import ApiError, Case, JournalFailed, JournalFull, SessionOver, StoreUnavailable
+from meterproxy.errors import ApiError, Case, JournalFailed, JournalFull, NoExposure, SessionOver, StoreUnavailable
 from meterproxy.ledger.book import Book, Draws, End, Placed, Short
 from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.draws import (
@@ -45,6 +50,7 @@ from meterproxy.ledger.draws import (
     counted_draws,
     drawn_by,
     draws_of,
+    extension,
     least_rest,
 )
 from meterproxy.ledger.journal import Journal
@@ -60,6 +66,8 @@ RETRY_SECONDS: Final = 0.25
 """How often a waiting request looks again, should it have missed what others gave back."""
 SHORTEST_SECONDS: Final = 0.001
 """Nobody waits for less."""
+GROWTH_BYTES: Final = 8
+"""By how many bytes a number may be longer in a record of the journal than another."""
 BOUNDLESS: Final = Rest(MAX_NANOS, None)
 """What is left of limits that refuse nothing."""
 
@@ -67,7 +75,8 @@ BOUNDLESS: Final = Rest(MAX_NANOS, None)
 class PlacedHold(Hold, eq=False):
     """A hold of this worker: where its parts are in book and journal, and its receipt once it was captured.
 
-    `keys` are the leases that it draws from, credit last; `durable` is what it goes on as once it has become durable.
+    `keys` are the leases that it draws from, credit last; `plan` says so of one that may be extended. `durable` is what
+    it goes on as once it has become durable.
     """
 
     keys: tuple[LeaseKey, ...]
@@ -75,6 +84,7 @@ class PlacedHold(Hold, eq=False):
     placed: Placed
     placed_us: int
     input_estimate: int | None = None
+    plan: Plan | None = None
     placed_at: int = UNWRITTEN
     receipt: Receipt | None = None
     durable: DurableHold | None = None
@@ -105,7 +115,9 @@ class Holds:
     def try_place(self, request: HoldRequest) -> Hold | None:
         """See `proxy.ports.Ledger.try_place`."""
         now_us = self._check_trust()
-        plan = plan_for(request.key, request.operation, request.model, request.occurred_us)
+        if request.exposed_nanos and self.shadow:
+            raise NoExposure
+        plan = _plan_of(request)
         draws = drawn_by(plan, request)
         placed = self._book.place(draws)
         if isinstance(placed, Short):
@@ -113,6 +125,8 @@ class Holds:
         keys = plan.keys
         subject = self._subject(request, draws_of(plan, draws, request, self._session.session_id))
         hold = PlacedHold(subject, request.price, keys, request.key.credit, placed, now_us, request.input_estimate)
+        if request.exposed_nanos:
+            hold.plan = plan
         self._write_place(hold)
         self.open[hold] = hold
         for key in keys:
@@ -125,10 +139,12 @@ class Holds:
         with ExitStack() as line:
             waited_for: set[LeaseKey] = set()
             while (hold := self.try_place(request)) is None:
-                plan = plan_for(request.key, request.operation, request.model, request.occurred_us)
+                plan = _plan_of(request)
                 short = await self._borrow(plan, drawn_by(plan, request))
                 if short is None:
                     continue
+                if short.planned.measure is Measure.EXPOSURE:
+                    raise NoExposure
                 seconds = (deadline_us - elapsed_us()) / 1e6
                 if short.spent or seconds < SHORTEST_SECONDS:
                     return self._refuse(request, plan, short)
@@ -142,6 +158,8 @@ class Holds:
         """What does not fit here: refused where that is known to be the last word, else to be borrowed for."""
         for planned, (key, amount) in zip(plan.leased, draws, strict=True):
             if self._borrower.denied(key, amount):
+                if planned.measure is Measure.EXPOSURE:
+                    raise NoExposure
                 return self._refuse(request, plan, Lacking(planned, amount, spent=True))
         return None
 
@@ -213,7 +231,8 @@ class Holds:
         try:
             self._journal.make_room()  # may begin a segment, which must be readable by itself
             self.write_price(hold.price)
-            hold.placed_at = self._journal.place(PlaceRecord(hold.subject, hold.input_estimate))
+            growth = 0 if hold.plan is None else GROWTH_BYTES * (len(hold.subject.draws) + 1)
+            hold.placed_at = self._journal.place(PlaceRecord(hold.subject, hold.input_estimate), growth)
         except (JournalFull, JournalFailed) as error:
             self._book.release(hold.placed)
             raise ApiError(Case.OVERLOADED, "The service cannot take requests right now.") from error
@@ -250,6 +269,43 @@ class Holds:
             self._journal.progress(ProgressRecord(hold.subject.request_id, usage))
         except JournalFailed:
             _log.warning("a stream's progress could not be written", extra={"request_id": hold.subject.request_id})
+
+    def extend(self, hold: Hold, more_nanos: int) -> bool:
+        """See `proxy.ports.Ledger.extend`."""
+        assert isinstance(hold, PlacedHold)
+        changes = extension(hold.subject, more_nanos)
+        leased = [change for draw, change in zip(hold.subject.draws, changes, strict=True) if not draw.counted]
+        if not self._session.trusted_us() or not self._book.extend(hold.placed, leased):
+            return False
+        amounts = tuple([draw.amount + change for draw, change in zip(hold.subject.draws, changes, strict=True)])
+        record = ExtendRecord(hold.subject.request_id, hold.subject.hold_nanos + more_nanos, amounts)
+        try:
+            self._journal.describe(record)
+        except (JournalFull, JournalFailed):
+            undone = self._book.extend(hold.placed, [-change for change in leased])
+            assert undone, "what was just held is there to be given back"
+            return False
+        hold.subject = extended(hold.subject, record)
+        for key in hold.keys:
+            self._borrower.freed(key)
+        return True
+
+    async def make_room(self, hold: Hold, more_nanos: int) -> bool:
+        """See `proxy.ports.Ledger.make_room`."""
+        assert isinstance(hold, PlacedHold)
+        assert hold.plan is not None, "what is held whole is never extended"
+        wanted = [more_nanos if planned.measure is Measure.AMOUNT else 0 for planned in hold.plan.leased]
+        deadline_us = elapsed_us() + self._wait_us
+        try:
+            while (short := await self._borrower.borrow(hold.plan, wanted)) is not None:
+                seconds = (deadline_us - elapsed_us()) / 1e6
+                if short.spent or seconds < SHORTEST_SECONDS:
+                    return False
+                with self._borrower.in_line(short.planned.key):
+                    await self._wait(short, seconds)
+        except (StoreUnavailable, SessionOver):
+            return False
+        return True
 
     # ── end ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -298,6 +354,18 @@ class Holds:
             self.anomalies[end.value] += 1
             _log.error("a hold was ended twice", extra={"request_id": hold.subject.request_id, "second": end.value})
         return hold.receipt or Receipt(0, 0, None)
+
+
+def _plan_of(request: HoldRequest) -> Plan:
+    """What a request draws from."""
+    key = request.key
+    plan = plan_for(key, request.operation, request.model, request.occurred_us)
+    if not request.exposed_nanos:
+        return plan
+    exposure = key.account.exposure
+    if exposure is None:
+        raise NoExposure
+    return exposed(plan, key.account_id, exposure)
 
 
 def priced(price: Price, usage: Usage, service_tier: str | None, markup_ppm: int) -> tuple[int, int, tuple[str, ...]]:

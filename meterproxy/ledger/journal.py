@@ -178,8 +178,10 @@ class Journal:
         """Whether a usual hold could be placed."""
         return self._spare_room > 2 * ENDING_ROOM_BYTES and self.unsettled_bytes <= self.max_bytes
 
-    def place(self, record: PlaceRecord) -> int:
+    def place(self, record: PlaceRecord, growth: int = 0) -> int:
         """Write that a hold was placed, and keep the room of its ending; answers where the record begins.
+
+        `growth` is by how many bytes its subject may be longer by then.
 
         Raises:
             JournalFull: no room for it and its ending, or more unsettled than `max_bytes`.
@@ -187,7 +189,7 @@ class Journal:
         """
         payload = encode(record)
         size = FRAME_BYTES + len(payload)
-        reserve = size + ENDING_ROOM_BYTES
+        reserve = size + ENDING_ROOM_BYTES + growth
         if self._spare_room < size + reserve:
             raise JournalFull("the journal's volume has no room left")
         if self._current.end - self._confirmed > self.max_bytes:

@@ -4,8 +4,8 @@ Rules
 -----
 - Endings and notes behind what PostgreSQL has confirmed are settled. If PostgreSQL has a row for an id already, that
   row wins.
-- Holds without an ending are ended as `recovered`, by policy, and that ending is written to the journal before it is
-  settled: a kill during recovery changes nothing.
+- A hold is what its last extension says. Holds without an ending are ended as `recovered`, by policy, and that ending
+  is written to the journal before it is settled: a kill during recovery changes nothing.
 - A record that was written again after a failed fsync counts once: the first ending is the ending.
 - When all of it is settled, the sessions that wrote this journal are `proved`: what they had leased returns at once.
 """
@@ -18,10 +18,20 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from meterproxy.core.lending import Settling
 from meterproxy.core.price import Price
-from meterproxy.core.record import Ending, EndRecord, PlaceRecord, PriceRecord, ProgressRecord, identity
+from meterproxy.core.record import (
+    Ending,
+    EndRecord,
+    ExtendRecord,
+    PlaceRecord,
+    PriceRecord,
+    ProgressRecord,
+    extended,
+    identity,
+)
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.ledger.backlog import Item, item_of
 from meterproxy.ledger.holds import priced
@@ -68,6 +78,9 @@ def replay(journal: Journal, position: int, open_from: int, placed_from: int = 0
                     found.open[subject.request_id] = record
             case ProgressRecord(request_id, usage) if request_id in found.open:
                 found.progress[request_id] = usage
+            case ExtendRecord(request_id) as record if request_id in found.open:
+                place = found.open[request_id]
+                found.open[request_id] = replace(place, subject=extended(place.subject, record))
             case PriceRecord(price_id, document):
                 found.prices[price_id] = document
             case record:

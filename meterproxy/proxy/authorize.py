@@ -7,10 +7,11 @@ Rules
   for a much smaller request: an account in a retry loop must not keep the tokenizer busy.
 - A client that names no maximum may hold a share of the rest at most. If the model's own maximum would take more, the
   member this model accepts is lowered to what can be paid, never below a useful minimum.
-- A hold is never shrunk: what is held always covers the bound of what is sent.
+- A hold is never shrunk: what is held covers the bound of what is sent, but for what an adaptive hold exposes.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -20,8 +21,9 @@ from meterproxy.core.bound import Bound, RequestFacts, bound_of
 from meterproxy.core.hold import HoldRequest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.money import PPM, format_usd
-from meterproxy.errors import ApiError, Case
+from meterproxy.errors import ApiError, Case, NoExposure
 from meterproxy.proxy.accept import Asked
+from meterproxy.proxy.adaptive import Extension, Usual, in_part, may_be_held_in_part
 from meterproxy.proxy.headers import Attribution
 from meterproxy.proxy.large_body import expanding
 from meterproxy.proxy.ports import Hold, Ledger, Rest, TokenCounter
@@ -49,11 +51,15 @@ _NO_CREDIT: Final = frozenset({Case.CREDIT_SPENT, Case.CREDIT_HELD, Case.BUDGET_
 
 
 class Authorized(NamedTuple):
-    """A placed hold; `lowered_maximum` is what each answer was limited to where the client named nothing."""
+    """A placed hold; `lowered_maximum` is what each answer was limited to where the client named nothing.
+
+    `extension` is there where not all of the bound is held.
+    """
 
     hold: Hold
     bound: Bound
     lowered_maximum: int | None
+    extension: Extension | None = None
 
 
 class Ceiling(NamedTuple):
@@ -142,6 +148,7 @@ class Authorizer:
         self._markup_ppm = settings.markup_ppm
         self._max_share_ppm = settings.hold_max_share_ppm
         self._count_seconds = settings.count_seconds
+        self.usual: Final = Usual() if settings.adaptive else None
 
     def try_authorize(self, attempt: Attempt) -> Authorized | None:
         """Place the hold of a request if nobody must be asked and nothing adjusted for it; None if `authorize` must.
@@ -154,12 +161,11 @@ class Authorizer:
         if ceiling.below(request):
             return None
         try:
-            hold = self._ledger.try_place(request)
+            return self._try_place(attempt, request, None)
         except ApiError as refusal:
             if refusal.case in _NO_CREDIT:
                 return None
             raise
-        return None if hold is None else Authorized(hold, request.bound, None)
 
     async def authorize(self, attempt: Attempt) -> Authorized:
         """Place the hold of a request, whatever that takes.
@@ -174,15 +180,48 @@ class Authorizer:
         if ceiling.below(request):
             request, lowered_maximum = await self._fit(attempt, ceiling)
         try:
-            return Authorized(await self._place(request), request.bound, lowered_maximum)
+            return await self._place(attempt, request, lowered_maximum)
         except ApiError as refusal:
             if refusal.case not in _NO_CREDIT or not await self._count(attempt):
                 raise
-        request = attempt.hold_request(self._markup_ppm)
-        return Authorized(await self._place(request), request.bound, lowered_maximum)
+        return await self._place(attempt, attempt.hold_request(self._markup_ppm), lowered_maximum)
 
-    async def _place(self, request: HoldRequest) -> Hold:
-        return self._ledger.try_place(request) or await self._ledger.place(request)
+    def _try_place(self, attempt: Attempt, request: HoldRequest, lowered_maximum: int | None) -> Authorized | None:
+        """Place the hold from what is here, in part where that may be and there is room for what is left unheld."""
+        step = self._step(attempt, request)
+        if step is not None:
+            with suppress(NoExposure):
+                hold = self._ledger.try_place(part := in_part(request, step))
+                return None if hold is None else self._authorized(attempt, hold, part, lowered_maximum, step)
+        hold = self._ledger.try_place(request)
+        return None if hold is None else Authorized(hold, request.bound, lowered_maximum)
+
+    async def _place(self, attempt: Attempt, request: HoldRequest, lowered_maximum: int | None) -> Authorized:
+        """The same, waiting in line where that is needed."""
+        authorized = self._try_place(attempt, request, lowered_maximum)
+        if authorized is not None:
+            return authorized
+        step = self._step(attempt, request)
+        if step is not None:
+            with suppress(NoExposure):
+                hold = await self._ledger.place(part := in_part(request, step))
+                return self._authorized(attempt, hold, part, lowered_maximum, step)
+        return Authorized(await self._ledger.place(request), request.bound, lowered_maximum)
+
+    def _step(self, attempt: Attempt, request: HoldRequest) -> int | None:
+        """How many tokens of output are held at a time; None where all are."""
+        if self.usual is None or not may_be_held_in_part(request, attempt.request_facts, attempt.model_facts):
+            return None
+        step = self.usual.tokens(request.key.key_id, request.model)
+        return step if in_part(request, step).exposed_nanos > 0 else None
+
+    def _authorized(
+        self, attempt: Attempt, hold: Hold, part: HoldRequest, lowered_maximum: int | None, step: int
+    ) -> Authorized:
+        options = attempt.asked.usage_options
+        tells_usage = options is not None and options.boolean("include_usage")
+        extension = Extension(self._ledger, hold, part, step, tells_usage=tells_usage)
+        return Authorized(hold, part.bound, lowered_maximum, extension)
 
     async def _ceiling(self, attempt: Attempt, request: HoldRequest) -> Ceiling:
         """The most that this request may hold by rule."""

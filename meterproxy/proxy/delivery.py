@@ -6,6 +6,7 @@ import msgspec
 
 from meterproxy.core.resource import RESPONSE
 from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.adaptive import Extension
 from meterproxy.proxy.capture import OpenHold
 from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.client import Client
@@ -32,6 +33,7 @@ class Delivery(msgspec.Struct, eq=False):
         durable: where the hold goes if the work goes on in the background.
         turns: where large answers are read.
         background: whether the request asked for that.
+        extension: holds more as the answer grows, where not all of its bound is held.
     """
 
     client: Client
@@ -49,6 +51,7 @@ class Delivery(msgspec.Struct, eq=False):
     claims: Claims | None = None
     durable: DurableHolds | None = None
     background: bool = False
+    extension: Extension | None = None
 
     def defer(self, response_id: str) -> None:
         """Let the hold wait for the end of a response that goes on in the background. Raises JournalFailed."""

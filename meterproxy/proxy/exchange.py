@@ -19,6 +19,8 @@ from meterproxy.core.key import KeyEntry
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, JournalFailed
 from meterproxy.proxy.accept import Asked, asked_of, check_readable, read_asked, unread
+from meterproxy.proxy.adaptive import OPERATIONS as ADAPTIVE
+from meterproxy.proxy.adaptive import Extension
 from meterproxy.proxy.authenticate import find_key, known_key, permit
 from meterproxy.proxy.authorize import Attempt
 from meterproxy.proxy.capture import Measured, OpenHold
@@ -60,6 +62,7 @@ class Exchange:
         "_client",
         "_counting",
         "_cut_short_by",
+        "_extension",
         "_forwarded_us",
         "_hold",
         "_house",
@@ -87,6 +90,7 @@ class Exchange:
         self._house = house
         self._client = client
         self._hold: OpenHold | None = None
+        self._extension: Extension | None = None
         self._counting: Counting | None = None
         self._key_claim: KeyClaim | None = None
         self._cut_short_by: ApiError | None = None
@@ -181,7 +185,8 @@ class Exchange:
             belongs = belongs._replace(conversation=owned.conversation[:CONVERSATION_BYTES])
         attempt = Attempt(self.request_id, self.started_us, key, asked, route, belongs)
         authorizer = self._house.authorizer
-        hold, bound, lowered_maximum = authorizer.try_authorize(attempt) or await authorizer.authorize(attempt)
+        authorized = authorizer.try_authorize(attempt) or await authorizer.authorize(attempt)
+        hold, bound, lowered_maximum, self._extension = authorized
         self._hold = OpenHold(hold, bound, ports.ledger, ports.clock, self.begun_us)
         self._counting = Counting(
             asked,
@@ -221,6 +226,8 @@ class Exchange:
         if self._keeps:
             self._expect_ids(asked, key, delivery)
         if forwarded.answer.content_type != EVENT_STREAM:
+            if self._extension is not None:
+                self._extension.holds_all()  # what cannot be held stays exposed
             await relay_plain(delivery, self._began)
             self._received()
             return
@@ -229,8 +236,15 @@ class Exchange:
         self._stream_opened()
         await relay.run()
         self._received()
+        self._learn(asked, route, key)
         if delivery.hold.ending is not None and delivery.hold.ending.outcome == Outcome.STREAM_BROKEN:
             self._house.ports.observer.upstream_failed(self._provider, "stream_broken")
+
+    def _learn(self, asked: Asked, route: Route, key: KeyEntry) -> None:
+        """Remember how long this answer was, for what the next ones hold at first."""
+        usual, ending = self._house.authorizer.usual, self._hold.ending if self._hold else None
+        if usual is not None and ending is not None and asked.endpoint.operation in ADAPTIVE:
+            usual.note(key.key_id, route.model, ending.usage.output_tokens)
 
     def _began(self, relay: StreamRelay | LargeRelay) -> None:
         """The client gets this answer as it comes: however it ends from now on, what was delivered is charged."""
@@ -276,6 +290,7 @@ class Exchange:
             settings=self._house.settings,
             pool=self._house.pool,
             turns=self._house.turns,
+            extension=self._extension,
         )
 
     def _expect_ids(self, asked: Asked, key: KeyEntry, delivery: Delivery) -> None:

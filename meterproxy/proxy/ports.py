@@ -61,6 +61,7 @@ class Ledger(Protocol):
         Raises:
             ApiError: CREDIT_SPENT, BUDGET_SPENT, REQUESTS_LIMITED or TOKENS_LIMITED where it is known that it cannot
                 fit; UNAVAILABLE without trust in the session; OVERLOADED where the journal has no room.
+            NoExposure: what the request leaves unheld has no room.
         """
         ...
 
@@ -93,6 +94,17 @@ class Ledger(Protocol):
         Raises:
             ApiError: UNAVAILABLE where the session's trust has run out; the caller releases the hold.
         """
+        ...
+
+    def extend(self, hold: Hold, more_nanos: int) -> bool:
+        """Hold so much more, from what this worker has leased; False where it has not, or where nothing can be written.
+
+        Synchronous; only for a hold that was placed with `exposed_nanos`, whose exposure gets as much back.
+        """
+        ...
+
+    async def make_room(self, hold: Hold, more_nanos: int) -> bool:
+        """Borrow what `extend` lacks, waiting in line up to `hold.wait_ms`; whether it is worth trying again."""
         ...
 
     def progress(self, hold: Hold, usage: Usage) -> None:

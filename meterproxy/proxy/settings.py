@@ -9,6 +9,7 @@ from typing import Literal
 class ExchangeSettings:
     """What an operator can set about how requests are answered.
 
+    `adaptive`: streams may hold a part of their bound and more as they grow, within their account's exposure.
     `trusted_proxies` are networks whose word is taken for where a request comes from.
     `leaver_seconds` and `leavers` bound how long and how many streams are read on after their clients left.
     `count_seconds` bounds how long an ending waits for the tokenizer. `buffered_bytes` is the largest answer that is
@@ -29,6 +30,7 @@ class ExchangeSettings:
     leaver_seconds: float = 120.0
     leavers: int = 256
     hold_max_share_ppm: int = 250_000
+    adaptive: bool = False
     max_seconds: float = 3600.0
     keepalive_seconds: float = 0.0
     progress_seconds: float = 10.0

@@ -6,6 +6,8 @@ Rules
 - The piece that holds the terminal event is cut there: what is before it passes, the hold is captured, then it passes.
 - A client that left does not end a stream whose answer will be billed: it is read on, for a bounded time and number.
   Aborting is right by itself only where no sign of the end was seen and nothing is produced unseen.
+- A stream of which no more can be held ends with the events of an answer that has reached its maximum. What is charged
+  is what was passed on. Of a compressed one, which cannot be cut off, all is held before it begins.
 - A stream that breaks ends with an error event; what was delivered is captured first. An error's text is no output.
 - What we write by ourselves (comments, errors) goes between events, never into one.
 - Ids that the client may mention later are written down before the events that bring them go on. The hold of work that
@@ -19,6 +21,7 @@ from typing import Final
 
 from meterproxy.core.usage import Outcome, Usage
 from meterproxy.errors import ApiError, Case, JournalFailed
+from meterproxy.proxy.adaptive import Extension
 from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.decode import Decoder
@@ -57,6 +60,7 @@ class StreamRelay:
         "_client",
         "_decoder",
         "_delivery",
+        "_extension",
         "_hold",
         "_keepalive_seconds",
         "_leavers",
@@ -77,7 +81,12 @@ class StreamRelay:
         self._decoder = delivery.decoder
         editing = delivery.forwarded.usage_injected and delivery.decoder is None
         self._claims = delivery.claims
-        self._meter = meter_of(delivery.operation, delivery.pool, editing=editing, holding=delivery.claims is not None)
+        if delivery.extension is not None and delivery.decoder is not None and not delivery.extension.holds_all():
+            delivery.forwarded.answer.abort()
+            raise unreadable("The provider's answer is in a coding in which it cannot be cut off.")
+        self._extension = None if delivery.decoder is not None else delivery.extension
+        holding = delivery.claims is not None or self._extension is not None
+        self._meter = meter_of(delivery.operation, delivery.pool, editing=editing, holding=holding)
         self._keepalive_seconds = delivery.settings.keepalive_seconds
         self._leavers = leavers
         self._at_boundary = True
@@ -99,11 +108,14 @@ class StreamRelay:
             await self.break_off(ApiError(case, "The provider's answer broke off."))
 
     async def _copy(self) -> None:
-        client, meter, hold = self._client, self._meter, self._hold
+        client, meter, hold, extension = self._client, self._meter, self._hold, self._extension
         read = self._read_alive if self._keepalive_seconds else self._answer.read
         while piece := await read():
             if client.gone:
                 await self._leave(piece)
+                return
+            if extension is not None and not extension.takes(piece) and not await extension.grown():
+                await self._stop(extension)
                 return
             forwarded = meter.feed(piece) if self._decoder is None else self._decoded(self._decoder, piece)
             if self._claims is not None and not await self._written_down(self._claims):
@@ -225,6 +237,16 @@ class StreamRelay:
         elif not self._client.ended:
             self._client.end()
 
+    async def _stop(self, extension: Extension) -> None:
+        """No more can be held: end the stream here, as a provider does that has reached the maximum."""
+        self._answer.abort()
+        self._meter.finish()  # what it held back is a part of an event
+        if await self._captured(Outcome.STOPPED_BY_LIMIT):
+            ending = self._hold.ending
+            assert ending is not None, "it was just captured"
+            reading = self._meter.reading(self._delivery.ceiling)
+            self._client.end(extension.terminal_events(reading, ending.usage))
+
     def _say(self, error: ApiError) -> None:
         """Write an error event and the end; what an editor still held back is part of an event and is dropped."""
         if not self._at_boundary:
@@ -264,6 +286,8 @@ class StreamRelay:
             async with asyncio.timeout(self._delivery.settings.leaver_seconds):
                 while self._wanted():
                     piece = await self._answer.read()
+                    if self._extension is not None and not self._extension.takes(piece):
+                        return
                     if not piece:
                         self._at_end = self._natural_outcome() is not Outcome.STREAM_BROKEN
                         return
@@ -331,3 +355,5 @@ class StreamRelay:
         """Let go of the provider's connection and of the memory."""
         self._answer.abort()
         self._meter.close()
+        if self._extension is not None:
+            self._extension.close()

@@ -95,6 +95,7 @@ def exchanges_of(config: Config, ports: Ports, room: Room) -> Exchanges:
         out_of_credit_status=config.out_of_credit_status,
         on_disconnect=config.on_disconnect,
         hold_max_share_ppm=config.hold.max_share_ppm,
+        adaptive=config.exposure_nanos is not None,
         max_seconds=config.exchange.max_seconds,
         keepalive_seconds=config.stream.keepalive_seconds,
     )
@@ -112,7 +113,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
     token = config.admin_token
     assert token is not None, "the supervisor has made what was not set"
     services = Services(
-        Accounts(pool, new_limits=config.limits.of_accounts),
+        Accounts(pool, new_limits=config.limits.of_accounts, exposure_nanos=config.exposure_nanos),
         Keys(pool, new_limits=config.limits.of_keys),
         Limits(pool),
         Teams(pool),

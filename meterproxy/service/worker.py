@@ -52,6 +52,7 @@ from meterproxy.service.sweeper import Sweeper
 from meterproxy.service.upkeep import keep_fleet_counted, keep_tidy
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.explain import explain
+from meterproxy.store.limits import set_exposure
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.upkeep import (
     living_workers,
@@ -179,6 +180,7 @@ class Worker:
         await self._until_available(self._ledger.start)
         if self._ledger.recovered:
             _log.warning("ended holds that a killed worker left open", extra={"holds": self._ledger.recovered})
+        await self._until_available(lambda: set_exposure(self._pool, self._config.exposure_nanos))
         problems = await self._until_available(lambda: self_test(self._pool))
         self._unfit = problems + local_problems(self._config, self._ledger)
         for problem in self._unfit:

@@ -15,7 +15,7 @@ from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.money import MAX_NANOS
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.ids import new_id
-from meterproxy.store.limits import make_limit
+from meterproxy.store.limits import expose, make_limit
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
 
@@ -82,10 +82,17 @@ class UserRow:
 class Accounts:
     """What is done with accounts, by people; each call is one transaction and leaves a line in the audit log.
 
-    `new_limits` are made with each new account.
+    `new_limits` are made with each new account, and so is its exposure where holds are adaptive.
     """
 
-    def __init__(self, pool: asyncpg.Pool, actor: str = "operator", new_limits: Sequence[LimitTerms] = ()) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        actor: str = "operator",
+        new_limits: Sequence[LimitTerms] = (),
+        exposure_nanos: int | None = None,
+    ) -> None:
+        self._exposure_nanos = exposure_nanos
         self._pool = pool
         self._actor = actor
         self._new_limits = new_limits
@@ -103,6 +110,8 @@ class Accounts:
             await self._audit(connection, "account.create", account_id, {"name": name})
             for terms in self._new_limits:
                 await make_limit(connection, self._actor, account_id, Scope.ACCOUNT, account_id, terms, seed=False)
+            if self._exposure_nanos is not None:
+                await expose(connection, account_id, self._exposure_nanos)
             return await _read(connection, account_id)
 
     async def read(self, account_id: UUID) -> AccountRow:

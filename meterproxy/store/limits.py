@@ -242,6 +242,24 @@ async def _seed(connection: Connection, row: LimitRow, now_us: int) -> None:
         await mark_crossings(connection, (LeaseKey(row.account_id, row.id, window.start_us),))
 
 
+async def set_exposure(pool: asyncpg.Pool, nanos: int | None) -> None:
+    """Have adaptive holds of every account leave so much unheld at most; None: all is held. Raises StoreUnavailable."""
+
+    async def attempt() -> None:
+        async with transaction(pool) as connection:
+            if nanos is None:
+                await connection.execute(_SQL["retire_exposures"])
+            else:
+                await connection.execute(_SQL["expose_accounts"], nanos)
+
+    await retried(attempt)
+
+
+async def expose(connection: Connection, account_id: UUID, nanos: int) -> None:
+    """The same for an account that is being made."""
+    await connection.execute(_SQL["expose_account"], new_id(), account_id, nanos)
+
+
 class AccountState(NamedTuple):
     """What workers keep of an account besides its credit."""
 

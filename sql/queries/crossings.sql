@@ -9,7 +9,7 @@ WITH used AS (
                 = (w.account_id, w.limit_id, w.window_start)), 0))::bigint AS used
     FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS asked (account_id, limit_id, window_start)
     JOIN limit_windows w USING (account_id, limit_id, window_start) JOIN limits c ON c.id = w.limit_id
-    WHERE c.kind <> 'credit' AND c.cap > 0 AND c.retired_at IS NULL
+    WHERE c.kind IN ('budget', 'rate') AND c.cap > 0 AND c.retired_at IS NULL
 )
 INSERT INTO limit_crossings (account_id, limit_id, window_start, mark, used, cap)
 SELECT account_id, limit_id, window_start, mark, used, cap FROM used, unnest(marks) AS mark
@@ -22,7 +22,7 @@ RETURNING account_id, limit_id, window_start, mark, used, cap
 -- settled something last was killed before it looked itself.
 SELECT c.account_id, c.id AS limit_id, w.window_start
 FROM (
-    SELECT account_id, id FROM limits WHERE kind <> 'credit' AND cap > 0 AND retired_at IS NULL AND id > $1
+    SELECT account_id, id FROM limits WHERE kind IN ('budget', 'rate') AND cap > 0 AND retired_at IS NULL AND id > $1
     ORDER BY id LIMIT $2) c
 LEFT JOIN LATERAL (
     SELECT window_start FROM limit_windows w WHERE w.account_id = c.account_id AND w.limit_id = c.id

@@ -17,7 +17,7 @@ SELECT clock_timestamp() AS now FROM accounts WHERE id = $1 FOR UPDATE
 
 -- name: count_limits
 -- As many as workers keep: see `limits_of_accounts`.
-SELECT count(*) FROM limits l WHERE l.account_id = $1 AND l.kind <> 'credit' AND l.retired_at IS NULL
+SELECT count(*) FROM limits l WHERE l.account_id = $1 AND l.kind IN ('budget', 'rate') AND l.retired_at IS NULL
     AND (l.scope <> 'key' OR EXISTS (SELECT FROM keys k WHERE k.origin_id = l.scope_id AND k.revoked_at IS NULL))
 
 -- name: create_limit
@@ -66,13 +66,13 @@ INSERT INTO limit_windows (account_id, limit_id, window_start, cap, drawn, count
 -- name: read_limit
 SELECT id, account_id, scope, scope_id, name, measure, operation, model_pattern, window_kind, time_zone, cap, grace,
     enforcement, marks, created_at, retired_at
-FROM limits WHERE id = $1 AND kind <> 'credit'
+FROM limits WHERE id = $1 AND kind IN ('budget', 'rate')
 
 -- name: list_limits
 SELECT id, account_id, scope, scope_id, name, measure, operation, model_pattern, window_kind, time_zone, cap, grace,
     enforcement, marks, created_at, retired_at
 FROM limits
-WHERE kind <> 'credit' AND ($1::uuid IS NULL OR account_id = $1) AND ($2::uuid IS NULL OR scope_id = $2)
+WHERE kind IN ('budget', 'rate') AND ($1::uuid IS NULL OR account_id = $1) AND ($2::uuid IS NULL OR scope_id = $2)
   AND (retired_at IS NULL OR $3) AND ($4::uuid IS NULL OR id > $4)
 ORDER BY id LIMIT $5
 
@@ -123,3 +123,25 @@ SELECT a.id AS account_id, a.frozen_at IS NOT NULL AS frozen, l.id, l.scope, l.s
 FROM accounts a LEFT JOIN limits l ON l.account_id = a.id AND l.kind <> 'credit' AND l.retired_at IS NULL
     AND (l.scope <> 'key' OR EXISTS (SELECT FROM keys k WHERE k.origin_id = l.scope_id AND k.revoked_at IS NULL))
 WHERE a.id = ANY($1::uuid[])
+
+-- name: expose_account
+-- What adaptive holds of a new account may leave unheld. Its window is made by whoever borrows first.
+INSERT INTO limits (id, account_id, kind, scope, scope_id, measure, window_kind, cap)
+VALUES ($1, $2, 'exposure', 'account', $2, 'exposure', 'none', $3)
+
+-- name: retire_exposures
+UPDATE limits SET retired_at = now() WHERE kind = 'exposure' AND retired_at IS NULL
+
+-- name: expose_accounts
+-- Every account gets the exposure that is configured: those without one, and those that had another. Two hosts that start
+-- at once make each once.
+WITH other AS (
+    UPDATE limits SET cap = $1, retired_at = NULL WHERE kind = 'exposure' AND (cap <> $1 OR retired_at IS NOT NULL)
+    RETURNING account_id, id
+), made AS (
+    INSERT INTO limits (id, account_id, kind, scope, scope_id, measure, window_kind, cap)
+    SELECT gen_random_uuid(), a.id, 'exposure', 'account', a.id, 'exposure', 'none', $1 FROM accounts a
+    WHERE NOT EXISTS (SELECT FROM limits l WHERE l.account_id = a.id AND l.kind = 'exposure')
+    ON CONFLICT DO NOTHING
+)
+UPDATE limit_windows w SET cap = $1 FROM other WHERE (w.account_id, w.limit_id) = (other.account_id, other.id)

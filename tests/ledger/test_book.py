@@ -22,7 +22,7 @@ def key_of(name: str) -> LeaseKey:
 class Teller:
     """Reads a table line by line. A line is `verb arguments -> answer  facts…`; facts are of the last lease named.
 
-    grant L 10 · hold H L 3 [L 2…] · capture H 1 [2…] · defer H [1…] · release H [1…] · settle L 3 · return L [keep 2] · look L
+    grant L 10 · hold H L 3 [L 2…] · extend H 5 [-5…] · capture H 1 [2…] · defer H [1…] · release H [1…] · settle L 3 · return L [keep 2] · look L
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class Teller:
         self.verbs: dict[str, Callable[[list[str]], str]] = {
             "grant": self.grant,
             "hold": self.hold,
+            "extend": self.extend,
             "capture": self.capture,
             "defer": self.defer,
             "release": self.release,
@@ -73,6 +74,10 @@ class Teller:
             return "placed"
         self.lease = next(lease for lease in draws[::2] if key_of(lease) == placed.key)
         return f"short {self.lease} {placed.missing}"
+
+    def extend(self, words: list[str]) -> str:
+        name, *changes = words
+        return "extended" if self.book.extend(self.placed[name], [int(change) for change in changes]) else "refused"
 
     def capture(self, words: list[str]) -> str:
         name, *amounts = words
@@ -156,6 +161,20 @@ TABLES = {
         look    B               ->              free 1 held 1
         defer   H1 100 0        -> ended
         look    B               ->              free 2 held 0 unsettled 0 deferred 0
+    """,
+    "an extension takes all that is asked for, or nothing": """
+        grant   A 100           ->
+        grant   B 100           ->
+        hold    H1 A 30 B 70    -> placed
+        extend  H1 40 -40       -> extended
+        look    A               ->              free 30 held 70
+        look    B               ->              free 70 held 30
+        extend  H1 31 -30       -> refused
+        look    A               ->              free 30 held 70
+        look    B               ->              free 70 held 30
+        capture H1 75 0         -> ended over 5
+        look    A               ->              free 30 held 0 unsettled 70
+        look    B               ->              free 100 held 0 unsettled 0
     """,
     "a release may keep a part": """
         grant   A 500           ->
@@ -305,6 +324,21 @@ class BookMachine(RuleBasedStateMachine):
             return multiple()
         self.open[placed] = pairs
         return placed
+
+    @rule(placed=holds, data=st.data())
+    def extend(self, placed: Placed, data: st.DataObject) -> None:
+        if placed not in self.open:
+            return
+        draws = self.open[placed]
+        changes = [data.draw(st.integers(-amount, 300)) for _, amount in draws]
+        if len({key for key, _ in draws}) < len(draws):
+            return  # no request draws twice from one limit
+        fits = all(self.rest(key) >= change for (key, _), change in zip(draws, changes, strict=True))
+        assert self.book.extend(placed, changes) == fits
+        if fits:
+            self.open[placed] = tuple(
+                (key, amount + change) for (key, amount), change in zip(draws, changes, strict=True)
+            )
 
     @precondition(lambda self: self.open or self.ended)
     @rule(placed=holds, data=st.data())

@@ -40,7 +40,7 @@ async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
 async def limited(pool: asyncpg.Pool, key: KeyEntry, *limits: Limit) -> tuple[Limit, ...]:
     """Give the key's account these limits, in PostgreSQL and in memory."""
     for limit in limits:
-        kind = "budget" if limit.measure is Measure.AMOUNT else "rate"
+        kind = {Measure.AMOUNT: "budget", Measure.EXPOSURE: "exposure"}.get(limit.measure, "rate")
         await pool.execute(
             "INSERT INTO limits (id, account_id, kind, scope, scope_id, measure, window_kind, cap, grace, enforcement,"
             " operation, model_pattern, name) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",

@@ -42,6 +42,11 @@ accounts = st.integers(0, 1)
 amounts = st.integers(1, 300) | st.sampled_from([0, 0, 500, 2**53, 2**60, 2**90])
 """Tokens of a hold; nothing at all and more than anybody can pay are among them."""
 places = st.tuples(st.sampled_from(["place", "place", "contend"]), workers, accounts, amounts)
+extensions = st.one_of(
+    st.tuples(st.just("expose"), workers, st.integers(1, 200), st.integers(1, 60)),
+    st.tuples(st.just("extend"), workers, st.integers(0, 9), st.integers(1, 60), st.booleans()),
+    st.tuples(st.just("extend"), workers, st.just(-1), st.integers(1, 30), st.booleans()),
+)
 captures = st.tuples(st.just("capture"), workers, st.integers(0, 9), st.integers(0, 120))
 backgrounds = st.tuples(st.just("background"), workers, st.sampled_from(["settle", "report", "look", "hear", "sync"]))
 names = st.sampled_from(["resp_1", "resp_2", "resp_3"])
@@ -49,6 +54,7 @@ work = st.one_of(
     places,
     places,
     captures,
+    extensions,
     st.tuples(st.just("release"), workers, st.integers(0, 9), st.booleans()),
     st.tuples(st.just("passes"), st.sampled_from([1, 29, 60, 86_400])),
     st.tuples(st.just("progress"), workers, st.integers(0, 400)),
@@ -95,6 +101,7 @@ def limits_for(key: KeyEntry) -> list[Limit]:
         Limit(uuid4(), *ours, Measure.REQUESTS, WindowKind.HOUR, 20),
         Limit(uuid4(), *ours, Measure.TOKENS, WindowKind.MINUTE, 100, hard=False),
         Limit(uuid4(), *ours, Measure.AMOUNT, WindowKind.DAY, 400_000),
+        Limit(uuid4(), *ours, Measure.EXPOSURE, WindowKind.NONE, 50_000),
     ]
 
 
@@ -105,8 +112,9 @@ def memory_world(*, forgetful: bool = False) -> tuple[MemoryStore, World]:
         store.credit(LeaseKey(key.account_id, key.credit.limit_id, 0), amount)
 
     keys = [stranger(1), stranger(2)]
-    keys[0].account.change(limits_for(keys[0]), frozen=False)
-    store.limits = {limit.limit_id: limit for limit in keys[0].account.limits}
+    limits = limits_for(keys[0])
+    keys[0].account.change(limits, frozen=False)
+    store.limits = {limit.limit_id: limit for limit in limits}
     for key in keys:
         store.credit(LeaseKey(key.account_id, key.credit.limit_id, 0), 0)
     return store, World(store, keys, credit, forgetful=forgetful)

@@ -137,7 +137,7 @@ async def test_a_place_that_fails_of_whatever_holds_nothing(
         ledger = ledger_of(pool, tmp_path)
         await ledger.start()
         with monkeypatch.context() as broken:
-            broken.setattr(ledger.journal, "place", lambda _record: 1 // 0)
+            broken.setattr(ledger.journal, "place", lambda _record, _growth: 1 // 0)
             with pytest.raises(ZeroDivisionError):
                 await ledger.holds.place(hold_request(ledger, key, 1_000_000))
         hold = await ledger.holds.place(hold_request(ledger, key, 1_000_000))

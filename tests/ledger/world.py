@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from meterproxy.core.bound import Bound
 from meterproxy.core.hold import DurableHold
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import LeaseKey
@@ -17,7 +18,7 @@ from meterproxy.core.limit import Limit, Measure
 from meterproxy.core.record import Ending
 from meterproxy.core.resource import Resource, key_of
 from meterproxy.core.usage import Outcome, Usage, UsageSource
-from meterproxy.errors import ApiError, StoreUnavailable
+from meterproxy.errors import ApiError, NoExposure, StoreUnavailable
 from meterproxy.ledger.holds import Hold
 from meterproxy.ledger.journal import SLACK_BYTES
 from meterproxy.ledger.worker import WorkerLedger
@@ -42,9 +43,15 @@ class Place:
         self.open: list[Hold] = []
 
 
+def exposed_of(hold: Hold) -> int:
+    """What a hold leaves unheld."""
+    return sum(draw.amount for draw in hold.subject.draws if draw.measure == Measure.EXPOSURE)
+
+
 class World:
     """Workers over one store; `expected` is what the auditor says each request must come to.
 
+    `said` is what recovery takes a request to have come to, should its worker die, as far as its hold goes.
     `drawn` is what each request has taken of limits beside credit, or may yet take, as the auditor reckons; time passes
     only where an operation says so.
 
@@ -63,6 +70,7 @@ class World:
         self.places = [Place(root / str(number), store) for number in range(workers)]
         self.expected: dict[UUID, int] = {}
         self.within: dict[UUID, int] = {}
+        self.said: dict[UUID, int] = {}
         self.account_of: dict[UUID, int] = {}
         self.drawn: dict[LeaseKey, dict[UUID, int]] = {}
         self.caps: dict[LeaseKey, int] = {}
@@ -113,7 +121,7 @@ class World:
             key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)
             amount = draw.amount
             if tokens is not None:
-                measured = (tokens * NANOS_PER_TOKEN, int(kept), tokens, 0)[draw.measure]
+                measured = (tokens * NANOS_PER_TOKEN, int(kept), tokens, 0, 0)[draw.measure]
                 amount = min(measured, draw.amount)
             self.drawn.setdefault(key, {})[subject.request_id] = amount
             limit = self.limit_of(key)
@@ -121,8 +129,9 @@ class World:
             self.caps[key] = limit.cap + limit.grace
 
     def limit_of(self, key: LeaseKey) -> Limit:
-        limits = next(entry.account.limits for entry in self.keys if entry.account_id == key.account_id)
-        return next(limit for limit in limits if limit.limit_id == key.limit_id)
+        account = next(entry.account for entry in self.keys if entry.account_id == key.account_id)
+        limits = (*account.limits, account.exposure)
+        return next(limit for limit in limits if limit is not None and limit.limit_id == key.limit_id)
 
     # ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,6 +180,50 @@ class World:
         self.account_of[request.request_id] = account
         self.expected[request.request_id] = self.within[request.request_id] = request.hold_nanos
         return "placed"
+
+    async def expose(self, worker: int, tokens: int, exposed: int) -> str:
+        """Place a hold of the account with limits that leaves a part of its bound unheld."""
+        place = self.places[worker]
+        await self.start(worker)
+        if not place.up or place.ledger is None:
+            return "down"
+        nanos, unheld = tokens * NANOS_PER_TOKEN, exposed * NANOS_PER_TOKEN
+        request = hold_request(
+            place.ledger, self.keys[0], nanos, occurred_us=self.now_us, exposed_nanos=unheld,
+            bound=Bound(input_tokens=tokens, output_tokens=exposed),
+        )  # fmt: skip
+        try:
+            hold = await place.ledger.holds.place(request)
+        except NoExposure:
+            return "no exposure"
+        except ApiError as error:
+            return error.reason
+        place.open.append(hold)
+        self.note_draws(hold, None)
+        self.account_of[request.request_id] = 0
+        self.expected[request.request_id] = self.within[request.request_id] = request.hold_nanos
+        return "placed"
+
+    async def extend(self, worker: int, which: int, tokens: int, ask: bool) -> str:
+        """Hold more of what was exposed, having asked for room or not; all of it or nothing, and never more than that."""
+        place = self.places[worker]
+        open_holds = [hold for hold in place.open if len(hold.subject.draws) > 1 and exposed_of(hold)]
+        if not place.up or place.ledger is None or not open_holds:
+            return "none"
+        hold = open_holds[which % len(open_holds)]
+        request_id, before = hold.subject.request_id, hold.subject.hold_nanos
+        nanos, exposed = min(tokens * NANOS_PER_TOKEN, exposed_of(hold)), exposed_of(hold)
+        if ask and not await place.ledger.holds.make_room(hold, nanos):
+            return "no room"
+        if not place.ledger.holds.extend(hold, nanos):
+            assert (hold.subject.hold_nanos, exposed_of(hold)) == (before, exposed)
+            return "refused"
+        assert (hold.subject.hold_nanos, exposed_of(hold)) == (before + nanos, exposed - nanos)
+        self.within[request_id] = hold.subject.hold_nanos
+        self.expected[request_id] = min(self.said.get(request_id, before), hold.subject.hold_nanos)
+        self.said.setdefault(request_id, before)
+        self.note_draws(hold, None)
+        return "extended"
 
     async def contend(self, worker: int, account: int, tokens: int) -> str:
         """Place; where others have too much, ask them for it, let them look, and place again.
@@ -239,6 +292,7 @@ class World:
             return "none"
         hold = place.open[-1]
         place.ledger.holds.progress(hold, Usage(output=tokens))
+        self.said[hold.subject.request_id] = tokens * NANOS_PER_TOKEN
         self.expected[hold.subject.request_id] = min(tokens * NANOS_PER_TOKEN, hold.subject.hold_nanos)
         return "noted"
 
@@ -256,7 +310,7 @@ class World:
         assert durable is not None
         assert durable.subject == hold.subject
         for key, requests in self.drawn.items():
-            if self.limit_of(key).measure is Measure.CONCURRENT:
+            if self.limit_of(key).measure in {Measure.CONCURRENT, Measure.EXPOSURE}:
                 requests.pop(request_id, None)
         self.durable.append(durable)
         self.ends[request_id] = set()
@@ -439,7 +493,8 @@ class World:
     def place_of(self, key: LeaseKey) -> tuple[int, int, int]:
         """A limit window by what it is in both of two worlds: whose, the how manieth limit, and from when."""
         account = next(number for number, entry in enumerate(self.keys) if entry.account_id == key.account_id)
-        limits = [limit.limit_id for limit in self.keys[account].account.limits]
+        entry = self.keys[account].account
+        limits = [limit.limit_id for limit in (*entry.limits, *filter(None, [entry.exposure]))]
         return account, limits.index(key.limit_id) if key.limit_id in limits else -1, key.window_start_us
 
 
