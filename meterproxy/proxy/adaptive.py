@@ -7,7 +7,8 @@ Rules
 - What is not held is drawn from the account's exposure when the hold is placed, so that what all running answers may
   cost beyond what they hold never exceeds it.
 - No event is passed on that might say more than is held: text has at least as many bytes as tokens. More is asked for
-  when half a step is left; where nothing is left of what can be lent, the stream ends there.
+  when half a step is left; where nothing is left of what can be lent the text is counted, and where that does not help
+  either the stream ends.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ from meterproxy.core.hold import Hold, HoldRequest
 from meterproxy.core.price import Price
 from meterproxy.core.usage import Usage
 from meterproxy.proxy.meter import Reading
-from meterproxy.proxy.ports import Ledger
+from meterproxy.proxy.ports import Ledger, TokenCounter
+from meterproxy.proxy.token_counts import at_most
 
 OPERATIONS: Final = frozenset({"chat", "completion"})
 FIRST_TOKENS: Final = 1024
@@ -36,6 +38,8 @@ TAIL_BYTES: Final = 1 << 20
 """How much of an event may be waited for; beyond that all of its bytes count as text."""
 ATTEMPTS: Final = 3
 """How often more is borrowed for a stream that somebody else then was quicker to hold."""
+SHORT_STEPS: Final = 8
+"""How many short steps make one."""
 REMEMBERED: Final = 4096
 """Pairs of key and model whose answers are remembered."""
 ANSWERS: Final = 32
@@ -97,14 +101,25 @@ class Extension:
     """Holds more for one stream as it grows; `tells_usage`: its client wants to hear at the end what it used."""
 
     def __init__(
-        self, ledger: Ledger, hold: Hold, request: HoldRequest, step_tokens: int, *, tells_usage: bool
+        self,
+        ledger: Ledger,
+        hold: Hold,
+        request: HoldRequest,
+        step_tokens: int,
+        counter: TokenCounter,
+        count_seconds: float,
+        *,
+        tells_usage: bool,
     ) -> None:
+        self._counter = counter
+        self._count_seconds = count_seconds
         self._ledger = ledger
         self._hold = hold
         self._price, self._markup_ppm, self._bound = request.price, request.markup_ppm, request.bound
         self._step = step_tokens
         self._held = min(step_tokens, request.bound.output_tokens)
         self._said = MARGIN_TOKENS
+        self._uncounted: list[bytes] = []
         self._tail = b""
         self._room: asyncio.Task[bool] | None = None
         self._tells_usage = tells_usage
@@ -122,6 +137,9 @@ class Extension:
         """Wait until all that was read is held; False where it cannot be."""
         for _ in range(ATTEMPTS):
             if self._said <= self._held or self._grow():
+                return True
+            await self._count()
+            if self._said <= self._held:
                 return True
             room, self._room = self._room or self._make_room(), None
             if not await room:
@@ -158,11 +176,22 @@ class Extension:
         """Count the text of whole lines; the rest waits for its end, unless that is far away."""
         read = self._tail + piece
         end = max(read.rfind(b"\n"), read.rfind(b"\r")) + 1
-        self._said += sum([len(text) for text in _TEXT.findall(read, 0, end)])
+        texts = _TEXT.findall(read, 0, end)
+        self._said += sum([len(text) for text in texts])
+        self._uncounted += texts
         self._tail = read[end:]
         if len(self._tail) > TAIL_BYTES:
             self._said += len(self._tail)
             self._tail = b""
+
+    async def _count(self) -> None:
+        """Have the text counted whose bytes stood for its tokens so far."""
+        texts, self._uncounted = self._uncounted, []
+        tokens = await at_most(
+            self._counter, self._hold.subject.model, ["".join(map(_unescaped, texts))], self._count_seconds
+        )
+        if tokens is not None:
+            self._said -= max(sum(map(len, texts)) - tokens, 0)
 
     def _ask(self) -> None:
         """Hold a step more, or have it borrowed; what was refused is asked for again when it is needed."""
@@ -171,22 +200,33 @@ class Extension:
         self._room = None if self._grow() else self._make_room()
 
     def _make_room(self) -> "asyncio.Task[bool]":
-        return asyncio.ensure_future(self._ledger.make_room(self._hold, self._lacking(self._wanted())))
+        wanted = self._beyond(self._step // SHORT_STEPS)
+        return asyncio.ensure_future(self._ledger.make_room(self._hold, self._lacking(wanted)))
 
     def _grow(self) -> bool:
-        wanted = self._wanted()
-        if not self._ledger.extend(self._hold, self._lacking(wanted)):
-            return False
-        self._held = wanted
-        return True
+        """Hold a step more, or a short one where that is all there is."""
+        for step in (self._step, self._step // SHORT_STEPS):
+            wanted = self._beyond(step)
+            if self._ledger.extend(self._hold, self._lacking(wanted)):
+                self._held = wanted
+                return True
+        return False
 
-    def _wanted(self) -> int:
-        """How many tokens are to be held next: a step beyond what was said."""
-        return min(max(self._said, self._held) + self._step, self._bound.output_tokens)
+    def _beyond(self, step: int) -> int:
+        """How many tokens are to be held next: so many beyond what was said."""
+        return min(max(self._said, self._held) + step, self._bound.output_tokens)
 
     def _lacking(self, tokens: int) -> int:
         """How much more would have to be held for so many tokens of output, in nanodollars."""
         return _nanos(self._price, self._bound, tokens, self._markup_ppm) - self._hold.subject.hold_nanos
+
+
+def _unescaped(text: bytes) -> str:
+    """A JSON string's text, as it stands where it cannot be read."""
+    try:
+        return str(orjson.loads(b'"' + text + b'"'))
+    except orjson.JSONDecodeError:
+        return text.decode("utf-8", "replace")
 
 
 def _told(usage: Usage) -> dict[str, int]:

@@ -10,7 +10,6 @@ Rules
 - A hold is never shrunk: what is held covers the bound of what is sent, but for what an adaptive hold exposes.
 """
 
-import asyncio
 from contextlib import suppress
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -31,20 +30,17 @@ from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.request_texts import request_texts
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.proxy.token_counts import BYTES_PER_TOKEN, at_most
 from meterproxy.proxy.turns import Turns
 
 USEFUL_TOKENS: Final = 256
 USEFUL_REASONING_TOKENS: Final = 2048
 """The least that an answer of a model that thinks first is lowered to: less may end before its first visible word."""
 
-BYTES_PER_TOKEN: Final = 4
-"""A middling text; for what is told on the way."""
 BYTES_PER_TOKEN_AT_MOST: Final = 16
 """Text that tokenizes better than this is not counted in the hope of a smaller bound."""
 TOKENS_PER_TEXT: Final = 8
 """What a chat template adds to each text at most."""
-INEXACT_FACTOR: Final = 2
-"""How far another model's tokenizer may be off."""
 
 _NO_CREDIT: Final = frozenset({Case.CREDIT_SPENT, Case.CREDIT_HELD, Case.BUDGET_SPENT, Case.TOKENS_LIMITED})
 """Refusals that a smaller bound may change."""
@@ -220,7 +216,9 @@ class Authorizer:
     ) -> Authorized:
         options = attempt.asked.usage_options
         tells_usage = options is not None and options.boolean("include_usage")
-        extension = Extension(self._ledger, hold, part, step, tells_usage=tells_usage)
+        extension = Extension(
+            self._ledger, hold, part, step, self._counter, self._count_seconds, tells_usage=tells_usage
+        )
         return Authorized(hold, part.bound, lowered_maximum, extension)
 
     async def _ceiling(self, attempt: Attempt, request: HoldRequest) -> Ceiling:
@@ -285,11 +283,10 @@ class Authorizer:
         reading = request_texts(attempt.asked.endpoint.operation, attempt.asked.members)
         texts, known_tokens = await self._turns.take(reading)
         whole = await self._turns.take(expanding(attempt.asked.members, texts))
-        counted = await counted_within(self._counter, attempt.route.model, whole, self._count_seconds)
+        counted = await at_most(self._counter, attempt.route.model, whole, self._count_seconds)
         if counted is None:
             return False
-        tokens, exact = counted
-        tokens = (tokens if exact else tokens * INEXACT_FACTOR) + known_tokens + TOKENS_PER_TEXT * len(texts)
+        tokens = counted + known_tokens + TOKENS_PER_TEXT * len(texts)
         if tokens >= facts.text_bytes:
             return False
         attempt.request_facts = replace(facts, text_bytes=tokens)
@@ -313,14 +310,3 @@ def _part(highest: int, ceiling: int, without: int, whole: int) -> int:
     """How many of `highest` tokens fit below a ceiling, where none take `without` and all of them `whole`."""
     slope = whole - without
     return max(ceiling - without, 0) * highest // slope if slope else highest
-
-
-async def counted_within(
-    counter: TokenCounter, model: str, texts: list[str], seconds: float
-) -> tuple[int, bool] | None:
-    """Count texts, but do not wait longer than so many seconds."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await counter.count(model, texts)
-    except TimeoutError:
-        return None

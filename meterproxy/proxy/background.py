@@ -18,7 +18,6 @@ from meterproxy.core.resource import RESPONSE, Resource
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.proxy.abridged import Abridged
-from meterproxy.proxy.authorize import BYTES_PER_TOKEN
 from meterproxy.proxy.forward import failed, nothing_held, read_whole, unreadable
 from meterproxy.proxy.headers import to_provider
 from meterproxy.proxy.large_body import abridged
@@ -28,6 +27,7 @@ from meterproxy.proxy.ports import Clock, DurableHolds, Hold
 from meterproxy.proxy.provider import Provider, account_refused
 from meterproxy.proxy.response_meter import read_response
 from meterproxy.proxy.response_texts import response_answer_texts
+from meterproxy.proxy.token_counts import BYTES_PER_TOKEN
 from meterproxy.proxy.turns import Turns
 from meterproxy.proxy.upstream import UpstreamError
 

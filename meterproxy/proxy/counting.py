@@ -17,12 +17,13 @@ from meterproxy.core.bound import Bound, RequestFacts
 from meterproxy.core.usage import Usage, UsageSource
 from meterproxy.proxy.abridged import Abridged
 from meterproxy.proxy.accept import Asked
-from meterproxy.proxy.authorize import BYTES_PER_TOKEN, counted_within, estimated_input
+from meterproxy.proxy.authorize import estimated_input
 from meterproxy.proxy.capture import Measured
 from meterproxy.proxy.large_body import expanding
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.ports import TokenCounter
 from meterproxy.proxy.request_texts import request_texts
+from meterproxy.proxy.token_counts import BYTES_PER_TOKEN, counted_within
 from meterproxy.proxy.turns import Turns
 
 TEMPLATE_TOKENS_PER_TEXT: Final = 4

@@ -17,7 +17,6 @@ from meterproxy.core.money import format_usd
 from meterproxy.core.usage import Outcome
 from meterproxy.errors import ApiError, JournalFailed
 from meterproxy.proxy.abridged import Abridged
-from meterproxy.proxy.authorize import BYTES_PER_TOKEN
 from meterproxy.proxy.claims import Claims
 from meterproxy.proxy.counting import AnswerTexts
 from meterproxy.proxy.delivery import Delivery, not_recorded
@@ -25,6 +24,7 @@ from meterproxy.proxy.forward import ANSWER_BYTES, failed, unreadable
 from meterproxy.proxy.large_body import DIRECT_BYTES, abridged
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.meters import plain_reader
+from meterproxy.proxy.token_counts import BYTES_PER_TOKEN
 from meterproxy.proxy.upstream import UpstreamError
 
 TAIL_BYTES: Final = 65536

@@ -17,6 +17,9 @@ Rules
 """
 
 import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from meterproxy.core.usage import Outcome, Usage
@@ -32,6 +35,8 @@ from meterproxy.proxy.meters import meter_of
 from meterproxy.proxy.new_ids import OWN
 from meterproxy.proxy.upstream import ReadInterrupted, UpstreamError
 
+PART_BYTES: Final = 1024
+"""The most of a stream that is passed on at once while not all of its bound is held."""
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -66,6 +71,7 @@ class StreamRelay:
         "_leavers",
         "_leaving",
         "_meter",
+        "_parts",
         "_told_events",
         "_told_us",
     )
@@ -89,6 +95,7 @@ class StreamRelay:
         self._meter = meter_of(delivery.operation, delivery.pool, editing=editing, holding=holding)
         self._keepalive_seconds = delivery.settings.keepalive_seconds
         self._leavers = leavers
+        self._parts: deque[bytes] = deque()
         self._at_boundary = True
         self._at_end = False
         self._leaving = False
@@ -110,9 +117,11 @@ class StreamRelay:
     async def _copy(self) -> None:
         client, meter, hold, extension = self._client, self._meter, self._hold, self._extension
         read = self._read_alive if self._keepalive_seconds else self._answer.read
+        if extension is not None:
+            read = partial(self._read_part, read)
         while piece := await read():
             if client.gone:
-                await self._leave(piece)
+                await self._leave(piece + b"".join(self._parts))
                 return
             if extension is not None and not extension.takes(piece) and not await extension.grown():
                 await self._stop(extension)
@@ -159,6 +168,13 @@ class StreamRelay:
 
     async def _read_alive(self) -> bytes:
         return await next_piece(self._answer, self._keepalive_seconds, self._keep_alive)
+
+    async def _read_part(self, read: Callable[[], Awaitable[bytes]]) -> bytes:
+        """A piece of a few events at most, so that a stream which is cut off is cut where nothing more is held."""
+        if not self._parts:
+            piece = await read()
+            self._parts.extend([piece[at : at + PART_BYTES] for at in range(0, len(piece), PART_BYTES)])
+        return self._parts.popleft() if self._parts else b""
 
     def _keep_alive(self) -> None:
         if self._at_boundary and self._hold.ending is None:

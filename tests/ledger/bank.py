@@ -18,7 +18,7 @@ from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.keys import Keys, find_key
-from meterproxy.store.limits import read_accounts
+from meterproxy.store.limits import read_accounts, set_exposure
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import open_pool
 from meterproxy.store.sessions import Sessions
@@ -49,6 +49,15 @@ async def customer(pool: asyncpg.Pool, credit_nanos: int) -> KeyEntry:
         state = (await read_accounts(connection, (account.id,)))[account.id]
     entry.account.change(state.limits, frozen=state.frozen)
     return entry
+
+
+async def exposed(pool: asyncpg.Pool, key: KeyEntry, nanos: int) -> KeyEntry:
+    """Let the account of a key leave so much unheld."""
+    await set_exposure(pool, nanos)
+    async with pool.acquire() as connection:
+        state = (await read_accounts(connection, (key.account_id,)))[key.account_id]
+    key.account.change(state.limits, frozen=state.frozen)
+    return key
 
 
 def ledger_of(pool: asyncpg.Pool, directory: Path, **settings: object) -> WorkerLedger:

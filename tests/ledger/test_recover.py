@@ -18,7 +18,7 @@ from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.audit import audit
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
-from tests.ledger.bank import balance, completed, customer, hold_request, ledger_of, pool_of
+from tests.ledger.bank import balance, completed, customer, exposed, hold_request, ledger_of, pool_of
 from tests.ledger.bank_faults import Faulty, Snapshot
 from tests.ledger.test_journal import kill, raiser
 
@@ -105,6 +105,35 @@ async def test_an_open_hold_is_ended_by_policy(
     assert await spent(pool, key) == paid
     row = await pool.fetchrow("SELECT * FROM usage_events")
     assert (row["ending"], row["outcome"], row["usage_source"]) == ("recovered", "recovered", "recovered")
+
+
+@pytest.mark.parametrize(("policy", "output", "paid"), [
+    (OpenHoldPolicy.CHARGE_DELIVERED, 700, 700_000),
+    (OpenHoldPolicy.CHARGE_DELIVERED, 9000, 800_000),
+    (OpenHoldPolicy.CHARGE_HOLD, 1, 800_000),
+])  # fmt: skip
+async def test_an_extended_hold_is_recovered_as_it_was_in_the_end(
+    pool: asyncpg.Pool, tmp_path: Path, policy: OpenHoldPolicy, output: int, paid: int
+) -> None:
+    """What was delivered is charged up to what the last extension held, and its exposure is whole again."""
+    key = await exposed(pool, await customer(pool, CREDIT), 2 * HOLD)
+    ledger = await started(pool, tmp_path)
+    hold = await ledger.holds.place(hold_request(ledger, key, HOLD, exposed_nanos=HOLD))
+    for _ in range(2):
+        assert await ledger.holds.make_room(hold, 150_000)
+        assert ledger.holds.extend(hold, 150_000)
+    assert hold.subject.hold_nanos == 800_000
+    ledger.holds.progress(hold, Usage(output=output))
+    await die(ledger)
+    successor = await started(pool, tmp_path, open_hold=policy)
+    assert successor.recovered == 1
+    await successor.stop()
+    assert CREDIT - await balance(pool, key.account_id) == paid
+    drawn = "SELECT drawn FROM limit_windows w JOIN limits c ON c.id = w.limit_id WHERE c.kind = $1"
+    assert await pool.fetchval(drawn, "exposure") == 0
+    assert await pool.fetchval(drawn, "credit") == paid
+    assert await pool.fetchval("SELECT hold_nanos FROM usage_events") == 800_000
+    assert [result for result in await audit(pool) if not result.ok] == []
 
 
 @pytest.mark.parametrize(("estimate", "progress", "paid"), [

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from msgspec import structs
 from msgspec.structs import replace
 
 from meterproxy.core.account import AccountEntry
@@ -155,6 +156,20 @@ class FakeLedger:
         assert hold.subject.request_id in self.open
         if not self.trusted:
             raise ApiError(Case.UNAVAILABLE, "no trust")
+
+    def extend(self, hold: FakeHold, more_nanos: int) -> bool:
+        assert 0 <= more_nanos <= hold.request.exposed_nanos
+        if more_nanos > self.free_nanos:
+            return False
+        request = hold.request
+        hold.request = structs.replace(
+            request, hold_nanos=request.hold_nanos + more_nanos, exposed_nanos=request.exposed_nanos - more_nanos
+        )
+        hold.subject = structs.replace(hold.subject, hold_nanos=hold.request.hold_nanos)
+        return True
+
+    async def make_room(self, hold: FakeHold, more_nanos: int) -> bool:
+        return more_nanos <= self.free_nanos
 
     def progress(self, hold: FakeHold, usage: Usage) -> None:
         assert hold.subject.request_id in self.open

@@ -17,13 +17,13 @@ from meterproxy.proxy.authorize import (
     Attempt,
     Authorized,
     Authorizer,
-    counted_within,
 )
 from meterproxy.proxy.endpoints import find_endpoint
 from meterproxy.proxy.headers import Attribution
 from meterproxy.proxy.provider import Provider
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.settings import ExchangeSettings
+from meterproxy.proxy.token_counts import counted_within
 from meterproxy.proxy.turns import Turns
 from tests.proxy.fakes import FakeCounter, FakeLedger, key_entry
 
