@@ -10,7 +10,8 @@ Rules
 - A hold is never shrunk: what is held covers the bound of what is sent, but for what an adaptive hold exposes.
 """
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -186,10 +187,12 @@ class Authorizer:
         """Place the hold from what is here, in part where that may be and there is room for what is left unheld."""
         step = self._step(attempt, request)
         if step is not None:
+            part = in_part(request, step)
             with suppress(NoExposure):
-                hold = self._ledger.try_place(part := in_part(request, step))
+                hold = self._ledger.try_place(part)
                 return None if hold is None else self._authorized(attempt, hold, part, lowered_maximum, step)
-        hold = self._ledger.try_place(request)
+        with _softened(request, exposed=step is not None):
+            hold = self._ledger.try_place(request)
         return None if hold is None else Authorized(hold, request.bound, lowered_maximum)
 
     async def _place(self, attempt: Attempt, request: HoldRequest, lowered_maximum: int | None) -> Authorized:
@@ -199,10 +202,12 @@ class Authorizer:
             return authorized
         step = self._step(attempt, request)
         if step is not None:
+            part = in_part(request, step)
             with suppress(NoExposure):
-                hold = await self._ledger.place(part := in_part(request, step))
+                hold = await self._ledger.place(part)
                 return self._authorized(attempt, hold, part, lowered_maximum, step)
-        return Authorized(await self._ledger.place(request), request.bound, lowered_maximum)
+        with _softened(request, exposed=step is not None):
+            return Authorized(await self._ledger.place(request), request.bound, lowered_maximum)
 
     def _step(self, attempt: Attempt, request: HoldRequest) -> int | None:
         """How many tokens of output are held at a time; None where all are."""
@@ -304,6 +309,20 @@ class Authorizer:
         if rest.tokens is not None and attempt.bound(fewest).tokens > rest.tokens:
             return False
         return self._nanos(attempt, fewest) <= rest.nanos
+
+
+@contextmanager
+def _softened(request: HoldRequest, *, exposed: bool) -> Iterator[None]:
+    """Say *held* where only the whole is more than there is: a part of it may fit once others leave less unheld."""
+    try:
+        yield
+    except ApiError as refusal:
+        exposure = request.key.account.exposure
+        merely = exposed and exposure is not None and request.hold_nanos <= (exposure.cap or 0)
+        if merely and refusal.case in {Case.CREDIT_SPENT, Case.BUDGET_SPENT}:
+            text = "Running requests leave no room for what this one may cost beyond what can be held for it."
+            raise ApiError(Case.CREDIT_HELD, text) from refusal
+        raise
 
 
 def _part(highest: int, ceiling: int, without: int, whole: int) -> int:

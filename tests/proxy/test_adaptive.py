@@ -141,6 +141,14 @@ async def test_without_exposure_everything_is_held() -> None:
             assert house.ledger.rows[0].hold_nanos > 16000 * 10_000
 
 
+async def test_a_lack_of_exposure_is_told_as_something_that_passes() -> None:
+    """The credit is not gone because others leave something unheld."""
+    async with built(ADAPTIVE, key=exposed_key(), ledger=Crowded(balance_nanos=CREDIT)) as house:
+        answer = await house.ask(body=stream(max_tokens=16000))
+        assert (answer.status, answer.error["code"]) == (429, "rate_limit_exceeded")
+        assert (await house.ask(body=chat(max_tokens=16000))).error["code"] == "insufficient_quota"
+
+
 async def test_a_compressed_stream_is_held_whole_before_it_begins() -> None:
     """It cannot be cut off; where not all of it can be held it is an error, and the client pays nothing."""
     for credit, status, rows in ((10**12, 200, 1), (CREDIT, 502, 0)):

@@ -120,7 +120,7 @@ async def test_a_killed_worker_leaves_no_exposure_behind(adaptive: Service) -> N
         kill(pid)
     with pytest.raises(openai.APIError):
         await asking
-    await until(lambda: not set(workers) & set(adaptive.children()["_worker"]), "new workers")
+    await until(lambda: not set(workers) & set(adaptive.children().get("_worker", workers)), "new workers")
     await adaptive.ready()
 
     async def recovered() -> bool:
