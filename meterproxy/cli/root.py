@@ -62,8 +62,11 @@ def root(context: click.Context, config_path: Path | None, as_json: bool) -> Non
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not all(map(_is_text, words)):
+        return _failed("an argument is not UTF-8", 2)
     try:
-        status: Any = root.main(arguments, prog_name="meterproxy", standalone_mode=False)
+        status: Any = root.main(words, prog_name="meterproxy", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
         return 2
@@ -79,6 +82,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (MeterproxyError, OSError) as error:
         return _failed(str(error) or type(error).__name__, 1)
     return status if isinstance(status, int) else 0
+
+
+def _is_text(word: str) -> bool:
+    """Whether an argument is text; the operating system hands over any bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _failed(message: str, status: int) -> int:

@@ -133,7 +133,7 @@ class NewKeyBody(Body):
 class ChangedKey(Body):
     """What may change about a key; what is not named stays, `null` takes a restriction away."""
 
-    name: Name = ""
+    name: Name = Field(default_factory=str)
     description: Description = ""
     team_id: UUID | None = None
     models: Annotated[tuple[Name, ...], AtMost100] | None = None

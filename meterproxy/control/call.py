@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from meterproxy.control.access import Acting
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
@@ -38,6 +39,7 @@ class Services:
     limits: Limits
     teams: Teams
     fleet: Fleet
+    audit_log: AuditLog
     machine: Machine
 
 

@@ -1,14 +1,47 @@
 """All routes of the API, noun by noun."""
 
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
-from meterproxy.control import account_endpoints, fleet_endpoints, health_endpoints, key_endpoints, limit_endpoints
+from aiohttp import web
+
+from meterproxy.control import (
+    account_endpoints,
+    audit_endpoints,
+    fleet_endpoints,
+    health_endpoints,
+    key_endpoints,
+    limit_endpoints,
+)
+from meterproxy.control.access import Permission
+from meterproxy.control.answers import json_answer
+from meterproxy.control.call import Call, Services
+from meterproxy.control.openapi import document
 from meterproxy.control.route import Route
+
+
+async def _document(_on: Services, _call: Call) -> web.Response:
+    return json_answer(_told())
+
+
+@cache
+def _told() -> dict[str, Any]:
+    return document(ROUTES)
+
 
 ROUTES: Final[tuple[Route, ...]] = (
     *health_endpoints.ROUTES,
+    Route(
+        method="GET",
+        path="/openapi.json",
+        permission=Permission.OPEN,
+        endpoint=_document,
+        summary="This document",
+        media=("application/json",),
+    ),
     *account_endpoints.ROUTES,
     *key_endpoints.ROUTES,
     *limit_endpoints.ROUTES,
     *fleet_endpoints.ROUTES,
+    *audit_endpoints.ROUTES,
 )

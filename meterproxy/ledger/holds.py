@@ -146,7 +146,7 @@ class Holds:
                 if short.planned.measure is Measure.EXPOSURE:
                     raise NoExposure
                 seconds = (deadline_us - elapsed_us()) / 1e6
-                if short.spent or seconds < SHORTEST_SECONDS:
+                if short.spent or self.shadow or seconds < SHORTEST_SECONDS:
                     return self._refuse(request, plan, short)
                 if short.planned.key not in waited_for:
                     waited_for.add(short.planned.key)

@@ -18,6 +18,8 @@ Networks = tuple[IPv4Network | IPv6Network, ...]
 
 FORWARDED_FOR: Final = "X-Forwarded-For"
 MOST_HOPS: Final = 32
+LONGEST: Final = 128
+"""What is longer is no address, and is not remembered."""
 
 
 def origin(peer: str, headers: MultiMapping[str], trusted: Networks) -> Address | None:
@@ -35,9 +37,13 @@ def origin(peer: str, headers: MultiMapping[str], trusted: Networks) -> Address 
     return address
 
 
-@lru_cache(maxsize=4096)
 def read_address(text: str) -> Address | None:
     """An address as connections and proxies write it: with a zone, mapped into IPv6, in brackets, with a port."""
+    return _read_address(text) if len(text) <= LONGEST else None
+
+
+@lru_cache(maxsize=4096)
+def _read_address(text: str) -> Address | None:
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

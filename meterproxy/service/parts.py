@@ -22,6 +22,7 @@ from meterproxy.service import observe, providers
 from meterproxy.service.handover import Handover
 from meterproxy.service.poller import Poller, asking
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
@@ -118,6 +119,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
         Limits(pool),
         Teams(pool),
         Fleet(pool),
+        AuditLog(pool),
         machine,
     )
     return Api(services, Identity(token.get_secret_value()), ROUTES, open_metrics=config.listen.is_loopback)

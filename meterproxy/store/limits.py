@@ -163,11 +163,12 @@ class Limits:
     async def retire(self, limit_id: UUID) -> LimitRow:
         """End a limit; what it has counted is kept. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
-            await _read(connection, limit_id)
+            before = await _read(connection, limit_id)
             row = await connection.fetchrow(_SQL["retire_limit"], limit_id)
             assert row is not None
             retired = _row(row)
-            await _note(connection, self._actor, "limit.retire", retired, {})
+            if before.retired_at is None:
+                await _note(connection, self._actor, "limit.retire", retired, {})
             return retired
 
     async def status(self, limit_id: UUID) -> LimitStatus:

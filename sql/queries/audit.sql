@@ -196,3 +196,17 @@ WHERE COALESCE(k.bytes, 0) <> COALESCE(i.bytes, 0) LIMIT 100
 
 -- name: no_record_waits_for_a_person
 SELECT request_id::text AS subject, left(error, 200) AS detail FROM settle_rejected ORDER BY rejected_at LIMIT 100
+
+-- name: audit_log_is_a_chain
+-- Each row of the audit log has its link, each link follows from the row and from the link before, and the last is known.
+SELECT COALESCE(l.id::text, 'link ' || c.number) AS subject, 'the audit log was changed here or before' AS detail
+FROM audit_log l FULL JOIN (
+    SELECT number, audit_id, digest, lag(digest, 1, '\x') OVER chain AS before, row_number() OVER chain AS place
+    FROM audit_chain WINDOW chain AS (ORDER BY number)) c ON c.audit_id = l.id
+WHERE l.id IS NULL OR c.number IS NULL OR c.number <> c.place OR c.digest <> sha256(c.before || audit_text(l))
+UNION ALL
+SELECT 'head', format('number %s, links %s', h.number, c.links)
+FROM audit_head h, (SELECT count(*) AS links, max(number) AS last FROM audit_chain) c
+WHERE h.number <> c.links
+    OR h.digest IS DISTINCT FROM COALESCE((SELECT digest FROM audit_chain ORDER BY number DESC LIMIT 1), '\x')
+LIMIT 100

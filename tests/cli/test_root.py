@@ -87,6 +87,12 @@ def test_wrong_usage_is_one_line(command: Command, words: list[str], line: str) 
     assert done.err.count("\n") == 1
 
 
+def test_what_is_no_text_is_wrong_usage(command: Command) -> None:
+    """Bytes that are not UTF-8 reach Python as surrogates, which nothing could print or store."""
+    done = command("account", "create", "--name", "Acm\udce9")
+    assert (done.status, done.err) == (2, "meterproxy: an argument is not UTF-8\n")
+
+
 def test_no_command_is_help(command: Command) -> None:
     """Nothing typed at all is answered with help, as wrong usage."""
     done = command()

@@ -15,6 +15,7 @@ from meterproxy.control.identity import Identity
 from meterproxy.control.routes import ROUTES
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
@@ -35,7 +36,7 @@ class Operator:
         none: Any = None
         machine = Machine(none, none, none, none)
         self.api = Api(
-            Services(Accounts(pool), Keys(pool), Limits(pool), Teams(pool), Fleet(pool), machine),
+            Services(Accounts(pool), Keys(pool), Limits(pool), Teams(pool), Fleet(pool), AuditLog(pool), machine),
             Identity("hush"),
             ROUTES,
             open_metrics=True,

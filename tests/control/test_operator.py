@@ -36,7 +36,9 @@ def api(*, unready: str | None = None, open_metrics: bool = True) -> Api:
     """An API whose store is away."""
     away: Any = Away()
     machine = Machine(lambda: unready, _metrics, away.settle, _explain)
-    return Api(Services(away, away, away, away, away, machine), Identity(TOKEN), ROUTES, open_metrics=open_metrics)
+    return Api(
+        Services(away, away, away, away, away, away, machine), Identity(TOKEN), ROUTES, open_metrics=open_metrics
+    )
 
 
 async def _metrics() -> tuple[bytes, str]:

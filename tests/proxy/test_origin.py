@@ -30,6 +30,7 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
         ("10.0.0.1", [""], "10.0.0.1"),
         ("fe80::1%eth0", [], "fe80::1"),
         ("", ["9.9.9.9"], None),
+        ("10.0.0.1", ["9" * 5000], None),
     ],
 )
 def test_only_trusted_words_are_taken(peer: str, forwarded: list[str], address: str | None) -> None:

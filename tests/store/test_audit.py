@@ -45,6 +45,7 @@ BREAKS = {
     "no_key_is_charged_twice":
         "INSERT INTO replaced_requests VALUES (gen_random_uuid(), gen_random_uuid(), now(), gen_random_uuid(), "
         "gen_random_uuid(), now(), gen_random_uuid(), 'pending', now(), now() - interval '1 hour', NULL)",
+    "audit_log_is_a_chain": "UPDATE audit_log SET actor = 'nobody' WHERE id = (SELECT min(id) FROM audit_log)",
     "kept_answers_are_counted": "INSERT INTO kept_answers VALUES (gen_random_uuid(), 5)",
     "no_record_waits_for_a_person":
         "INSERT INTO settle_rejected VALUES (gen_random_uuid(), gen_random_uuid(), 1, 0, gen_random_uuid(), 0, 'x', '')",

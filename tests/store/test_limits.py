@@ -249,6 +249,8 @@ async def test_a_retired_limit_is_out_of_force_and_kept(
     retired = await limits.retire(made.id)
     assert retired.retired_at is not None
     assert await limits.retire(made.id) == retired
+    noted = "SELECT count(*) FROM audit_log WHERE subject_id = $1 AND action = 'limit.retire'"
+    assert await pool.fetchval(noted, made.id) == 1
     assert await limits.list(account.id) == []
     assert await limits.list(account.id, retired=True) == [retired]
     async with pool.acquire() as connection:
