@@ -94,6 +94,8 @@ class Case(Enum):
     KEY_RUNNING = (409, "invalid_request_error", "conflict", _SOON)
     ANSWER_UNKEPT = (409, "invalid_request_error", "conflict", _FINAL)
     NOT_SIGNED_IN = (401, "invalid_request_error", "not_signed_in", _PLAIN)
+    WRONG_PASSWORD = (401, "invalid_request_error", "wrong_password", _PLAIN)
+    SIGN_IN_SLOWED = (429, "requests", "sign_in_slowed", _PLAIN)
     ADMIN_TOKEN_INVALID = (401, "invalid_request_error", "invalid_admin_token", _PLAIN)
     UPSTREAM_UNREACHABLE = (502, "server_error", "upstream_unreachable", _PLAIN)
     UPSTREAM_TIMEOUT = (504, "server_error", "upstream_timeout", _PLAIN)

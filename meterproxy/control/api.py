@@ -21,11 +21,13 @@ from meterproxy.control.access import Acting, Permission
 from meterproxy.control.answers import json_answer
 from meterproxy.control.call import Call, Services
 from meterproxy.control.identity import Identity
-from meterproxy.control.principal import ANONYMOUS, OPERATOR, Membership, Principal, User
+from meterproxy.control.principal import ANONYMOUS, OPERATOR, Membership, Principal, User, actor
 from meterproxy.control.route import Methods, Route, Table
 from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case, StoreUnavailable
+from meterproxy.proxy.origin import Networks, origin
 from meterproxy.proxy.paths import Match
+from meterproxy.store.actor import acting_as
 
 ORGANIZATION: Final = "organization_id"
 """In any query: the organization that is meant, where its principal works in several."""
@@ -35,7 +37,16 @@ METRICS: Final = "/metrics"
 class Api:
     """Answers everything outside of the data plane."""
 
-    def __init__(self, services: Services, identity: Identity, routes: Iterable[Route], *, open_metrics: bool) -> None:
+    def __init__(
+        self,
+        services: Services,
+        identity: Identity,
+        routes: Iterable[Route],
+        *,
+        open_metrics: bool,
+        trusted_proxies: Networks = (),
+    ) -> None:
+        self._trusted = trusted_proxies
         self._services = services
         self._identity = identity
         self._open_metrics = open_metrics
@@ -61,7 +72,9 @@ class Api:
         """Answer one request; raises ApiError."""
         route, match = self.admit(request)
         try:
-            return _rendered(route, await route.endpoint(self._services, await self._call(request, route, match.ids)))
+            call = await self._call(request, route, match.ids)
+            with acting_as(actor(call.acting.principal)):
+                return _rendered(route, await route.endpoint(self._services, call))
         except StoreUnavailable as error:
             raise ApiError(Case.UNAVAILABLE, "The database is not available right now.") from error
 
@@ -69,7 +82,8 @@ class Api:
         query = MultiDict(request.query)
         acting = await self._acting(request, route, query)
         body = None if route.body is None else bodies.read(route.body, await request.read())
-        return Call(ids, queries.read(route.query, query), body, acting, request)
+        address = origin(request.remote or "", request.headers, self._trusted)
+        return Call(ids, queries.read(route.query, query), body, acting, request, str(address or ""))
 
     async def _acting(self, request: web.BaseRequest, route: Route, query: MultiDict[str]) -> Acting:
         """Who asks, let through; takes the name of the organization out of the query."""

@@ -108,10 +108,10 @@ class NewTeam(Body):
     name: Name
 
 
-class NewKeyBody(Body):
-    account_id: UUID
+class KeyBody(Body):
+    """What is said of a key that is to be made."""
+
     name: Name
-    user_id: UUID | None = None
     team_id: UUID | None = None
     description: Description = ""
     models: Annotated[tuple[Name, ...], AtMost100] | None = None
@@ -119,6 +119,11 @@ class NewKeyBody(Body):
     networks: Annotated[tuple[Network, ...], AtMost100] | None = None
     highest_request: Annotated[Amount, Field(gt=0)] | None = None
     expires_at: Instant | None = None
+
+
+class NewKeyBody(KeyBody):
+    account_id: UUID
+    user_id: UUID | None = None
 
     @property
     def policy(self) -> KeyPolicy:

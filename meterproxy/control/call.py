@@ -9,12 +9,14 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from meterproxy.control.access import Acting
+from meterproxy.control.sign_in import SignIn
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.people import People
 from meterproxy.store.teams import Teams
 
 T = TypeVar("T", bound=BaseModel)
@@ -39,6 +41,8 @@ class Services:
     limits: Limits
     teams: Teams
     fleet: Fleet
+    people: People
+    sign_in: SignIn
     audit_log: AuditLog
     machine: Machine
 
@@ -52,6 +56,7 @@ class Call:
         query, body: as their route's models read them.
         acting: who asks, in the name of which organization, and whose rows he may see.
         request: for what answers by a stream of its own.
+        address: where it comes from, as far as is known.
     """
 
     ids: tuple[str, ...]
@@ -59,6 +64,7 @@ class Call:
     body: BaseModel | None
     acting: Acting
     request: web.BaseRequest
+    address: str = ""
 
     def id(self, place: int = 0) -> UUID:
         """An id in the path. Raises ApiError NOT_FOUND where it is no id at all."""

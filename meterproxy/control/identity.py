@@ -1,25 +1,43 @@
-"""Identity: from what a request carries to the principal that asks."""
+"""Identity: from what a request carries to the principal that asks.
+
+A bearer token is the admin token, a key, or a user's token; nothing else is looked at.
+"""
 
 import hmac
+from typing import Final
 
 from aiohttp import web
 
-from meterproxy.control.principal import ANONYMOUS, OPERATOR, Principal
+from meterproxy.control.principal import ANONYMOUS, OPERATOR, Key, Membership, Principal, User
+from meterproxy.control.tokens import Tokens
+from meterproxy.core.key import KEY_PREFIX, digest_of
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.keys import Keys
+from meterproxy.store.people import People, PersonRow
+
+LONGEST: Final = 4096
+"""Bytes of a token that is looked at."""
 
 
 class Identity:
     """Knows who asks. The admin token is compared in constant time."""
 
-    def __init__(self, admin_token: str) -> None:
+    def __init__(self, admin_token: str, keys: Keys, people: People, tokens: Tokens) -> None:
         self._admin_token = admin_token.encode()
+        self._keys = keys
+        self._people = people
+        self._tokens = tokens
 
     async def of(self, request: web.BaseRequest) -> Principal:
         """Who asks; whoever carries nothing is anonymous. Raises ApiError for what is carried and not valid."""
         if "Authorization" not in request.headers:
             return ANONYMOUS
-        self.check_admin_token(request)
-        return OPERATOR
+        token = bearer(request)
+        if hmac.compare_digest(token, self._admin_token):
+            return OPERATOR
+        if token.startswith(KEY_PREFIX.encode()):
+            return await self._holder(token)
+        return await self._user(token)
 
     def check_admin_token(self, request: web.BaseRequest) -> None:
         """Raises ApiError ADMIN_TOKEN_INVALID."""
@@ -28,8 +46,35 @@ class Identity:
                 Case.ADMIN_TOKEN_INVALID, "This needs the admin token.", headers={"WWW-Authenticate": "Bearer"}
             )
 
+    async def _holder(self, secret: bytes) -> Key:
+        found = await self._keys.find(digest_of(secret))
+        if found is None:
+            raise ApiError(Case.KEY_INVALID, "This API key is not known here, or not any more.")
+        row = found.row
+        return Key(row["id"], row["user_id"], row["organization_id"], row["account_id"])
+
+    async def _user(self, token: bytes) -> User:
+        claim = self._tokens.read(token.decode("ascii", "replace")) if len(token) <= LONGEST else None
+        person = None if claim is None else await self._people.read(claim.user_id, claim.login_id)
+        if person is None:
+            raise ApiError(Case.NOT_SIGNED_IN, "Sign in again.", headers={"WWW-Authenticate": "Bearer"})
+        return _user(person)
+
 
 def bearer(request: web.BaseRequest) -> bytes:
     """The bearer token of a request, empty where it has none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
+
+
+def _user(person: PersonRow) -> User:
+    places = [Membership(place.organization_id, place.account_id, place.role) for place in person.memberships]
+    return User(
+        person.id,
+        person.name,
+        person.email,
+        person.login_id,
+        person.organization_id,
+        person.is_operator,
+        {place.organization_id: place for place in places},
+    )

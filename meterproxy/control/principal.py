@@ -60,3 +60,16 @@ Principal = User | Key | Operator | Anonymous
 
 OPERATOR = Operator()
 ANONYMOUS = Anonymous()
+
+
+def actor(principal: Principal) -> str:
+    """How the audit log calls somebody."""
+    match principal:
+        case User(id=user_id):
+            return f"user {user_id}"
+        case Key(id=key_id):
+            return f"key {key_id}"
+        case Operator():
+            return "operator"
+        case Anonymous():
+            return "anonymous"

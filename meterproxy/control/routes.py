@@ -8,10 +8,13 @@ from aiohttp import web
 from meterproxy.control import (
     account_endpoints,
     audit_endpoints,
+    auth_endpoints,
+    credit_endpoints,
     fleet_endpoints,
     health_endpoints,
     key_endpoints,
     limit_endpoints,
+    own_key_endpoints,
 )
 from meterproxy.control.access import Permission
 from meterproxy.control.answers import json_answer
@@ -44,4 +47,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *limit_endpoints.ROUTES,
     *fleet_endpoints.ROUTES,
     *audit_endpoints.ROUTES,
+    *auth_endpoints.ROUTES,
+    *own_key_endpoints.ROUTES,
+    *credit_endpoints.ROUTES,
 )

@@ -30,6 +30,7 @@ from meterproxy.runtime.tokenizer import tokenizer_spec
 from meterproxy.service.crew import Crew, Premises
 from meterproxy.service.demo import key_path
 from meterproxy.service.figures import Figures
+from meterproxy.service.first_operator import FirstOperator
 from meterproxy.service.schema import Schema
 from meterproxy.service.siblings import SUCCESSOR
 
@@ -70,6 +71,7 @@ class _Host:
         self._run_dir = run_dir
         self._terminal = Terminal()
         self._postgres = _postgres(config) if config.database_url is None else None
+        self._schema = Schema(self._direct_dsn, config.data_dir, demo=self._postgres is not None)
         self._sockets: list[socket.socket] = []
         self._crew: Crew | None = None
         self._read_again = False
@@ -77,7 +79,7 @@ class _Host:
     async def run(self, patience_seconds: float) -> None:
         self._sockets = await self._listening(patience_seconds)
         self._supervisor = Supervisor(
-            [[self._postgres] if self._postgres else [], self._helpers(), [self._schema()], self._workers],
+            [[self._postgres] if self._postgres else [], self._helpers(), [self._schema], self._workers],
             on_ready=self._ready,
             on_stopping=lambda: close_all(self._sockets),
             on_hangup=self._hung_up,
@@ -103,9 +105,6 @@ class _Host:
 
     async def _asked_for_successor(self, slot: bytes) -> bytes:
         return await self._crew.succeed(slot) if self._crew is not None else b"no"
-
-    def _schema(self) -> Schema:
-        return Schema(self._direct_dsn, self._config.data_dir if self._postgres else None)
 
     def _workers(self) -> Sequence[Part]:
         pooled = self._config.database_direct_url is not None
@@ -166,8 +165,13 @@ class _Host:
     def _say_hello(self) -> None:
         host, port = self._sockets[0].getsockname()[:2]
         base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-        print("\n".join(_hello(self._config, base_url, simulated=self._simulated)), flush=True)  # noqa: T201
+        print("\n".join(_hello(self._config, base_url, self._first_operator(), simulated=self._simulated)), flush=True)  # noqa: T201
         _log.info("meterproxy %s serves on %s", __version__, base_url)
+
+    def _first_operator(self) -> FirstOperator | None:
+        """Told once: when he has just been made."""
+        made, self._schema.first_operator = self._schema.first_operator, None
+        return made
 
 
 def _on_one_line(problems: str) -> str:
@@ -181,11 +185,13 @@ def _postgres(config: Config) -> EmbeddedPostgres:
     return EmbeddedPostgres(config.data_dir, settings={"max_connections": str(connections)})
 
 
-def _hello(config: Config, base_url: str, *, simulated: bool) -> list[str]:
+def _hello(config: Config, base_url: str, operator: FirstOperator | None, *, simulated: bool) -> list[str]:
     """What a person who starts it wants to know."""
     token = secret_path(config, "admin_token")
     lines = [f"meterproxy {__version__} is ready", f"  base URL     {base_url}"]
     lines.append(f"  admin token  {token if token.exists() else 'as configured'}")
+    if operator is not None:
+        lines.append(f"  operator     {operator.email}, password {operator.password}   (this once; {operator.kept_in})")
     if simulated:
         lines.append("  provider     simulated: no OPENAI_API_KEY is set, so answers are made up and cost play money")
     demo = key_path(config.data_dir)

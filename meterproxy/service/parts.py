@@ -9,7 +9,10 @@ from meterproxy.config import Config
 from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.identity import Identity
+from meterproxy.control.passwords import Passwords
 from meterproxy.control.routes import ROUTES
+from meterproxy.control.sign_in import SignIn
+from meterproxy.control.tokens import Tokens
 from meterproxy.core.lending import Change
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
@@ -28,6 +31,7 @@ from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
 from meterproxy.store.owners import OwnerRows
+from meterproxy.store.people import People
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
@@ -111,15 +115,27 @@ def poller_of(config: Config, pool: Pool, ledger: WorkerLedger, exchanges: Excha
 
 def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
     """What answers everything outside of the data plane."""
-    token = config.admin_token
+    token, secret = config.admin_token, config.jwt_secret
     assert token is not None, "the supervisor has made what was not set"
+    assert secret is not None, "the supervisor has made what was not set"
+    accounts = Accounts(pool, new_limits=config.limits.of_accounts, exposure_nanos=config.exposure_nanos)
+    keys = Keys(pool, new_limits=config.limits.of_keys)
+    people, tokens = People(pool, accounts), Tokens(secret.get_secret_value())
     services = Services(
-        Accounts(pool, new_limits=config.limits.of_accounts, exposure_nanos=config.exposure_nanos),
-        Keys(pool, new_limits=config.limits.of_keys),
+        accounts,
+        keys,
         Limits(pool),
         Teams(pool),
         Fleet(pool),
+        people,
+        SignIn(people, Passwords(), tokens, is_open=config.registration == "open"),
         AuditLog(pool),
         machine,
     )
-    return Api(services, Identity(token.get_secret_value()), ROUTES, open_metrics=config.listen.is_loopback)
+    return Api(
+        services,
+        Identity(token.get_secret_value(), keys, people, tokens),
+        ROUTES,
+        open_metrics=config.listen.is_loopback,
+        trusted_proxies=config.trusted_proxies,
+    )

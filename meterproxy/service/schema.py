@@ -8,6 +8,7 @@ from typing import Final
 
 from meterproxy.errors import StartFailed, StoreUnavailable
 from meterproxy.service.demo import ensure_demo
+from meterproxy.service.first_operator import FirstOperator, ensure_operator
 from meterproxy.store.migrate import SchemaError, migrate
 from meterproxy.store.pool import open_pool, translated
 from meterproxy.store.upkeep import make_partitions
@@ -18,18 +19,23 @@ RETRY_SECONDS: Final = 1.0
 
 
 class Schema:
-    """Migrates, makes partitions and, on a database of our own, the demo; then there is nothing left to watch.
+    """Migrates, makes partitions, the first operator and, on a database of our own, the demo.
+
+    Then there is nothing left to watch.
 
     Args:
         direct_dsn: asked when its turn comes; a URL that takes migrations.
-        demo_dir: where the demo's key is kept, None for no demo.
+        data_dir: where the first operator's password is kept, and the demo's key.
+        demo: whether there is to be a demo.
     """
 
     name = "schema"
 
-    def __init__(self, direct_dsn: Callable[[], str], demo_dir: Path | None) -> None:
+    def __init__(self, direct_dsn: Callable[[], str], data_dir: Path, *, demo: bool) -> None:
         self._direct_dsn = direct_dsn
-        self._demo_dir = demo_dir
+        self._data_dir = data_dir
+        self._demo_dir = data_dir if demo else None
+        self.first_operator: FirstOperator | None = None
 
     async def start(self) -> None:
         """Raises StartFailed where the database has a schema that is not ours; waits where it is away."""
@@ -57,6 +63,7 @@ class Schema:
             await make_partitions(pool)
             if self._demo_dir is not None:
                 await ensure_demo(pool, self._demo_dir)
+            self.first_operator = await ensure_operator(pool, self._data_dir)
         finally:
             await pool.close()
 

@@ -13,13 +13,16 @@ import orjson
 from meterproxy.core.limit import Scope
 from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.money import MAX_NANOS
+from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.actor import acting
 from meterproxy.store.ids import new_id
 from meterproxy.store.limits import expose, make_limit
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("accounts")
+_PEOPLE: Final = queries("people")
 
 CREDIT_KINDS: Final = ("grant", "purchase", "refund", "adjustment")
 """Kinds of entries that people may make; only an adjustment may be negative."""
@@ -99,20 +102,22 @@ class Accounts:
 
     async def create(self, name: str, *, overdraft_nanos: int = 0) -> AccountRow:
         """Make an organization with its account, its credit limit and its service user."""
-        account_id, organization_id = new_id(), new_id()
         async with transaction(self._pool) as connection:
-            await connection.execute(_SQL["create_organization"], organization_id, name)
-            await connection.execute(_SQL["create_account"], account_id, organization_id, overdraft_nanos)
-            await connection.execute(_SQL["create_credit_limit"], new_id(), account_id, overdraft_nanos)
-            await connection.fetchrow(
-                _SQL["create_user"], new_id(), organization_id, f"{name} service"[:200], None, True
-            )
-            await self._audit(connection, "account.create", account_id, {"name": name})
-            for terms in self._new_limits:
-                await make_limit(connection, self._actor, account_id, Scope.ACCOUNT, account_id, terms, seed=False)
-            if self._exposure_nanos is not None:
-                await expose(connection, account_id, self._exposure_nanos)
-            return await _read(connection, account_id)
+            return await self.make(connection, name, overdraft_nanos=overdraft_nanos)
+
+    async def make(self, connection: Connection, name: str, *, overdraft_nanos: int = 0) -> AccountRow:
+        """The same within a transaction."""
+        account_id, organization_id = new_id(), new_id()
+        await connection.execute(_SQL["create_organization"], organization_id, name)
+        await connection.execute(_SQL["create_account"], account_id, organization_id, overdraft_nanos)
+        await connection.execute(_SQL["create_credit_limit"], new_id(), account_id, overdraft_nanos)
+        await connection.fetchrow(_SQL["create_user"], new_id(), organization_id, f"{name} service"[:200], None, True)
+        await self._audit(connection, "account.create", account_id, {"name": name})
+        for terms in self._new_limits:
+            await make_limit(connection, acting(self._actor), account_id, Scope.ACCOUNT, account_id, terms, seed=False)
+        if self._exposure_nanos is not None:
+            await expose(connection, account_id, self._exposure_nanos)
+        return await _read(connection, account_id)
 
     async def read(self, account_id: UUID) -> AccountRow:
         """One account. Raises ApiError NOT_FOUND."""
@@ -159,7 +164,8 @@ class Accounts:
                 if not -MOST_CREDITS_NANOS <= account["credits_nanos"] + amount_nanos <= MOST_CREDITS_NANOS:
                     raise ApiError(Case.MALFORMED, "The account's credits would become too large.", param="amount")
                 row = await connection.fetchrow(
-                    _SQL["add_entry"], account_id, kind, amount_nanos, description, self._actor, idempotency_key,
+                    _SQL["add_entry"], account_id, kind, amount_nanos, description, acting(self._actor),
+                    idempotency_key,
                     digest if idempotency_key else None,
                 )  # fmt: skip
                 assert row is not None
@@ -211,6 +217,7 @@ class Accounts:
             except asyncpg.UniqueViolationError as error:
                 raise ApiError(Case.CONFLICT, "A user with this email exists already.", param="email") from error
             assert row is not None
+            await connection.execute(_PEOPLE["add_member"], organization_id, row["id"], Role.MEMBER)
             await self._audit(connection, "user.create", row["id"], {"name": name})
             return UserRow(**row)
 
@@ -218,7 +225,7 @@ class Accounts:
         kind = action.partition(".")[0]
         subject = {"credit": "account"}.get(kind, kind)
         await connection.execute(
-            _SQL["add_audit"], self._actor, action, subject, subject_id, orjson.dumps(detail).decode()
+            _SQL["add_audit"], acting(self._actor), action, subject, subject_id, orjson.dumps(detail).decode()
         )
 
 

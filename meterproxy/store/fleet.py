@@ -15,6 +15,7 @@ import asyncpg
 import orjson
 
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.actor import acting
 from meterproxy.store.pool import Connection, transaction
 from meterproxy.store.sqlfiles import queries
 
@@ -90,7 +91,7 @@ class Fleet:
 
     async def _note(self, connection: Connection, action: str, kind: str, detail: Mapping[str, Any]) -> None:
         await connection.execute(
-            _ACCOUNTS["add_audit"], self._actor, action, kind, None, orjson.dumps(dict(detail)).decode()
+            _ACCOUNTS["add_audit"], acting(self._actor), action, kind, None, orjson.dumps(dict(detail)).decode()
         )
         await connection.execute(_ACCOUNTS["record_change"], "fleet", None)
 

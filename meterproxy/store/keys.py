@@ -24,6 +24,7 @@ from meterproxy.core.key import KEY_PREFIX, KeyEntry, KeyPolicy, digest_of
 from meterproxy.core.limit import Scope
 from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.actor import acting
 from meterproxy.store.ids import new_id
 from meterproxy.store.instants import to_us
 from meterproxy.store.limits import lock_account, make_limit
@@ -100,16 +101,28 @@ class Keys:
                 await lock_account(connection, account_id)
             new = await _insert(connection, wish)
             for terms in self._new_limits:
-                await make_limit(connection, self._actor, account_id, Scope.KEY, new.row.id, terms, seed=False)
+                await make_limit(connection, acting(self._actor), account_id, Scope.KEY, new.row.id, terms, seed=False)
             await self._note(connection, "key.create", new.row.id, {"name": name})
             return new
 
     async def list(
-        self, account_id: UUID | None = None, after: UUID | None = None, limit: int = 50
+        self, account_id: UUID | None = None, after: UUID | None = None, limit: int = 50, *, user_id: UUID | None = None
     ) -> Sequence[KeyRow]:
-        """Keys in the order they were made, after a cursor."""
+        """Keys in the order they were made, after a cursor; of one account, of one user."""
         async with transaction(self._pool) as connection:
-            return [KeyRow(**row) for row in await connection.fetch(_SQL["list_keys"], account_id, after, limit)]
+            rows = await connection.fetch(_SQL["list_keys"], account_id, after, limit, user_id)
+            return [KeyRow(**row) for row in rows]
+
+    async def read(self, key_id: UUID, account_id: UUID) -> KeyRow | None:
+        """One key, if it is of this account."""
+        async with transaction(self._pool, readonly=True) as connection:
+            row = await connection.fetchrow(_SQL["read_key"], key_id, account_id)
+        return None if row is None else KeyRow(**row)
+
+    async def find(self, digest: bytes) -> "FoundKey | None":
+        """The live key with this digest."""
+        async with transaction(self._pool, readonly=True) as connection:
+            return await find_key(connection, digest)
 
     async def change(self, key_id: UUID, changes: Mapping[str, Any]) -> KeyRow:
         """Change some of a key's name, description, team, policy and expiry; in force fleet-wide within a second.
@@ -162,7 +175,7 @@ class Keys:
 
     async def _note(self, connection: Connection, action: str, key_id: UUID, detail: dict[str, str]) -> None:
         await connection.execute(
-            _ACCOUNTS["add_audit"], self._actor, action, "key", key_id, orjson.dumps(detail).decode()
+            _ACCOUNTS["add_audit"], acting(self._actor), action, "key", key_id, orjson.dumps(detail).decode()
         )
         await connection.execute(_ACCOUNTS["record_change"], "key", key_id)
 

@@ -23,6 +23,7 @@ from meterproxy.core.limit import Limit, Measure, Scope
 from meterproxy.core.limit_terms import LimitTerms, changeable_fault
 from meterproxy.core.window import FOREVER_US, US, Window, WindowKind
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.actor import acting
 from meterproxy.store.crossings import mark_crossings
 from meterproxy.store.ids import new_id
 from meterproxy.store.instants import to_datetime, to_us
@@ -111,7 +112,7 @@ class Limits:
                 if whose is None:
                     raise ApiError(Case.NOT_FOUND, f"There is no {scope.value} {scope_id}.", param="scope_id")
                 return await make_limit(
-                    connection, self._actor, whose["account_id"], scope, whose["scope_id"], terms, seed=seed
+                    connection, acting(self._actor), whose["account_id"], scope, whose["scope_id"], terms, seed=seed
                 )
 
         return await retried(attempt)
@@ -154,7 +155,7 @@ class Limits:
                 start = to_datetime(new.limit.window_at(to_us(now)).start_us)
                 await connection.execute(_SQL["move_caps"], new.account_id, limit_id, start, lendable(new))
                 await mark_crossings(connection, (LeaseKey(new.account_id, limit_id, to_us(start)),))
-                await _note(connection, self._actor, "limit.change", new, changes)
+                await _note(connection, acting(self._actor), "limit.change", new, changes)
                 assert row is not None
                 return _row(row)
 
@@ -168,7 +169,7 @@ class Limits:
             assert row is not None
             retired = _row(row)
             if before.retired_at is None:
-                await _note(connection, self._actor, "limit.retire", retired, {})
+                await _note(connection, acting(self._actor), "limit.retire", retired, {})
             return retired
 
     async def status(self, limit_id: UUID) -> LimitStatus:

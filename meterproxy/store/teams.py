@@ -10,6 +10,7 @@ import asyncpg
 import orjson
 
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.actor import acting
 from meterproxy.store.ids import new_id
 from meterproxy.store.pool import transaction
 from meterproxy.store.sqlfiles import queries
@@ -45,7 +46,9 @@ class Teams:
             if row is None:
                 raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.", param="account_id")
             detail = orjson.dumps({"name": name}).decode()
-            await connection.execute(_ACCOUNTS["add_audit"], self._actor, "team.create", "team", row["id"], detail)
+            await connection.execute(
+                _ACCOUNTS["add_audit"], acting(self._actor), "team.create", "team", row["id"], detail
+            )
             return TeamRow(**row)
 
     async def list(

@@ -10,7 +10,14 @@ RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix
 -- name: list_keys
 SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
     highest_request_nanos, expires_at, revoked_at, created_at
-FROM keys WHERE ($1::uuid IS NULL OR account_id = $1) AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3
+FROM keys WHERE ($1::uuid IS NULL OR account_id = $1) AND ($2::uuid IS NULL OR id > $2)
+  AND ($4::uuid IS NULL OR user_id = $4)
+ORDER BY id LIMIT $3
+
+-- name: read_key
+SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
+    highest_request_nanos, expires_at, revoked_at, created_at
+FROM keys WHERE id = $1 AND account_id = $2
 
 -- name: lock_key
 -- Who changes a key is alone with it.

@@ -36,8 +36,10 @@ class Operator:
         none: Any = None
         machine = Machine(none, none, none, none)
         self.api = Api(
-            Services(Accounts(pool), Keys(pool), Limits(pool), Teams(pool), Fleet(pool), AuditLog(pool), machine),
-            Identity("hush"),
+            Services(
+                Accounts(pool), Keys(pool), Limits(pool), Teams(pool), Fleet(pool), none, none, AuditLog(pool), machine
+            ),
+            Identity("hush", none, none, none),
             ROUTES,
             open_metrics=True,
         )

@@ -1,0 +1,127 @@
+"""One's keys: the endpoints by which people make, see, rotate and revoke keys of their organization.
+
+Members see and change their own; who manages the organization, everybody's.
+"""
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from meterproxy.control import answers, bodies, queries
+from meterproxy.control.access import Permission
+from meterproxy.control.call import Call, Services
+from meterproxy.control.principal import User
+from meterproxy.control.route import Route
+from meterproxy.core.key import KeyPolicy
+from meterproxy.core.role import Role
+from meterproxy.errors import ApiError, Case
+from meterproxy.store.keys import KeyRow
+
+LONGEST_GRACE_SECONDS: Final = 30 * 86_400
+
+
+class OwnKey(bodies.KeyBody):
+    """A key of one's own."""
+
+
+class Rotation(bodies.Body):
+    """How long the old secret goes on working beside the new one."""
+
+    grace_seconds: Annotated[int, Field(ge=0, le=LONGEST_GRACE_SECONDS, strict=True)] = 0
+
+
+async def _create(on: Services, call: Call) -> answers.NewlyMadeKey:
+    new, principal = call.body_as(OwnKey), call.acting.principal
+    user = principal if isinstance(principal, User) and call.acting.role is not None else None
+    key = await on.keys.create(
+        call.account_id,
+        new.name,
+        user_id=None if user is None else user.id,
+        team_id=new.team_id,
+        description=new.description,
+        policy=KeyPolicy(new.models, new.operations, new.networks, new.highest_request),
+        expires_at=new.expires_at,
+    )
+    return answers.NewlyMadeKey.made(key)
+
+
+async def _list(on: Services, call: Call) -> answers.Page[answers.Key]:
+    page = call.query_as(queries.Page)
+    rows = await on.keys.list(call.account_id, page.cursor, page.limit + 1, user_id=call.acting.user_id)
+    return answers.Page[answers.Key].of([answers.Key.of(row) for row in rows], page.limit)
+
+
+async def _change(on: Services, call: Call) -> answers.Key:
+    key = await _visible(on, call, changes=True)
+    return answers.Key.of(await on.keys.change(key.id, call.body_as(bodies.ChangedKey).changes()))
+
+
+async def _revoke(on: Services, call: Call) -> answers.Key:
+    return answers.Key.of(await on.keys.revoke((await _visible(on, call, changes=True)).id))
+
+
+async def _rotate(on: Services, call: Call) -> answers.NewlyMadeKey:
+    key = await _visible(on, call, changes=True)
+    return answers.NewlyMadeKey.made(await on.keys.rotate(key.id, call.body_as(Rotation).grace_seconds))
+
+
+async def _visible(on: Services, call: Call, *, changes: bool) -> KeyRow:
+    """The key in the path, if it is one of the organization's that this caller may see. Raises ApiError NOT_FOUND."""
+    key = await on.keys.read(call.id(), call.account_id)
+    acting = call.acting
+    own_only = acting.user_id if not changes or acting.role is Role.MEMBER else None
+    if key is None or (own_only is not None and key.user_id != own_only):
+        raise ApiError(Case.NOT_FOUND, f"There is no key {call.id()}.")
+    return key
+
+
+_ID: Final = "/api/keys/{id}"
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="GET",
+        path="/api/keys",
+        permission=Permission.READ_OWN_KEYS,
+        endpoint=_list,
+        summary="Keys of the organization, or one's own, oldest first",
+        query=queries.Page,
+        answer=answers.Page[answers.Key],
+    ),
+    Route(
+        method="POST",
+        path="/api/keys",
+        permission=Permission.WRITE_OWN,
+        endpoint=_create,
+        summary="Make a key of one's own; its secret is told this once",
+        body=OwnKey,
+        answer=answers.NewlyMadeKey,
+        status=201,
+    ),
+    Route(
+        method="PATCH",
+        path=_ID,
+        permission=Permission.WRITE_OWN,
+        endpoint=_change,
+        summary="Change a key's name or policy",
+        body=bodies.ChangedKey,
+        answer=answers.Key,
+    ),
+    Route(
+        method="DELETE",
+        path=_ID,
+        permission=Permission.WRITE_OWN,
+        endpoint=_revoke,
+        summary="Revoke a key, fleet-wide within a second",
+        answer=answers.Key,
+    ),
+    Route(
+        method="POST",
+        path="/api/keys/{id}/rotate",
+        permission=Permission.WRITE_OWN,
+        endpoint=_rotate,
+        summary="A new secret under the same name and policy; the old one works on for its grace",
+        body=Rotation,
+        answer=answers.NewlyMadeKey,
+        status=201,
+    ),
+)

@@ -1,0 +1,97 @@
+"""Signing in: from a name and a password to a log-in, and on from there.
+
+Rules
+-----
+- Failures are counted for whom and from where; beyond a few, each doubles the wait. Whoever must wait is told so before
+  his password is looked at, so that guessing goes no faster from many addresses.
+- The answer for a wrong password and for an unknown user is the same, and takes as long.
+- The secret that renews a log-in works once. Ending a log-in ends its tokens at once: each request looks it up.
+"""
+
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from meterproxy.control.passwords import Passwords
+from meterproxy.control.tokens import ACCESS_SECONDS, Claim, Tokens
+from meterproxy.errors import ApiError, Case
+from meterproxy.store.people import People
+
+LOGIN_SECONDS: Final = 30 * 86_400
+"""How long a log-in lasts that nobody renews."""
+FREE_FAILURES_OF_AN_ADDRESS: Final = 50
+"""Many people may share one address."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """What somebody gets who has signed in: a token for requests, and the secret for the next one."""
+
+    access_token: str
+    renewal_token: str
+    expires_in: int = ACCESS_SECONDS
+
+
+class SignIn:
+    """Registers people and signs them in and out."""
+
+    def __init__(self, people: People, passwords: Passwords, tokens: Tokens, *, is_open: bool) -> None:
+        self._people = people
+        self._passwords = passwords
+        self._tokens = tokens
+        self._is_open = is_open
+
+    async def register(self, name: str, email: str, password: str) -> UUID:
+        """Make a user who owns an organization of his own. Raises ApiError PERMISSION_DENIED, CONFLICT, OVERLOADED."""
+        if not self._is_open:
+            raise ApiError(Case.PERMISSION_DENIED, "Registration is closed here: ask an operator for an account.")
+        return await self._people.register(name, email, await self._passwords.hash(password))
+
+    async def log_in(self, email: str, password: str, address: str) -> SignedIn:
+        """Sign somebody in. Raises ApiError WRONG_PASSWORD, SIGN_IN_SLOWED, OVERLOADED."""
+        whom, whence = f"email {email.lower()}", f"address {address}"
+        await self._check_free(whom, whence)
+        found = await self._people.find(email)
+        if not await self._passwords.check(password, found.password_hash if found else None):
+            await self._people.note_failure(whom)
+            await self._people.note_failure(whence, FREE_FAILURES_OF_AN_ADDRESS)
+            raise ApiError(Case.WRONG_PASSWORD, "The e-mail or the password is wrong.")
+        assert found is not None
+        await self._people.forget_failures(whom)
+        secret = secrets.token_urlsafe(32)
+        login_id = await self._people.begin_login(found.user_id, _digest(secret), LOGIN_SECONDS)
+        return self._signed_in(Claim(found.user_id, login_id), secret)
+
+    async def renew(self, renewal_token: str) -> SignedIn:
+        """Go on with a log-in. Raises ApiError NOT_SIGNED_IN where it is over, or this secret was used before."""
+        secret = secrets.token_urlsafe(32)
+        renewed = await self._people.renew_login(_digest(renewal_token), _digest(secret), LOGIN_SECONDS)
+        if renewed is None:
+            raise ApiError(Case.NOT_SIGNED_IN, "This log-in is over. Sign in again.")
+        return self._signed_in(Claim(*renewed), secret)
+
+    async def change_password(self, user_id: UUID, login_id: UUID | None, old: str, new: str) -> None:
+        """Raises ApiError WRONG_PASSWORD, SIGN_IN_SLOWED, OVERLOADED."""
+        whom = f"user {user_id}"
+        await self._check_free(whom)
+        if not await self._passwords.check(old, await self._people.password_hash(user_id)):
+            await self._people.note_failure(whom)
+            raise ApiError(Case.WRONG_PASSWORD, "The old password is wrong.", param="old_password")
+        await self._people.set_password(user_id, await self._passwords.hash(new), login_id)
+
+    async def _check_free(self, *subjects: str) -> None:
+        seconds = await self._people.blocked_seconds(*subjects)
+        if seconds > 0:
+            wait = str(int(seconds) + 1)
+            text = f"Too many attempts have failed. Please try again in {wait} s."
+            raise ApiError(Case.SIGN_IN_SLOWED, text, headers={"Retry-After": wait})
+
+    def _signed_in(self, claim: Claim, secret: str) -> SignedIn:
+        return SignedIn(self._tokens.make(claim, int(time.time())), secret)
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

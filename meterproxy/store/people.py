@@ -1,0 +1,175 @@
+"""People: made, found by their e-mail, signed in and out; each change is one transaction, in the audit log."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from meterproxy.core.role import Role
+from meterproxy.errors import ApiError, Case
+from meterproxy.store.accounts import Accounts
+from meterproxy.store.ids import new_id
+from meterproxy.store.pool import Connection, transaction
+from meterproxy.store.sqlfiles import queries
+
+_SQL: Final = queries("people")
+_ACCOUNTS: Final = queries("accounts")
+
+FREE_FAILURES: Final = 5
+"""How often somebody may be wrong before he has to wait."""
+LONGEST_WAIT_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipRow:
+    """Somebody's place in one organization."""
+
+    organization_id: UUID
+    account_id: UUID
+    role: Role
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRow:
+    """Somebody who is signed in, and where he belongs."""
+
+    id: UUID
+    name: str
+    email: str | None
+    is_operator: bool
+    login_id: UUID
+    organization_id: UUID | None
+    memberships: Sequence[MembershipRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Who has an e-mail address, and the hash of his password, if he has one."""
+
+    user_id: UUID
+    password_hash: str | None
+
+
+class People:
+    """What is done with people and their log-ins."""
+
+    def __init__(self, pool: asyncpg.Pool, accounts: Accounts) -> None:
+        self._pool = pool
+        self._accounts = accounts
+
+    async def register(self, name: str, email: str, password_hash: str, *, is_operator: bool = False) -> UUID:
+        """Make a user with an organization of his own, which he owns. Raises ApiError CONFLICT (e-mail taken)."""
+        user_id = new_id()
+        try:
+            async with transaction(self._pool) as connection:
+                account = await self._accounts.make(connection, name)
+                organization_id = account.organization_id
+                await connection.execute(
+                    _SQL["create_person"], user_id, organization_id, name, email, password_hash, is_operator
+                )
+                await connection.execute(_SQL["add_member"], organization_id, user_id, Role.OWNER)
+                await _note(connection, f"user {user_id}", "user.register", user_id, {"name": name})
+        except asyncpg.UniqueViolationError as error:
+            raise ApiError(Case.CONFLICT, "A user with this email exists already.", param="email") from error
+        return user_id
+
+    async def has_operator(self) -> bool:
+        """Whether anybody may do what the operator may."""
+        async with transaction(self._pool) as connection:
+            return bool(await connection.fetchval(_SQL["has_operator"]))
+
+    async def make_operator(self, name: str, email: str, password_hash: str, organization: str) -> None:
+        """Make the first operator, who owns the first organization, or one of this name; once, whoever else does so."""
+        user_id = new_id()
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["lock_people"])
+            if await connection.fetchval(_SQL["has_operator"]):
+                return
+            organization_id = await connection.fetchval(_SQL["first_organization"])
+            if organization_id is None:
+                organization_id = (await self._accounts.make(connection, organization)).organization_id
+            await connection.execute(_SQL["create_person"], user_id, organization_id, name, email, password_hash, True)
+            await connection.execute(_SQL["add_member"], organization_id, user_id, Role.OWNER)
+            await _note(connection, "first start", "user.operator", user_id, {"name": name})
+
+    async def find(self, email: str) -> Secret | None:
+        """Who has this e-mail address and may sign in."""
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_SQL["find_by_email"], email)
+        return None if row is None else Secret(*row)
+
+    async def password_hash(self, user_id: UUID) -> str | None:
+        async with transaction(self._pool) as connection:
+            found: str | None = await connection.fetchval(_SQL["password_hash"], user_id)
+            return found
+
+    async def set_password(self, user_id: UUID, password_hash: str, login_id: UUID | None) -> None:
+        """Change a password, which ends all log-ins but this one."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["set_password"], user_id, password_hash)
+            await connection.execute(_SQL["end_other_logins"], user_id, login_id)
+            await _note(connection, f"user {user_id}", "user.password", user_id, {})
+
+    # ── log-ins ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def read(self, user_id: UUID, login_id: UUID) -> PersonRow | None:
+        """Who is signed in by this log-in; None where that is over."""
+        async with transaction(self._pool, readonly=True) as connection:
+            row = await connection.fetchrow(_SQL["read_person"], user_id, login_id)
+            if row is None:
+                return None
+            places = await connection.fetch(_SQL["memberships_of"], user_id)
+        memberships = [MembershipRow(**{**place, "role": Role(place["role"])}) for place in places]
+        return PersonRow(**row, memberships=memberships)
+
+    async def begin_login(self, user_id: UUID, digest: bytes, seconds: float) -> UUID:
+        """Sign somebody in; `digest` is of the secret that renews it."""
+        login_id = new_id()
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["begin_login"], login_id, user_id, digest, seconds)
+        return login_id
+
+    async def renew_login(self, digest: bytes, new_digest: bytes, seconds: float) -> tuple[UUID, UUID] | None:
+        """Go on with a log-in under another secret; its user and id, None where there is nothing to go on with."""
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_SQL["renew_login"], digest, new_digest, seconds)
+        return None if row is None else (row["user_id"], row["id"])
+
+    async def end_login(self, login_id: UUID) -> None:
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["end_login"], login_id)
+
+    # ── failures ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def blocked_seconds(self, *subjects: str) -> float:
+        """How long nobody may try to sign in as, or from, any of these."""
+        async with transaction(self._pool) as connection:
+            return float(await connection.fetchval(_SQL["blocked_seconds"], [_digest(one) for one in subjects]))
+
+    async def note_failure(self, subject: str, free_failures: int = FREE_FAILURES) -> None:
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["note_failure"], _digest(subject), free_failures, LONGEST_WAIT_SECONDS)
+
+    async def forget_failures(self, subject: str) -> None:
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["forget_failures"], _digest(subject))
+
+
+async def tidy_people(pool: asyncpg.Pool) -> None:
+    """Forget log-ins and failures that are long over. Raises StoreUnavailable."""
+    async with transaction(pool) as connection:
+        await connection.execute(_SQL["tidy_logins"])
+        await connection.execute(_SQL["tidy_failures"])
+
+
+def _digest(subject: str) -> bytes:
+    return hashlib.sha256(subject.encode("utf-8", "surrogatepass")).digest()
+
+
+async def _note(connection: Connection, actor: str, action: str, user_id: UUID, detail: dict[str, Any]) -> None:
+    await connection.execute(_ACCOUNTS["add_audit"], actor, action, "user", user_id, orjson.dumps(detail).decode())

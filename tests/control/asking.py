@@ -1,0 +1,115 @@
+"""An API on real PostgreSQL, asked in process: what a client hears of it, and people to ask as."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from meterproxy.control.api import Api
+from meterproxy.control.call import Machine, Services
+from meterproxy.control.identity import Identity
+from meterproxy.control.passwords import Passwords
+from meterproxy.control.routes import ROUTES
+from meterproxy.control.sign_in import SignIn
+from meterproxy.control.tokens import Tokens
+from meterproxy.core.role import Role
+from meterproxy.errors import ApiError, Case
+from meterproxy.store.accounts import Accounts
+from meterproxy.store.audit_log import AuditLog
+from meterproxy.store.fleet import Fleet
+from meterproxy.store.keys import Keys
+from meterproxy.store.limits import Limits
+from meterproxy.store.people import People
+from meterproxy.store.teams import Teams
+
+ADMIN_TOKEN = "hush"
+SECRET = "a secret that is long enough for the longest of the signatures that are tried"
+PASSWORD = "correct horse battery"
+
+
+@dataclass
+class Heard:
+    """What came of a request: an answer, or a refusal."""
+
+    status: int
+    body: Any = None
+    case: Case | None = None
+    param: str | None = None
+    message: str = ""
+    headers: Any = None
+
+
+class Asking:
+    """Somebody who asks an API."""
+
+    def __init__(self, pool: asyncpg.Pool, *, is_open: bool = True) -> None:
+        accounts, keys = Accounts(pool), Keys(pool)
+        self.pool = pool
+        self.people, self.tokens = People(pool, accounts), Tokens(SECRET)
+        self.passwords = Passwords()
+        sign_in = SignIn(self.people, self.passwords, self.tokens, is_open=is_open)
+        services = Services(
+            accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, sign_in, AuditLog(pool),
+            Machine(lambda: None, _metrics, _settled, _explained),
+        )  # fmt: skip
+        identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens)
+        self.api = Api(services, identity, ROUTES, open_metrics=False)
+
+    async def __call__(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> Heard:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        request = make_mocked_request(method, path, headers=headers)
+        request._read_bytes = body if isinstance(body, bytes) else b"" if body is None else orjson.dumps(body)
+        try:
+            answer = await self.api.answer(request)
+        except ApiError as error:
+            return Heard(error.status, None, error.case, error.param, error.message, error.headers)
+        assert isinstance(answer, web.Response)
+        content = answer.body if isinstance(answer.body, bytes) else b""
+        told = orjson.loads(content) if answer.content_type == "application/json" and content else content
+        return Heard(answer.status, told, headers=answer.headers)
+
+    async def person(self, name: str) -> "Person":
+        """Somebody who has registered and signed in."""
+        email = f"{name}@example.com"
+        made = await self("POST", "/api/auth/register", {"username": name, "email": email, "password": PASSWORD})
+        assert made.status == 201, made
+        signed = await self("POST", "/api/auth/login", {"email": email, "password": PASSWORD})
+        token = signed.body["access_token"]
+        (place,) = (await self("GET", "/api/auth/me", token=token)).body["organizations"]
+        return Person(
+            UUID(made.body["id"]), email, token, signed.body["renewal_token"],
+            UUID(place["organization_id"]), UUID(place["account_id"]),
+        )  # fmt: skip
+
+    async def joins(self, person: "Person", organization_id: UUID, role: Role) -> None:
+        """Make somebody a member of another organization."""
+        await self.pool.execute(
+            "INSERT INTO memberships (organization_id, user_id, role) VALUES ($1, $2, $3)",
+            organization_id, person.id, role,
+        )  # fmt: skip
+
+
+@dataclass
+class Person:
+    id: UUID
+    email: str
+    token: str
+    renewal: str
+    organization_id: UUID
+    account_id: UUID
+
+
+async def _metrics() -> tuple[bytes, str]:
+    return b"x 1\n", "text/plain"
+
+
+async def _settled() -> None:
+    return None
+
+
+async def _explained(request_id: UUID) -> dict[str, Any]:
+    raise ApiError(Case.NOT_FOUND, f"There is no exchange {request_id}.")

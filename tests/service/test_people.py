@@ -1,0 +1,82 @@
+"""People on a running service: the first operator, and somebody who registers, makes a key and uses it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+import pytest_asyncio
+
+from tests import postgres
+from tests.service.running import Service, service, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PASSWORD = "correct horse battery"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def open_service() -> AsyncIterator[Service]:
+    """A service at which anybody may register."""
+    with postgres.reachable_directory() as directory:
+        async with service(directory, environment={"METERPROXY_REGISTRATION": "open"}) as running:
+            yield running
+            await running.audit()
+
+
+async def ask(running: Service, method: str, path: str, body: Any = None, token: str | None = None) -> tuple[int, Any]:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, f"{running.origin}{path}", json=body, headers=headers) as answer,
+    ):
+        return answer.status, await answer.json() if answer.content_type == "application/json" else None
+
+
+async def test_the_first_operator_signs_in_as_the_start_has_said(open_service: Service) -> None:
+    """With a password that is kept for its owner's eyes; he reads who did what."""
+    path = open_service.data_dir / "secrets" / "operator_password"
+    assert path.stat().st_mode & 0o777 == 0o600
+    password = path.read_text().strip()
+    await until(lambda: f"operator@localhost, password {password}" in open_service.whole_log(), "what the start says")
+    status, signed = await ask(
+        open_service, "POST", "/api/auth/login", {"email": "operator@localhost", "password": password}
+    )
+    assert status == 200
+    status, log = await ask(open_service, "GET", "/api/audit?action=user.operator", token=signed["access_token"])
+    assert (status, len(log["data"])) == (200, 1)
+
+
+async def test_from_registering_to_a_request_with_ones_own_key(open_service: Service) -> None:
+    """What the request costs is what the balance goes down by, as its owner sees it."""
+    person = {"username": "Ann", "email": "ann@example.com", "password": PASSWORD}
+    assert (await ask(open_service, "POST", "/api/auth/register", person))[0] == 201
+    _, signed = await ask(open_service, "POST", "/api/auth/login", {k: person[k] for k in ("email", "password")})
+    token = signed["access_token"]
+    _, me = await ask(open_service, "GET", "/api/auth/me", token=token)
+    account = me["organizations"][0]["account_id"]
+    await open_service.admin(
+        "POST", f"/admin/accounts/{account}/credits", {"amount": "1.00", "kind": "grant"}, status=201
+    )
+    status, key = await ask(open_service, "POST", "/api/keys", {"name": "laptop"}, token)
+    assert status == 201
+    async with openai.AsyncOpenAI(base_url=open_service.base_url, api_key=key["key"]) as client:
+        answer = await client.chat.completions.create(
+            model="gpt-4o-mini", messages=[{"role": "user", "content": "Say hello."}]
+        )
+    assert answer.usage is not None
+    cost = answer.usage.prompt_tokens * 150 + answer.usage.completion_tokens * 600
+    _, balance = await ask(open_service, "GET", "/api/credits/balance?fresh=1", token=token)
+    assert balance["balance_nanos"] == 1_000_000_000 - cost
+    _, entries = await ask(open_service, "GET", "/api/credits/transactions", token=token)
+    assert [entry["kind"] for entry in entries["data"]] == ["deduction", "grant"]
+    _, by_key = await ask(open_service, "GET", "/api/credits/balance", token=key["key"])
+    assert by_key["balance_nanos"] == balance["balance_nanos"]
+
+
+async def test_the_document_is_served(open_service: Service) -> None:
+    """To anybody, and it names what is there."""
+    status, document = await ask(open_service, "GET", "/openapi.json")
+    assert (status, document["openapi"]) == (200, "3.1.0")
+    assert "/api/auth/login" in document["paths"]
