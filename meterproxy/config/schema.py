@@ -188,7 +188,7 @@ class Config(Section):
     master_key: MasterKey | None = None
     jwt_secret: Secret | None = None
 
-    registration: Annotated[Literal["open", "invitation", "closed"], later("open", "closed")] = "closed"
+    registration: Literal["open", "invitation", "closed"] = "closed"
     max_body_bytes: Size = 64 * 2**20
     trusted_proxies: Networks = ()
     cors_origins: Annotated[Words, later()] = ()

@@ -80,13 +80,15 @@ class Api:
 
     async def _call(self, request: web.BaseRequest, route: Route, ids: tuple[str, ...]) -> Call:
         query = MultiDict(request.query)
-        acting = await self._acting(request, route, query)
+        acting = await self._acting(request, route, query, ids)
         body = None if route.body is None else bodies.read(route.body, await request.read())
         address = origin(request.remote or "", request.headers, self._trusted)
         return Call(ids, queries.read(route.query, query), body, acting, request, str(address or ""))
 
-    async def _acting(self, request: web.BaseRequest, route: Route, query: MultiDict[str]) -> Acting:
-        """Who asks, let through; takes the name of the organization out of the query."""
+    async def _acting(
+        self, request: web.BaseRequest, route: Route, query: MultiDict[str], ids: tuple[str, ...]
+    ) -> Acting:
+        """Who asks, let through; takes the name of the organization out of the path or the query."""
         if route.permission is Permission.OPEN:
             return Acting(ANONYMOUS)
         if route.permission is Permission.ADMIN_TOKEN:
@@ -94,7 +96,8 @@ class Api:
         principal = await self._identity.of(request)
         place = None
         if access.is_of_organization(route.permission):
-            place = await self._place(principal, access.wanted_organization(principal, _named(query)))
+            named = _in_path(ids[0]) if route.names_organization else _named(query)
+            place = await self._place(principal, access.wanted_organization(principal, named))
         return access.decide(principal, route.permission, place)
 
     async def _place(self, principal: Principal, organization_id: UUID | None) -> Membership | None:
@@ -118,6 +121,13 @@ def _named(query: MultiDict[str]) -> UUID | None:
         return UUID(text) if text else None
     except ValueError as error:
         raise ApiError(Case.MALFORMED, f"{ORGANIZATION} is not an id.", param=ORGANIZATION) from error
+
+
+def _in_path(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise ApiError(Case.NOT_FOUND, "There is no such organization.") from error
 
 
 def _rendered(route: Route, answer: BaseModel | web.StreamResponse | None) -> web.StreamResponse:

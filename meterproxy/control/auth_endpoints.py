@@ -33,6 +33,7 @@ class NewUser(Body):
     username: Name
     email: Email
     password: NewPassword
+    invitation_token: RenewalToken | None = None
 
 
 class Credentials(Body):
@@ -95,7 +96,7 @@ class Token(Answer):
 
 async def _register(on: Services, call: Call) -> RegisteredUser:
     new = call.body_as(NewUser)
-    user_id = await on.sign_in.register(new.username, new.email, new.password)
+    user_id = await on.sign_in.register(new.username, new.email, new.password, new.invitation_token)
     return RegisteredUser(id=user_id, username=new.username, email=new.email)
 
 

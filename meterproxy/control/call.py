@@ -16,6 +16,7 @@ from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.members import Members
 from meterproxy.store.people import People
 from meterproxy.store.teams import Teams
 
@@ -42,6 +43,7 @@ class Services:
     teams: Teams
     fleet: Fleet
     people: People
+    members: Members
     sign_in: SignIn
     audit_log: AuditLog
     machine: Machine

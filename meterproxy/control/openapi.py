@@ -99,7 +99,7 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
             "required": name in schema.get("required", ()),
             "schema": {**member, **({"$defs": schema["$defs"]} if "$defs" in schema and "$ref" in str(member) else {})},
         }
-    if is_of_organization(route.permission):
+    if is_of_organization(route.permission) and not route.names_organization:
         yield {"name": ORGANIZATION, "in": "query", "required": False, "schema": {"type": "string", "format": "uuid"}}
 
 

@@ -31,6 +31,7 @@ class Route:
         answer: the model of a successful answer; None for what is not JSON.
         media: the content types of answers that are not JSON.
         refusals: the cases it may answer besides those that every route may.
+        names_organization: the first id in the path is the organization that it is about.
         is_page: for people's eyes; it is not in the document, and its errors are pages.
     """
 
@@ -46,6 +47,7 @@ class Route:
     media: tuple[str, ...] = ()
     refusals: tuple[Case, ...] = ()
     is_page: bool = False
+    names_organization: bool = False
 
 
 Methods = Mapping[str, Route]

@@ -14,6 +14,7 @@ from meterproxy.control import (
     health_endpoints,
     key_endpoints,
     limit_endpoints,
+    organization_endpoints,
     own_key_endpoints,
 )
 from meterproxy.control.access import Permission
@@ -48,6 +49,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *fleet_endpoints.ROUTES,
     *audit_endpoints.ROUTES,
     *auth_endpoints.ROUTES,
+    *organization_endpoints.ROUTES,
     *own_key_endpoints.ROUTES,
     *credit_endpoints.ROUTES,
 )

@@ -12,12 +12,14 @@ import hashlib
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 from meterproxy.control.passwords import Passwords
 from meterproxy.control.tokens import ACCESS_SECONDS, Claim, Tokens
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.actor import acting_as
+from meterproxy.store.members import Members
 from meterproxy.store.people import People
 
 LOGIN_SECONDS: Final = 30 * 86_400
@@ -38,17 +40,35 @@ class SignedIn:
 class SignIn:
     """Registers people and signs them in and out."""
 
-    def __init__(self, people: People, passwords: Passwords, tokens: Tokens, *, is_open: bool) -> None:
+    def __init__(
+        self,
+        people: People,
+        members: Members,
+        passwords: Passwords,
+        tokens: Tokens,
+        registration: Literal["open", "invitation", "closed"],
+    ) -> None:
         self._people = people
+        self._members = members
         self._passwords = passwords
         self._tokens = tokens
-        self._is_open = is_open
+        self._registration = registration
 
-    async def register(self, name: str, email: str, password: str) -> UUID:
-        """Make a user who owns an organization of his own. Raises ApiError PERMISSION_DENIED, CONFLICT, OVERLOADED."""
-        if not self._is_open:
-            raise ApiError(Case.PERMISSION_DENIED, "Registration is closed here: ask an operator for an account.")
-        return await self._people.register(name, email, await self._passwords.hash(password))
+    async def register(self, name: str, email: str, password: str, invitation: str | None = None) -> UUID:
+        """Make a user who owns an organization of his own, and belongs to the one that has invited him.
+
+        Raises:
+            ApiError: PERMISSION_DENIED (closed, or an invitation is needed), CONFLICT (e-mail taken), OVERLOADED.
+        """
+        invited = invitation is not None and await self._members.is_invited(_digest(invitation), email)
+        if self._registration == "closed" or (self._registration == "invitation" and not invited):
+            text = "closed" if self._registration == "closed" else "by invitation only, sent to this e-mail address"
+            raise ApiError(Case.PERMISSION_DENIED, f"Registration is {text}.")
+        user_id = await self._people.register(name, email, await self._passwords.hash(password))
+        if invitation is not None and invited:
+            with acting_as(f"user {user_id}"):
+                await self._members.join(_digest(invitation), user_id)
+        return user_id
 
     async def log_in(self, email: str, password: str, address: str) -> SignedIn:
         """Sign somebody in. Raises ApiError WRONG_PASSWORD, SIGN_IN_SLOWED, OVERLOADED."""

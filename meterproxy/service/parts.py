@@ -30,6 +30,7 @@ from meterproxy.store.durable import DurableRows
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.members import Members
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.people import People
 from meterproxy.store.pool import Pool, open_pool
@@ -120,7 +121,8 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
     assert secret is not None, "the supervisor has made what was not set"
     accounts = Accounts(pool, new_limits=config.limits.of_accounts, exposure_nanos=config.exposure_nanos)
     keys = Keys(pool, new_limits=config.limits.of_keys)
-    people, tokens = People(pool, accounts), Tokens(secret.get_secret_value())
+    people, members = People(pool, accounts), Members(pool)
+    tokens = Tokens(secret.get_secret_value())
     services = Services(
         accounts,
         keys,
@@ -128,7 +130,8 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
         Teams(pool),
         Fleet(pool),
         people,
-        SignIn(people, Passwords(), tokens, is_open=config.registration == "open"),
+        members,
+        SignIn(people, members, Passwords(), tokens, config.registration),
         AuditLog(pool),
         machine,
     )

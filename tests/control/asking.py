@@ -1,7 +1,7 @@
 """An API on real PostgreSQL, asked in process: what a client hears of it, and people to ask as."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import asyncpg
@@ -23,6 +23,7 @@ from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.members import Members
 from meterproxy.store.people import People
 from meterproxy.store.teams import Teams
 
@@ -46,14 +47,15 @@ class Heard:
 class Asking:
     """Somebody who asks an API."""
 
-    def __init__(self, pool: asyncpg.Pool, *, is_open: bool = True) -> None:
+    def __init__(self, pool: asyncpg.Pool, registration: Literal["open", "invitation", "closed"] = "open") -> None:
         accounts, keys = Accounts(pool), Keys(pool)
         self.pool = pool
         self.people, self.tokens = People(pool, accounts), Tokens(SECRET)
         self.passwords = Passwords()
-        sign_in = SignIn(self.people, self.passwords, self.tokens, is_open=is_open)
+        members = Members(pool)
+        sign_in = SignIn(self.people, members, self.passwords, self.tokens, registration)
         services = Services(
-            accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, sign_in, AuditLog(pool),
+            accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
             Machine(lambda: None, _metrics, _settled, _explained),
         )  # fmt: skip
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens)

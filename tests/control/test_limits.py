@@ -37,7 +37,16 @@ class Operator:
         machine = Machine(none, none, none, none)
         self.api = Api(
             Services(
-                Accounts(pool), Keys(pool), Limits(pool), Teams(pool), Fleet(pool), none, none, AuditLog(pool), machine
+                Accounts(pool),
+                Keys(pool),
+                Limits(pool),
+                Teams(pool),
+                Fleet(pool),
+                none,
+                none,
+                none,
+                AuditLog(pool),
+                machine,
             ),
             Identity("hush", none, none, none),
             ROUTES,

@@ -174,7 +174,7 @@ async def test_registration_may_be_closed(database: str) -> None:
     """As it is until an operator opens it."""
     async with pool_of(database) as pool:
         body = {"username": "a", "email": "a@b", "password": PASSWORD}
-        assert (await Asking(pool, is_open=False)("POST", "/api/auth/register", body)).case is Case.PERMISSION_DENIED
+        assert (await Asking(pool, "closed")("POST", "/api/auth/register", body)).case is Case.PERMISSION_DENIED
         assert await pool.fetchval("SELECT count(*) FROM users") == 0
 
 

@@ -1,0 +1,227 @@
+"""Organizations: the endpoints for who belongs to them, and who is invited to."""
+
+import hashlib
+import secrets
+from dataclasses import asdict
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from meterproxy.control import answers, queries
+from meterproxy.control.access import Permission
+from meterproxy.control.answers import Answer
+from meterproxy.control.auth_endpoints import Email, RenewalToken
+from meterproxy.control.bodies import Body
+from meterproxy.control.call import Call, Services
+from meterproxy.control.principal import User
+from meterproxy.control.route import Route
+from meterproxy.core.role import Role
+from meterproxy.errors import Case
+
+
+class Organization(Answer):
+    """An organization that one belongs to."""
+
+    id: UUID
+    name: str
+    account_id: UUID
+    role: Role
+    created_at: datetime
+
+
+class Member(Answer):
+    """Somebody in an organization; `created_at` is when he joined."""
+
+    id: UUID
+    name: str
+    email: str | None
+    role: Role
+    suspended_at: datetime | None
+    created_at: datetime
+
+
+class Invitation(Answer):
+    """An invitation, without its secret."""
+
+    id: UUID
+    organization_id: UUID
+    email: str
+    role: Role
+    created_at: datetime
+    expires_at: datetime
+    accepted_at: datetime | None
+    withdrawn_at: datetime | None
+
+
+class NewlyMadeInvitation(Invitation):
+    """An invitation with its secret, this once: it goes to whom it is for."""
+
+    invitation_token: str
+
+
+class Joined(Answer):
+    """The organization that one belongs to now."""
+
+    organization_id: UUID
+
+
+class ChangedMember(Body):
+    role: Role
+
+
+class NewInvitation(Body):
+    email: Email
+    role: Role = Role.MEMBER
+
+
+class Acceptance(Body):
+    invitation_token: RenewalToken
+
+
+async def _organizations(on: Services, call: Call) -> answers.Page[Organization]:
+    page = call.query_as(queries.Page)
+    rows = await on.members.organizations(_user(call).id, page.cursor, page.limit + 1)
+    return answers.Page[Organization].of([Organization(**asdict(row)) for row in rows], page.limit)
+
+
+async def _members(on: Services, call: Call) -> answers.Page[Member]:
+    page = call.query_as(queries.Page)
+    rows = await on.members.list(call.organization_id, page.cursor, page.limit + 1)
+    return answers.Page[Member].of([Member(**asdict(row)) for row in rows], page.limit)
+
+
+async def _change(on: Services, call: Call) -> Member:
+    role = call.body_as(ChangedMember).role
+    row = await on.members.change(call.organization_id, call.id(1), role, by_owner=_is_owner(call))
+    return Member(**asdict(row))
+
+
+async def _remove(on: Services, call: Call) -> None:
+    await on.members.remove(call.organization_id, call.id(1), by_owner=_is_owner(call))
+
+
+async def _invite(on: Services, call: Call) -> NewlyMadeInvitation:
+    new, secret = call.body_as(NewInvitation), secrets.token_urlsafe(32)
+    row = await on.members.invite(
+        call.organization_id, new.email, new.role, invitation_digest(secret), by_owner=_is_owner(call)
+    )
+    return NewlyMadeInvitation(invitation_token=secret, **asdict(row))
+
+
+async def _invitations(on: Services, call: Call) -> answers.Page[Invitation]:
+    page = call.query_as(queries.Page)
+    rows = await on.members.invitations(call.organization_id, page.cursor, page.limit + 1)
+    return answers.Page[Invitation].of([Invitation(**asdict(row)) for row in rows], page.limit)
+
+
+async def _withdraw(on: Services, call: Call) -> Invitation:
+    return Invitation(**asdict(await on.members.withdraw(call.organization_id, call.id(1))))
+
+
+async def _accept(on: Services, call: Call) -> Joined:
+    digest = invitation_digest(call.body_as(Acceptance).invitation_token)
+    return Joined(organization_id=await on.members.join(digest, _user(call).id))
+
+
+def invitation_digest(secret: str) -> bytes:
+    """By what an invitation's secret is known."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _is_owner(call: Call) -> bool:
+    """Whether a caller may do what owners may: an owner, or an operator, who has no role."""
+    return call.acting.role in {None, Role.OWNER}
+
+
+def _user(call: Call) -> User:
+    principal = call.acting.principal
+    assert isinstance(principal, User), "its permission says so"
+    return principal
+
+
+_MEMBERS: Final = "/api/organizations/{id}/members"
+_INVITATIONS: Final = "/api/organizations/{id}/invitations"
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="GET",
+        path="/api/organizations",
+        permission=Permission.SIGNED_IN,
+        endpoint=_organizations,
+        summary="The organizations that one belongs to, oldest first",
+        query=queries.Page,
+        answer=answers.Page[Organization],
+    ),
+    Route(
+        method="GET",
+        path=_MEMBERS,
+        permission=Permission.READ_ORGANIZATION,
+        endpoint=_members,
+        summary="Who belongs to an organization",
+        query=queries.Page,
+        answer=answers.Page[Member],
+        names_organization=True,
+    ),
+    Route(
+        method="PATCH",
+        path=f"{_MEMBERS}/{{user_id}}",
+        permission=Permission.MANAGE,
+        endpoint=_change,
+        summary="Give a member another role",
+        body=ChangedMember,
+        answer=Member,
+        refusals=(Case.CONFLICT,),
+        names_organization=True,
+    ),
+    Route(
+        method="DELETE",
+        path=f"{_MEMBERS}/{{user_id}}",
+        permission=Permission.MANAGE,
+        endpoint=_remove,
+        summary="End a membership, and the keys that went with it",
+        status=204,
+        refusals=(Case.CONFLICT,),
+        names_organization=True,
+    ),
+    Route(
+        method="GET",
+        path=_INVITATIONS,
+        permission=Permission.READ_ORGANIZATION,
+        endpoint=_invitations,
+        summary="Invitations, oldest first, also those that are over",
+        query=queries.Page,
+        answer=answers.Page[Invitation],
+        names_organization=True,
+    ),
+    Route(
+        method="POST",
+        path=_INVITATIONS,
+        permission=Permission.MANAGE,
+        endpoint=_invite,
+        summary="Invite somebody; the secret is told this once",
+        body=NewInvitation,
+        answer=NewlyMadeInvitation,
+        status=201,
+        refusals=(Case.CONFLICT,),
+        names_organization=True,
+    ),
+    Route(
+        method="DELETE",
+        path=f"{_INVITATIONS}/{{invitation_id}}",
+        permission=Permission.MANAGE,
+        endpoint=_withdraw,
+        summary="Withdraw an invitation",
+        answer=Invitation,
+        names_organization=True,
+    ),
+    Route(
+        method="POST",
+        path="/api/invitations/accept",
+        permission=Permission.SIGNED_IN,
+        endpoint=_accept,
+        summary="Accept an invitation that was sent to one's e-mail address",
+        body=Acceptance,
+        answer=Joined,
+        refusals=(Case.NOT_FOUND,),
+    ),
+)
