@@ -52,6 +52,8 @@ ROLES: Final[Mapping[Permission, frozenset[Role]]] = {
 
 OF_KEYS: Final = frozenset({Permission.READ_OWN})
 """What a key may do in the organization that it belongs to."""
+OF_READING_KEYS: Final = OF_KEYS | {Permission.READ_USAGE}
+"""The same where its policy lets it read everybody's usage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,9 @@ def _in_organization(principal: Principal, permission: Permission, place: Member
     if isinstance(principal, Key):
         if principal.organization_id != organization_id:
             raise ApiError(Case.NOT_FOUND, "There is no such organization.")
+        if principal.reads_usage:
+            _allowed(principal, allowed=permission in OF_READING_KEYS)
+            return Acting(principal, organization_id, account_id)
         _allowed(principal, allowed=permission in OF_KEYS)
         return Acting(principal, organization_id, account_id, None, principal.user_id, principal.id)
     if is_operator(principal):

@@ -126,6 +126,7 @@ class Key(Answer):
     operations: list[str] | None
     networks: list[str] | None
     highest_request: Usd | None
+    reads_usage: bool
     expires_at: datetime | None
     revoked_at: datetime | None
     created_at: datetime
@@ -158,6 +159,14 @@ class Team(Answer):
         return cls(id=row.id, organization_id=row.organization_id, name=row.name, created_at=row.created_at)
 
 
+def money(**nanos: int) -> dict[str, Any]:
+    """Amounts as answers have them: each as text in USD, and in nanodollars under its name with `_nanos`."""
+    told: dict[str, Any] = {}
+    for name, amount in nanos.items():
+        told[name], told[f"{name}_nanos"] = format_usd(amount), amount
+    return told
+
+
 def json_answer(content: BaseModel | dict[str, Any], status: int = 200) -> web.Response:
     """A JSON answer; ids and instants are written as text."""
     told = content.model_dump(exclude_unset=True) if isinstance(content, BaseModel) else content
@@ -187,6 +196,7 @@ def _key(row: KeyRow) -> dict[str, Any]:
         "operations": row.operations,
         "networks": [str(network) for network in row.networks] if row.networks is not None else None,
         "highest_request": format_usd(row.highest_request_nanos) if row.highest_request_nanos is not None else None,
+        "reads_usage": row.reads_usage,
         "expires_at": row.expires_at,
         "revoked_at": row.revoked_at,
         "created_at": row.created_at,

@@ -118,6 +118,7 @@ class KeyBody(Body):
     operations: Annotated[tuple[Operation, ...], AtMost100] | None = None
     networks: Annotated[tuple[Network, ...], AtMost100] | None = None
     highest_request: Annotated[Amount, Field(gt=0)] | None = None
+    reads_usage: StrictBool = False
     expires_at: Instant | None = None
 
 
@@ -145,6 +146,7 @@ class ChangedKey(Body):
     operations: Annotated[tuple[Operation, ...], AtMost100] | None = None
     networks: Annotated[tuple[Network, ...], AtMost100] | None = None
     highest_request: Annotated[Amount, Field(gt=0)] | None = None
+    reads_usage: StrictBool = False
     expires_at: Instant | None = None
 
     def changes(self) -> dict[str, Any]:

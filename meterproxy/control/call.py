@@ -1,6 +1,6 @@
 """Calls: what an endpoint is given, one request and all that can be done."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -10,8 +10,11 @@ from pydantic import BaseModel
 
 from meterproxy.control.access import Acting
 from meterproxy.control.sign_in import SignIn
+from meterproxy.control.typesetter import Typesetter
 from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.models import Offer
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.activity import Activity
 from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
@@ -19,18 +22,31 @@ from meterproxy.store.limits import Limits
 from meterproxy.store.members import Members
 from meterproxy.store.people import People
 from meterproxy.store.teams import Teams
+from meterproxy.store.usage import UsageFigures
+from meterproxy.store.whose import Whose
 
 T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the rest of the worker answers for it: `unready` says why it cannot serve, or None."""
+    """What the rest of the worker does for the API.
+
+    Args:
+        unready: says why the worker cannot serve, or None.
+        settle_now: waits until what was captured before is settled.
+        offers: the models that can be had, with their prices.
+        exchange: has a request answered as a chat completion with this body, paid by the key with this secret.
+        markup_ppm: what is charged for a cost of a million.
+    """
 
     unready: Callable[[], str | None]
     metrics: Callable[[], Awaitable[tuple[bytes, str]]]
     settle_now: Callable[[], Awaitable[None]]
     explain: Callable[[UUID], Awaitable[dict[str, Any]]]
+    offers: Callable[[], Awaitable[Sequence[Offer]]]
+    exchange: Callable[[web.BaseRequest, str, bytes], Awaitable[None]]
+    markup_ppm: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +62,10 @@ class Services:
     members: Members
     sign_in: SignIn
     audit_log: AuditLog
+    activity: Activity
+    usage: UsageFigures
+    typesetter: Typesetter
+    chat_secret_of: Callable[[UUID], str]
     machine: Machine
 
 
@@ -96,3 +116,15 @@ class Call:
         """The organization that the call is about, where its permission is about one."""
         assert self.acting.organization_id is not None
         return self.acting.organization_id
+
+    def whose(self, user_id: UUID | None = None, key_id: UUID | None = None) -> Whose:
+        """Whose rows are read: all that the caller may see, or of that one user's or key's.
+
+        Raises:
+            ApiError: NOT_FOUND for a user or key that the caller sees nothing of.
+        """
+        acting = self.acting
+        for wanted, own in ((user_id, acting.user_id), (key_id, acting.key_id)):
+            if wanted is not None and own is not None and wanted != own:
+                raise ApiError(Case.NOT_FOUND, f"There is no {'user' if wanted is user_id else 'key'} {wanted}.")
+        return Whose(self.account_id, acting.user_id or user_id, acting.key_id or key_id)

@@ -1,18 +1,38 @@
-"""Credit: what an organization has, and how it came to that."""
+"""Credit: what an organization has, how it came to that, and statements of it."""
 
 from datetime import datetime
 from typing import Final, Literal
 
-from meterproxy.control import answers, queries
+from aiohttp import web
+
+from meterproxy.control import answers, queries, statement
 from meterproxy.control.access import Permission
-from meterproxy.control.answers import Answer, Nanos, Usd
+from meterproxy.control.answers import Answer, Nanos, Usd, json_answer, money
 from meterproxy.control.call import Call, Services
+from meterproxy.control.principal import User
 from meterproxy.control.route import Route
-from meterproxy.core.money import format_usd
+from meterproxy.control.spans import Span
+from meterproxy.control.statement import Statement
+from meterproxy.errors import Case
+
+_TRUNCATED_TO: Final = {"daily": "day", "weekly": "week", "monthly": "month"}
+
+
+class Rate(Answer):
+    """What was spent in the last hour and the last day; of their first, broken hour the part that lies within."""
+
+    per_hour: Usd
+    per_hour_nanos: Nanos
+    per_day: Usd
+    per_day_nanos: Nanos
 
 
 class Balance(Answer):
-    """What is left, what running requests hold of it, and what new ones may still take."""
+    """What is left, what running requests hold of it, and what new ones may still take.
+
+    `credits` is all that was ever credited. `rate` is of what the caller sees. `session_total` is what he has spent
+    since the hour in which he signed in; null where he did not.
+    """
 
     balance: Usd
     balance_nanos: Nanos
@@ -20,30 +40,80 @@ class Balance(Answer):
     held_nanos: Nanos
     available: Usd
     available_nanos: Nanos
+    credits: Usd
+    credits_nanos: Nanos
     currency: Literal["USD"]
+    rate: Rate
+    session_total: Usd | None
+    session_total_nanos: Nanos | None
     as_of: datetime
 
 
-async def _balance(on: Services, call: Call) -> Balance:
+class ReportQuery(Span):
+    """A statement of some days, by period; a period is named by its first day."""
+
+    period: Literal["daily", "weekly", "monthly"] = "daily"
+    format: Literal["json", "csv", "pdf"] = "json"
+
+
+async def balance(on: Services, call: Call) -> Balance:
+    """The balance of the organization's account."""
     if call.query_as(queries.Fresh).fresh == "1":
         await on.machine.settle_now()
     row = await on.accounts.read(call.account_id)
+    principal = call.acting.principal
+    login_id = principal.login_id if isinstance(principal, User) else None
+    began = None if login_id is None else await on.usage.login_began(login_id)
+    running = await on.usage.running(call.whose(), began)
+    session = money(session_total=running.session_nanos) if began else {"session_total": None}
     return Balance(
-        balance=format_usd(row.balance_nanos),
-        balance_nanos=row.balance_nanos,
-        held=format_usd(row.held_nanos),
-        held_nanos=row.held_nanos,
-        available=format_usd(row.available_nanos),
-        available_nanos=row.available_nanos,
+        **money(
+            balance=row.balance_nanos,
+            held=row.held_nanos,
+            available=row.available_nanos,
+            credits=row.credits_nanos,
+        ),
         currency="USD",
+        rate=Rate(**money(per_hour=running.per_hour_nanos, per_day=running.per_day_nanos)),
+        **{"session_total_nanos": None, **session},
         as_of=row.as_of,
     )
 
 
-async def _transactions(on: Services, call: Call) -> answers.Page[answers.Entry]:
+async def transactions(on: Services, call: Call) -> answers.Page[answers.Entry]:
+    """One page of ledger entries."""
     page = call.query_as(queries.NumberedPage)
     rows = await on.accounts.entries(call.account_id, page.cursor, page.limit + 1)
     return answers.Page[answers.Entry].of([answers.Entry.of(row) for row in rows], page.limit, "entry_no")
+
+
+async def statement_of(on: Services, call: Call) -> Statement:
+    """A statement of some days."""
+    query = call.query_as(ReportQuery)
+    days = query.days()
+    report = await on.usage.report(call.account_id, _TRUNCATED_TO[query.period], *days)
+    return Statement.of(report, query.period, days)
+
+
+async def report(on: Services, call: Call) -> web.Response:
+    """The same in the format that is asked for."""
+    told = await statement_of(on, call)
+    match call.query_as(ReportQuery).format:
+        case "json":
+            return json_answer(told)
+        case "csv":
+            body, type_, ending = statement.as_csv(told).encode(), "text/csv; charset=utf-8", "csv"
+        case "pdf":
+            body, type_, ending = await on.typesetter.set(told), "application/pdf", "pdf"
+    name = f"statement-{told.first_day}-{told.last_day}.{ending}"
+    return web.Response(
+        body=body,
+        headers={
+            "Content-Type": type_,
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",
+        },
+    )
 
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -51,8 +121,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/api/credits/balance",
         permission=Permission.READ_OWN,
-        endpoint=_balance,
-        summary="The balance of the organization's account",
+        endpoint=balance,
+        summary="The balance of the organization's account, and how fast it goes down",
+        query=queries.Fresh,
+        answer=Balance,
+    ),
+    Route(
+        method="GET",
+        path="/api/user/credits",
+        permission=Permission.READ_OWN,
+        endpoint=balance,
+        summary="The same as /api/credits/balance",
         query=queries.Fresh,
         answer=Balance,
     ),
@@ -60,9 +139,20 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/api/credits/transactions",
         permission=Permission.READ_USAGE,
-        endpoint=_transactions,
+        endpoint=transactions,
         summary="Ledger entries, the latest first",
         query=queries.NumberedPage,
         answer=answers.Page[answers.Entry],
+    ),
+    Route(
+        method="GET",
+        path="/api/credits/report",
+        permission=Permission.READ_USAGE,
+        endpoint=report,
+        summary="A statement: what came in, what was used by period and model, and that it adds up",
+        query=ReportQuery,
+        answer=Statement,
+        media=("text/csv", "application/pdf"),
+        refusals=(Case.OVERLOADED,),
     ),
 )

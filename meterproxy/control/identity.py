@@ -51,7 +51,7 @@ class Identity:
         if found is None:
             raise ApiError(Case.KEY_INVALID, "This API key is not known here, or not any more.")
         row = found.row
-        return Key(row["id"], row["user_id"], row["organization_id"], row["account_id"])
+        return Key(row["id"], row["user_id"], row["organization_id"], row["account_id"], row["reads_usage"])
 
     async def _user(self, token: bytes) -> User:
         claim = self._tokens.read(token.decode("ascii", "replace")) if len(token) <= LONGEST else None

@@ -18,6 +18,7 @@ async def _create(on: Services, call: Call) -> answers.NewlyMadeKey:
         description=new.description,
         policy=new.policy,
         expires_at=new.expiry,
+        reads_usage=new.reads_usage,
     )
     return answers.NewlyMadeKey.made(key)
 

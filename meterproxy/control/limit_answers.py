@@ -34,6 +34,7 @@ class Limit(Answer):
     grace_nanos: Nanos | None = None
     enforcement: str
     marks: list[int]
+    is_own: bool
     created_at: datetime
     retired_at: datetime | None
 
@@ -53,6 +54,7 @@ class Limit(Answer):
             **_quantities(row.measure, cap=row.cap, grace=row.grace),
             enforcement=row.enforcement,
             marks=list(row.marks),
+            is_own=row.is_own,
             created_at=row.created_at,
             retired_at=row.retired_at,
         )

@@ -12,10 +12,12 @@ from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
+from meterproxy.control.usage_endpoints import Stats, StatsQuery, stats
 from meterproxy.core.key import KeyPolicy
 from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.keys import KeyRow
+from meterproxy.store.whose import Whose
 
 LONGEST_GRACE_SECONDS: Final = 30 * 86_400
 
@@ -32,6 +34,7 @@ class Rotation(bodies.Body):
 
 async def _create(on: Services, call: Call) -> answers.NewlyMadeKey:
     new, principal = call.body_as(OwnKey), call.acting.principal
+    _check_reader(call, reads_usage=new.reads_usage)
     user = principal if isinstance(principal, User) and call.acting.role is not None else None
     key = await on.keys.create(
         call.account_id,
@@ -41,6 +44,7 @@ async def _create(on: Services, call: Call) -> answers.NewlyMadeKey:
         description=new.description,
         policy=KeyPolicy(new.models, new.operations, new.networks, new.highest_request),
         expires_at=new.expires_at,
+        reads_usage=new.reads_usage,
     )
     return answers.NewlyMadeKey.made(key)
 
@@ -52,8 +56,9 @@ async def _list(on: Services, call: Call) -> answers.Page[answers.Key]:
 
 
 async def _change(on: Services, call: Call) -> answers.Key:
-    key = await _visible(on, call, changes=True)
-    return answers.Key.of(await on.keys.change(key.id, call.body_as(bodies.ChangedKey).changes()))
+    key, changed = await _visible(on, call, changes=True), call.body_as(bodies.ChangedKey)
+    _check_reader(call, reads_usage=changed.reads_usage)
+    return answers.Key.of(await on.keys.change(key.id, changed.changes()))
 
 
 async def _revoke(on: Services, call: Call) -> answers.Key:
@@ -63,6 +68,17 @@ async def _revoke(on: Services, call: Call) -> answers.Key:
 async def _rotate(on: Services, call: Call) -> answers.NewlyMadeKey:
     key = await _visible(on, call, changes=True)
     return answers.NewlyMadeKey.made(await on.keys.rotate(key.id, call.body_as(Rotation).grace_seconds))
+
+
+async def _usage(on: Services, call: Call) -> Stats:
+    key = await _visible(on, call, changes=False)
+    return await stats(on, Whose(call.account_id, key_id=key.id), call.query_as(StatsQuery))
+
+
+def _check_reader(call: Call, *, reads_usage: bool) -> None:
+    """Nobody lets a key read what he may not read himself."""
+    if reads_usage and call.acting.role is Role.MEMBER:
+        raise ApiError(Case.PERMISSION_DENIED, "Your role does not allow this.", param="reads_usage")
 
 
 async def _visible(on: Services, call: Call, *, changes: bool) -> KeyRow:
@@ -113,6 +129,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         endpoint=_revoke,
         summary="Revoke a key, fleet-wide within a second",
         answer=answers.Key,
+    ),
+    Route(
+        method="GET",
+        path="/api/keys/{id}/usage",
+        permission=Permission.READ_OWN_KEYS,
+        endpoint=_usage,
+        summary="What a key has used: totals, by day and model, peak hours",
+        query=StatsQuery,
+        answer=Stats,
     ),
     Route(
         method="POST",

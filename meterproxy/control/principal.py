@@ -38,12 +38,16 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Whoever presents a key: he reads what this key has used, and the balance that it spends."""
+    """Whoever presents a key: he reads what this key has used, and the balance that it spends.
+
+    `reads_usage`: he reads everybody's usage in the organization, as a tool that reports costs does.
+    """
 
     id: UUID
     user_id: UUID
     organization_id: UUID
     account_id: UUID
+    reads_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

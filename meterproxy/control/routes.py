@@ -7,15 +7,21 @@ from aiohttp import web
 
 from meterproxy.control import (
     account_endpoints,
+    activity_endpoints,
     audit_endpoints,
     auth_endpoints,
+    budget_endpoints,
+    chat_endpoints,
     credit_endpoints,
     fleet_endpoints,
     health_endpoints,
     key_endpoints,
     limit_endpoints,
+    openai_usage_endpoints,
     organization_endpoints,
     own_key_endpoints,
+    price_endpoints,
+    usage_endpoints,
 )
 from meterproxy.control.access import Permission
 from meterproxy.control.answers import json_answer
@@ -52,4 +58,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     *organization_endpoints.ROUTES,
     *own_key_endpoints.ROUTES,
     *credit_endpoints.ROUTES,
+    *activity_endpoints.ROUTES,
+    *usage_endpoints.ROUTES,
+    *budget_endpoints.ROUTES,
+    *chat_endpoints.ROUTES,
+    *price_endpoints.ROUTES,
+    *openai_usage_endpoints.ROUTES,
 )

@@ -4,10 +4,14 @@ A JSON web token (HS256) that names its user and its log-in. It proves nothing b
 it: whether the log-in still stands is looked up with each request.
 """
 
+import base64
+import hmac
 from typing import Final, NamedTuple
 from uuid import UUID
 
 import jwt
+
+from meterproxy.core.key import KEY_PREFIX
 
 ALGORITHM: Final = "HS256"
 ISSUER: Final = "meterproxy"
@@ -40,6 +44,11 @@ class Tokens:
             "exp": now_seconds + ACCESS_SECONDS,
         }
         return jwt.encode(content, self._secret, ALGORITHM)
+
+    def key_secret(self, key_id: UUID) -> str:
+        """The secret of a key that nobody is told: it follows from the key's id and our own secret."""
+        mac = hmac.digest(self._secret.encode(), b"chat key " + key_id.bytes, "sha256")
+        return KEY_PREFIX + base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
     def read(self, token: str) -> Claim | None:
         """What a token says that we have made, is for us and has not expired; None for every other."""

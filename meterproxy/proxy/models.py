@@ -11,11 +11,13 @@ Rules
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
+from meterproxy.core.bound import ModelFacts
 from meterproxy.core.key import KeyEntry
+from meterproxy.core.price import Price
 from meterproxy.errors import ApiError
 from meterproxy.proxy.authenticate import may_use_model
 from meterproxy.proxy.forward import failed, nothing_held
@@ -30,6 +32,15 @@ RETRY_US: Final = 5_000_000
 LIST_BYTES: Final = 16 << 20
 
 Model = dict[str, Any]
+
+
+class Offer(NamedTuple):
+    """A model that can be had now, and what it costs."""
+
+    model: str
+    provider: str
+    price: Price
+    facts: ModelFacts
 
 
 class ProviderModels:
@@ -104,6 +115,16 @@ class Models:
         """
         visible = [model for id_, model in await self._all(now_us) if self._visible(id_, key, now_us)]
         return orjson.dumps({"object": "list", "data": visible})
+
+    async def offers(self, now_us: int) -> list[Offer]:
+        """All models that have a price, by name. Raises ApiError where no provider's list can be had."""
+        found = []
+        for id_, _ in await self._all(now_us):
+            provider = self._router.provider_of(id_)
+            price = None if provider is None else self._router.price(provider, id_, now_us)
+            if provider is not None and price is not None:
+                found.append(Offer(id_, provider.name, price, self._router.facts(provider, id_)))
+        return sorted(found, key=lambda offer: (offer.model, offer.provider))
 
     async def one(self, model_id: str, key: KeyEntry, now_us: int) -> bytes:
         """The answer to `GET /v1/models/{id}`.

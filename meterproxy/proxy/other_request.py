@@ -20,6 +20,7 @@ from yarl import URL
 
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.client import Client, Room
+from meterproxy.proxy.request_head import RequestHead
 
 if TYPE_CHECKING:
     from meterproxy.proxy.client_connection import ClientConnection
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 OTHER_BODY_BYTES: Final = 1 << 20
 """The largest body that such a request may have."""
 
+_KEPT: Final = frozenset({b"host", b"user-agent", b"x-conversation-id", b"idempotency-key"})
+"""Headers of a request that is asked instead of another one which stay."""
 _CASES_OF_STATUS: Final = {
     404: Case.PATH_UNKNOWN,
     405: Case.METHOD_NOT_ALLOWED,
@@ -71,11 +74,38 @@ class OtherRequests:
         body.feed_data(await client.read_body(OTHER_BODY_BYTES, self._room))
         body.feed_eof()
         response = await self._handler(request)
+        if client.ended:
+            return  # by way of `asked_instead`
         if client.ends_here():
             response.force_close()
         await response.prepare(request)
         await response.write_eof()
         client.ended = True
+
+
+async def asked_instead(
+    request: web.BaseRequest, target: str, secret: str, body: bytes, exchange: Callable[[Client], Awaitable[None]]
+) -> None:
+    """Have a request answered by the data plane, as if its client had asked there with this secret and body."""
+    client: Client = cast("_OtherRequest", request).client
+    own = client.head
+    kept = [(name, value) for name, value in own.raw_headers if name.lower() in _KEPT]
+    head = RequestHead(
+        "POST",
+        target,
+        (*kept, (b"Authorization", b"Bearer " + secret.encode()), (b"Content-Type", b"application/json")),
+        http_1_1=own.http_1_1,
+        closes=client.closing,
+        chunked=False,
+        expects_continue=False,
+        upgrades=False,
+        idempotency_keys=own.idempotency_keys,
+    )
+    asked = Client(client.connection, head, len(body), body)
+    try:
+        await exchange(asked)
+    finally:
+        client.answered_status, client.ended, client.closing = asked.answered_status, asked.ended, asked.closing
 
 
 def _refuse(client: Client, error: ApiError) -> None:

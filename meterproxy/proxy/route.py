@@ -98,6 +98,10 @@ class Router:
             return _free_price(provider.prices, model)
         return price
 
+    def facts(self, provider: Provider, model: str) -> ModelFacts:
+        """What is known of a model's size at a provider."""
+        return self._catalog.facts(model, provider.prices)
+
 
 @lru_cache(maxsize=MODELS_REMEMBERED)
 def _free_price(prices_id: str, model: str) -> Price:

@@ -2,8 +2,8 @@
 
 Rules
 -----
-- Requests under `/v1/` go to the exchange as they are; everything else goes to the handler that `service` hands in, as
-  aiohttp's own request.
+- Requests under `/v1/`, reports aside, go to the exchange as they are; everything else goes to the handler that
+  `service` hands in, as aiohttp's own request.
 - One sweep looks after the deadlines of all connections.
 """
 
@@ -20,6 +20,8 @@ from meterproxy.proxy.other_request import OtherRequests
 from meterproxy.proxy.server_limits import ServerLimits
 
 DATA_PLANE: Final = "/v1/"
+REPORTS: Final = "/v1/organization/"
+"""What below it is no request to a provider."""
 OTHER_BODIES_BYTES: Final = 32 << 20
 """Memory that the bodies of all requests outside of the data plane may take together."""
 CUT_SECONDS: Final = 1.0
@@ -55,7 +57,7 @@ class HttpServer:
 
     def handle(self, client: Client) -> Awaitable[None]:
         """Have one request answered by whoever it is for."""
-        if client.target.startswith(DATA_PLANE):
+        if client.target.startswith(DATA_PLANE) and not client.target.startswith(REPORTS):
             return self._exchange(client)
         return self._others.answer(client)
 

@@ -13,6 +13,7 @@ from meterproxy.control.passwords import Passwords
 from meterproxy.control.routes import ROUTES
 from meterproxy.control.sign_in import SignIn
 from meterproxy.control.tokens import Tokens
+from meterproxy.control.typesetter import Typesetter
 from meterproxy.core.lending import Change
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
@@ -25,6 +26,7 @@ from meterproxy.service import observe, providers
 from meterproxy.service.handover import Handover
 from meterproxy.service.poller import Poller, asking
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.activity import Activity
 from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.fleet import Fleet
@@ -36,13 +38,16 @@ from meterproxy.store.people import People
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
+from meterproxy.store.usage import UsageFigures
 
 LEDGER_CONNECTIONS: Final = 4
 """For renewals, borrowing, settling and news, which wait for nobody else."""
 OTHER_CONNECTIONS: Final = 6
-"""For look-ups of keys (three at a time), of owners (one), for polling, the operator's API and upkeep."""
+"""For look-ups of keys (three at a time), of owners (one), for polling and upkeep."""
 KEY_CONNECTIONS: Final = 4
 """For requests with an `Idempotency-Key`, however many there are; none is opened where nobody sends one."""
+PEOPLE_CONNECTIONS: Final = 4
+"""For the API and the pages, whose reading may take longer than a request could wait."""
 
 
 class Pools(NamedTuple):
@@ -51,11 +56,12 @@ class Pools(NamedTuple):
     others: Pool
     ledger: Pool
     keyed: Pool
+    people: Pool
 
     @classmethod
     async def opened(cls, dsn: str, *, pooled: bool) -> Self:
         """Open them; connections are made when they are needed."""
-        sizes = (OTHER_CONNECTIONS, LEDGER_CONNECTIONS, KEY_CONNECTIONS)
+        sizes = (OTHER_CONNECTIONS, LEDGER_CONNECTIONS, KEY_CONNECTIONS, PEOPLE_CONNECTIONS)
         return cls(*[await open_pool(dsn, pooled=pooled, size=size) for size in sizes])
 
 
@@ -133,6 +139,10 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
         members,
         SignIn(people, members, Passwords(), tokens, config.registration),
         AuditLog(pool),
+        Activity(pool),
+        UsageFigures(pool),
+        Typesetter(),
+        tokens.key_secret,
         machine,
     )
     return Api(

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import uvloop
+from aiohttp import web
 
 from meterproxy.config import Config
 from meterproxy.control.call import Machine
@@ -31,6 +32,8 @@ from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.client import Client, Room
 from meterproxy.proxy.exchanges import Exchanges
 from meterproxy.proxy.house import Ports
+from meterproxy.proxy.models import Offer
+from meterproxy.proxy.other_request import asked_instead
 from meterproxy.proxy.server import Dispatch, HttpServer
 from meterproxy.runtime import logs
 from meterproxy.runtime.keeping import cancelled
@@ -74,6 +77,7 @@ UNANSWERED_SECONDS: Final = 10.0
 """How long connections may wait in the socket's queue for a worker that starts, before they are told that it does."""
 OTHERS_INTERVALS: Final = 2
 """Settle intervals after which a worker of another host has settled what it captured before."""
+CHAT_PATH: Final = "/v1/chat/completions"
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 BODIES_BYTES: Final = 512 << 20
@@ -141,8 +145,7 @@ class Worker:
         on_parent_gone(self._orphaned)
         self._pools = await Pools.opened(self._handover.dsn, pooled=self._handover.pooled)
         self._pool = self._pools.others
-        machine = Machine(self._unready, self._siblings.exposition, self._siblings.settle_everywhere, self._explain)
-        api = api_of(self._config, self._pool, machine)
+        api = api_of(self._config, self._pools.people, self._machine())
         server = HttpServer(Dispatch(self._exchange, api.answer, api.admit))
         listening = socket.socket(fileno=self._handover.listening_fd)
         starting = asyncio.create_task(self._start(), name="start")
@@ -281,6 +284,26 @@ class Worker:
         )
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _machine(self) -> Machine:
+        return Machine(
+            self._unready,
+            self._siblings.exposition,
+            self._siblings.settle_everywhere,
+            self._explain,
+            self._offers,
+            self._chat,
+            self._config.markup_ppm,
+        )
+
+    async def _offers(self) -> Sequence[Offer]:
+        if self._exchanges is None:
+            raise ApiError(Case.UNAVAILABLE, f"The service is starting: {self._unfit[0]}.")
+        house = self._exchanges.house
+        return await house.models.offers(house.ports.clock.now_us())
+
+    async def _chat(self, request: web.BaseRequest, secret: str, body: bytes) -> None:
+        await asked_instead(request, CHAT_PATH, secret, body, self._exchange)
 
     def _exchange(self, client: Client) -> Awaitable[None]:
         return self._refuse(client) if self._exchanges is None else self._exchanges.run(client)

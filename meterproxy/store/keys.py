@@ -8,7 +8,7 @@ Rules
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -56,6 +56,7 @@ class KeyRow:
     operations: list[str] | None
     networks: list[IPv4Network | IPv6Network] | None
     highest_request_nanos: int | None
+    reads_usage: bool
     expires_at: datetime | None
     revoked_at: datetime | None
     created_at: datetime
@@ -87,8 +88,11 @@ class Keys:
         description: str = "",
         policy: KeyPolicy | None = None,
         expires_at: datetime | None = None,
+        reads_usage: bool = False,
     ) -> NewKey:
         """Make a key; without `user_id` it acts for the organization's service user.
+
+        `reads_usage`: whoever has it may read everybody's usage in the organization.
 
         Raises:
             ApiError: NOT_FOUND where the account, user or team does not exist or they do not belong together.
@@ -96,7 +100,10 @@ class Keys:
         async with transaction(self._pool) as connection:
             owner = await _owner(connection, account_id, user_id)
             await _check_team(connection, account_id, team_id)
-            wish = _Wish(account_id, owner, team_id, None, name, description, policy or KeyPolicy(), expires_at)
+            wish = _Wish(
+                account_id, owner, team_id, None, name, description, policy or KeyPolicy(), expires_at,
+                reads_usage,
+            )  # fmt: skip
             if self._new_limits:
                 await lock_account(connection, account_id)
             new = await _insert(connection, wish)
@@ -138,7 +145,7 @@ class Keys:
             await _check_team(connection, new.account_id, new.team_id)
             changed = await connection.fetchrow(
                 _SQL["change_key"], key_id, new.name, new.description, _list(new.models), _list(new.operations),
-                _list(new.networks), new.highest_request_nanos, new.expires_at, new.team_id,
+                _list(new.networks), new.highest_request_nanos, new.expires_at, new.team_id, new.reads_usage,
             )  # fmt: skip
             assert changed is not None
             await self._note(connection, "key.change", key_id, {name: str(value) for name, value in changes.items()})
@@ -167,11 +174,46 @@ class Keys:
             await connection.execute(_SQL["expire_key"], key_id, grace_seconds)
             wish = _Wish(
                 old.account_id, old.user_id, old.team_id, old.origin_id, old.name, old.description, _policy(row),
-                old.expires_at,
+                old.expires_at, old.reads_usage,
             )  # fmt: skip
             new = await _insert(connection, wish)
             await self._note(connection, "key.rotate", key_id, {"successor": str(new.row.id)})
             return new
+
+    async def chat_secret(self, account_id: UUID, user_id: UUID | None, secret_of: Callable[[UUID], str]) -> str:
+        """The secret by which a user chats on an account's credit; his key is made where there is none yet.
+
+        Args:
+            user_id: None: the organization's service user.
+            secret_of: derives a key's secret from its id, so that nobody has to keep it. Where it derives another one
+                than before, the key is replaced.
+
+        Raises:
+            ApiError: NOT_FOUND where the user does not belong to the account's organization.
+        """
+
+        async def attempt() -> str:
+            async with transaction(self._pool) as connection:
+                owner = await _owner(connection, account_id, user_id)
+                found = await connection.fetchrow(_SQL["find_chat_key"], account_id, owner)
+                if found is not None and found["digest"] == digest_of(secret_of(found["id"]).encode()):
+                    return secret_of(found["id"])
+                if found is not None:
+                    await connection.execute(_SQL["revoke_key"], found["id"])
+                    await self._note(connection, "key.revoke", found["id"], {})
+                key_id = new_id()
+                secret = secret_of(key_id)
+                await connection.execute(
+                    _SQL["create_chat_key"], key_id, account_id, owner, secret[:VISIBLE_CHARACTERS],
+                    digest_of(secret.encode()),
+                )  # fmt: skip
+                await self._note(connection, "key.create", key_id, {"name": "chat"})
+                return secret
+
+        try:
+            return await attempt()
+        except asyncpg.UniqueViolationError:  # somebody was faster
+            return await attempt()
 
     async def _note(self, connection: Connection, action: str, key_id: UUID, detail: dict[str, str]) -> None:
         await connection.execute(
@@ -226,6 +268,7 @@ class _Wish(NamedTuple):
     description: str
     policy: KeyPolicy
     expires_at: datetime | None
+    reads_usage: bool
 
 
 async def _owner(connection: Connection, account_id: UUID, user_id: UUID | None) -> UUID:
@@ -251,6 +294,7 @@ async def _insert(connection: Connection, wish: _Wish) -> NewKey:
         _SQL["create_key"], key_id, wish.account_id, wish.user_id, wish.name, wish.description,
         secret[:VISIBLE_CHARACTERS], digest_of(secret.encode()), _list(policy.models), _list(policy.operations),
         _list(policy.networks), policy.highest_request_nanos, wish.expires_at, wish.team_id, wish.origin_id or key_id,
+        wish.reads_usage,
     )  # fmt: skip
     assert row is not None
     return NewKey(KeyRow(**row), secret)

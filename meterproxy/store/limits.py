@@ -56,6 +56,7 @@ class LimitRow:
     grace: int
     enforcement: str
     marks: tuple[int, ...]
+    is_own: bool
     created_at: datetime
     retired_at: datetime | None
 
@@ -96,8 +97,21 @@ class Limits:
         self._pool = pool
         self._actor = actor
 
-    async def create(self, scope: Scope, scope_id: UUID, terms: LimitTerms, *, seed: bool = True) -> LimitRow:
+    async def create(
+        self,
+        scope: Scope,
+        scope_id: UUID,
+        terms: LimitTerms,
+        *,
+        seed: bool = True,
+        account_id: UUID | None = None,
+        is_own: bool = False,
+    ) -> LimitRow:
         """Make a limit; `seed` has its current window begin with what was used of it before.
+
+        Args:
+            account_id: the account that it must belong to; None: whichever the scope belongs to.
+            is_own: the organization's people made it, and may change it.
 
         Raises:
             ApiError: MALFORMED (senseless terms, too many limits), NOT_FOUND (scope).
@@ -108,12 +122,13 @@ class Limits:
 
         async def attempt() -> LimitRow:
             async with transaction(self._pool) as connection:
-                whose = await connection.fetchrow(_SQL["account_of_scope"], scope.value, scope_id)
+                whose = await connection.fetchrow(_SQL["account_of_scope"], scope.value, scope_id, account_id)
                 if whose is None:
                     raise ApiError(Case.NOT_FOUND, f"There is no {scope.value} {scope_id}.", param="scope_id")
                 return await make_limit(
-                    connection, acting(self._actor), whose["account_id"], scope, whose["scope_id"], terms, seed=seed
-                )
+                    connection, acting(self._actor), whose["account_id"], scope, whose["scope_id"], terms, seed=seed,
+                    is_own=is_own,
+                )  # fmt: skip
 
         return await retried(attempt)
 
@@ -202,6 +217,7 @@ async def make_limit(
     terms: LimitTerms,
     *,
     seed: bool,
+    is_own: bool = False,
 ) -> LimitRow:
     """Make a limit within a transaction. Raises ApiError MALFORMED where the account has too many."""
     now = await lock_account(connection, account_id)
@@ -211,6 +227,7 @@ async def make_limit(
         _SQL["create_limit"], new_id(), account_id, terms.kind, scope.value, scope_id, terms.measure.name.lower(),
         terms.operation, terms.model_pattern, terms.window.value, terms.time_zone, terms.cap,
         "hard" if terms.hard else "soft", terms.name, terms.grace, list(terms.marks),
+        is_own,
     )  # fmt: skip
     assert row is not None
     made = _row(row)

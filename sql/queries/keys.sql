@@ -2,41 +2,41 @@
 
 -- name: create_key
 INSERT INTO keys (id, account_id, user_id, name, description, prefix, digest, models, operations, networks,
-    highest_request_nanos, expires_at, team_id, origin_id)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    highest_request_nanos, expires_at, team_id, origin_id, reads_usage)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
-    highest_request_nanos, expires_at, revoked_at, created_at
+    highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
 
 -- name: list_keys
 SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
-    highest_request_nanos, expires_at, revoked_at, created_at
+    highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
 FROM keys WHERE ($1::uuid IS NULL OR account_id = $1) AND ($2::uuid IS NULL OR id > $2)
   AND ($4::uuid IS NULL OR user_id = $4)
 ORDER BY id LIMIT $3
 
 -- name: read_key
 SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
-    highest_request_nanos, expires_at, revoked_at, created_at
+    highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
 FROM keys WHERE id = $1 AND account_id = $2
 
 -- name: lock_key
 -- Who changes a key is alone with it.
 SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
-    highest_request_nanos, expires_at, revoked_at, created_at
+    highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
 FROM keys WHERE id = $1 FOR UPDATE
 
 -- name: change_key
 UPDATE keys SET name = $2, description = $3, models = $4, operations = $5, networks = $6, highest_request_nanos = $7,
-    expires_at = $8, team_id = $9
+    expires_at = $8, team_id = $9, reads_usage = $10
 WHERE id = $1
 RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
-    highest_request_nanos, expires_at, revoked_at, created_at
+    highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
 
 -- name: revoke_key
 -- Revoking twice keeps the first instant.
 UPDATE keys SET revoked_at = COALESCE(revoked_at, now()) WHERE id = $1
 RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
-    highest_request_nanos, expires_at, revoked_at, created_at
+    highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
 
 -- name: expire_key
 -- The old secret of a rotation lives on for its grace, never longer than it would have.
@@ -45,6 +45,13 @@ UPDATE keys SET expires_at = LEAST(expires_at, now() + make_interval(secs => $2)
 -- name: find_key
 -- What a worker must know of a key it has not seen yet; revoked and expired keys are nobody's.
 SELECT k.id, k.account_id, k.user_id, k.team_id, k.origin_id, a.organization_id, c.id AS credit_limit_id, k.models,
-    k.operations, k.networks, k.highest_request_nanos, k.expires_at
+    k.operations, k.networks, k.highest_request_nanos, k.expires_at, k.reads_usage
 FROM keys k JOIN accounts a ON a.id = k.account_id JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
 WHERE k.digest = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+
+-- name: find_chat_key
+SELECT id, digest FROM keys WHERE account_id = $1 AND user_id = $2 AND is_chat AND revoked_at IS NULL FOR UPDATE
+
+-- name: create_chat_key
+INSERT INTO keys (id, account_id, user_id, name, prefix, digest, origin_id, is_chat)
+VALUES ($1, $2, $3, 'chat', $4, $5, $1, true)

@@ -2,14 +2,16 @@
 
 -- name: account_of_scope
 -- Whose credit account a scope belongs to: nobody can limit what is not of one organization. A key stands for its whole
--- chain of rotations, which the first of it names.
+-- chain of rotations, which the first of it names. A user may belong to several organizations: `$3` says which account is
+-- meant, NULL the one where he was made.
 SELECT a.id AS account_id, CASE $1 WHEN 'key' THEN (SELECT k.origin_id FROM keys k WHERE k.id = $2) ELSE $2 END AS scope_id
 FROM accounts a
-WHERE ($1 = 'account' AND a.id = $2)
+WHERE ($3::uuid IS NULL OR a.id = $3) AND (($1 = 'account' AND a.id = $2)
    OR ($1 = 'organization' AND a.organization_id = $2)
    OR ($1 = 'team' AND a.organization_id = (SELECT t.organization_id FROM teams t WHERE t.id = $2))
-   OR ($1 = 'user' AND a.organization_id = (SELECT u.organization_id FROM users u WHERE u.id = $2))
-   OR ($1 = 'key' AND a.id = (SELECT k.account_id FROM keys k WHERE k.id = $2))
+   OR ($1 = 'user' AND CASE WHEN $3 IS NULL THEN a.organization_id = (SELECT u.organization_id FROM users u WHERE u.id = $2)
+        ELSE EXISTS (SELECT FROM memberships m WHERE m.organization_id = a.organization_id AND m.user_id = $2) END)
+   OR ($1 = 'key' AND a.id = (SELECT k.account_id FROM keys k WHERE k.id = $2)))
 
 -- name: lock_account
 -- Settling takes this lock first, so what rollups say while it is held is all that was booked so far.
@@ -22,10 +24,10 @@ SELECT count(*) FROM limits l WHERE l.account_id = $1 AND l.kind IN ('budget', '
 
 -- name: create_limit
 INSERT INTO limits (id, account_id, kind, scope, scope_id, measure, operation, model_pattern, window_kind, time_zone, cap,
-    enforcement, name, grace, marks)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+    enforcement, name, grace, marks, is_own)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 RETURNING id, account_id, scope, scope_id, name, measure, operation, model_pattern, window_kind, time_zone, cap, grace,
-    enforcement, marks, created_at, retired_at
+    enforcement, marks, is_own, created_at, retired_at
 
 -- name: used_in_window
 -- What was booked in a window so far, by operation and model: rows of its first, broken hour and rollups of whole hours.
@@ -65,12 +67,12 @@ INSERT INTO limit_windows (account_id, limit_id, window_start, cap, drawn, count
 
 -- name: read_limit
 SELECT id, account_id, scope, scope_id, name, measure, operation, model_pattern, window_kind, time_zone, cap, grace,
-    enforcement, marks, created_at, retired_at
+    enforcement, marks, is_own, created_at, retired_at
 FROM limits WHERE id = $1 AND kind IN ('budget', 'rate')
 
 -- name: list_limits
 SELECT id, account_id, scope, scope_id, name, measure, operation, model_pattern, window_kind, time_zone, cap, grace,
-    enforcement, marks, created_at, retired_at
+    enforcement, marks, is_own, created_at, retired_at
 FROM limits
 WHERE kind IN ('budget', 'rate') AND ($1::uuid IS NULL OR account_id = $1) AND ($2::uuid IS NULL OR scope_id = $2)
   AND (retired_at IS NULL OR $3) AND ($4::uuid IS NULL OR id > $4)
@@ -79,7 +81,7 @@ ORDER BY id LIMIT $5
 -- name: change_limit
 UPDATE limits SET cap = $2, grace = $3, enforcement = $4, name = $5, marks = $6 WHERE id = $1
 RETURNING id, account_id, scope, scope_id, name, measure, operation, model_pattern, window_kind, time_zone, cap, grace,
-    enforcement, marks, created_at, retired_at
+    enforcement, marks, is_own, created_at, retired_at
 
 -- name: move_caps
 -- Windows from the current one on follow a changed cap; a lower one only stops lending. In one order, as everywhere.
@@ -95,7 +97,7 @@ WHERE (w.account_id, w.limit_id, w.window_start) = (locked.account_id, locked.li
 -- Retiring twice keeps the first instant.
 UPDATE limits SET retired_at = COALESCE(retired_at, now()) WHERE id = $1
 RETURNING id, account_id, scope, scope_id, name, measure, operation, model_pattern, window_kind, time_zone, cap, grace,
-    enforcement, marks, created_at, retired_at
+    enforcement, marks, is_own, created_at, retired_at
 
 -- name: read_window
 -- Used is what is booked; held is what workers last reported and what durable holds hold, which their leases' `consumed`

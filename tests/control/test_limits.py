@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from meterproxy.control.api import Api
-from meterproxy.control.call import Machine, Services
+from meterproxy.control.call import Services
 from meterproxy.control.identity import Identity
 from meterproxy.control.routes import ROUTES
 from meterproxy.errors import ApiError, Case
@@ -34,7 +34,6 @@ class Operator:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         none: Any = None
-        machine = Machine(none, none, none, none)
         self.api = Api(
             Services(
                 Accounts(pool),
@@ -46,7 +45,11 @@ class Operator:
                 none,
                 none,
                 AuditLog(pool),
-                machine,
+                none,
+                none,
+                none,
+                none,
+                none,
             ),
             Identity("hush", none, none, none),
             ROUTES,

@@ -34,14 +34,23 @@ ROUTES_BY_PERMISSION = {
     "POST /api/auth/renew",
     Permission.SIGNED_IN: "POST /api/auth/logout · GET /api/auth/me · POST /api/auth/password · GET /api/organizations · "
     "POST /api/invitations/accept",
-    Permission.READ_ORGANIZATION: "GET /api/organizations/{id}/members · GET /api/organizations/{id}/invitations",
+    Permission.READ_ORGANIZATION: "GET /api/organizations/{id}/members · GET /api/organizations/{id}/invitations · "
+    "GET /api/budgets · GET /api/budgets/{id}/status",
     Permission.MANAGE: "PATCH /api/organizations/{id}/members/{user_id} · "
     "DELETE /api/organizations/{id}/members/{user_id} · POST /api/organizations/{id}/invitations · "
-    "DELETE /api/organizations/{id}/invitations/{invitation_id}",
-    Permission.READ_OWN: "GET /api/credits/balance",
-    Permission.READ_OWN_KEYS: "GET /api/keys",
-    Permission.WRITE_OWN: "POST /api/keys · PATCH /api/keys/{id} · DELETE /api/keys/{id} · POST /api/keys/{id}/rotate",
-    Permission.READ_USAGE: "GET /api/credits/transactions",
+    "DELETE /api/organizations/{id}/invitations/{invitation_id} · POST /api/budgets · PATCH /api/budgets/{id} · "
+    "DELETE /api/budgets/{id}",
+    Permission.READ_OWN: "GET /api/credits/balance · GET /api/user/credits · GET /api/user/activity · "
+    "GET /api/user/activity/export · GET /api/usage/logs · GET /api/usage/requests/{id} · GET /api/usage/stats · "
+    "GET /api/usage/forecast · GET /api/credits/usage · GET /api/prices · GET /api/prices/compare · GET /api/ai/models",
+    Permission.READ_OWN_KEYS: "GET /api/keys · GET /api/keys/{id}/usage",
+    Permission.WRITE_OWN: "POST /api/keys · PATCH /api/keys/{id} · DELETE /api/keys/{id} · POST /api/keys/{id}/rotate · "
+    "POST /api/chat · POST /api/ai/chat · POST /api/ai/chat/stream",
+    Permission.READ_USAGE: "GET /api/credits/transactions · GET /api/credits/report · "
+    "GET /v1/organization/usage/completions · GET /v1/organization/usage/embeddings · "
+    "GET /v1/organization/usage/moderations · GET /v1/organization/usage/images · "
+    "GET /v1/organization/usage/audio_speeches · GET /v1/organization/usage/audio_transcriptions · "
+    "GET /v1/organization/costs",
     Permission.OPERATE: "GET /api/audit",
 }
 """Whoever adds a route says here whom it is for; all of `/admin` and the metrics want the admin token."""

@@ -35,9 +35,9 @@ async def _explain(request_id: UUID) -> dict[str, Any]:
 def api(*, unready: str | None = None, open_metrics: bool = True) -> Api:
     """An API whose store is away."""
     away: Any = Away()
-    machine = Machine(lambda: unready, _metrics, away.settle, _explain)
+    machine = Machine(lambda: unready, _metrics, away.settle, _explain, away, away)
     return Api(
-        Services(away, away, away, away, away, away, away, away, away, machine),
+        Services(*[away] * 13, machine),
         Identity(TOKEN, away, away, away),
         ROUTES,
         open_metrics=open_metrics,

@@ -1,0 +1,240 @@
+"""Usage and costs as OpenAI's administration API tells them, for tools that read those.
+
+Source: OpenAI's API reference, "Usage" and "Costs". An organization is ours, an API key id is a key's id, projects do
+not exist. Buckets are hours or days: minutes are not kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from pydantic import BeforeValidator, Field
+
+from meterproxy.control.access import Permission
+from meterproxy.control.answers import Answer
+from meterproxy.control.call import Call, Services
+from meterproxy.control.queries import Query
+from meterproxy.control.route import Route
+from meterproxy.core.money import NANOS_PER_USD
+from meterproxy.errors import ApiError, Case
+from meterproxy.store.usage import BucketQuery, BucketRow
+
+OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
+    "completions": ("chat", "completion", "response"),
+    "embeddings": ("embedding",),
+    "moderations": ("moderation",),
+    "images": ("image",),
+    "audio_speeches": ("speech",),
+    "audio_transcriptions": ("transcription",),
+}
+"""Which of our operations each of theirs counts."""
+_WIDTHS: Final = {"1h": timedelta(hours=1), "1d": timedelta(days=1)}
+_DEFAULT_BUCKETS: Final = {"1h": 24, "1d": 7}
+_MOST_BUCKETS: Final = {"1h": 168, "1d": 31}
+MOST_COST_BUCKETS: Final = 180
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Second = Annotated[int, Field(ge=0, lt=2**35)]
+Many = Annotated[list[str] | None, BeforeValidator(_as_list), Field(max_length=100)]
+ManyIds = Annotated[list[UUID] | None, BeforeValidator(_as_list), Field(max_length=100)]
+
+
+class UsageQuery(Query):
+    """Buckets of time from `start_time` on (seconds of Unix time)."""
+
+    start_time: Second
+    end_time: Second | None = None
+    bucket_width: Literal["1h", "1d"] = "1d"
+    project_ids: Many = None
+    user_ids: ManyIds = None
+    api_key_ids: ManyIds = None
+    models: Many = None
+    batch: bool | None = None
+    group_by: Annotated[
+        list[Literal["project_id", "user_id", "api_key_id", "model", "batch", "service_tier"]],
+        BeforeValidator(_as_list),
+        Field(default_factory=list),
+    ]
+    limit: Annotated[int | None, Field(ge=1, le=168)] = None
+    page: Annotated[str | None, Field(pattern=r"^page_[0-9]{1,11}$")] = None
+
+
+class CostQuery(Query):
+    """Days from `start_time` on (seconds of Unix time)."""
+
+    start_time: Second
+    end_time: Second | None = None
+    bucket_width: Literal["1d"] = "1d"
+    project_ids: Many = None
+    api_key_ids: ManyIds = None
+    group_by: Annotated[
+        list[Literal["project_id", "line_item", "api_key_id"]], BeforeValidator(_as_list), Field(default_factory=list)
+    ]
+    limit: Annotated[int, Field(ge=1, le=MOST_COST_BUCKETS)] = 7
+    page: Annotated[str | None, Field(pattern=r"^page_[0-9]{1,11}$")] = None
+
+
+class Bucket(Answer):
+    """What was used or spent in a bucket of time; its results are of the kind that the path names."""
+
+    object: Literal["bucket"]
+    start_time: int
+    end_time: int
+    results: list[dict[str, Any]]
+
+
+class Buckets(Answer):
+    """A page of buckets, also those without results."""
+
+    object: Literal["page"]
+    data: list[Bucket]
+    has_more: bool
+    next_page: str | None
+
+
+_GROUPED: Final = {"model": "model", "line_item": "model", "api_key_id": "key", "user_id": "user"}
+
+
+async def _page(
+    on: Services, call: Call, query: UsageQuery | CostQuery, most: int, operations: Sequence[str] | None, kind: str
+) -> Buckets:
+    width = _WIDTHS[query.bucket_width]
+    start = _floor(_instant(query.start_time), width)
+    end = _instant(query.end_time) if query.end_time is not None else datetime.now(UTC)
+    if end <= start:
+        raise ApiError(Case.MALFORMED, "end_time must be after start_time.", param="end_time")
+    begin = max(start, _instant(int(query.page.removeprefix("page_")))) if query.page else start
+    stop = min(begin + most * width, _ceiling(end, width))
+    rows = await on.usage.buckets(
+        call.account_id,
+        BucketQuery(
+            since=begin,
+            until=stop,
+            width=width,
+            by=frozenset(_GROUPED[name] for name in query.group_by if name in _GROUPED),
+            operations=operations,
+            models=getattr(query, "models", None),
+            key_ids=query.api_key_ids,
+            user_ids=getattr(query, "user_ids", None),
+        ),
+    )
+    results = _results(rows, kind, frozenset(query.group_by))
+    more = stop < end
+    return Buckets(
+        object="page",
+        data=[
+            Bucket(
+                object="bucket",
+                start_time=int(at.timestamp()),
+                end_time=int((at + width).timestamp()),
+                results=results.get(at, []),
+            )
+            for at in _steps(begin, stop, width)
+        ],
+        has_more=more,
+        next_page=f"page_{int(stop.timestamp())}" if more else None,
+    )
+
+
+def _results(rows: Sequence[BucketRow], kind: str, by: frozenset[str]) -> dict[datetime, list[dict[str, Any]]]:
+    told: dict[datetime, list[dict[str, Any]]] = {}
+    for row in rows:
+        result = _cost(row, by) if kind == "costs" else _usage(row, kind)
+        told.setdefault(row.start, []).append(result)
+    return told
+
+
+def _usage(row: BucketRow, kind: str) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "object": f"organization.usage.{kind}.result",
+        "num_model_requests": row.requests,
+        "project_id": None,
+        "user_id": row.user_id,
+        "api_key_id": row.key_id,
+        "model": row.model,
+    }
+    if kind in {"completions", "embeddings", "moderations"}:
+        result["input_tokens"] = row.input_tokens + row.cached_tokens
+    if kind == "completions":
+        result |= {
+            "output_tokens": row.output_tokens,
+            "input_cached_tokens": row.cached_tokens,
+            "input_audio_tokens": 0,
+            "output_audio_tokens": 0,
+            "batch": None,
+            "service_tier": None,
+        }
+    return result
+
+
+def _cost(row: BucketRow, by: frozenset[str]) -> dict[str, Any]:
+    return {
+        "object": "organization.costs.result",
+        "amount": {"value": row.amount_nanos / NANOS_PER_USD, "currency": "usd"},
+        "line_item": row.model if "line_item" in by else None,
+        "project_id": None,
+        "api_key_id": row.key_id,
+    }
+
+
+def _instant(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _floor(at: datetime, width: timedelta) -> datetime:
+    seconds = int(at.timestamp())
+    return _instant(seconds - seconds % int(width.total_seconds()))
+
+
+def _ceiling(at: datetime, width: timedelta) -> datetime:
+    floor = _floor(at, width)
+    return floor if floor == at else floor + width
+
+
+def _steps(begin: datetime, stop: datetime, width: timedelta) -> Iterator[datetime]:
+    while begin < stop:
+        yield begin
+        begin += width
+
+
+def _usage_route(kind: str, operations: tuple[str, ...]) -> Route:
+    async def endpoint(on: Services, call: Call) -> Buckets:
+        query = call.query_as(UsageQuery)
+        most = _MOST_BUCKETS[query.bucket_width]
+        if query.limit is not None and query.limit > most:
+            raise ApiError(Case.MALFORMED, f"limit: at most {most} buckets of this width.", param="limit")
+        return await _page(on, call, query, query.limit or _DEFAULT_BUCKETS[query.bucket_width], operations, kind)
+
+    return Route(
+        method="GET",
+        path=f"/v1/organization/usage/{kind}",
+        permission=Permission.READ_USAGE,
+        endpoint=endpoint,
+        summary=f"Usage of {kind.replace('_', ' ')} in OpenAI's shape",
+        query=UsageQuery,
+        answer=Buckets,
+    )
+
+
+async def _costs(on: Services, call: Call) -> Buckets:
+    query = call.query_as(CostQuery)
+    return await _page(on, call, query, query.limit, None, "costs")
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *(_usage_route(kind, operations) for kind, operations in OPERATIONS.items()),
+    Route(
+        method="GET",
+        path="/v1/organization/costs",
+        permission=Permission.READ_USAGE,
+        endpoint=_costs,
+        summary="Costs by day in OpenAI's shape",
+        query=CostQuery,
+        answer=Buckets,
+    ),
+)

@@ -1,0 +1,159 @@
+"""Prices: what the models cost that can be had, as this service charges them; and a given usage over all of them."""
+
+from typing import Annotated, Final, Self
+
+from pydantic import Field
+
+from meterproxy.control.access import Permission
+from meterproxy.control.answers import Answer, Nanos, Usd, money
+from meterproxy.control.call import Call, Services
+from meterproxy.control.queries import Query
+from meterproxy.control.route import Route
+from meterproxy.core.money import PPM, format_usd
+from meterproxy.core.price import DEFAULT, SIZES, Price, RateCard
+from meterproxy.core.usage import KINDS, MAX_COUNT, Usage
+from meterproxy.errors import Case
+from meterproxy.proxy.models import Offer
+
+Tokens = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
+class Rate(Answer):
+    """What so many units of a kind cost, with more tokens of input than `above_input_tokens`."""
+
+    kind: str
+    above_input_tokens: int
+    per: int
+    usd: Usd
+
+
+class Card(Answer):
+    """The rates of one service tier."""
+
+    service_tier: str
+    rates: list[Rate]
+
+
+class ModelPrice(Answer):
+    """A model that can be had, its size, and what it costs."""
+
+    id: str
+    provider: str
+    context_tokens: int
+    max_output_tokens: int
+    cards: list[Card]
+
+    @classmethod
+    def of(cls, offer: Offer, markup_ppm: int) -> Self:
+        return cls(
+            id=offer.model,
+            provider=offer.provider,
+            context_tokens=offer.facts.context_tokens,
+            max_output_tokens=offer.facts.max_output_tokens,
+            cards=[Card(service_tier=name, rates=_rates(card, markup_ppm)) for name, card in offer.price.cards.items()],
+        )
+
+    def rate(self, kind: str) -> str | None:
+        """What a unit size of a kind costs on the first card, with little input."""
+        return next((rate.usd for rate in self.cards[0].rates if rate.kind == kind), None)
+
+
+class Prices(Answer):
+    """All models that can be had."""
+
+    data: list[ModelPrice]
+
+
+class Comparison(Query):
+    """A usage; tokens of input are without those read from a cache."""
+
+    input_tokens: Tokens = 0
+    cached_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+
+
+class Compared(Answer):
+    """What a usage would cost with a model."""
+
+    model: str
+    provider: str
+    amount: Usd
+    amount_nanos: Nanos
+
+
+class Comparisons(Answer):
+    """The same usage over all models, the cheapest first."""
+
+    data: list[Compared]
+
+
+async def prices(on: Services, _call: Call) -> Prices:
+    """All models that can be had, with their prices."""
+    offers = await on.machine.offers()
+    return Prices(data=[ModelPrice.of(offer, on.machine.markup_ppm) for offer in offers])
+
+
+async def compared(on: Services, call: Call) -> Comparisons:
+    """What a usage would cost with each model that writes."""
+    asked = call.query_as(Comparison)
+    usage = Usage(input=asked.input_tokens, cache_read=asked.cached_tokens, output=asked.output_tokens)
+    told = [
+        Compared(
+            model=offer.model,
+            provider=offer.provider,
+            **money(amount=offer.price.amounts(usage, None, on.machine.markup_ppm).amount_nanos),
+        )
+        for offer in await on.machine.offers()
+        if _writes(offer.price) or not asked.output_tokens
+    ]
+    return Comparisons(data=sorted(told, key=lambda one: (one.amount_nanos, one.model)))
+
+
+def _writes(price: Price) -> bool:
+    return "output" in price.cards[DEFAULT].written_kinds
+
+
+def _rates(card: RateCard, markup_ppm: int) -> list[Rate]:
+    return [
+        Rate(
+            kind=kind,
+            above_input_tokens=max(tier.above_input_tokens, 0),
+            per=SIZES[KINDS.index(kind)],
+            usd=format_usd(round(nanos * markup_ppm / PPM)),
+        )
+        for tier in card.tiers
+        for kind, nanos in tier.rates._asdict().items()
+        if kind in card.written_kinds
+    ]
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="GET",
+        path="/api/prices",
+        permission=Permission.READ_OWN,
+        endpoint=prices,
+        summary="Models that can be had, with their prices",
+        answer=Prices,
+        refusals=(Case.UPSTREAM_ACCOUNT, Case.UPSTREAM_UNREACHABLE, Case.UPSTREAM_TIMEOUT),
+    ),
+    Route(
+        method="GET",
+        path="/api/ai/models",
+        permission=Permission.READ_OWN,
+        endpoint=prices,
+        summary="The same as /api/prices",
+        answer=Prices,
+        refusals=(Case.UPSTREAM_ACCOUNT, Case.UPSTREAM_UNREACHABLE, Case.UPSTREAM_TIMEOUT),
+    ),
+    Route(
+        method="GET",
+        path="/api/prices/compare",
+        permission=Permission.READ_OWN,
+        endpoint=compared,
+        summary="What a usage would cost with each model, the cheapest first",
+        query=Comparison,
+        answer=Comparisons,
+        refusals=(Case.UPSTREAM_ACCOUNT, Case.UPSTREAM_UNREACHABLE, Case.UPSTREAM_TIMEOUT),
+    ),
+)

@@ -1,0 +1,117 @@
+-- Usage in figures, from rollups only: of an account, of one user or one key of it.
+
+-- name: totals
+-- All that is asked of a span of days, counted in one walk: each row is one group, `grouped` says by what (the bits of
+-- day, model, provider, operation, key, user; a set bit is not grouped by).
+SELECT GROUPING(day, model, provider, operation, key_id, user_id) AS grouped, day, model, provider, operation, key_id, user_id,
+    sum(requests)::bigint AS requests, sum(failures)::bigint AS failures, sum(input_tokens)::bigint AS input_tokens,
+    sum(cached_tokens)::bigint AS cached_tokens, sum(output_tokens)::bigint AS output_tokens,
+    sum(amount_nanos)::bigint AS amount_nanos
+FROM usage_by_day
+WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4) AND ($5::uuid IS NULL OR key_id = $5)
+GROUP BY GROUPING SETS ((), (day), (model), (provider), (operation), (key_id), (user_id), (day, model))
+ORDER BY grouped, day, amount_nanos DESC
+
+-- name: names
+SELECT id, name FROM keys WHERE id = ANY ($1::uuid[]) UNION ALL SELECT id, name FROM users WHERE id = ANY ($1::uuid[])
+
+-- name: teams_of_keys
+-- A key counts for the team that it is in today.
+SELECT k.id AS key_id, t.id AS team_id, t.name FROM keys k JOIN teams t ON t.id = k.team_id WHERE k.id = ANY ($1::uuid[])
+
+-- name: peak_hours
+SELECT extract(isodow FROM hour AT TIME ZONE 'UTC')::int AS weekday, extract(hour FROM hour AT TIME ZONE 'UTC')::int AS hour,
+    sum(requests)::bigint AS requests, sum(amount_nanos)::bigint AS amount_nanos
+FROM usage_by_hour
+WHERE account_id = $1 AND hour >= $2::date::timestamp AT TIME ZONE 'UTC'
+  AND hour < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
+  AND ($4::uuid IS NULL OR user_id = $4) AND ($5::uuid IS NULL OR key_id = $5)
+GROUP BY 1, 2 ORDER BY 1, 2
+
+-- name: latencies
+-- How many requests took how long; bucket b holds [2^(b-1), 2^b) ms.
+SELECT bucket, sum(requests)::bigint AS requests FROM latency_by_hour
+WHERE account_id = $1 AND hour >= $2::date::timestamp AT TIME ZONE 'UTC'
+  AND hour < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
+GROUP BY 1 ORDER BY 1
+
+-- name: tools
+SELECT tool, sum(requests)::bigint AS requests FROM tools_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3
+GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT $4
+
+-- name: tags
+SELECT tag, value, sum(requests)::bigint AS requests, sum(amount_nanos)::bigint AS amount_nanos FROM tags_by_day
+WHERE account_id = $1 AND day BETWEEN $2 AND $3 GROUP BY 1, 2 ORDER BY 4 DESC, 1, 2 LIMIT $4
+
+-- name: conversations
+-- With all that they have cost, also before the span; the latest first.
+SELECT conversation, requests, amount_nanos, first_at, last_at FROM conversations
+WHERE account_id = $1 AND last_at >= $2::date::timestamp AT TIME ZONE 'UTC'
+  AND first_at < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
+ORDER BY last_at DESC, conversation LIMIT $4
+
+-- name: running
+-- What was spent lately: today, this month, since an instant (from the beginning of its hour), and in the last hour and
+-- the last day, of whose first, broken hour that part counts that lies within.
+SELECT
+    COALESCE(sum(amount_nanos) FILTER (WHERE hour >= date_trunc('day', now(), 'UTC')), 0)::bigint AS today_nanos,
+    COALESCE(sum(amount_nanos) FILTER (WHERE hour >= date_trunc('month', now(), 'UTC')), 0)::bigint AS month_nanos,
+    COALESCE(sum(amount_nanos) FILTER (WHERE hour >= date_trunc('hour', $4::timestamptz, 'UTC')), 0)::bigint AS session_nanos,
+    COALESCE(sum(CASE WHEN hour > now() - interval '1 hour' THEN amount_nanos
+        WHEN hour > now() - interval '2 hours'
+            THEN amount_nanos * (1 - extract(epoch FROM now() - date_trunc('hour', now(), 'UTC')) / 3600) END), 0)::bigint
+        AS per_hour_nanos,
+    COALESCE(sum(CASE WHEN hour > now() - interval '24 hours' THEN amount_nanos
+        WHEN hour > now() - interval '25 hours'
+            THEN amount_nanos * (1 - extract(epoch FROM now() - date_trunc('hour', now(), 'UTC')) / 3600) END), 0)::bigint
+        AS per_day_nanos
+FROM usage_by_hour
+WHERE account_id = $1 AND ($2::uuid IS NULL OR user_id = $2) AND ($3::uuid IS NULL OR key_id = $3)
+  AND hour >= LEAST(date_trunc('month', now(), 'UTC'), now() - interval '25 hours', date_trunc('hour', $4::timestamptz, 'UTC'))
+
+-- name: daily
+-- What was spent day by day, days without usage left out.
+SELECT day, sum(amount_nanos)::bigint AS amount_nanos FROM usage_by_day
+WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4) AND ($5::uuid IS NULL OR key_id = $5)
+GROUP BY day ORDER BY day
+
+-- name: login_began
+SELECT created_at FROM logins WHERE id = $1
+
+-- name: report_lines
+-- Usage by period and what it was for. A period is named by its first day.
+SELECT date_trunc($4, day::timestamp)::date AS start, provider, model, operation, sum(requests)::bigint AS requests,
+    sum(failures)::bigint AS failures, sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens,
+    sum(output_tokens)::bigint AS output_tokens, sum(amount_nanos)::bigint AS amount_nanos
+FROM usage_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3
+GROUP BY 1, 2, 3, 4 ORDER BY 1, amount_nanos DESC, 2, 3, 4
+
+-- name: report_sums
+-- What came in by people and went out by usage, before the span and within it, and what the ledger says of all time.
+SELECT
+    (SELECT COALESCE(sum(amount_nanos), 0) FROM ledger_entries
+     WHERE account_id = $1 AND request_id IS NULL AND created_at < $2::date::timestamp AT TIME ZONE 'UTC')::bigint AS credited_before,
+    (SELECT COALESCE(sum(amount_nanos), 0) FROM usage_by_day WHERE account_id = $1 AND day < $2)::bigint AS used_before,
+    (SELECT COALESCE(sum(amount_nanos), 0) FROM usage_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3)::bigint AS used,
+    (SELECT COALESCE(sum(amount_nanos), 0) FROM usage_by_day WHERE account_id = $1)::bigint AS used_ever,
+    a.credits_nanos, a.balance_nanos, o.name AS organization
+FROM accounts a JOIN organizations o ON o.id = a.organization_id WHERE a.id = $1
+
+-- name: report_credits
+-- What people booked within the span.
+SELECT kind, count(*) AS entries, sum(amount_nanos)::bigint AS amount_nanos FROM ledger_entries
+WHERE account_id = $1 AND request_id IS NULL AND created_at >= $2::date::timestamp AT TIME ZONE 'UTC'
+  AND created_at < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
+GROUP BY kind ORDER BY kind
+
+-- name: buckets
+-- Usage in buckets of time, grouped by what is asked for.
+SELECT date_bin($4::interval, hour, $2::timestamptz) AS start, CASE WHEN $9 THEN model END AS model,
+    CASE WHEN $10 THEN key_id END AS key_id, CASE WHEN $11 THEN user_id END AS user_id, sum(requests)::bigint AS requests,
+    sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens,
+    sum(output_tokens)::bigint AS output_tokens, sum(amount_nanos)::bigint AS amount_nanos
+FROM usage_by_hour
+WHERE account_id = $1 AND hour >= $2 AND hour < $3 AND ($5::text[] IS NULL OR operation = ANY ($5))
+  AND ($6::text[] IS NULL OR model = ANY ($6)) AND ($7::uuid[] IS NULL OR key_id = ANY ($7))
+  AND ($8::uuid[] IS NULL OR user_id = ANY ($8))
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 9 DESC, 2, 3, 4

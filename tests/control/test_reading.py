@@ -1,0 +1,346 @@
+"""What people read of their usage equals the books, for everybody who may see it and nobody else."""
+
+import csv
+import io
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+
+from meterproxy.core.money import NANOS_PER_USD
+from meterproxy.core.record import EndRecord
+from meterproxy.core.role import Role
+from meterproxy.errors import Case
+from meterproxy.store.audit import audit
+from tests.control.asking import ADMIN_TOKEN, Asking, Person
+from tests.control.history import history
+from tests.ledger.bank import pool_of
+
+
+class Past:
+    """An organization with a month behind it: its owner and a member, a key of each, and what was booked."""
+
+    asking: Asking
+    owner: Person
+    member: Person
+    keys: list[UUID]
+    secrets: list[str]
+    records: list[EndRecord]
+
+    async def get(self, path: str, token: str | None = None) -> Any:
+        heard = await self.asking("GET", path, token=token or self.owner.token)
+        assert heard.status == 200, (path, heard)
+        return heard.body
+
+
+@pytest.fixture
+async def past(database: str) -> AsyncIterator[Past]:
+    async with pool_of(database) as pool:
+        past = Past()
+        past.asking = Asking(pool)
+        past.owner, past.member = await past.asking.person("owner"), await past.asking.person("member")
+        await past.asking.joins(past.member, past.owner.organization_id, Role.MEMBER)
+        about = f"?organization_id={past.owner.organization_id}"
+        made = [
+            await past.asking("POST", "/api/keys", {"name": "=SUM(A1)"}, token=past.owner.token),
+            await past.asking("POST", f"/api/keys{about}", {"name": 'a "key", of mine'}, token=past.member.token),
+        ]
+        past.keys, past.secrets = [UUID(one.body["id"]) for one in made], [one.body["key"] for one in made]
+        path = f"/admin/accounts/{past.owner.account_id}/credits"
+        await past.asking("POST", path, {"amount": "50.00", "kind": "grant"}, token=ADMIN_TOKEN)
+        past.records = await history(pool, past.keys)
+        yield past
+
+
+def amount(records: list[EndRecord]) -> int:
+    return sum(record.amount_nanos for record in records)
+
+
+async def test_invented_books_balance(past: Past) -> None:
+    """What was made up is booked like everything else: no invariant fails."""
+    assert [result for result in await audit(past.asking.pool) if not result.ok] == []
+
+
+async def test_statistics_are_the_sum_of_their_rows(past: Past) -> None:
+    """Totals, each group and the ledger say the same."""
+    told = await past.get("/api/usage/stats?days=60")
+    total = amount(past.records)
+    assert told["totals"]["requests"] == len(past.records)
+    assert told["totals"]["amount_nanos"] == total
+    for name in ("day", "model", "provider", "operation", "key", "user"):
+        groups = told[f"by_{name}"]
+        assert sum(group["amount_nanos"] for group in groups) == total, name
+        assert sum(group["requests"] for group in groups) == len(past.records), name
+    assert sum(row["amount_nanos"] for row in told["by_day_and_model"]) == total
+    assert sum(row["requests"] for row in told["peak_hours"]) == len(past.records)
+    assert told["latency_ms"]["p50"] <= told["latency_ms"]["p90"] <= told["latency_ms"]["p99"]
+    assert {group["name"] for group in told["by_key"]} == {"=SUM(A1)", 'a "key", of mine'}
+    balance = await past.get("/api/credits/balance")
+    assert balance["balance_nanos"] == 50 * NANOS_PER_USD - total
+
+
+async def test_a_member_sees_what_is_his(past: Past) -> None:
+    """His own rows and figures; by nobody's id anything of others."""
+    own = [record for record in past.records if record.subject.user_id == past.member.id]
+    about = f"organization_id={past.owner.organization_id}"
+    told = await past.get(f"/api/usage/stats?days=60&{about}", past.member.token)
+    assert told["totals"]["amount_nanos"] == amount(own)
+    assert told["by_tool"] == []
+    page = await past.get(f"/api/user/activity?limit=500&{about}", past.member.token)
+    assert {row["id"] for row in page["data"]} == {str(record.subject.request_id) for record in own}
+    other = next(record for record in past.records if record.subject.user_id != past.member.id)
+    for path in (
+        f"/api/usage/requests/{other.subject.request_id}?{about}",
+        f"/api/user/activity?user_id={past.owner.id}&{about}",
+        f"/api/usage/stats?userId={past.owner.id}&{about}",
+    ):
+        assert (await past.asking("GET", path, token=past.member.token)).case is Case.NOT_FOUND, path
+    assert (await past.get(f"/api/user/activity?key_id={past.keys[0]}&{about}", past.member.token))["data"] == []
+    refused = await past.asking("GET", f"/api/credits/usage?group_by=tag&{about}", token=past.member.token)
+    assert refused.case is Case.PERMISSION_DENIED
+
+
+async def test_a_key_sees_what_it_has_used(past: Past) -> None:
+    """And only that, unless its policy lets it read everybody's usage."""
+    own = [record for record in past.records if record.subject.key_id == past.keys[1]]
+    told = await past.get("/api/usage/stats?days=60", past.secrets[1])
+    assert told["totals"]["amount_nanos"] == amount(own)
+    assert (await past.asking("GET", "/v1/organization/costs?start_time=0", token=past.secrets[1])).case is (
+        Case.PERMISSION_DENIED
+    )
+    made = await past.asking("POST", "/api/keys", {"name": "reader", "reads_usage": True}, token=past.owner.token)
+    told = await past.get("/api/usage/stats?days=60", made.body["key"])
+    assert told["totals"]["amount_nanos"] == amount(past.records)
+    about = f"?organization_id={past.owner.organization_id}"
+    refused = await past.asking(
+        "POST", f"/api/keys{about}", {"name": "reader", "reads_usage": True}, token=past.member.token
+    )
+    assert (refused.case, refused.param) == (Case.PERMISSION_DENIED, "reads_usage")
+
+
+async def paged(past: Past, query: str, limit: int) -> list[str]:
+    ids: list[str] = []
+    cursor = ""
+    while True:
+        page = await past.get(f"/api/user/activity?limit={limit}{query}{cursor}")
+        ids += [row["id"] for row in page["data"]]
+        if page["next_cursor"] is None:
+            return ids
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+@pytest.mark.parametrize("query", [
+    "", "&model=small", "&operation=embedding", "&provider=nobody", "&status=failed", "&status=completed", "&status=504",
+    "&conversation_id=conversation-3", "&key_id=0", "&user_id=0", "&model=big&status=failed", "&from=ago", "&to=ago",
+])  # fmt: skip
+async def test_pages_hold_each_row_once_and_in_order(past: Past, query: str) -> None:
+    """By every filter, whatever the size of a page, the latest first."""
+    instant = past.records[150].subject.occurred_us
+    ago = datetime.fromtimestamp(instant / 1e6, UTC).isoformat().replace("+00:00", "Z")
+    text = query.replace("=ago", f"={ago}").replace("key_id=0", f"key_id={past.keys[0]}")
+    text = text.replace("user_id=0", f"user_id={past.member.id}")
+    wanted = [record for record in reversed(past.records) if matches(past, record, query, ago)]
+    expected = [str(record.subject.request_id) for record in wanted]
+    assert await paged(past, text, 500) == expected
+    assert await paged(past, text, 37) == expected
+
+
+def matches(past: Past, record: EndRecord, query: str, ago: str) -> bool:
+    subject, ending = record.subject, record.ending
+    instant = int(datetime.fromisoformat(ago).timestamp() * 1_000_000)
+    tests = {
+        "model=small": subject.model == "small",
+        "model=big": subject.model == "big",
+        "operation=embedding": subject.operation == "embedding",
+        "provider=nobody": False,
+        "status=failed": ending.outcome != "completed",
+        "status=completed": ending.outcome == "completed",
+        "status=504": ending.status == 504,
+        "conversation_id=conversation-3": subject.conversation == "conversation-3",
+        "key_id=0": subject.key_id == past.keys[0],
+        "user_id=0": subject.user_id == past.member.id,
+        "from=ago": subject.occurred_us >= instant,
+        "to=ago": subject.occurred_us < instant,
+    }
+    return all(tests[part] for part in query.split("&") if part)
+
+
+async def exported(past: Past, format_: str) -> bytes:
+    from meterproxy.store.activity import Activity, ActivityFilter
+    from meterproxy.store.whose import Whose
+
+    pieces = Activity(past.asking.pool).exported(Whose(past.owner.account_id), ActivityFilter(), format_)  # type: ignore[arg-type]
+    return b"".join([piece async for piece in pieces])
+
+
+async def test_an_export_has_every_row_and_no_formula(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In CSV and JSON, over as many pages as it takes; cells that a spreadsheet would run are text."""
+    monkeypatch.setattr("meterproxy.store.activity.EXPORTED_AT_ONCE", 61)
+    rows = list(csv.DictReader(io.StringIO((await exported(past, "csv")).decode(), newline="")))
+    expected = [str(record.subject.request_id) for record in reversed(past.records)]
+    assert [row["id"] for row in rows] == expected
+    assert {row["key_name"] for row in rows} == {"'=SUM(A1)", 'a "key", of mine'}
+    spent = sum(round(float(row["amount"]) * NANOS_PER_USD) for row in rows)
+    assert spent == amount(past.records)
+    told = orjson.loads(await exported(past, "json"))
+    assert [row["id"] for row in told] == expected
+    assert sum(row["amount_nanos"] for row in told) == amount(past.records)
+
+
+async def test_an_export_of_nothing_is_a_file(past: Past) -> None:
+    """With its header, and as a list that is empty."""
+    past.owner = past.member
+    assert (await exported(past, "csv")).decode().startswith("occurred_at,id,")
+    assert orjson.loads(await exported(past, "json")) == []
+
+
+@pytest.mark.parametrize("period", ["daily", "weekly", "monthly"])
+async def test_a_statement_adds_up(past: Past, period: str) -> None:
+    """What was there, what came in, what went out and what is left; line by line."""
+    told = await past.get(f"/api/credits/report?period={period}&from=2020-01-01&to=2029-01-01")
+    assert told["closing_nanos"] == 50 * NANOS_PER_USD - amount(past.records)
+    assert told["opening_nanos"] == told["other_nanos"] == 0
+    assert sum(line["amount_nanos"] for line in told["lines"]) == told["used_nanos"] == amount(past.records)
+    today = datetime.now(UTC).date()
+    middle = today - timedelta(days=15)
+    early = await past.get(f"/api/credits/report?from={today - timedelta(days=60)}&to={middle}")
+    late = await past.get(f"/api/credits/report?from={middle + timedelta(days=1)}&to={today}")
+    assert early["closing_nanos"] == late["opening_nanos"]
+    assert late["closing_nanos"] == told["closing_nanos"]
+
+
+async def test_a_statement_is_set_as_pdf_and_csv(past: Past) -> None:
+    """Both are files by their name; a name that is markup is text."""
+    await past.asking.pool.execute("UPDATE organizations SET name = '#panic() *a* =b= \\ <x>'")
+    heard = await past.asking("GET", "/api/credits/report?format=pdf&period=monthly", token=past.owner.token)
+    assert heard.status == 200
+    assert heard.body.startswith(b"%PDF-")
+    heard = await past.asking("GET", "/api/credits/report?format=csv", token=past.owner.token)
+    assert heard.headers["Content-Disposition"].startswith('attachment; filename="statement-')
+    rows = list(csv.DictReader(io.StringIO(heard.body.decode(), newline="")))
+    assert {row["model"] for row in rows} <= {"big", "small", "embed"}
+
+
+async def test_spans_that_make_no_sense_are_refused(past: Past) -> None:
+    """Backwards, endless, or not of this age."""
+    for query in (
+        "from=2026-02-01&to=2026-01-01",
+        "from=0001-01-01",
+        "to=9999-12-31",
+        "from=1990-01-01",
+        "to=nonsense",
+    ):
+        heard = await past.asking("GET", f"/api/credits/usage?{query}", token=past.owner.token)
+        assert heard.case is Case.MALFORMED, query
+    assert (await past.asking("GET", "/api/usage/stats?days=0", token=past.owner.token)).case is Case.MALFORMED
+    both = "/api/usage/stats?days=3&startDate=2026-01-01"
+    assert (await past.asking("GET", both, token=past.owner.token)).case is Case.MALFORMED
+
+
+@pytest.mark.parametrize("by", ["day", "model", "operation", "provider", "key", "user", "team"])
+async def test_groups_add_up(past: Past, by: str) -> None:
+    """Whatever usage is grouped by, nothing is lost; a key without a team counts under none."""
+    team = await past.asking("POST", "/admin/teams", {"account_id": str(past.owner.account_id), "name": "ants"},
+                             token=ADMIN_TOKEN)  # fmt: skip
+    body = {"team_id": team.body["id"]}
+    assert (await past.asking("PATCH", f"/api/keys/{past.keys[0]}", body, token=past.owner.token)).status == 200
+    told = await past.get(f"/api/credits/usage?group_by={by}&from={datetime.now(UTC).date() - timedelta(days=60)}")
+    assert sum(group["amount_nanos"] for group in told["groups"]) == amount(past.records)
+    if by == "team":
+        assert {group["name"] for group in told["groups"]} == {"ants", None}
+
+
+async def test_what_clients_name_is_counted(past: Past) -> None:
+    """Conversations, tags and tools."""
+    since = f"from={datetime.now(UTC).date() - timedelta(days=60)}"
+    told = await past.get(f"/api/credits/usage?group_by=conversation&{since}")
+    named = [record for record in past.records if record.subject.conversation]
+    assert sum(row["amount_nanos"] for row in told["conversations"]) == amount(named)
+    told = await past.get(f"/api/credits/usage?group_by=tag&{since}")
+    assert sum(row["requests"] for row in told["tags"]) == sum(bool(record.subject.tags) for record in past.records)
+    told = await past.get(f"/api/credits/usage?group_by=tool&{since}")
+    assert sum(row["requests"] for row in told["tools"]) == sum(len(record.ending.tools) for record in past.records)
+
+
+async def test_an_exchange_is_explained_without_what_it_cost_the_operator(past: Past) -> None:
+    """Its price as it is charged; journal and cost are the operator's."""
+    record = next(record for record in past.records if record.amount_nanos)
+    path = f"/api/usage/requests/{record.subject.request_id}"
+    told = await past.get(path)
+    assert told["amount"]
+    assert "cost" not in told
+    assert "journal" not in told
+    assert "markup_ppm" not in told["price"]
+    assert "cost" in await past.get(f"{path}?organization_id={past.owner.organization_id}", ADMIN_TOKEN)
+
+
+async def test_prices_are_told_as_they_are_charged(past: Past) -> None:
+    """With the markup in them; a usage is compared over all models, the cheapest first."""
+    told = await past.get("/api/prices")
+    rates = {(model["id"], rate["kind"]): rate["usd"] for model in told["data"] for rate in model["cards"][0]["rates"]}
+    assert rates["cheap", "output"] == "0.80"
+    told = await past.get("/api/prices/compare?input_tokens=1000000&output_tokens=500000")
+    assert [(one["model"], one["amount"]) for one in told["data"]] == [("cheap", "0.60"), ("dear", "25.00")]
+
+
+async def test_costs_and_usage_in_openais_shape_equal_the_books(past: Past) -> None:
+    """Page by page, day by day, also for those days on which nothing was used."""
+    start = int((datetime.now(UTC) - timedelta(days=60)).timestamp())
+    spent, page, buckets = 0, "", 0
+    while True:
+        told = await past.get(f"/v1/organization/costs?start_time={start}&limit=20&group_by[]=line_item{page}")
+        buckets += len(told["data"])
+        results = [result for bucket in told["data"] for result in bucket["results"]]
+        spent += sum(round(result["amount"]["value"] * NANOS_PER_USD) for result in results)
+        if not told["has_more"]:
+            break
+        page = f"&page={told['next_page']}"
+    assert spent == amount(past.records)
+    assert buckets == 61
+    chats = [record for record in past.records if record.subject.operation == "chat"]
+    told = await past.get(f"/v1/organization/usage/completions?start_time={start}&limit=31&group_by=model")
+    more = await past.get(
+        f"/v1/organization/usage/completions?start_time={start}&limit=31&group_by=model&page={told['next_page']}"
+    )
+    results = [result for bucket in told["data"] + more["data"] for result in bucket["results"]]
+    assert sum(result["num_model_requests"] for result in results) == len(chats)
+    assert sum(result["output_tokens"] for result in results) == sum(one.ending.usage.output for one in chats)
+    assert {result["model"] for result in results} == {"big", "small"}
+
+
+async def test_a_budget_is_the_organizations_unless_the_operator_set_it(past: Past) -> None:
+    """Its people make, change and end their own; they see the operator's and cannot change it."""
+    made = await past.asking(
+        "POST", "/api/budgets", {"measure": "amount", "window": "month", "cap": "100.00"}, token=past.owner.token
+    )
+    assert made.status == 201, made
+    status = await past.get(f"/api/budgets/{made.body['id']}/status")
+    assert status["used_nanos"] > 0
+    assert status["forecast"]["expected_nanos"] >= status["used_nanos"]
+    path = f"/api/budgets/{made.body['id']}"
+    assert (await past.asking("PATCH", path, {"cap": "50.00"}, token=past.owner.token)).body["cap"] == "50.00"
+    assert (await past.asking("PATCH", path, {"cap": "50.00"}, token=past.member.token)).case is Case.PERMISSION_DENIED
+    assert (await past.asking("DELETE", path, token=past.owner.token)).body["retired_at"] is not None
+    terms = {"scope": "account", "scope_id": str(past.owner.account_id), "measure": "requests", "window": "minute"}
+    theirs = await past.asking("POST", "/admin/limits", {**terms, "cap": 5}, token=ADMIN_TOKEN)
+    path = f"/api/budgets/{theirs.body['id']}"
+    for method, body in (("PATCH", {"cap": 6}), ("DELETE", None)):
+        assert (await past.asking(method, path, body, token=past.owner.token)).case is Case.PERMISSION_DENIED
+    listed = await past.get("/api/budgets")
+    assert [row["is_own"] for row in listed["data"]] == [False]
+
+
+async def test_a_budget_for_a_member_from_elsewhere(past: Past) -> None:
+    """Somebody who was made in another organization can be limited in this one; a stranger cannot."""
+    terms = {"measure": "amount", "window": "month", "cap": "1.00", "scope": "user"}
+    made = await past.asking("POST", "/api/budgets", {**terms, "scope_id": str(past.member.id)}, token=past.owner.token)
+    assert made.status == 201, made
+    assert made.body["account_id"] == str(past.owner.account_id)
+    stranger = await past.asking.person("stranger")
+    heard = await past.asking("POST", "/api/budgets", {**terms, "scope_id": str(stranger.id)}, token=past.owner.token)
+    assert heard.case is Case.NOT_FOUND
+    theirs = {**terms, "scope": "account", "scope_id": str(stranger.account_id)}
+    assert (await past.asking("POST", "/api/budgets", theirs, token=past.owner.token)).case is Case.NOT_FOUND
