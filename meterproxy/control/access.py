@@ -93,9 +93,9 @@ def wanted_organization(principal: Principal, named: UUID | None) -> UUID | None
         case Key():
             return principal.organization_id
         case User(memberships=memberships):
-            if principal.organization_id in memberships or not memberships:
-                return principal.organization_id if memberships else None
-            return min(memberships)  # ids are in the order of their making
+            if principal.organization_id in memberships or (principal.is_operator and principal.organization_id):
+                return principal.organization_id
+            return min(memberships, default=None)  # ids are in the order of their making
         case _:
             return None
 

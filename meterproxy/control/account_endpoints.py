@@ -9,35 +9,41 @@ from meterproxy.control.route import Route
 from meterproxy.errors import Case
 
 
-async def _create(on: Services, call: Call) -> answers.Account:
+async def created(on: Services, call: Call) -> answers.Account:
+    """Make an organization with its account."""
     return answers.Account.of(await on.accounts.create(call.body_as(bodies.NewAccount).name))
 
 
-async def _list(on: Services, call: Call) -> answers.Page[answers.Account]:
+async def listed(on: Services, call: Call) -> answers.Page[answers.Account]:
+    """One page of accounts with their organizations."""
     page = call.query_as(queries.Page)
     rows = await on.accounts.list(page.cursor, page.limit + 1)
     return answers.Page[answers.Account].of([answers.Account.of(row) for row in rows], page.limit)
 
 
-async def _read(on: Services, call: Call) -> answers.Account:
+async def read(on: Services, call: Call) -> answers.Account:
+    """One account."""
     if call.query_as(queries.Fresh).fresh == "1":
         await on.machine.settle_now()
     return answers.Account.of(await on.accounts.read(call.id()))
 
 
-async def _change(on: Services, call: Call) -> answers.Account:
-    changed = call.body_as(bodies.ChangedAccount)
-    row = await on.accounts.change(call.id(), frozen=changed.frozen, overdraft_nanos=changed.overdraft)
+async def changed(on: Services, call: Call) -> answers.Account:
+    """Freeze an account, or move its overdraft."""
+    wish = call.body_as(bodies.ChangedAccount)
+    row = await on.accounts.change(call.id(), frozen=wish.frozen, overdraft_nanos=wish.overdraft)
     return answers.Account.of(row)
 
 
-async def _credit(on: Services, call: Call) -> answers.Entry:
+async def credited(on: Services, call: Call) -> answers.Entry:
+    """Book a grant, purchase, refund or adjustment."""
     new = call.body_as(bodies.NewCredit)
     row = await on.accounts.credit(call.id(), new.amount, new.kind, new.description, new.idempotency_key)
     return answers.Entry.of(row)
 
 
-async def _transactions(on: Services, call: Call) -> answers.Page[answers.Entry]:
+async def entries(on: Services, call: Call) -> answers.Page[answers.Entry]:
+    """One page of an account's ledger entries."""
     page = call.query_as(queries.NumberedPage)
     rows = await on.accounts.entries(call.id(), page.cursor, page.limit + 1)
     return answers.Page[answers.Entry].of([answers.Entry.of(row) for row in rows], page.limit, "entry_no")
@@ -59,7 +65,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/admin/accounts",
         permission=Permission.ADMIN_TOKEN,
-        endpoint=_list,
+        endpoint=listed,
         summary="Accounts, oldest first",
         query=queries.Page,
         answer=answers.Page[answers.Account],
@@ -68,7 +74,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="POST",
         path="/admin/accounts",
         permission=Permission.ADMIN_TOKEN,
-        endpoint=_create,
+        endpoint=created,
         summary="Make an organization with its account",
         body=bodies.NewAccount,
         answer=answers.Account,
@@ -78,7 +84,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/admin/accounts/{id}",
         permission=Permission.ADMIN_TOKEN,
-        endpoint=_read,
+        endpoint=read,
         summary="An account with its balance",
         query=queries.Fresh,
         answer=answers.Account,
@@ -87,7 +93,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="PATCH",
         path="/admin/accounts/{id}",
         permission=Permission.ADMIN_TOKEN,
-        endpoint=_change,
+        endpoint=changed,
         summary="Freeze or thaw an account, or change its overdraft",
         body=bodies.ChangedAccount,
         answer=answers.Account,
@@ -96,7 +102,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="POST",
         path="/admin/accounts/{id}/credits",
         permission=Permission.ADMIN_TOKEN,
-        endpoint=_credit,
+        endpoint=credited,
         summary="Grant credit, or book a purchase, a refund or an adjustment",
         body=bodies.NewCredit,
         answer=answers.Entry,
@@ -107,7 +113,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/admin/accounts/{id}/transactions",
         permission=Permission.ADMIN_TOKEN,
-        endpoint=_transactions,
+        endpoint=entries,
         summary="An account's ledger entries, the latest first",
         query=queries.NumberedPage,
         answer=answers.Page[answers.Entry],

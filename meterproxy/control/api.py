@@ -5,10 +5,13 @@ Rules
 - What needs the admin token itself is refused by the head alone, before a body is read, and without it nothing about a
   path below `/admin/` is told but 401.
 - Everything else is decided by `access.decide`, here, before the endpoint is called.
+- Whoever comes by a browser's cookie changes nothing without the token that only our pages know (`X-CSRF-Token`, or the
+  field of a form), nor from another site's page.
 - A store that is away is a 503, a foreign or unknown id a 404, a fault in a body or query a 400 that names it.
 """
 
-from collections.abc import Iterable
+import hmac
+from collections.abc import Callable, Iterable
 from typing import Final
 from uuid import UUID
 
@@ -16,7 +19,7 @@ from aiohttp import web
 from multidict import MultiDict
 from pydantic import BaseModel
 
-from meterproxy.control import access, bodies, queries
+from meterproxy.control import access, bodies, forms, queries
 from meterproxy.control.access import Acting, Permission
 from meterproxy.control.answers import json_answer
 from meterproxy.control.call import Call, Services
@@ -32,6 +35,11 @@ from meterproxy.store.actor import acting_as
 ORGANIZATION: Final = "organization_id"
 """In any query: the organization that is meant, where its principal works in several."""
 METRICS: Final = "/metrics"
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+PageError = Callable[[web.BaseRequest, ApiError], web.StreamResponse]
+"""How a page tells an error."""
 
 
 class Api:
@@ -45,7 +53,9 @@ class Api:
         *,
         open_metrics: bool,
         trusted_proxies: Networks = (),
+        on_page_error: PageError | None = None,
     ) -> None:
+        self._on_page_error = on_page_error
         self._trusted = trusted_proxies
         self._services = services
         self._identity = identity
@@ -69,10 +79,18 @@ class Api:
         return route, match
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; raises ApiError."""
+        """Answer one request; raises ApiError, but for pages, whose errors are pages."""
         route, match = self.admit(request)
         try:
-            call = await self._call(request, route, match.ids)
+            return await self._answer(request, route, match.ids)
+        except ApiError as error:
+            if not route.is_page or self._on_page_error is None:
+                raise
+            return self._on_page_error(request, error)
+
+    async def _answer(self, request: web.BaseRequest, route: Route, ids: tuple[str, ...]) -> web.StreamResponse:
+        try:
+            call = await self._call(request, route, ids)
             with acting_as(actor(call.acting.principal)):
                 return _rendered(route, await route.endpoint(self._services, call))
         except StoreUnavailable as error:
@@ -80,8 +98,12 @@ class Api:
 
     async def _call(self, request: web.BaseRequest, route: Route, ids: tuple[str, ...]) -> Call:
         query = MultiDict(request.query)
+        form = forms.fields(await request.read()) if route.is_page and request.method == "POST" else None
         acting = await self._acting(request, route, query, ids)
-        body = None if route.body is None else bodies.read(route.body, await request.read())
+        _check_site(request, acting.principal, form)
+        body = None
+        if route.body is not None:
+            body = bodies.read(route.body, await request.read()) if form is None else forms.read(route.body, form)
         address = origin(request.remote or "", request.headers, self._trusted)
         return Call(ids, queries.read(route.query, query), body, acting, request, str(address or ""))
 
@@ -89,7 +111,7 @@ class Api:
         self, request: web.BaseRequest, route: Route, query: MultiDict[str], ids: tuple[str, ...]
     ) -> Acting:
         """Who asks, let through; takes the name of the organization out of the path or the query."""
-        if route.permission is Permission.OPEN:
+        if route.permission is Permission.OPEN and not route.is_page:
             return Acting(ANONYMOUS)
         if route.permission is Permission.ADMIN_TOKEN:
             return Acting(OPERATOR)  # `admit` has seen the token
@@ -113,6 +135,23 @@ class Api:
     def _wants_token(self, methods: Methods) -> bool:
         route = next(iter(methods.values()))
         return route.permission is Permission.ADMIN_TOKEN and not (self._open_metrics and route.path == METRICS)
+
+
+def _check_site(request: web.BaseRequest, principal: Principal, form: dict[str, str] | None) -> None:
+    """Refuse what another site has a browser do. Raises ApiError PERMISSION_DENIED."""
+    if request.method in _SAFE:
+        return
+    by_cookie = isinstance(principal, User) and principal.csrf is not None
+    if not by_cookie and form is None:
+        return
+    origin_of_page = request.headers.get("Origin")
+    elsewhere = request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"} or (
+        origin_of_page is not None and origin_of_page.partition("://")[2] != request.headers.get("Host")
+    )
+    told = (form or {}).get(forms.CSRF) or request.headers.get("X-CSRF-Token", "")
+    known = (isinstance(principal, User) and principal.csrf) or ""
+    if elsewhere or (by_cookie and not hmac.compare_digest(told.encode("utf-8", "replace"), known.encode())):
+        raise ApiError(Case.PERMISSION_DENIED, "This did not come from one of our pages. Load the page again.")
 
 
 def _named(query: MultiDict[str]) -> UUID | None:

@@ -50,6 +50,11 @@ class ChangedPassword(Body):
     new_password: NewPassword
 
 
+class NewPasswordByReset(Body):
+    reset_token: RenewalToken
+    new_password: NewPassword
+
+
 class Place(Answer):
     """An organization that somebody belongs to."""
 
@@ -94,13 +99,15 @@ class Token(Answer):
         )
 
 
-async def _register(on: Services, call: Call) -> RegisteredUser:
+async def registered(on: Services, call: Call) -> RegisteredUser:
+    """Become a user."""
     new = call.body_as(NewUser)
     user_id = await on.sign_in.register(new.username, new.email, new.password, new.invitation_token)
     return RegisteredUser(id=user_id, username=new.username, email=new.email)
 
 
-async def _log_in(on: Services, call: Call) -> Token:
+async def logged_in(on: Services, call: Call) -> Token:
+    """Sign in."""
     given = call.body_as(Credentials)
     return Token.of(await on.sign_in.log_in(given.email, given.password, call.address))
 
@@ -109,7 +116,8 @@ async def _renew(on: Services, call: Call) -> Token:
     return Token.of(await on.sign_in.renew(call.body_as(Renewal).renewal_token))
 
 
-async def _log_out(on: Services, call: Call) -> None:
+async def logged_out(on: Services, call: Call) -> None:
+    """Sign out."""
     login_id = _user(call).login_id
     if login_id is not None:
         await on.people.end_login(login_id)
@@ -124,9 +132,16 @@ async def _me(_on: Services, call: Call) -> Me:
     return Me(id=user.id, username=user.name, email=user.email, is_operator=user.is_operator, organizations=places)
 
 
-async def _password(on: Services, call: Call) -> None:
+async def password_changed(on: Services, call: Call) -> None:
+    """Change one's password."""
     user, changed = _user(call), call.body_as(ChangedPassword)
     await on.sign_in.change_password(user.id, user.login_id, changed.old_password, changed.new_password)
+
+
+async def password_reset(on: Services, call: Call) -> None:
+    """Set one's password by a secret that an operator has made."""
+    given = call.body_as(NewPasswordByReset)
+    await on.sign_in.reset_password(given.reset_token, given.new_password, call.address)
 
 
 def _user(call: Call) -> User:
@@ -142,7 +157,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="POST",
         path="/api/auth/register",
         permission=Permission.OPEN,
-        endpoint=_register,
+        endpoint=registered,
         summary="Become a user with an organization of one's own",
         body=NewUser,
         answer=RegisteredUser,
@@ -153,7 +168,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="POST",
         path="/api/auth/login",
         permission=Permission.OPEN,
-        endpoint=_log_in,
+        endpoint=logged_in,
         summary="Sign in",
         body=Credentials,
         answer=Token,
@@ -173,7 +188,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="POST",
         path="/api/auth/logout",
         permission=Permission.SIGNED_IN,
-        endpoint=_log_out,
+        endpoint=logged_out,
         summary="Sign out: this log-in's tokens are worth nothing any more",
         status=204,
     ),
@@ -189,10 +204,20 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="POST",
         path="/api/auth/password",
         permission=Permission.SIGNED_IN,
-        endpoint=_password,
+        endpoint=password_changed,
         summary="Change one's password, which ends all other log-ins",
         body=ChangedPassword,
         status=204,
         refusals=_REFUSED,
+    ),
+    Route(
+        method="POST",
+        path="/api/auth/reset",
+        permission=Permission.OPEN,
+        endpoint=password_reset,
+        summary="Set one's password by a secret that an operator has made, which ends all log-ins",
+        body=NewPasswordByReset,
+        status=204,
+        refusals=(Case.NOT_SIGNED_IN, Case.SIGN_IN_SLOWED),
     ),
 )

@@ -15,10 +15,12 @@ from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.models import Offer
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.activity import Activity
+from meterproxy.store.audit import InvariantResult
 from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.people import People
 from meterproxy.store.teams import Teams
@@ -66,6 +68,8 @@ class Services:
     usage: UsageFigures
     typesetter: Typesetter
     chat_secret_of: Callable[[UUID], str]
+    lost_sessions: LostSessions
+    audit: Callable[[], Awaitable[Sequence[InvariantResult]]]
     machine: Machine
 
 

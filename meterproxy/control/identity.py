@@ -1,20 +1,23 @@
 """Identity: from what a request carries to the principal that asks.
 
-A bearer token is the admin token, a key, or a user's token; nothing else is looked at.
+A bearer token is the admin token, a key, or a user's token. Without one, a browser's cookie is looked at, and nothing
+else.
 """
 
 import hmac
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
 
-from meterproxy.control.principal import ANONYMOUS, OPERATOR, Key, Membership, Principal, User
-from meterproxy.control.tokens import Tokens
+from meterproxy.control.principal import ANONYMOUS, OPERATOR, Anonymous, Key, Membership, Principal, User
+from meterproxy.control.tokens import PAGES, Tokens
 from meterproxy.core.key import KEY_PREFIX, digest_of
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.keys import Keys
 from meterproxy.store.people import People, PersonRow
 
+COOKIE: Final = "meterproxy_session"
 LONGEST: Final = 4096
 """Bytes of a token that is looked at."""
 
@@ -31,7 +34,7 @@ class Identity:
     async def of(self, request: web.BaseRequest) -> Principal:
         """Who asks; whoever carries nothing is anonymous. Raises ApiError for what is carried and not valid."""
         if "Authorization" not in request.headers:
-            return ANONYMOUS
+            return await self._visitor(request.cookies.get(COOKIE, ""))
         token = bearer(request)
         if hmac.compare_digest(token, self._admin_token):
             return OPERATOR
@@ -52,6 +55,12 @@ class Identity:
             raise ApiError(Case.KEY_INVALID, "This API key is not known here, or not any more.")
         row = found.row
         return Key(row["id"], row["user_id"], row["organization_id"], row["account_id"], row["reads_usage"])
+
+    async def _visitor(self, token: str) -> User | Anonymous:
+        """Who has this cookie; one that is over is as good as none."""
+        claim = self._tokens.read(token, PAGES) if 0 < len(token) <= LONGEST else None
+        person = None if claim is None else await self._people.read(claim.user_id, claim.login_id)
+        return ANONYMOUS if person is None else replace(_user(person), csrf=self._tokens.csrf(person.login_id))
 
     async def _user(self, token: bytes) -> User:
         claim = self._tokens.read(token.decode("ascii", "replace")) if len(token) <= LONGEST else None

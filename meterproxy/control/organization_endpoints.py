@@ -11,7 +11,7 @@ from meterproxy.control import answers, queries
 from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
 from meterproxy.control.auth_endpoints import Email, RenewalToken
-from meterproxy.control.bodies import Body
+from meterproxy.control.bodies import Body, Name
 from meterproxy.control.call import Call, Services
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
@@ -74,33 +74,42 @@ class NewInvitation(Body):
     role: Role = Role.MEMBER
 
 
+class NewTeam(Body):
+    name: Name
+
+
 class Acceptance(Body):
     invitation_token: RenewalToken
 
 
-async def _organizations(on: Services, call: Call) -> answers.Page[Organization]:
+async def organizations(on: Services, call: Call) -> answers.Page[Organization]:
+    """The organizations that one belongs to."""
     page = call.query_as(queries.Page)
     rows = await on.members.organizations(_user(call).id, page.cursor, page.limit + 1)
     return answers.Page[Organization].of([Organization(**asdict(row)) for row in rows], page.limit)
 
 
-async def _members(on: Services, call: Call) -> answers.Page[Member]:
+async def members(on: Services, call: Call) -> answers.Page[Member]:
+    """One page of members."""
     page = call.query_as(queries.Page)
     rows = await on.members.list(call.organization_id, page.cursor, page.limit + 1)
     return answers.Page[Member].of([Member(**asdict(row)) for row in rows], page.limit)
 
 
-async def _change(on: Services, call: Call) -> Member:
+async def changed(on: Services, call: Call) -> Member:
+    """Give a member another role."""
     role = call.body_as(ChangedMember).role
     row = await on.members.change(call.organization_id, call.id(1), role, by_owner=_is_owner(call))
     return Member(**asdict(row))
 
 
-async def _remove(on: Services, call: Call) -> None:
+async def removed(on: Services, call: Call) -> None:
+    """End a membership."""
     await on.members.remove(call.organization_id, call.id(1), by_owner=_is_owner(call))
 
 
-async def _invite(on: Services, call: Call) -> NewlyMadeInvitation:
+async def invited(on: Services, call: Call) -> NewlyMadeInvitation:
+    """Invite somebody."""
     new, secret = call.body_as(NewInvitation), secrets.token_urlsafe(32)
     row = await on.members.invite(
         call.organization_id, new.email, new.role, invitation_digest(secret), by_owner=_is_owner(call)
@@ -108,17 +117,20 @@ async def _invite(on: Services, call: Call) -> NewlyMadeInvitation:
     return NewlyMadeInvitation(invitation_token=secret, **asdict(row))
 
 
-async def _invitations(on: Services, call: Call) -> answers.Page[Invitation]:
+async def invitations(on: Services, call: Call) -> answers.Page[Invitation]:
+    """One page of invitations."""
     page = call.query_as(queries.Page)
     rows = await on.members.invitations(call.organization_id, page.cursor, page.limit + 1)
     return answers.Page[Invitation].of([Invitation(**asdict(row)) for row in rows], page.limit)
 
 
-async def _withdraw(on: Services, call: Call) -> Invitation:
+async def withdrawn(on: Services, call: Call) -> Invitation:
+    """Withdraw an invitation."""
     return Invitation(**asdict(await on.members.withdraw(call.organization_id, call.id(1))))
 
 
-async def _accept(on: Services, call: Call) -> Joined:
+async def accepted(on: Services, call: Call) -> Joined:
+    """Join by an invitation."""
     digest = invitation_digest(call.body_as(Acceptance).invitation_token)
     return Joined(organization_id=await on.members.join(digest, _user(call).id))
 
@@ -142,12 +154,25 @@ def _user(call: Call) -> User:
 _MEMBERS: Final = "/api/organizations/{id}/members"
 _INVITATIONS: Final = "/api/organizations/{id}/invitations"
 
+
+async def teams(on: Services, call: Call) -> answers.Page[answers.Team]:
+    """One page of teams."""
+    page = call.query_as(queries.Page)
+    rows = await on.teams.list(call.account_id, page.cursor, page.limit + 1)
+    return answers.Page[answers.Team].of([answers.Team.of(row) for row in rows], page.limit)
+
+
+async def team_made(on: Services, call: Call) -> answers.Team:
+    """Make a team."""
+    return answers.Team.of(await on.teams.create(call.account_id, call.body_as(NewTeam).name))
+
+
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         method="GET",
         path="/api/organizations",
         permission=Permission.SIGNED_IN,
-        endpoint=_organizations,
+        endpoint=organizations,
         summary="The organizations that one belongs to, oldest first",
         query=queries.Page,
         answer=answers.Page[Organization],
@@ -156,7 +181,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path=_MEMBERS,
         permission=Permission.READ_ORGANIZATION,
-        endpoint=_members,
+        endpoint=members,
         summary="Who belongs to an organization",
         query=queries.Page,
         answer=answers.Page[Member],
@@ -166,7 +191,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="PATCH",
         path=f"{_MEMBERS}/{{user_id}}",
         permission=Permission.MANAGE,
-        endpoint=_change,
+        endpoint=changed,
         summary="Give a member another role",
         body=ChangedMember,
         answer=Member,
@@ -177,7 +202,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="DELETE",
         path=f"{_MEMBERS}/{{user_id}}",
         permission=Permission.MANAGE,
-        endpoint=_remove,
+        endpoint=removed,
         summary="End a membership, and the keys that went with it",
         status=204,
         refusals=(Case.CONFLICT,),
@@ -187,7 +212,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path=_INVITATIONS,
         permission=Permission.READ_ORGANIZATION,
-        endpoint=_invitations,
+        endpoint=invitations,
         summary="Invitations, oldest first, also those that are over",
         query=queries.Page,
         answer=answers.Page[Invitation],
@@ -197,7 +222,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="POST",
         path=_INVITATIONS,
         permission=Permission.MANAGE,
-        endpoint=_invite,
+        endpoint=invited,
         summary="Invite somebody; the secret is told this once",
         body=NewInvitation,
         answer=NewlyMadeInvitation,
@@ -209,16 +234,38 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="DELETE",
         path=f"{_INVITATIONS}/{{invitation_id}}",
         permission=Permission.MANAGE,
-        endpoint=_withdraw,
+        endpoint=withdrawn,
         summary="Withdraw an invitation",
         answer=Invitation,
+        names_organization=True,
+    ),
+    Route(
+        method="GET",
+        path="/api/organizations/{id}/teams",
+        permission=Permission.READ_ORGANIZATION,
+        endpoint=teams,
+        summary="Teams, oldest first; the keys of a team share its limits",
+        query=queries.Page,
+        answer=answers.Page[answers.Team],
+        names_organization=True,
+    ),
+    Route(
+        method="POST",
+        path="/api/organizations/{id}/teams",
+        permission=Permission.MANAGE,
+        endpoint=team_made,
+        summary="Make a team",
+        body=NewTeam,
+        answer=answers.Team,
+        status=201,
+        refusals=(Case.CONFLICT,),
         names_organization=True,
     ),
     Route(
         method="POST",
         path="/api/invitations/accept",
         permission=Permission.SIGNED_IN,
-        endpoint=_accept,
+        endpoint=accepted,
         summary="Accept an invitation that was sent to one's e-mail address",
         body=Acceptance,
         answer=Joined,

@@ -32,7 +32,8 @@ class Rotation(bodies.Body):
     grace_seconds: Annotated[int, Field(ge=0, le=LONGEST_GRACE_SECONDS, strict=True)] = 0
 
 
-async def _create(on: Services, call: Call) -> answers.NewlyMadeKey:
+async def created(on: Services, call: Call) -> answers.NewlyMadeKey:
+    """Make a key of one's own."""
     new, principal = call.body_as(OwnKey), call.acting.principal
     _check_reader(call, reads_usage=new.reads_usage)
     user = principal if isinstance(principal, User) and call.acting.role is not None else None
@@ -49,30 +50,45 @@ async def _create(on: Services, call: Call) -> answers.NewlyMadeKey:
     return answers.NewlyMadeKey.made(key)
 
 
-async def _list(on: Services, call: Call) -> answers.Page[answers.Key]:
+async def listed(on: Services, call: Call) -> answers.Page[answers.Key]:
+    """One page of keys."""
     page = call.query_as(queries.Page)
     rows = await on.keys.list(call.account_id, page.cursor, page.limit + 1, user_id=call.acting.user_id)
     return answers.Page[answers.Key].of([answers.Key.of(row) for row in rows], page.limit)
 
 
-async def _change(on: Services, call: Call) -> answers.Key:
-    key, changed = await _visible(on, call, changes=True), call.body_as(bodies.ChangedKey)
-    _check_reader(call, reads_usage=changed.reads_usage)
-    return answers.Key.of(await on.keys.change(key.id, changed.changes()))
+async def changed(on: Services, call: Call) -> answers.Key:
+    """Change a key's name or policy."""
+    key, wish = await visible(on, call, changes=True), call.body_as(bodies.ChangedKey)
+    _check_reader(call, reads_usage=wish.reads_usage)
+    return answers.Key.of(await on.keys.change(key.id, wish.changes()))
 
 
-async def _revoke(on: Services, call: Call) -> answers.Key:
-    return answers.Key.of(await on.keys.revoke((await _visible(on, call, changes=True)).id))
+async def revoked(on: Services, call: Call) -> answers.Key:
+    """Revoke a key."""
+    return answers.Key.of(await on.keys.revoke((await visible(on, call, changes=True)).id))
 
 
-async def _rotate(on: Services, call: Call) -> answers.NewlyMadeKey:
-    key = await _visible(on, call, changes=True)
+async def rotated(on: Services, call: Call) -> answers.NewlyMadeKey:
+    """Give a key another secret."""
+    key = await visible(on, call, changes=True)
     return answers.NewlyMadeKey.made(await on.keys.rotate(key.id, call.body_as(Rotation).grace_seconds))
 
 
-async def _usage(on: Services, call: Call) -> Stats:
-    key = await _visible(on, call, changes=False)
+async def used(on: Services, call: Call) -> Stats:
+    """What a key has used."""
+    key = await visible(on, call, changes=False)
     return await stats(on, Whose(call.account_id, key_id=key.id), call.query_as(StatsQuery))
+
+
+async def refreshed(on: Services, call: Call) -> answers.NewlyMadeKey:
+    """Another secret for the key that one made last; the old one dies. Who has none gets a key."""
+    principal = call.acting.principal
+    user_id = principal.id if isinstance(principal, User) and call.acting.role is not None else None
+    latest = await on.keys.latest(call.account_id, user_id)
+    if latest is None:
+        return answers.NewlyMadeKey.made(await on.keys.create(call.account_id, "default", user_id=user_id))
+    return answers.NewlyMadeKey.made(await on.keys.rotate(latest))
 
 
 def _check_reader(call: Call, *, reads_usage: bool) -> None:
@@ -81,7 +97,7 @@ def _check_reader(call: Call, *, reads_usage: bool) -> None:
         raise ApiError(Case.PERMISSION_DENIED, "Your role does not allow this.", param="reads_usage")
 
 
-async def _visible(on: Services, call: Call, *, changes: bool) -> KeyRow:
+async def visible(on: Services, call: Call, *, changes: bool) -> KeyRow:
     """The key in the path, if it is one of the organization's that this caller may see. Raises ApiError NOT_FOUND."""
     key = await on.keys.read(call.id(), call.account_id)
     acting = call.acting
@@ -98,7 +114,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/api/keys",
         permission=Permission.READ_OWN_KEYS,
-        endpoint=_list,
+        endpoint=listed,
         summary="Keys of the organization, or one's own, oldest first",
         query=queries.Page,
         answer=answers.Page[answers.Key],
@@ -107,7 +123,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="POST",
         path="/api/keys",
         permission=Permission.WRITE_OWN,
-        endpoint=_create,
+        endpoint=created,
         summary="Make a key of one's own; its secret is told this once",
         body=OwnKey,
         answer=answers.NewlyMadeKey,
@@ -117,7 +133,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="PATCH",
         path=_ID,
         permission=Permission.WRITE_OWN,
-        endpoint=_change,
+        endpoint=changed,
         summary="Change a key's name or policy",
         body=bodies.ChangedKey,
         answer=answers.Key,
@@ -126,7 +142,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="DELETE",
         path=_ID,
         permission=Permission.WRITE_OWN,
-        endpoint=_revoke,
+        endpoint=revoked,
         summary="Revoke a key, fleet-wide within a second",
         answer=answers.Key,
     ),
@@ -134,16 +150,25 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/api/keys/{id}/usage",
         permission=Permission.READ_OWN_KEYS,
-        endpoint=_usage,
+        endpoint=used,
         summary="What a key has used: totals, by day and model, peak hours",
         query=StatsQuery,
         answer=Stats,
     ),
     Route(
         method="POST",
+        path="/api/auth/refresh-api-key",
+        permission=Permission.WRITE_OWN,
+        endpoint=refreshed,
+        summary="Another secret for the key that one made last; the old one dies at once",
+        answer=answers.NewlyMadeKey,
+        status=201,
+    ),
+    Route(
+        method="POST",
         path="/api/keys/{id}/rotate",
         permission=Permission.WRITE_OWN,
-        endpoint=_rotate,
+        endpoint=rotated,
         summary="A new secret under the same name and policy; the old one works on for its grace",
         body=Rotation,
         answer=answers.NewlyMadeKey,

@@ -24,6 +24,7 @@ class User:
         login_id: the log-in by which he came; None for the token of another issuer.
         organization_id: the organization that he works in when a request names none.
         is_operator: he may do what the operator may.
+        csrf: he came by a browser's cookie, so what changes anything must carry this.
         memberships: his places, by organization.
     """
 
@@ -34,6 +35,7 @@ class User:
     organization_id: UUID | None = None
     is_operator: bool = False
     memberships: Mapping[UUID, Membership] = field(default_factory=dict)
+    csrf: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from aiohttp import web
 from meterproxy.control import (
     account_endpoints,
     activity_endpoints,
+    admin_endpoints,
     audit_endpoints,
     auth_endpoints,
     budget_endpoints,
@@ -64,4 +65,5 @@ ROUTES: Final[tuple[Route, ...]] = (
     *chat_endpoints.ROUTES,
     *price_endpoints.ROUTES,
     *openai_usage_endpoints.ROUTES,
+    *admin_endpoints.ROUTES,
 )

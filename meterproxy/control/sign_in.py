@@ -24,6 +24,7 @@ from meterproxy.store.people import People
 
 LOGIN_SECONDS: Final = 30 * 86_400
 """How long a log-in lasts that nobody renews."""
+RESET_SECONDS: Final = 86_400
 FREE_FAILURES_OF_AN_ADDRESS: Final = 50
 """Many people may share one address."""
 
@@ -34,6 +35,7 @@ class SignedIn:
 
     access_token: str
     renewal_token: str
+    claim: Claim
     expires_in: int = ACCESS_SECONDS
 
 
@@ -102,6 +104,20 @@ class SignIn:
             raise ApiError(Case.WRONG_PASSWORD, "The old password is wrong.", param="old_password")
         await self._people.set_password(user_id, await self._passwords.hash(new), login_id)
 
+    async def allow_reset(self, user_id: UUID) -> str:
+        """A secret with which somebody can set his password, once, within a day. Raises ApiError NOT_FOUND."""
+        secret = secrets.token_urlsafe(32)
+        await self._people.add_reset(user_id, _digest(secret), RESET_SECONDS)
+        return secret
+
+    async def reset_password(self, reset_token: str, new: str, address: str) -> None:
+        """Set a password by such a secret. Raises ApiError NOT_SIGNED_IN, SIGN_IN_SLOWED, OVERLOADED."""
+        whence = f"address {address}"
+        await self._check_free(whence)
+        if not await self._people.set_password_by(_digest(reset_token), await self._passwords.hash(new)):
+            await self._people.note_failure(whence, FREE_FAILURES_OF_AN_ADDRESS)
+            raise ApiError(Case.NOT_SIGNED_IN, "This secret was used, is over, or never was one.", param="reset_token")
+
     async def _check_free(self, *subjects: str) -> None:
         seconds = await self._people.blocked_seconds(*subjects)
         if seconds > 0:
@@ -110,7 +126,7 @@ class SignIn:
             raise ApiError(Case.SIGN_IN_SLOWED, text, headers={"Retry-After": wait})
 
     def _signed_in(self, claim: Claim, secret: str) -> SignedIn:
-        return SignedIn(self._tokens.make(claim, int(time.time())), secret)
+        return SignedIn(self._tokens.make(claim, int(time.time())), secret, claim)
 
 
 def _digest(secret: str) -> bytes:

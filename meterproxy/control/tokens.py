@@ -16,6 +16,8 @@ from meterproxy.core.key import KEY_PREFIX
 ALGORITHM: Final = "HS256"
 ISSUER: Final = "meterproxy"
 AUDIENCE: Final = "meterproxy"
+PAGES: Final = "meterproxy pages"
+"""The audience of a token that a browser keeps as a cookie: none for an `Authorization` header, nor the other way."""
 ACCESS_SECONDS: Final = 900
 REQUIRED: Final = ["exp", "iat", "iss", "aud", "sub", "sid"]
 
@@ -33,15 +35,15 @@ class Tokens:
     def __init__(self, secret: str) -> None:
         self._secret = secret
 
-    def make(self, claim: Claim, now_seconds: int) -> str:
-        """A token that is good for `ACCESS_SECONDS`."""
+    def make(self, claim: Claim, now_seconds: int, audience: str = AUDIENCE, good_seconds: int = ACCESS_SECONDS) -> str:
+        """A token that is good for so long."""
         content = {
             "iss": ISSUER,
-            "aud": AUDIENCE,
+            "aud": audience,
             "sub": str(claim.user_id),
             "sid": str(claim.login_id),
             "iat": now_seconds,
-            "exp": now_seconds + ACCESS_SECONDS,
+            "exp": now_seconds + good_seconds,
         }
         return jwt.encode(content, self._secret, ALGORITHM)
 
@@ -50,11 +52,15 @@ class Tokens:
         mac = hmac.digest(self._secret.encode(), b"chat key " + key_id.bytes, "sha256")
         return KEY_PREFIX + base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
-    def read(self, token: str) -> Claim | None:
-        """What a token says that we have made, is for us and has not expired; None for every other."""
+    def csrf(self, login_id: UUID) -> str:
+        """What a page of ours knows and no other site's does: it goes with whatever a browser sends by its cookie."""
+        return hmac.digest(self._secret.encode(), b"csrf " + login_id.bytes, "sha256").hex()
+
+    def read(self, token: str, audience: str = AUDIENCE) -> Claim | None:
+        """What a token says that we have made, is for this and has not expired; None for every other."""
         try:
             content = jwt.decode(
-                token, self._secret, algorithms=[ALGORITHM], audience=AUDIENCE, issuer=ISSUER,
+                token, self._secret, algorithms=[ALGORITHM], audience=audience, issuer=ISSUER,
                 options={"require": REQUIRED},
             )  # fmt: skip
             return Claim(UUID(content["sub"]), UUID(content["sid"]))

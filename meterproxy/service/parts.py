@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -27,11 +28,13 @@ from meterproxy.service.handover import Handover
 from meterproxy.service.poller import Poller, asking
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.activity import Activity
+from meterproxy.store.audit import audit
 from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.people import People
@@ -143,6 +146,8 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
         UsageFigures(pool),
         Typesetter(),
         tokens.key_secret,
+        LostSessions(pool),
+        partial(audit, pool),
         machine,
     )
     return Api(

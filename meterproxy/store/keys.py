@@ -126,6 +126,12 @@ class Keys:
             row = await connection.fetchrow(_SQL["read_key"], key_id, account_id)
         return None if row is None else KeyRow(**row)
 
+    async def latest(self, account_id: UUID, user_id: UUID | None) -> UUID | None:
+        """The live key that a user made last; without one, the organization's service user's."""
+        async with transaction(self._pool, readonly=True) as connection:
+            found: UUID | None = await connection.fetchval(_SQL["latest_key"], account_id, user_id)
+            return found
+
     async def find(self, digest: bytes) -> "FoundKey | None":
         """The live key with this digest."""
         async with transaction(self._pool, readonly=True) as connection:

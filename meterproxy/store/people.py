@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,6 +13,7 @@ import orjson
 from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.actor import acting
 from meterproxy.store.ids import new_id
 from meterproxy.store.pool import Connection, transaction
 from meterproxy.store.sqlfiles import queries
@@ -45,6 +47,20 @@ class PersonRow:
     login_id: UUID
     organization_id: UUID | None
     memberships: Sequence[MembershipRow]
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """Somebody as operators see him."""
+
+    id: UUID
+    organization_id: UUID
+    name: str
+    email: str | None
+    is_operator: bool
+    suspended_at: datetime | None
+    has_password: bool
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,52 @@ class People:
             await connection.execute(_SQL["end_other_logins"], user_id, login_id)
             await _note(connection, f"user {user_id}", "user.password", user_id, {})
 
+    async def set_password_by(self, digest: bytes, password_hash: str) -> bool:
+        """Set somebody's password who has the secret of a reset, and end all his log-ins; whether it was one."""
+        async with transaction(self._pool) as connection:
+            user_id = await connection.fetchval(_SQL["use_reset"], digest)
+            if user_id is None:
+                return False
+            await connection.execute(_SQL["set_password"], user_id, password_hash)
+            await connection.execute(_SQL["end_resets"], user_id)
+            await connection.execute(_SQL["end_other_logins"], user_id, None)
+            await _note(connection, f"user {user_id}", "user.password", user_id, {"reset": True})
+            return True
+
+    # ── people as operators see them ────────────────────────────────────────────────────────────────────────────────
+
+    async def list(self, looked_for: str | None, after: UUID | None, limit: int) -> Sequence[UserRow]:
+        """People in the order in which they came, by a part of their name or e-mail."""
+        async with transaction(self._pool, readonly=True) as connection:
+            rows = await connection.fetch(_SQL["list_users"], looked_for, after, limit)
+        return [UserRow(**row) for row in rows]
+
+    async def suspend(self, user_id: UUID, *, suspended: bool) -> UserRow:
+        """Let somebody, and whoever has a key of his, do nothing any more, or let him again.
+
+        Raises:
+            ApiError: NOT_FOUND.
+        """
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_SQL["suspend"], user_id, suspended)
+            if row is None:
+                raise ApiError(Case.NOT_FOUND, f"There is no user {user_id}.")
+            if suspended:
+                await connection.execute(_SQL["end_other_logins"], user_id, None)
+            action = "user.suspend" if suspended else "user.resume"
+            await _note(connection, acting("operator"), action, user_id, {})
+            for key in await connection.fetch(_SQL["live_keys"], user_id):
+                await connection.execute(_ACCOUNTS["record_change"], "key", key["id"])
+            return UserRow(**row)
+
+    async def add_reset(self, user_id: UUID, digest: bytes, seconds: float) -> None:
+        """Let whoever has this secret set somebody's password, once. Raises ApiError NOT_FOUND."""
+        async with transaction(self._pool) as connection:
+            if await connection.fetchrow(_SQL["read_user"], user_id) is None:
+                raise ApiError(Case.NOT_FOUND, f"There is no user {user_id}.")
+            await connection.execute(_SQL["add_reset"], digest, user_id, seconds)
+            await _note(connection, acting("operator"), "user.reset", user_id, {})
+
     # ── log-ins ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def read(self, user_id: UUID, login_id: UUID) -> PersonRow | None:
@@ -139,6 +201,11 @@ class People:
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(_SQL["renew_login"], digest, new_digest, seconds)
         return None if row is None else (row["user_id"], row["id"])
+
+    async def set_organization(self, login_id: UUID, organization_id: UUID) -> None:
+        """Let a log-in be about another organization, where none is named."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["set_organization"], login_id, organization_id)
 
     async def end_login(self, login_id: UUID) -> None:
         async with transaction(self._pool) as connection:
@@ -165,6 +232,7 @@ async def tidy_people(pool: asyncpg.Pool) -> None:
     async with transaction(pool) as connection:
         await connection.execute(_SQL["tidy_logins"])
         await connection.execute(_SQL["tidy_failures"])
+        await connection.execute(_SQL["tidy_resets"])
 
 
 def _digest(subject: str) -> bytes:

@@ -11,7 +11,7 @@ RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix
 SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
     highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
 FROM keys WHERE ($1::uuid IS NULL OR account_id = $1) AND ($2::uuid IS NULL OR id > $2)
-  AND ($4::uuid IS NULL OR user_id = $4)
+  AND ($4::uuid IS NULL OR user_id = $4) AND NOT is_chat
 ORDER BY id LIMIT $3
 
 -- name: read_key
@@ -43,10 +43,12 @@ RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix
 UPDATE keys SET expires_at = LEAST(expires_at, now() + make_interval(secs => $2)) WHERE id = $1
 
 -- name: find_key
--- What a worker must know of a key it has not seen yet; revoked and expired keys are nobody's.
+-- What a worker must know of a key it has not seen yet; revoked and expired keys are nobody's, nor are those of people who
+-- are suspended.
 SELECT k.id, k.account_id, k.user_id, k.team_id, k.origin_id, a.organization_id, c.id AS credit_limit_id, k.models,
     k.operations, k.networks, k.highest_request_nanos, k.expires_at, k.reads_usage
 FROM keys k JOIN accounts a ON a.id = k.account_id JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
+    JOIN users u ON u.id = k.user_id AND u.suspended_at IS NULL
 WHERE k.digest = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
 
 -- name: find_chat_key
@@ -55,3 +57,9 @@ SELECT id, digest FROM keys WHERE account_id = $1 AND user_id = $2 AND is_chat A
 -- name: create_chat_key
 INSERT INTO keys (id, account_id, user_id, name, prefix, digest, origin_id, is_chat)
 VALUES ($1, $2, $3, 'chat', $4, $5, $1, true)
+
+-- name: latest_key
+SELECT k.id FROM keys k JOIN users u ON u.id = k.user_id
+WHERE k.account_id = $1 AND ($2::uuid = k.user_id OR ($2 IS NULL AND u.is_service)) AND NOT k.is_chat
+  AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+ORDER BY k.id DESC LIMIT 1

@@ -75,3 +75,42 @@ DELETE FROM logins WHERE expires_at < now() - interval '30 days'
 
 -- name: tidy_failures
 DELETE FROM failed_logins WHERE failed_at < now() - interval '1 day'
+
+-- name: set_organization
+-- What somebody works in from now on, under this log-in.
+UPDATE logins SET organization_id = $2 WHERE id = $1
+
+-- name: list_users
+-- People, not services; by a part of their name or e-mail.
+SELECT id, organization_id, name, email, is_operator, suspended_at, password_hash IS NOT NULL AS has_password, created_at
+FROM users
+WHERE NOT is_service AND ($1::text IS NULL OR strpos(lower(name), lower($1)) > 0 OR strpos(lower(email), lower($1)) > 0)
+  AND ($2::uuid IS NULL OR id > $2)
+ORDER BY id LIMIT $3
+
+-- name: read_user
+SELECT id, organization_id, name, email, is_operator, suspended_at, password_hash IS NOT NULL AS has_password, created_at
+FROM users WHERE id = $1 AND NOT is_service
+
+-- name: suspend
+-- Suspending twice keeps the first instant.
+UPDATE users SET suspended_at = CASE WHEN $2 THEN COALESCE(suspended_at, now()) END WHERE id = $1 AND NOT is_service
+RETURNING id, organization_id, name, email, is_operator, suspended_at, password_hash IS NOT NULL AS has_password, created_at
+
+-- name: live_keys
+SELECT id FROM keys WHERE user_id = $1 AND revoked_at IS NULL
+
+-- name: add_reset
+INSERT INTO password_resets (digest, user_id, expires_at) VALUES ($1, $2, now() + make_interval(secs => $3))
+
+-- name: use_reset
+-- No row: it is none, or was used. A new password ends all that were made before.
+UPDATE password_resets r SET used_at = now() FROM users u
+WHERE r.digest = $1 AND r.used_at IS NULL AND r.expires_at > now() AND u.id = r.user_id AND u.suspended_at IS NULL
+RETURNING r.user_id
+
+-- name: end_resets
+UPDATE password_resets SET used_at = now() WHERE user_id = $1 AND used_at IS NULL
+
+-- name: tidy_resets
+DELETE FROM password_resets WHERE expires_at < now() - interval '30 days'

@@ -1,6 +1,7 @@
 """An API on real PostgreSQL, asked in process: what a client hears of it, and people to ask as."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
@@ -24,11 +25,13 @@ from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.models import Offer
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.activity import Activity
+from meterproxy.store.audit import audit
 from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.explain import explain
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.people import People
 from meterproxy.store.teams import Teams
@@ -63,7 +66,8 @@ class Asking:
         sign_in = SignIn(self.people, members, self.passwords, self.tokens, registration)
         services = Services(
             accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
-            Activity(pool), UsageFigures(pool), Typesetter(), self.tokens.key_secret, machine_of(pool),
+            Activity(pool), UsageFigures(pool), Typesetter(), self.tokens.key_secret, LostSessions(pool), partial(audit, pool),
+            machine_of(pool),
         )  # fmt: skip
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens)
         self.api = Api(services, identity, ROUTES, open_metrics=False)

@@ -31,27 +31,31 @@ MAY = {
 }
 ROUTES_BY_PERMISSION = {
     Permission.OPEN: "GET /healthz · GET /readyz · GET /openapi.json · POST /api/auth/register · POST /api/auth/login · "
-    "POST /api/auth/renew",
+    "POST /api/auth/renew · POST /api/auth/reset",
     Permission.SIGNED_IN: "POST /api/auth/logout · GET /api/auth/me · POST /api/auth/password · GET /api/organizations · "
     "POST /api/invitations/accept",
     Permission.READ_ORGANIZATION: "GET /api/organizations/{id}/members · GET /api/organizations/{id}/invitations · "
-    "GET /api/budgets · GET /api/budgets/{id}/status",
+    "GET /api/budgets · GET /api/budgets/{id}/status · "
+    "GET /api/organizations/{id}/teams",
     Permission.MANAGE: "PATCH /api/organizations/{id}/members/{user_id} · "
     "DELETE /api/organizations/{id}/members/{user_id} · POST /api/organizations/{id}/invitations · "
     "DELETE /api/organizations/{id}/invitations/{invitation_id} · POST /api/budgets · PATCH /api/budgets/{id} · "
-    "DELETE /api/budgets/{id}",
+    "DELETE /api/budgets/{id} · POST /api/organizations/{id}/teams",
     Permission.READ_OWN: "GET /api/credits/balance · GET /api/user/credits · GET /api/user/activity · "
     "GET /api/user/activity/export · GET /api/usage/logs · GET /api/usage/requests/{id} · GET /api/usage/stats · "
     "GET /api/usage/forecast · GET /api/credits/usage · GET /api/prices · GET /api/prices/compare · GET /api/ai/models",
     Permission.READ_OWN_KEYS: "GET /api/keys · GET /api/keys/{id}/usage",
     Permission.WRITE_OWN: "POST /api/keys · PATCH /api/keys/{id} · DELETE /api/keys/{id} · POST /api/keys/{id}/rotate · "
-    "POST /api/chat · POST /api/ai/chat · POST /api/ai/chat/stream",
+    "POST /api/chat · POST /api/ai/chat · POST /api/ai/chat/stream · POST /api/auth/refresh-api-key",
     Permission.READ_USAGE: "GET /api/credits/transactions · GET /api/credits/report · "
     "GET /v1/organization/usage/completions · GET /v1/organization/usage/embeddings · "
     "GET /v1/organization/usage/moderations · GET /v1/organization/usage/images · "
     "GET /v1/organization/usage/audio_speeches · GET /v1/organization/usage/audio_transcriptions · "
     "GET /v1/organization/costs",
-    Permission.OPERATE: "GET /api/audit",
+    Permission.OPERATE: "GET /api/audit · GET /api/admin/users · PATCH /api/admin/users/{id} · "
+    "POST /api/admin/users/{id}/reset · GET /api/admin/accounts · GET /api/admin/organizations · "
+    "GET /api/admin/accounts/{id} · PATCH /api/admin/accounts/{id} · POST /api/admin/accounts/{id}/credits · "
+    "GET /api/admin/system",
 }
 """Whoever adds a route says here whom it is for; all of `/admin` and the metrics want the admin token."""
 REFUSED = {Case.NOT_SIGNED_IN, Case.PERMISSION_DENIED, Case.ADMIN_TOKEN_INVALID}
@@ -95,6 +99,7 @@ async def cast(asking: Asking) -> tuple[dict[str, str | None], Person, Person]:
     tokens["operator"] = operator.token
     made = await asking("POST", "/api/keys", {"name": "one"}, token=owner.token)
     tokens["key"] = made.body["key"]
+    await asking("POST", "/api/keys", {"name": "the latest, which is refreshed"}, token=owner.token)
     return tokens, owner, stranger
 
 

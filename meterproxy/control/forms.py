@@ -1,0 +1,69 @@
+"""Forms: what a browser sends of one, read into the model that the API reads of JSON.
+
+A field that was left empty is not there. Lists are written with commas or line ends between, and switches are there or
+not.
+"""
+
+import types
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, StrictBool, ValidationError
+
+from meterproxy.control.faults import malformed
+from meterproxy.errors import ApiError, Case
+
+T = TypeVar("T", bound=BaseModel)
+
+CSRF: Final = "csrf"
+MOST_FIELDS: Final = 200
+
+
+def fields(body: bytes) -> dict[str, str]:
+    """The fields of a form by name; of several the last. Raises ApiError MALFORMED."""
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
+    except (UnicodeDecodeError, ValueError) as error:
+        raise ApiError(Case.MALFORMED, "The form could not be read.") from error
+    return {name: value.replace("\r\n", "\n") for name, value in pairs}
+
+
+def read(kind: type[T], given: dict[str, str]) -> T:
+    """Validate a form's fields. Raises ApiError MALFORMED, which names the first field at fault."""
+    content: dict[str, Any] = {}
+    for name, text in given.items():
+        if name == CSRF or (text == "" and name in kind.model_fields and not kind.model_fields[name].is_required()):
+            continue
+        member = kind.model_fields.get(name)
+        content[name] = text if member is None else _converted(text, _kind_of(member.annotation, member.metadata))
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise malformed(error, "The form") from error
+
+
+def _kind_of(annotation: Any, metadata: list[Any]) -> type:
+    """Whether a member is a list, a switch, a number or a text."""
+    if any(getattr(part, "strict", None) for part in metadata) and annotation is bool:
+        return bool
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind_of(get_args(annotation)[0], list(get_args(annotation)[1:]))
+    if origin in {Union, types.UnionType}:
+        kinds = {_kind_of(part, []) for part in get_args(annotation) if part is not type(None)}
+        return kinds.pop() if len(kinds) == 1 else str
+    if origin in {tuple, list}:
+        return list
+    if annotation in {bool, StrictBool}:
+        return bool
+    return int if annotation is int else str
+
+
+def _converted(text: str, kind: type) -> Any:
+    if kind is list:
+        return [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+    if kind is bool:
+        return text not in {"", "0", "false", "off"}
+    if kind is int and text.strip().lstrip("-").isdecimal() and len(text) <= 20:
+        return int(text)
+    return text
