@@ -103,9 +103,9 @@ class Api:
         _check_site(request, acting.principal, form)
         body = None
         if route.body is not None:
-            body = bodies.read(route.body, await request.read()) if form is None else forms.read(route.body, form)
+            body = bodies.read(route.body, await request.read())
         address = origin(request.remote or "", request.headers, self._trusted)
-        return Call(ids, queries.read(route.query, query), body, acting, request, str(address or ""))
+        return Call(ids, queries.read(route.query, query), body, acting, request, str(address or ""), form or {})
 
     async def _acting(
         self, request: web.BaseRequest, route: Route, query: MultiDict[str], ids: tuple[str, ...]
@@ -148,8 +148,8 @@ def _check_site(request: web.BaseRequest, principal: Principal, form: dict[str, 
     elsewhere = request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"} or (
         origin_of_page is not None and origin_of_page.partition("://")[2] != request.headers.get("Host")
     )
-    told = (form or {}).get(forms.CSRF) or request.headers.get("X-CSRF-Token", "")
-    known = (isinstance(principal, User) and principal.csrf) or ""
+    told = (form or {}).get(forms.CSRF) or request.headers.get("X-CSRF-Token") or ""
+    known = (principal.csrf if isinstance(principal, User) else None) or ""
     if elsewhere or (by_cookie and not hmac.compare_digest(told.encode("utf-8", "replace"), known.encode())):
         raise ApiError(Case.PERMISSION_DENIED, "This did not come from one of our pages. Load the page again.")
 

@@ -40,7 +40,8 @@ class AuditEntry(Answer):
     detail: dict[str, Any]
 
 
-async def _list(on: Services, call: Call) -> answers.Page[AuditEntry]:
+async def listed(on: Services, call: Call) -> answers.Page[AuditEntry]:
+    """One page of the audit log."""
     page = call.query_as(AuditPage)
     wanted = AuditFilter(page.actor, page.action, page.subject_id, page.since, page.until)
     rows = await on.audit_log.list(wanted, page.cursor, page.limit + 1)
@@ -52,7 +53,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/api/audit",
         permission=Permission.OPERATE,
-        endpoint=_list,
+        endpoint=listed,
         summary="Who did what, the latest first",
         query=AuditPage,
         answer=answers.Page[AuditEntry],

@@ -1,8 +1,8 @@
 """Calls: what an endpoint is given, one request and all that can be done."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from aiohttp import web
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from meterproxy.control.access import Acting
 from meterproxy.control.sign_in import SignIn
+from meterproxy.control.tokens import Tokens
 from meterproxy.control.typesetter import Typesetter
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.models import Offer
@@ -67,9 +68,10 @@ class Services:
     activity: Activity
     usage: UsageFigures
     typesetter: Typesetter
-    chat_secret_of: Callable[[UUID], str]
+    tokens: Tokens
     lost_sessions: LostSessions
     audit: Callable[[], Awaitable[Sequence[InvariantResult]]]
+    watch: Callable[[UUID, web.BaseRequest], Awaitable[web.StreamResponse]]
     machine: Machine
 
 
@@ -83,6 +85,7 @@ class Call:
         acting: who asks, in the name of which organization, and whose rows he may see.
         request: for what answers by a stream of its own.
         address: where it comes from, as far as is known.
+        form: the fields of what was sent to a page.
     """
 
     ids: tuple[str, ...]
@@ -91,6 +94,7 @@ class Call:
     acting: Acting
     request: web.BaseRequest
     address: str = ""
+    form: Mapping[str, str] = field(default_factory=dict)
 
     def id(self, place: int = 0) -> UUID:
         """An id in the path. Raises ApiError NOT_FOUND where it is no id at all."""
@@ -98,6 +102,10 @@ class Call:
             return UUID(self.ids[place])
         except ValueError as error:
             raise ApiError(Case.NOT_FOUND, "There is nothing under this id.") from error
+
+    def asking(self, query: BaseModel | None = None, body: BaseModel | None = None, ids: tuple[str, ...] = ()) -> Self:
+        """The same call as another endpoint wants it."""
+        return replace(self, query=query or self.query, body=body or self.body, ids=ids or self.ids)
 
     def query_as(self, kind: type[T]) -> T:
         """The query, which its route has validated as this."""

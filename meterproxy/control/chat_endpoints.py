@@ -36,7 +36,7 @@ def _chat(extra: dict[str, Any]) -> Endpoint:
     async def endpoint(on: Services, call: Call) -> web.StreamResponse | None:
         principal = call.acting.principal
         user = principal if isinstance(principal, User) and call.acting.role is not None else None
-        secret = await on.keys.chat_secret(call.account_id, None if user is None else user.id, on.chat_secret_of)
+        secret = await on.keys.chat_secret(call.account_id, None if user is None else user.id, on.tokens.key_secret)
         body = await call.request.read()
         if extra:
             body = orjson.dumps({**orjson.loads(body), **extra})

@@ -5,6 +5,7 @@ not.
 """
 
 import types
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
@@ -28,7 +29,7 @@ def fields(body: bytes) -> dict[str, str]:
     return {name: value.replace("\r\n", "\n") for name, value in pairs}
 
 
-def read(kind: type[T], given: dict[str, str]) -> T:
+def read(kind: type[T], given: Mapping[str, str]) -> T:
     """Validate a form's fields. Raises ApiError MALFORMED, which names the first field at fault."""
     content: dict[str, Any] = {}
     for name, text in given.items():

@@ -97,6 +97,11 @@ def _check_reader(call: Call, *, reads_usage: bool) -> None:
         raise ApiError(Case.PERMISSION_DENIED, "Your role does not allow this.", param="reads_usage")
 
 
+def shown(row: KeyRow) -> answers.Key:
+    """A key as the API tells it."""
+    return answers.Key.of(row)
+
+
 async def visible(on: Services, call: Call, *, changes: bool) -> KeyRow:
     """The key in the path, if it is one of the organization's that this caller may see. Raises ApiError NOT_FOUND."""
     key = await on.keys.read(call.id(), call.account_id)

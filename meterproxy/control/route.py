@@ -32,7 +32,7 @@ class Route:
         media: the content types of answers that are not JSON.
         refusals: the cases it may answer besides those that every route may.
         names_organization: the first id in the path is the organization that it is about.
-        is_page: for people's eyes; it is not in the document, its bodies are forms and its errors are pages.
+        is_page: for people's eyes; it is not in the document, what is sent to it are forms, and its errors are pages.
     """
 
     method: str

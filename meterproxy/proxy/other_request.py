@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 OTHER_BODY_BYTES: Final = 1 << 20
 """The largest body that such a request may have."""
 
-_KEPT: Final = frozenset({b"host", b"user-agent", b"x-conversation-id", b"idempotency-key"})
+_KEPT: Final = frozenset(
+    {b"host", b"user-agent", b"x-meterproxy-conversation", b"x-meterproxy-tags", b"idempotency-key"}
+)
 """Headers of a request that is asked instead of another one which stay."""
 _CASES_OF_STATUS: Final = {
     404: Case.PATH_UNKNOWN,

@@ -16,6 +16,9 @@ from meterproxy.control.sign_in import SignIn
 from meterproxy.control.tokens import Tokens
 from meterproxy.control.typesetter import Typesetter
 from meterproxy.core.lending import Change
+from meterproxy.dashboard.live import Live
+from meterproxy.dashboard.pages import told
+from meterproxy.dashboard.routes import PAGES
 from meterproxy.ledger.recover import OpenHoldPolicy
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.client import Room
@@ -123,14 +126,14 @@ def poller_of(config: Config, pool: Pool, ledger: WorkerLedger, exchanges: Excha
     return Poller(DurableRows(pool), ledger.durable, ask, OpenHoldPolicy(config.recovery.open_hold))
 
 
-def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
-    """What answers everything outside of the data plane."""
+def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
+    """What answers everything outside of the data plane, and what tells open pages of changes."""
     token, secret = config.admin_token, config.jwt_secret
     assert token is not None, "the supervisor has made what was not set"
     assert secret is not None, "the supervisor has made what was not set"
     accounts = Accounts(pool, new_limits=config.limits.of_accounts, exposure_nanos=config.exposure_nanos)
     keys = Keys(pool, new_limits=config.limits.of_keys)
-    people, members = People(pool, accounts), Members(pool)
+    people, members, live = People(pool, accounts), Members(pool), Live(accounts.look)
     tokens = Tokens(secret.get_secret_value())
     services = Services(
         accounts,
@@ -145,15 +148,18 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> Api:
         Activity(pool),
         UsageFigures(pool),
         Typesetter(),
-        tokens.key_secret,
+        tokens,
         LostSessions(pool),
         partial(audit, pool),
+        live.watch,
         machine,
     )
-    return Api(
+    api = Api(
         services,
         Identity(token.get_secret_value(), keys, people, tokens),
-        ROUTES,
+        (*ROUTES, *PAGES),
         open_metrics=config.listen.is_loopback,
         trusted_proxies=config.trusted_proxies,
+        on_page_error=told,
     )
+    return api, live

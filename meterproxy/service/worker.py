@@ -145,7 +145,7 @@ class Worker:
         on_parent_gone(self._orphaned)
         self._pools = await Pools.opened(self._handover.dsn, pooled=self._handover.pooled)
         self._pool = self._pools.others
-        api = api_of(self._config, self._pools.people, self._machine())
+        api, self._live = api_of(self._config, self._pools.people, self._machine())
         server = HttpServer(Dispatch(self._exchange, api.answer, api.admit))
         listening = socket.socket(fileno=self._handover.listening_fd)
         starting = asyncio.create_task(self._start(), name="start")
@@ -352,6 +352,7 @@ class Worker:
     # ── the way down ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _end(self, server: HttpServer) -> None:
+        self._live.close()
         if self._leaving:
             await self._linger(server)
         elif self._exchanges is not None:

@@ -129,6 +129,12 @@ class Accounts:
         async with transaction(self._pool) as connection:
             return [AccountRow(**row) for row in await connection.fetch(_SQL["list_accounts"], after, limit)]
 
+    async def look(self, account_ids: Sequence[UUID]) -> dict[UUID, tuple[int, ...]]:
+        """What of some accounts moves when anything is booked or held."""
+        async with transaction(self._pool, readonly=True) as connection:
+            rows = await connection.fetch(_SQL["look_at_accounts"], account_ids)
+        return {row["id"]: tuple(row)[1:] for row in rows}
+
     async def find(self, name: str) -> UUID | None:
         """The account of the organization with this name."""
         async with transaction(self._pool) as connection:

@@ -111,3 +111,10 @@ SELECT record_change($1, $2, $3)
 
 -- name: add_audit
 INSERT INTO audit_log (actor, action, subject_kind, subject_id, detail) VALUES ($1, $2, $3, $4, $5)
+
+-- name: look_at_accounts
+-- What moves when anything is booked or held.
+SELECT a.id, a.last_entry_no, a.balance_nanos, a.credits_nanos, a.overdraft_nanos,
+    COALESCE((SELECT sum(l.held) FROM leases l JOIN limits c ON c.id = l.limit_id AND c.kind = 'credit'
+              WHERE l.account_id = a.id), 0)::bigint AS held_nanos
+FROM accounts a WHERE a.id = ANY ($1::uuid[])

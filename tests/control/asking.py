@@ -21,6 +21,9 @@ from meterproxy.control.typesetter import Typesetter
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.price import Price, RateCard
 from meterproxy.core.role import Role
+from meterproxy.dashboard.live import Live
+from meterproxy.dashboard.pages import told
+from meterproxy.dashboard.routes import PAGES
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.models import Offer
 from meterproxy.store.accounts import Accounts
@@ -66,11 +69,11 @@ class Asking:
         sign_in = SignIn(self.people, members, self.passwords, self.tokens, registration)
         services = Services(
             accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
-            Activity(pool), UsageFigures(pool), Typesetter(), self.tokens.key_secret, LostSessions(pool), partial(audit, pool),
-            machine_of(pool),
+            Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), partial(audit, pool),
+            Live(accounts.look).watch, machine_of(pool),
         )  # fmt: skip
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens)
-        self.api = Api(services, identity, ROUTES, open_metrics=False)
+        self.api = Api(services, identity, (*ROUTES, *PAGES), open_metrics=False, on_page_error=told)
 
     async def __call__(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> Heard:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}

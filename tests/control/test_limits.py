@@ -45,7 +45,7 @@ class Operator:
                 none,
                 none,
                 AuditLog(pool),
-                *[none] * 7,
+                *[none] * 8,
             ),
             Identity("hush", none, none, none),
             ROUTES,

@@ -1,0 +1,53 @@
+"""Activity: the rows behind all figures, by filters, and one of them in detail."""
+
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+from pydantic import ConfigDict
+
+from meterproxy.control import activity_endpoints, queries
+from meterproxy.control.access import Permission
+from meterproxy.control.activity_endpoints import ActivityFile, ActivityPage
+from meterproxy.control.call import Call, Services
+from meterproxy.control.route import Route
+from meterproxy.dashboard.pages import page, page_route
+
+ROWS: Final = 50
+
+
+async def _activity(on: Services, call: Call) -> web.Response:
+    wanted = {name: value for name, value in call.request.query.items() if value and name != "organization_id"}
+    for name in ("from", "to"):  # a day, as browsers send it, begins in UTC
+        if len(wanted.get(name, "")) == len("2026-01-31"):
+            wanted[name] += "T00:00:00Z"
+    query = queries.read(ActivityPage, {**wanted, "limit": str(ROWS)})
+    listed = await activity_endpoints.listed(on, call.asking(query=query))
+    wanted.pop("cursor", None)
+    return await page(
+        on,
+        call,
+        "activity.html",
+        rows=listed.data,
+        wanted=wanted,
+        following=urlencode({**wanted, "cursor": listed.next_cursor}) if listed.next_cursor else None,
+        exported=urlencode(wanted),
+    )
+
+
+async def _exchange(on: Services, call: Call) -> web.Response:
+    told: dict[str, Any] = await activity_endpoints.explained(on, call)
+    return await page(on, call, "exchange.html", exchange=told)
+
+
+class AnyQuery(queries.Query):
+    """Filters of any kind: they are read when empty ones were left out."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    page_route("GET", "/activity", Permission.READ_OWN, _activity, AnyQuery),
+    page_route("GET", "/activity/export", Permission.READ_OWN, activity_endpoints.exported, ActivityFile),
+    page_route("GET", "/activity/{id}", Permission.READ_OWN, _exchange),
+)

@@ -1,0 +1,134 @@
+"""Credits, budgets and reports: what there is, what may be spent, and where it went."""
+
+from typing import Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from meterproxy.control import budget_endpoints, credit_endpoints, forms, limit_bodies, queries, usage_endpoints
+from meterproxy.control.access import Permission
+from meterproxy.control.budget_endpoints import BudgetPage, NewBudget
+from meterproxy.control.call import Call, Services
+from meterproxy.control.credit_endpoints import ReportQuery
+from meterproxy.control.route import Route
+from meterproxy.control.usage_endpoints import GroupQuery
+from meterproxy.core.money import NANOS_PER_USD
+from meterproxy.dashboard.pages import may, page, page_route, redirect
+from meterproxy.errors import ApiError
+
+ROWS: Final = 50
+GROUPINGS: Final = (
+    "day", "model", "operation", "provider", "key", "user", "team", "conversation", "tag", "tool",
+)  # fmt: skip
+
+
+class CreditsQuery(queries.NumberedPage):
+    """One page of transactions, and what has just been done."""
+
+    done: str = ""
+
+
+class ReportsQuery(GroupQuery):
+    """What a report is about."""
+
+    period: str = "daily"
+
+
+async def _credits(on: Services, call: Call) -> web.Response:
+    query = call.query_as(CreditsQuery)
+    entries = None
+    if may(call, Permission.READ_USAGE):
+        entries = await credit_endpoints.transactions(
+            on, call.asking(query=queries.NumberedPage(cursor=query.cursor, limit=ROWS))
+        )
+    return await page(
+        on,
+        call,
+        "credits.html",
+        balance=await credit_endpoints.balance(on, call.asking(query=queries.Fresh())),
+        outlook=await usage_endpoints.outlook(on, call),
+        entries=None if entries is None else entries.data,
+        following=None if entries is None else entries.next_cursor,
+    )
+
+
+async def _budgets(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
+    listed = await budget_endpoints.listed(on, call.asking(query=BudgetPage(limit=ROWS)))
+    rows = [(limit, await budget_endpoints.status_of(on, await on.limits.read(limit.id))) for limit in listed.data]
+    members = await on.members.list(call.organization_id, None, queries.MOST_ROWS)
+    return await page(
+        on,
+        call,
+        "budgets.html",
+        error=error,
+        budgets=rows,
+        members=members,
+        keys=await on.keys.list(call.account_id, None, queries.MOST_ROWS),
+        teams=await on.teams.list(call.account_id, None, queries.MOST_ROWS),
+    )
+
+
+async def _budget_made(on: Services, call: Call) -> web.Response:
+    try:
+        given = dict(call.form)
+        scope, _, scope_id = given.pop("whose", "account").partition(" ")
+        given |= {"scope": scope, **({"scope_id": scope_id} if scope_id else {})}
+        await budget_endpoints.created(on, call.asking(body=_in_its_unit(forms.read(NewBudget, given))))
+    except ApiError as error:
+        return await _budgets(on, call, error)
+    return redirect("/budgets", done="budget-made")
+
+
+async def _budget_changed(on: Services, call: Call) -> web.Response:
+    try:
+        row = await on.limits.read(call.id())
+        given = forms.read(limit_bodies.ChangedLimit, call.form)
+        if row.measure != "amount" and isinstance(given.cap, str) and given.cap.isdecimal():
+            given = given.model_copy(update={"cap": int(given.cap)})
+        await budget_endpoints.changed(on, call.asking(body=given))
+    except ApiError as error:
+        return await _budgets(on, call, error)
+    return redirect("/budgets", done="budget-changed")
+
+
+async def _budget_retired(on: Services, call: Call) -> web.Response:
+    await budget_endpoints.retired(on, call)
+    return redirect("/budgets", done="budget-retired")
+
+
+def _in_its_unit(new: NewBudget) -> NewBudget:
+    """A form knows texts only; what is no money is a whole number."""
+    if new.measure == "amount" or not isinstance(new.cap, str) or not new.cap.isdecimal():
+        return new
+    return new.model_copy(update={"cap": int(new.cap)})
+
+
+async def _reports(on: Services, call: Call) -> web.Response:
+    query = call.query_as(ReportsQuery)
+    grouped = await usage_endpoints.grouped(on, call)
+    span = {"from": str(grouped.first_day), "to": str(grouped.last_day)}
+    statement = await credit_endpoints.statement_of(
+        on, call.asking(query=ReportQuery.model_validate({**span, "period": query.period}))
+    )
+    return await page(
+        on,
+        call,
+        "reports.html",
+        grouped=grouped,
+        statement=statement,
+        groupings=GROUPINGS,
+        chart=[(group.name or group.value, group.amount_nanos / NANOS_PER_USD) for group in grouped.groups],
+        period=query.period,
+        span=urlencode({**span, "period": query.period}),
+    )
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    page_route("GET", "/credits", Permission.READ_OWN, _credits, CreditsQuery),
+    page_route("GET", "/budgets", Permission.READ_ORGANIZATION, _budgets),
+    page_route("POST", "/budgets", Permission.MANAGE, _budget_made),
+    page_route("POST", "/budgets/{id}", Permission.MANAGE, _budget_changed),
+    page_route("POST", "/budgets/{id}/retire", Permission.MANAGE, _budget_retired),
+    page_route("GET", "/reports", Permission.READ_USAGE, _reports, ReportsQuery),
+    page_route("GET", "/reports/statement", Permission.READ_USAGE, credit_endpoints.report, ReportQuery),
+)

@@ -1,0 +1,120 @@
+"""API keys: made (the secret is shown once, with snippets that work), seen, changed, rotated, revoked."""
+
+from typing import Final
+
+from aiohttp import web
+
+from meterproxy.control import bodies, forms, own_key_endpoints, queries
+from meterproxy.control.access import Permission
+from meterproxy.control.call import Call, Services
+from meterproxy.control.own_key_endpoints import OwnKey, Rotation
+from meterproxy.control.route import Route
+from meterproxy.control.usage_endpoints import StatsQuery, stats
+from meterproxy.core.key import OPERATIONS
+from meterproxy.dashboard.pages import page, page_route, redirect
+from meterproxy.errors import ApiError
+from meterproxy.store.whose import Whose
+
+
+class KeysQuery(queries.Page):
+    """One page of keys, and what has just been done."""
+
+    done: str = ""
+
+
+_CLEARABLE: Final = ("models", "operations", "networks", "highest_request", "expires_at")
+
+
+async def _keys(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
+    query = call.query
+    listed = await own_key_endpoints.listed(
+        on, call.asking(query=queries.Page(cursor=query.cursor if isinstance(query, KeysQuery) else None))
+    )
+    teams = await on.teams.list(call.account_id, None, queries.MOST_ROWS)
+    return await page(
+        on,
+        call,
+        "keys.html",
+        error=error,
+        keys=listed.data,
+        following=listed.next_cursor,
+        operations=OPERATIONS,
+        teams=teams,
+    )
+
+
+async def _made(on: Services, call: Call) -> web.Response:
+    try:
+        made = await own_key_endpoints.created(on, call.asking(body=forms.read(OwnKey, _dated(call))))
+    except ApiError as error:
+        return await _keys(on, call, error)
+    return await _shown_once(on, call, made.name, made.key)
+
+
+async def _key(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
+    key = await own_key_endpoints.visible(on, call, changes=False)
+    figures = await stats(on, Whose(call.account_id, key_id=key.id), StatsQuery())
+    return await page(
+        on, call, "key.html", error=error, key=own_key_endpoints.shown(key), stats=figures, operations=OPERATIONS
+    )
+
+
+async def _changed(on: Services, call: Call) -> web.Response:
+    try:
+        given = forms.read(bodies.ChangedKey, _dated(call))
+        cleared = {name: None for name in _CLEARABLE if call.form.get(name) == ""}
+        wish = given.model_copy(update={**cleared, "reads_usage": given.reads_usage})
+        await own_key_endpoints.changed(on, call.asking(body=wish))
+    except ApiError as error:
+        return await _key(on, call, error)
+    return redirect(f"/keys/{call.id()}", done="key-changed")
+
+
+async def _rotated(on: Services, call: Call) -> web.Response:
+    made = await own_key_endpoints.rotated(on, call.asking(body=forms.read(Rotation, call.form)))
+    return await _shown_once(on, call, made.name, made.key)
+
+
+async def _revoked(on: Services, call: Call) -> web.Response:
+    await own_key_endpoints.revoked(on, call)
+    return redirect("/keys", done="key-revoked")
+
+
+async def _shown_once(on: Services, call: Call, name: str, secret: str) -> web.Response:
+    request = call.request
+    scheme = "https" if request.headers.get("X-Forwarded-Proto", "") == "https" else "http"
+    base_url = f"{scheme}://{request.headers.get('Host', 'localhost')}/v1"
+    offers = await _a_model(on)
+    return await page(on, call, "key_made.html", name=name, secret=secret, base_url=base_url, model=offers)
+
+
+async def _a_model(on: Services) -> str:
+    """A model for the snippets: the cheapest that chats, if any list can be had."""
+    try:
+        offers = await on.machine.offers()
+    except ApiError:
+        offers = []
+    chatting = [
+        (offer.price.cards["default"].tiers[0].rates.output, offer.model)
+        for offer in offers
+        if "output" in offer.price.cards["default"].written_kinds
+    ]
+    return min(chatting, default=(0, "gpt-4o-mini"))[1]
+
+
+def _dated(call: Call) -> dict[str, str]:
+    """The form's fields; a day, as browsers send it, begins in UTC."""
+    given = dict(call.form)
+    if given.get("expires_at"):
+        given["expires_at"] += "T00:00:00Z"
+    return given
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    page_route("GET", "/keys", Permission.READ_OWN_KEYS, _keys, KeysQuery),
+    page_route("POST", "/keys", Permission.WRITE_OWN, _made),
+    page_route("GET", "/keys/{id}", Permission.READ_OWN_KEYS, _key),
+    page_route("POST", "/keys/{id}", Permission.WRITE_OWN, _changed),
+    page_route("POST", "/keys/{id}/rotate", Permission.WRITE_OWN, _rotated),
+    page_route("POST", "/keys/{id}/revoke", Permission.WRITE_OWN, _revoked),
+)

@@ -1,0 +1,170 @@
+"""Pages: templates rendered with what all of them show, and errors as people see them."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+from urllib.parse import quote, urlencode
+
+import jinja2
+from aiohttp import web
+from pydantic import Field
+
+from meterproxy.control.access import OF_KEYS, ROLES, Permission, is_operator
+from meterproxy.control.call import Call, Services
+from meterproxy.control.principal import User
+from meterproxy.control.queries import Query
+from meterproxy.control.route import Endpoint, Route
+from meterproxy.core.money import format_usd
+from meterproxy.dashboard.static import address_of
+from meterproxy.errors import ApiError, Case
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+"""What a page may load and do: what is ours, and nothing inline."""
+
+HEADERS: Final = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+DONE: Final[Mapping[str, str]] = {
+    "key-changed": "The key was changed.",
+    "key-revoked": "The key was revoked. Within a second no worker takes it any more.",
+    "budget-made": "The budget was made.",
+    "budget-changed": "The budget was changed.",
+    "budget-retired": "The budget was retired.",
+    "password": "Your password was changed. All your other log-ins have ended.",
+    "reset": "Your password was set. Sign in with it.",
+    "role": "The role was changed.",
+    "removed": "The membership was ended, and the keys that went with it.",
+    "withdrawn": "The invitation was withdrawn.",
+    "joined": "You belong to this organization now.",
+    "team": "The team was made.",
+    "credited": "The entry was booked.",
+    "account": "The account was changed.",
+    "suspended": "The user was suspended, with all keys.",
+    "resumed": "The user may sign in again.",
+    "registered": "You are registered. Sign in.",
+}
+"""What a page says after something was done."""
+
+
+class PageQuery(Query):
+    """What has just been done, for a page that says so."""
+
+    done: Annotated[str, Field(max_length=100)] = ""
+
+
+def page_route(
+    method: str, path: str, permission: Permission, endpoint: Endpoint, query: type[Query] = PageQuery
+) -> Route:
+    """A page, or what is sent to one."""
+    return Route(
+        method=method, path=path, permission=permission, endpoint=endpoint, summary=path, query=query, is_page=True
+    )
+
+
+def may(call: Call, permission: Permission) -> bool:
+    """Whether who looks at a page may do something in the organization that it is about."""
+    acting = call.acting
+    if acting.role is not None:
+        return acting.role in ROLES.get(permission, frozenset())
+    return is_operator(acting.principal) or permission in OF_KEYS
+
+
+async def page(
+    on: Services, call: Call, template: str, *, error: ApiError | None = None, **content: Any
+) -> web.Response:
+    """A page; with an error where what was sent could not be done, then with what was filled in."""
+    acting = call.acting
+    account = None if acting.account_id is None else await on.accounts.read(acting.account_id)
+    principal = acting.principal
+    user = principal if isinstance(principal, User) else None
+    return html(
+        template,
+        status=200 if error is None else error.status,
+        error=error,
+        form=call.form,
+        account=account,
+        user=user,
+        csrf=None if user is None else user.csrf,
+        organizations=await _organizations(on, user),
+        operates=is_operator(principal),
+        may=lambda name: may(call, Permission[name]),
+        path=call.request.path,
+        done=DONE.get(call.request.query.get("done", "")),
+        **content,
+    )
+
+
+def html(template: str, *, status: int = 200, **content: Any) -> web.Response:
+    """A template, rendered."""
+    blank: dict[str, Any] = {
+        "error": None, "form": {}, "account": None, "user": None, "csrf": None, "organizations": (), "operates": False,
+        "may": lambda _name: False, "path": "", "done": None,
+    }  # fmt: skip
+    text = _environment().get_template(template).render(**{**blank, **content})
+    return web.Response(status=status, text=text, headers=HEADERS)
+
+
+def told(request: web.BaseRequest, error: ApiError) -> web.Response:
+    """An error as a page; who is not signed in is sent to do so, and back."""
+    if error.case is Case.NOT_SIGNED_IN:
+        back = f"?next={quote(request.path_qs, safe='')}" if request.method == "GET" and request.path != "/" else ""
+        return redirect(f"/login{back}")
+    response = html("error.html", status=error.status, error=error, phrase=HTTPStatus(error.status).phrase)
+    response.headers.update(error.headers)
+    return response
+
+
+def redirect(address: str, **query: str) -> web.Response:
+    """Go on at another page of ours."""
+    target = own_path(address) + (f"?{urlencode(query)}" if query else "")
+    return web.Response(status=303, headers={"Location": target, "Cache-Control": "no-store"})
+
+
+def own_path(address: str) -> str:
+    """An address if it is a path of this service, else the first page: nobody is sent elsewhere from here."""
+    inside = address.startswith("/") and not address.startswith("//") and address.isprintable()
+    return address if inside and "\\" not in address else "/"
+
+
+async def _organizations(on: Services, user: User | None) -> Any:
+    return () if user is None else await on.members.organizations(user.id, None, 50)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("meterproxy.dashboard"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(usd=format_usd, grouped=_grouped, instant=_instant, iso=_iso)
+    environment.globals.update(static=address_of, activity_of=_activity_of, today=lambda: datetime.now(UTC).date())
+    return environment
+
+
+def _grouped(number: float) -> str:
+    return f"{number:,}"
+
+
+def _instant(at: datetime) -> str:
+    """As it is read without JavaScript, which shows it in the viewer's zone."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _activity_of(**query: Any) -> str:
+    """The address of the rows behind a number."""
+    told_ = {name.rstrip("_"): str(value) for name, value in query.items() if value is not None}
+    return f"/activity?{urlencode(told_)}" if told_ else "/activity"

@@ -1,0 +1,30 @@
+"""All pages."""
+
+from typing import Final
+
+from meterproxy.control.route import Route
+from meterproxy.dashboard import (
+    activity_pages,
+    chat_page,
+    credit_pages,
+    key_pages,
+    live,
+    member_pages,
+    operator_pages,
+    overview_page,
+    sign_in_pages,
+    static,
+)
+
+PAGES: Final[tuple[Route, ...]] = (
+    *static.ROUTES,
+    *sign_in_pages.ROUTES,
+    *overview_page.ROUTES,
+    *live.ROUTES,
+    *activity_pages.ROUTES,
+    *credit_pages.ROUTES,
+    *key_pages.ROUTES,
+    *chat_page.ROUTES,
+    *member_pages.ROUTES,
+    *operator_pages.ROUTES,
+)
