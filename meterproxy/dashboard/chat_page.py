@@ -1,4 +1,4 @@
-"""Chat: pick a model, ask, see the answer as it comes and what each message cost."""
+"""Chat (pick a model, ask, see the answer as it comes and what each message cost), prices, and the API's document."""
 
 from typing import Final
 
@@ -32,7 +32,12 @@ async def _prices(on: Services, call: Call) -> web.Response:
     return await page(on, call, "prices.html", models=models, trouble=trouble)
 
 
+async def _docs(on: Services, call: Call) -> web.Response:
+    return await page(on, call, "docs.html")
+
+
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/chat", Permission.WRITE_OWN, _chat),
+    page_route("GET", "/docs", Permission.OPEN, _docs),
     page_route("GET", "/prices", Permission.READ_OWN, _prices),
 )

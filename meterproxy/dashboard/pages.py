@@ -56,6 +56,13 @@ DONE: Final[Mapping[str, str]] = {
 """What a page says after something was done."""
 
 
+class _Filled(dict[str, str]):
+    """What was filled in before; nothing in all other fields."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
 class PageQuery(Query):
     """What has just been done, for a page that says so."""
 
@@ -91,7 +98,7 @@ async def page(
         template,
         status=200 if error is None else error.status,
         error=error,
-        form=call.form,
+        form=_Filled(call.form),
         account=account,
         user=user,
         csrf=None if user is None else user.csrf,
@@ -107,7 +114,7 @@ async def page(
 def html(template: str, *, status: int = 200, **content: Any) -> web.Response:
     """A template, rendered."""
     blank: dict[str, Any] = {
-        "error": None, "form": {}, "account": None, "user": None, "csrf": None, "organizations": (), "operates": False,
+        "error": None, "form": _Filled(), "account": None, "user": None, "csrf": None, "organizations": (), "operates": False,
         "may": lambda _name: False, "path": "", "done": None,
     }  # fmt: skip
     text = _environment().get_template(template).render(**{**blank, **content})

@@ -1,11 +1,12 @@
-"""Static files: styles, scripts and plotly's own, each under an address that changes with its content."""
+"""Static files: styles and scripts, ours and those of installed packages, each under an address that changes with it."""
 
 import asyncio
 import gzip
 import hashlib
 import mimetypes
+from collections.abc import Mapping
 from functools import cache
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,7 +17,12 @@ from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
 from meterproxy.errors import ApiError, Case
 
-PLOTLY: Final = "plotly.min.js"
+PACKAGED: Final[Mapping[str, tuple[str, str]]] = {
+    "plotly.min.js": ("plotly", "package_data"),
+    "swagger-ui-bundle.js": ("swagger_ui", "static"),
+    "swagger-ui.css": ("swagger_ui", "static"),
+}
+"""Files of others, with the installed package that has them and where in it; the packages are not imported."""
 GZIPPED_BYTES: Final = 1024
 """From which size on a file is worth being compressed."""
 _LONG: Final = "public, max-age=31536000, immutable"
@@ -34,7 +40,7 @@ class File(NamedTuple):
 @cache
 def names() -> frozenset[str]:
     """The files that there are."""
-    return frozenset({PLOTLY, *(file.name for file in _directory().iterdir() if file.is_file())})
+    return frozenset({*PACKAGED, *(file.name for file in _directory().iterdir() if file.is_file())})
 
 
 @cache
@@ -78,9 +84,13 @@ def _loaded(name: str) -> File:
 
 
 def _path(name: str) -> Path:
-    if name == PLOTLY:
-        return Path(str(resources.files("plotly").joinpath("package_data", PLOTLY)))
-    return _directory() / name
+    if name not in PACKAGED:
+        return _directory() / name
+    package, directory = PACKAGED[name]
+    found = find_spec(package)
+    assert found is not None, "it is a dependency"
+    assert found.submodule_search_locations is not None, "it is a package"
+    return Path(found.submodule_search_locations[0], directory, name)
 
 
 def _directory() -> Path:

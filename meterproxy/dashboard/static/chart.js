@@ -39,8 +39,9 @@ const CHARTS = {
     return [[trace], layout({ yaxis: { autorange: "reversed", showgrid: false }, xaxis: { dtick: 3, ticksuffix: ":00", showgrid: false } })];
   },
   groups(data) {
+    const days = data.every((row) => /^\d{4}-\d\d-\d\d$/.test(row[0]));
     const trace = { type: "bar", x: data.map((row) => row[0]), y: data.map((row) => row[1]), marker: { color: COLOURS[0] }, hovertemplate: "%{x}<br>$%{y:.4f}<extra></extra>" };
-    return [[trace], layout({ yaxis: { tickprefix: "$" }, xaxis: { type: "category", showgrid: false } })];
+    return [[trace], layout({ yaxis: { tickprefix: "$" }, xaxis: { type: days ? "date" : "category", showgrid: false } })];
   },
 };
 
