@@ -185,13 +185,12 @@ class Authorizer:
 
     def _try_place(self, attempt: Attempt, request: HoldRequest, lowered_maximum: int | None) -> Authorized | None:
         """Place the hold from what is here, in part where that may be and there is room for what is left unheld."""
-        step = self._step(attempt, request)
-        if step is not None:
-            part = in_part(request, step)
+        part, step = self._part(attempt, request)
+        if part is not None:
             with suppress(NoExposure):
                 hold = self._ledger.try_place(part)
                 return None if hold is None else self._authorized(attempt, hold, part, lowered_maximum, step)
-        with _softened(request, exposed=step is not None):
+        with _softened(part):
             hold = self._ledger.try_place(request)
         return None if hold is None else Authorized(hold, request.bound, lowered_maximum)
 
@@ -200,21 +199,21 @@ class Authorizer:
         authorized = self._try_place(attempt, request, lowered_maximum)
         if authorized is not None:
             return authorized
-        step = self._step(attempt, request)
-        if step is not None:
-            part = in_part(request, step)
+        part, step = self._part(attempt, request)
+        if part is not None:
             with suppress(NoExposure):
                 hold = await self._ledger.place(part)
                 return self._authorized(attempt, hold, part, lowered_maximum, step)
-        with _softened(request, exposed=step is not None):
+        with _softened(part):
             return Authorized(await self._ledger.place(request), request.bound, lowered_maximum)
 
-    def _step(self, attempt: Attempt, request: HoldRequest) -> int | None:
-        """How many tokens of output are held at a time; None where all are."""
+    def _part(self, attempt: Attempt, request: HoldRequest) -> tuple[HoldRequest | None, int]:
+        """The request held in part, None where all of it is; and how many tokens of output are held at a time."""
         if self.usual is None or not may_be_held_in_part(request, attempt.request_facts, attempt.model_facts):
-            return None
+            return None, 0
         step = self.usual.tokens(request.key.key_id, request.model)
-        return step if in_part(request, step).exposed_nanos > 0 else None
+        part = in_part(request, step)
+        return (part if part.exposed_nanos > 0 else None), step
 
     def _authorized(
         self, attempt: Attempt, hold: Hold, part: HoldRequest, lowered_maximum: int | None, step: int
@@ -312,13 +311,13 @@ class Authorizer:
 
 
 @contextmanager
-def _softened(request: HoldRequest, *, exposed: bool) -> Iterator[None]:
+def _softened(part: HoldRequest | None) -> Iterator[None]:
     """Say *held* where only the whole is more than there is: a part of it may fit once others leave less unheld."""
     try:
         yield
     except ApiError as refusal:
-        exposure = request.key.account.exposure
-        merely = exposed and exposure is not None and request.hold_nanos <= (exposure.cap or 0)
+        exposure = None if part is None else part.key.account.exposure
+        merely = part is not None and exposure is not None and part.exposed_nanos <= (exposure.cap or 0)
         if merely and refusal.case in {Case.CREDIT_SPENT, Case.BUDGET_SPENT}:
             text = "Running requests leave no room for what this one may cost beyond what can be held for it."
             raise ApiError(Case.CREDIT_HELD, text) from refusal

@@ -197,6 +197,7 @@ class Exchange:
             settings.count_seconds,
             self._house.turns,
             hidden_output=route.facts.reasoning,
+            extension=self._extension,
         )
         return lowered_maximum
 
@@ -225,10 +226,11 @@ class Exchange:
         delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
         if self._keeps:
             self._expect_ids(asked, key, delivery)
-        if forwarded.answer.content_type != EVENT_STREAM:
-            if self._extension is not None:
-                self._extension.holds_all()  # what cannot be held stays exposed
-            await relay_plain(delivery, self._began)
+        streams = forwarded.answer.content_type == EVENT_STREAM
+        if self._extension is not None and not (streams and delivery.decoder is None):
+            await self._extension.whole()  # it cannot be cut off
+        if not streams:
+            await relay_plain(delivery, self._began)  # what could not be held stays exposed
             self._received()
             return
         relay = StreamRelay(delivery, self._house.leavers, self._forwarded_us)
