@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, Field
 
 from meterproxy.control import answers, queries
 from meterproxy.control.access import Permission, is_operator
@@ -36,8 +36,8 @@ Cursor = Annotated[str, Field(max_length=80), AfterValidator(lambda text: _place
 class Wanted(queries.Query):
     """What is looked for; `to` itself is not in it. `status` is an HTTP status, or whether it was completed."""
 
-    from_: Annotated[AwareDatetime | None, Field(alias="from")] = None
-    to: AwareDatetime | None = None
+    from_: Annotated[queries.Instant | None, Field(alias="from")] = None
+    to: queries.Instant | None = None
     model: Word | None = None
     provider: Word | None = None
     key_id: UUID | None = None
