@@ -51,11 +51,12 @@ BEGIN
     END IF;
 END $$;
 
--- One cell of a CSV file. What a spreadsheet would run as a formula is shown as text.
+-- One cell of a CSV file. What a spreadsheet would run as a formula is shown as text; some skip blanks before it, some read
+-- wide signs as narrow ones.
 CREATE FUNCTION csv_cell(p_text text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
         WHEN p_text IS NULL THEN ''
-        WHEN p_text ~ '^[=+\-@\t\r]' THEN '"''' || replace(p_text, '"', '""') || '"'
+        WHEN p_text ~ '^(\s*[-=+@＝＋－＠]|[\t\r\n])' THEN '"''' || replace(p_text, '"', '""') || '"'
         WHEN p_text ~ '[",\r\n]' THEN '"' || replace(p_text, '"', '""') || '"'
         ELSE p_text END
 $$;

