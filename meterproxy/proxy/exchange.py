@@ -244,9 +244,9 @@ class Exchange:
 
     def _learn(self, asked: Asked, route: Route, key: KeyEntry) -> None:
         """Remember how long this answer was, for what the next ones hold at first."""
-        usual, ending = self._house.authorizer.usual, self._hold.ending if self._hold else None
-        if usual is not None and ending is not None and asked.endpoint.operation in ADAPTIVE:
-            usual.note(key.key_id, route.model, ending.usage.output_tokens)
+        placer, ending = self._house.authorizer.placer, self._hold.ending if self._hold else None
+        if placer is not None and ending is not None and asked.endpoint.operation in ADAPTIVE:
+            placer.usual.note(key.key_id, route.model, ending.usage.output_tokens)
 
     def _began(self, relay: StreamRelay | LargeRelay) -> None:
         """The client gets this answer as it comes: however it ends from now on, what was delivered is charged."""
