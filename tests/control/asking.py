@@ -1,5 +1,6 @@
 """An API on real PostgreSQL, asked in process: what a client hears of it, and people to ask as."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from aiohttp.test_utils import make_mocked_request
 from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.identity import Identity
+from meterproxy.control.openid import OpenId
 from meterproxy.control.passwords import Passwords
 from meterproxy.control.routes import ROUTES
 from meterproxy.control.sign_in import SignIn
@@ -32,6 +34,7 @@ from meterproxy.store.audit import audit
 from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.explain import explain
 from meterproxy.store.fleet import Fleet
+from meterproxy.store.identities import Identities
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
 from meterproxy.store.lost import LostSessions
@@ -60,7 +63,12 @@ class Heard:
 class Asking:
     """Somebody who asks an API."""
 
-    def __init__(self, pool: asyncpg.Pool, registration: Literal["open", "invitation", "closed"] = "open") -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        registration: Literal["open", "invitation", "closed"] = "open",
+        openid: Callable[[Identities], OpenId | None] = lambda _identities: None,
+    ) -> None:
         accounts, keys = Accounts(pool), Keys(pool)
         self.pool = pool
         self.people, self.tokens = People(pool, accounts), Tokens(SECRET)
@@ -72,7 +80,8 @@ class Asking:
             Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), partial(audit, pool),
             Live(accounts.look).watch, machine_of(pool),
         )  # fmt: skip
-        identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens)
+        known = openid(Identities(pool, accounts, registration))
+        identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)
         self.api = Api(services, identity, (*ROUTES, *PAGES), open_metrics=False, on_page_error=told)
 
     async def __call__(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> Heard:
