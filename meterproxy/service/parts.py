@@ -39,6 +39,7 @@ from meterproxy.store.fleet import Fleet
 from meterproxy.store.identities import Identities
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.owners import OwnerRows
@@ -152,6 +153,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         Typesetter(),
         tokens,
         LostSessions(pool),
+        LoggedEvents(pool),
         partial(audit, pool),
         live.watch,
         machine,
