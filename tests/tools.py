@@ -13,7 +13,13 @@ from typing import Final, NoReturn
 
 import pytest
 
-PACKAGES: Final = {"promtool": "prometheus", "pgbouncer": "pgbouncer", "node": "nodejs", "npm": "npm"}
+PACKAGES: Final = {
+    "promtool": "prometheus",
+    "pgbouncer": "pgbouncer",
+    "node": "nodejs",
+    "npm": "npm",
+    "chromium": "chromium",
+}
 """What Debian calls the package of each program."""
 MODULES: Final = {"atheris": "there is no wheel of it for this Python or platform"}
 """Modules of Python that cannot be had everywhere, and why."""

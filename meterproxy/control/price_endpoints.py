@@ -35,10 +35,11 @@ class Card(Answer):
 
 
 class ModelPrice(Answer):
-    """A model that can be had, its size, and what it costs."""
+    """A model that can be had, its size, and what it costs; `mode` is what it is made for, where that is known."""
 
     id: str
     provider: str
+    mode: str | None
     context_tokens: int
     max_output_tokens: int
     cards: list[Card]
@@ -48,6 +49,7 @@ class ModelPrice(Answer):
         return cls(
             id=offer.model,
             provider=offer.provider,
+            mode=offer.facts.mode,
             context_tokens=offer.facts.context_tokens,
             max_output_tokens=offer.facts.max_output_tokens,
             cards=[Card(service_tier=name, rates=_rates(card, markup_ppm)) for name, card in offer.price.cards.items()],

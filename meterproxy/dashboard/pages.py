@@ -114,7 +114,8 @@ async def page(
 def html(template: str, *, status: int = 200, **content: Any) -> web.Response:
     """A template, rendered."""
     blank: dict[str, Any] = {
-        "error": None, "form": _Filled(), "account": None, "user": None, "csrf": None, "organizations": (), "operates": False,
+        "error": None, "form": _Filled(), "account": None, "user": None, "csrf": None, "organizations": (),
+        "operates": False,
         "may": lambda _name: False, "path": "", "done": None,
     }  # fmt: skip
     text = _environment().get_template(template).render(**{**blank, **content})

@@ -1,4 +1,4 @@
-"""Static files: styles and scripts, ours and those of installed packages, each under an address that changes with it."""
+"""Static files: styles and scripts, ours and installed packages', each under an address that changes with them."""
 
 import asyncio
 import gzip

@@ -60,6 +60,7 @@ class Heard:
     param: str | None = None
     message: str = ""
     headers: Any = None
+    cookies: Any = None
 
 
 class Asking:
@@ -87,8 +88,10 @@ class Asking:
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)
         self.api = Api(services, identity, (*ROUTES, *PAGES), open_metrics=False, on_page_error=told)
 
-    async def __call__(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> Heard:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    async def __call__(
+        self, method: str, path: str, body: Any = None, *, token: str | None = None, headers: Any = None
+    ) -> Heard:
+        headers = {**({} if token is None else {"Authorization": f"Bearer {token}"}), **(headers or {})}
         request = make_mocked_request(method, path, headers=headers)
         request._read_bytes = body if isinstance(body, bytes) else b"" if body is None else orjson.dumps(body)
         try:
@@ -99,7 +102,7 @@ class Asking:
             return Heard(answer.status, headers=answer.headers)
         content = answer.body if isinstance(answer.body, bytes) else b""
         told = orjson.loads(content) if answer.content_type == "application/json" and content else content
-        return Heard(answer.status, told, headers=answer.headers)
+        return Heard(answer.status, told, headers=answer.headers, cookies=answer.cookies)
 
     async def person(self, name: str) -> "Person":
         """Somebody who has registered and signed in."""

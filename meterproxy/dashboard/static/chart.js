@@ -36,7 +36,7 @@ const CHARTS = {
       type: "heatmap", z, y: WEEKDAYS, x: [...Array(24).keys()], showscale: false, xgap: 2, ygap: 2,
       colorscale: [[0, colour("--paper")], [1, COLOURS[0]]], hovertemplate: "%{y} %{x}:00<br>%{z} requests<extra></extra>",
     };
-    return [[trace], layout({ yaxis: { autorange: "reversed", showgrid: false }, xaxis: { dtick: 3, ticksuffix: ":00", showgrid: false } })];
+    return [[trace], layout({ yaxis: { autorange: "reversed", showgrid: false }, xaxis: { dtick: 6, ticksuffix: ":00", tickangle: 0, showgrid: false } })];
   },
   groups(data) {
     const days = data.every((row) => /^\d{4}-\d\d-\d\d$/.test(row[0]));

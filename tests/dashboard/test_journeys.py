@@ -1,0 +1,262 @@
+"""Journeys that people take through the pages, in a real browser, on a running service."""
+
+import csv
+import io
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+
+from tests import postgres
+from tests.dashboard.browsing import PASSWORD, Visit, browser, visit
+from tests.service.running import Service, service
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def open_service() -> AsyncIterator[Service]:
+    with postgres.reachable_directory() as directory:
+        async with service(directory, environment={"METERPROXY_REGISTRATION": "open"}) as running:
+            yield running
+            await running.audit()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    async with browser() as running:
+        yield running
+
+
+def visiting(chromium: Browser, open_service: Service, **settings: Any) -> AbstractAsyncContextManager[Visit]:
+    return visit(chromium, open_service, **settings)
+
+
+def operator_password(running: Service) -> str:
+    return (running.data_dir / "secrets" / "operator_password").read_text().strip()
+
+
+async def registered(visit: Visit, name: str) -> str:
+    """Register and sign in; the e-mail."""
+    email = f"{name}@example.com"
+    await visit.open("/register")
+    await visit.page.get_by_label("Name").fill(name)
+    await visit.page.get_by_label("E-mail").fill(email)
+    await visit.page.get_by_label("Password").fill(PASSWORD)
+    await visit.press("Register")
+    await expect(visit.page.get_by_role("status")).to_have_text("You are registered. Sign in.")
+    await visit.sign_in(email, PASSWORD)
+    return email
+
+
+async def granted(running: Service, organization: str, amount: str) -> str:
+    """Credit for an organization, by the operator; its account."""
+    accounts = await running.admin("GET", "/admin/accounts?limit=500")
+    account: str = next(one["id"] for one in accounts["data"] if one["organization"]["name"] == organization)
+    body = {"amount": amount, "kind": "grant"}
+    await running.admin("POST", f"/admin/accounts/{account}/credits", body, status=201)
+    return account
+
+
+async def asked(running: Service, secret: str, text: str = "Say hello.") -> None:
+    async with openai.AsyncOpenAI(base_url=running.base_url, api_key=secret, max_retries=0) as client:
+        await client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": text}])
+
+
+async def test_from_registering_to_a_statement(chromium: Browser, open_service: Service, tmp_path: Path) -> None:
+    """A key, a request that shows without reloading, a budget that stops the next one and says why, files to keep."""
+    async with visiting(chromium, open_service) as ann:
+        page = ann.page
+        await registered(ann, "ann")
+        await expect(page.get_by_text("Nothing was asked yet.")).to_be_visible()
+        await granted(open_service, "ann", "1.00")
+
+        await ann.open("/keys")
+        await page.get_by_label("Name").fill("my first key")
+        await ann.press("Create key")
+        secret = await page.locator("#secret").inner_text()
+        assert secret.startswith("mp-")
+        await page.locator("[data-copy=secret]").click()
+        await expect(page.locator("[data-copy=secret]")).to_have_text("Copied")
+        assert await page.evaluate("navigator.clipboard.readText()") == secret
+        assert secret in await page.locator("#python").inner_text()
+        await ann.open("/keys")
+        assert secret not in await page.content()
+
+        await ann.open("/")
+        balance = page.locator("#balance")
+        await expect(balance).to_have_text("$1.00")
+        await asked(open_service, secret)
+        await expect(page.get_by_role("cell", name="my first key")).to_be_visible(timeout=10_000)
+        await expect(balance).not_to_have_text("$1.00")
+
+        await ann.open("/budgets")
+        await page.get_by_label("Name").fill("almost nothing")
+        await page.get_by_label("Cap").fill("0.000000001")
+        await ann.press("Make budget")
+        await expect(page.get_by_role("heading", name="almost nothing")).to_be_visible()
+        with pytest.raises(openai.RateLimitError) as refused:
+            await asked_until_refused(open_service, secret)
+        assert "almost nothing" in str(refused.value)
+        await ann.open("/budgets")
+        await expect(page.get_by_text("Marks passed")).to_be_visible()
+
+        await ann.open("/activity")
+        async with page.expect_download() as downloading:
+            await page.get_by_role("link", name="CSV").click()
+        rows = list(csv.DictReader(io.StringIO(Path(await (await downloading.value).path()).read_text(), newline="")))
+        assert {row["key_name"] for row in rows} == {"my first key"}
+        await page.locator("tbody a").first.click()
+        await expect(page.get_by_role("heading", name="What it cost")).to_be_visible()
+
+        await ann.open("/reports")
+        async with page.expect_download() as downloading:
+            await page.get_by_role("link", name="PDF").click()
+        pdf = tmp_path / "statement.pdf"
+        await (await downloading.value).save_as(pdf)
+        assert pdf.read_bytes().startswith(b"%PDF-")
+
+
+async def asked_until_refused(running: Service, secret: str) -> None:
+    """What an operator or owner changes is in force within a second."""
+    for _ in range(200):
+        await asked(running, secret)
+
+
+async def test_an_operator_at_work(chromium: Browser, open_service: Service) -> None:
+    """Grants credit, suspends somebody whose key dies with that, lets him again, and reads who did what."""
+    async with visiting(chromium, open_service) as bob:
+        await registered(bob, "bob")
+        await bob.open("/keys")
+        await bob.page.get_by_label("Name").fill("bob's key")
+        await bob.press("Create key")
+        secret = await bob.page.locator("#secret").inner_text()
+        async with visiting(chromium, open_service) as operator:
+            page = operator.page
+            await operator.sign_in("operator@localhost", operator_password(open_service))
+            await operator.open("/operate/organizations")
+            await page.get_by_role("link", name="bob").click()
+            await page.get_by_label("Amount in USD").fill("2.50")
+            await page.get_by_label("Description").fill("welcome")
+            await operator.press("Book it")
+            await expect(page.get_by_role("status")).to_have_text("The entry was booked.")
+            await expect(page.get_by_role("cell", name="welcome")).to_be_visible()
+            await asked(open_service, secret)
+
+            await operator.open("/operate/people?q=bob")
+            await operator.press("Suspend")
+            await expect(page.get_by_role("status")).to_contain_text("suspended")
+            with pytest.raises(openai.AuthenticationError):
+                await asked_until_refused(open_service, secret)
+            await bob.open("/")
+            assert bob.page.url.startswith(f"{open_service.origin}/login")
+
+            await operator.open("/operate/people?q=bob")
+            await operator.press("Resume")
+            await operator.open("/operate/audit")
+            for action in ("credit.grant", "user.suspend", "user.resume"):
+                await expect(page.get_by_role("cell", name=action).first).to_be_visible()
+            await operator.open("/operate/system?audit=1")
+            await expect(page.get_by_text("balance is the sum of its entries")).to_be_visible()
+            await expect(page.get_by_text("broken")).to_have_count(0)
+
+
+async def test_a_colleague_is_invited_and_chats(chromium: Browser, open_service: Service) -> None:
+    """By a link that works once; he chats on the organization's credit and sees what it cost, and only what is his."""
+    async with visiting(chromium, open_service) as cleo:
+        await registered(cleo, "cleo")
+        await granted(open_service, "cleo", "1.00")
+        await cleo.open("/members")
+        await cleo.page.get_by_label("E-mail").fill("dan@example.com")
+        await cleo.press("Invite")
+        link = await cleo.page.locator("#invitation").inner_text()
+        async with visiting(chromium, open_service) as dan:
+            page = dan.page
+            await registered(dan, "dan")
+            await page.goto(link)
+            await dan.press("Join")
+            await expect(page.get_by_role("heading", name="cleo")).to_be_visible()
+            await expect(page.get_by_role("link", name="Members")).to_have_count(0)
+            await dan.open("/chat")
+            await page.get_by_label("Model").select_option("gpt-4o-mini")
+            await page.get_by_label("Message").fill("Tell me a story.")
+            await page.get_by_label("Message").press("Enter")
+            await expect(page.locator(".message.assistant footer")).to_contain_text("$0.", timeout=15_000)
+            await expect(page.locator("#total")).to_contain_text("This conversation: $0.")
+            await dan.open("/activity")
+            await expect(page.get_by_role("cell", name="chat", exact=True)).to_have_count(1)
+        await cleo.open("/members")
+        await expect(cleo.page.get_by_role("row", name="dan")).to_contain_text("$0.0")
+
+
+async def test_with_the_keyboard_alone(chromium: Browser, open_service: Service) -> None:
+    """Registering, signing in, past the menu, and making a key."""
+    async with visiting(chromium, open_service) as eve:
+        page = eve.page
+        keyboard = page.keyboard
+        await eve.open("/register")
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+        for text in ("eve", "eve@example.com", PASSWORD):
+            await keyboard.press("Tab")
+            await keyboard.type(text)
+        await keyboard.press("Enter")
+        await expect(page.get_by_role("status")).to_be_visible()
+        await expect(page.get_by_label("E-mail")).to_be_focused()
+        await keyboard.type("eve@example.com")
+        await keyboard.press("Tab")
+        await keyboard.type(PASSWORD)
+        await keyboard.press("Enter")
+        await page.wait_for_url(f"{open_service.origin}/")
+        link = page.get_by_role("link", name="API keys", exact=True)
+        for _ in range(20):
+            await keyboard.press("Tab")
+            if await link.evaluate("link => link === document.activeElement"):
+                break
+        await keyboard.press("Enter")
+        await page.wait_for_url(f"{open_service.origin}/keys")
+        await keyboard.press("Tab")
+        await keyboard.press("Enter")  # skips to the content
+        await keyboard.press("Tab")
+        await expect(page.get_by_label("Name")).to_be_focused()
+        await keyboard.type("by hand")
+        await keyboard.press("Enter")
+        await expect(page.locator("#secret")).to_contain_text("mp-")
+
+
+PAGES = (
+    "/", "/activity", "/credits", "/keys", "/budgets", "/chat", "/reports", "/reports?group_by=model", "/prices",
+    "/members", "/profile", "/operate/organizations", "/operate/people", "/operate/system", "/operate/audit",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_page_lets_everybody_in(chromium: Browser, open_service: Service, width: int, scheme: str) -> None:
+    """No barriers, nothing beyond the window's edge, no errors, whatever the window and the colours."""
+    settings = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    async with visiting(chromium, open_service, **settings) as operator:
+        await operator.open("/login")
+        barriers = [f"/login {barrier}" for barrier in await operator.barriers()]
+        await operator.sign_in("operator@localhost", operator_password(open_service))
+        for path in PAGES:
+            await operator.open(path)
+            barriers += [f"{path} {barrier}" for barrier in await operator.barriers()]
+            beyond = await operator.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            if beyond > 0:
+                barriers.append(f"{path} goes {beyond} pixels beyond the edge")
+        assert barriers == []
+
+
+async def test_pages_are_read_without_javascript(chromium: Browser, open_service: Service) -> None:
+    """Signing in and every figure need none."""
+    async with visiting(chromium, open_service, java_script_enabled=False) as operator:
+        await operator.sign_in("operator@localhost", operator_password(open_service))
+        for path in PAGES:
+            await operator.open(path)
+            await expect(operator.page.get_by_role("heading", level=1)).to_be_visible()

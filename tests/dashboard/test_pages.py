@@ -1,0 +1,258 @@
+"""Pages: who may see and send them, and what nobody can make them do."""
+
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from uuid import UUID, uuid4
+
+import pytest
+
+from meterproxy.control.access import Permission
+from meterproxy.core.role import Role
+from meterproxy.dashboard import static
+from meterproxy.dashboard.pages import DONE, own_path
+from meterproxy.dashboard.routes import PAGES
+from tests.control.asking import ADMIN_TOKEN, Asking
+from tests.control.history import history
+from tests.control.test_matrix import MAY
+from tests.dashboard.visitor import Visitor
+from tests.ledger.bank import pool_of
+
+PAGES_BY_PERMISSION = {
+    Permission.OPEN: "GET /static/{digest}/{name} · GET /login · POST /login · GET /register · POST /register · "
+    "GET /reset · POST /reset · GET /docs",
+    Permission.SIGNED_IN: "POST /logout · GET /profile · POST /profile/password · POST /profile/organization · "
+    "GET /invitation · POST /invitation",
+    Permission.READ_OWN: "GET / · GET /latest · GET /live · GET /activity · GET /activity/export · GET /activity/{id} · "
+    "GET /credits · GET /prices",
+    Permission.READ_OWN_KEYS: "GET /keys · GET /keys/{id}",
+    Permission.WRITE_OWN: "POST /keys · POST /keys/{id} · POST /keys/{id}/rotate · POST /keys/{id}/revoke · GET /chat",
+    Permission.READ_USAGE: "GET /reports · GET /reports/statement",
+    Permission.READ_ORGANIZATION: "GET /budgets · GET /members",
+    Permission.MANAGE: "POST /budgets · POST /budgets/{id} · POST /budgets/{id}/retire · POST /members/invite · "
+    "POST /members/teams · POST /members/{id}/role · POST /members/{id}/remove · "
+    "POST /members/invitations/{id}/withdraw",
+    Permission.OPERATE: "GET /operate/organizations · POST /operate/organizations · GET /operate/organizations/{id} · "
+    "POST /operate/organizations/{id} · POST /operate/organizations/{id}/credit · GET /operate/people · "
+    "POST /operate/people/{id} · POST /operate/people/{id}/reset · GET /operate/system · GET /operate/audit",
+}
+"""Whoever adds a page says here whom it is for."""
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
+
+
+@pytest.fixture
+async def asking(database: str) -> AsyncIterator[Asking]:
+    async with pool_of(database) as pool:
+        yield Asking(pool)
+
+
+def test_every_page_has_its_entry() -> None:
+    """A page that nobody has thought about fails here."""
+    expected = {
+        tuple(line.split()): permission
+        for permission, text in PAGES_BY_PERMISSION.items()
+        for line in text.split(" · ")
+    }
+    assert {(route.method, route.path): route.permission for route in PAGES} == expected
+
+
+async def cast(asking: Asking) -> dict[str, Visitor]:
+    owner = await asking.person("owner")
+    visitors = {"owner": await Visitor.of(asking, owner)}
+    for role in (Role.ADMIN, Role.BILLING, Role.MEMBER, Role.VIEWER):
+        person = await asking.person(role.value)
+        await asking.joins(person, owner.organization_id, role)
+        await asking.pool.execute(
+            "UPDATE logins SET organization_id = $1 WHERE user_id = $2", owner.organization_id, person.id
+        )
+        visitors[role.value] = await Visitor.of(asking, person)
+    operator = await asking.person("operator")
+    await asking.pool.execute("UPDATE users SET is_operator = true WHERE id = $1", operator.id)
+    visitors["operator"] = await Visitor.of(asking, operator)
+    return visitors
+
+
+async def test_every_page_is_for_whom_the_table_says(asking: Asking) -> None:
+    """Whoever may not see it is told so; whoever is nobody is sent to sign in."""
+    visitors = await cast(asking)
+    wrong = []
+    for route in [route for route in PAGES if route.path not in {"/live", "/logout"}]:
+        path = re.sub(r"\{\w+\}", str(uuid4()), route.path)
+        for who, visitor in visitors.items():
+            heard = await (visitor.get(path) if route.method == "GET" else visitor.post(path))
+            if (heard.status == 403) == (who in MAY[route.permission]) or heard.status >= 500:
+                wrong.append(f"{who}: {route.method} {route.path}: {heard.status}")
+        if route.permission is not Permission.OPEN:
+            heard = await asking(route.method, path, b"", headers={"Sec-Fetch-Site": "same-origin"})
+            if heard.status != 303 or not heard.headers["Location"].startswith("/login"):
+                wrong.append(f"nobody: {route.method} {route.path}: {heard.status}")
+    assert wrong == []
+
+
+async def test_nothing_is_changed_without_what_only_our_pages_know(asking: Asking) -> None:
+    """Neither by a form nor by the API, with another's token, none, or from another site's page."""
+    ann = await Visitor.of(asking, await asking.person("ann"))
+    bob = await Visitor.of(asking, await asking.person("bob"))
+    for csrf in ("", bob.csrf, ann.csrf[:-1]):
+        assert (await ann.post("/keys", csrf=csrf, name="x")).status == 403
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+        assert (await ann.post("/keys", headers=headers, name="x")).status == 403, headers
+        credentials = {"email": "ann@example.com", "password": "correct horse battery"}
+        assert (await ann.post("/login", headers=headers, **credentials)).status == 403, headers
+    cookie = {"Cookie": f"meterproxy_session={ann.cookie}"}
+    assert (await asking("POST", "/api/keys", {"name": "x"}, headers=cookie)).status == 403
+    assert (
+        await asking("POST", "/api/keys", {"name": "x"}, headers={**cookie, "X-CSRF-Token": ann.csrf})
+    ).status == 201
+    assert (await ann.post("/keys", name="x")).status == 200
+
+
+async def test_a_cookie_is_no_bearer_token_nor_the_other_way(asking: Asking) -> None:
+    """Each is made for one way of asking."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
+    assert (await asking("GET", "/api/auth/me", token=ann.cookie)).status == 401
+    heard = await asking("GET", "/profile", headers={"Cookie": f"meterproxy_session={person.token}"})
+    assert heard.status == 303
+
+
+async def test_a_log_in_lives_in_a_cookie_that_scripts_cannot_read(asking: Asking) -> None:
+    """For this site only, and over TLS only where we are reached by it; signing out ends it."""
+    await asking.person("ann")
+    body = b"email=ann%40example.com&password=correct+horse+battery"
+    heard = await asking("POST", "/login?next=/keys", body, headers={"X-Forwarded-Proto": "https"})
+    assert (heard.status, heard.headers["Location"]) == (303, "/keys")
+    cookie = heard.cookies["meterproxy_session"]
+    assert (cookie["httponly"], cookie["samesite"], cookie["path"], cookie["secure"]) == (True, "Lax", "/", True)
+    heard = await asking("POST", "/login", body)
+    assert not heard.cookies["meterproxy_session"]["secure"]
+    login_id = await asking.pool.fetchval("SELECT id FROM logins ORDER BY id DESC LIMIT 1")
+    ann = Visitor(asking, login_id, await asking.pool.fetchval("SELECT user_id FROM logins WHERE id = $1", login_id))
+    assert (await ann.get("/profile")).status == 200
+    assert (await ann.post("/logout")).status == 303
+    assert (await ann.get("/profile")).status == 303
+
+
+@pytest.mark.parametrize("address", [
+    "https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)", "evil",
+    "/ok\r\nSet-Cookie: a=b", "/\tok", "",
+])  # fmt: skip
+async def test_nobody_is_sent_elsewhere(asking: Asking, address: str) -> None:
+    """What an address says to go on at after signing in is a path of ours, or the first page."""
+    assert own_path(address) == "/"
+    await asking.person("ann")
+    from urllib.parse import quote
+
+    body = b"email=ann%40example.com&password=correct+horse+battery"
+    heard = await asking("POST", f"/login?next={quote(address)}", body)
+    assert heard.status in {303, 400}
+    assert heard.status == 400 or heard.headers["Location"] == "/"
+
+
+class Tags(HTMLParser):
+    """What a page consists of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+async def test_what_people_write_is_text(asking: Asking) -> None:
+    """In every name and description, on every page: no element and no attribute comes of it, and no template is run."""
+    person = await asking.person("ann")
+    pool = asking.pool
+    await pool.execute("UPDATE users SET name = $1, is_operator = true WHERE id = $2", HOSTILE, person.id)
+    await pool.execute("UPDATE organizations SET name = $1", HOSTILE)
+    ann = await Visitor.of(asking, person)
+    made = await asking("POST", "/api/keys", {"name": HOSTILE, "description": HOSTILE}, token=person.token)
+    key_id = made.body["id"]
+    grant = {"amount": "9.00", "kind": "grant", "description": HOSTILE}
+    await asking("POST", f"/admin/accounts/{person.account_id}/credits", grant, token=ADMIN_TOKEN)
+    await ann.post("/budgets", name=HOSTILE, whose="account", measure="amount", window="month", cap="5.00")
+    await ann.post("/members/teams", name=HOSTILE)
+    await asking(
+        "POST", f"/api/organizations/{person.organization_id}/invitations",
+        {"email": 'a"><script>@x.example', "role": "member"}, token=person.token,
+    )  # fmt: skip
+    await history(pool, [UUID(key_id)], rows=30)
+    for table, column in (
+        ("usage_events", "conversation"),
+        ("usage_events", "served_model"),
+        ("usage_by_day", "model"),
+    ):
+        await pool.execute(f"UPDATE {table} SET {column} = $1 || {column}", HOSTILE)
+    request_id = await pool.fetchval("SELECT id FROM usage_events WHERE amount_nanos > 0 LIMIT 1")
+    account = person.account_id
+    since = datetime.now(UTC).date() - timedelta(days=50)
+    paths = [
+        "/", "/latest", "/activity", f"/activity/{request_id}", "/credits", "/keys", f"/keys/{key_id}", "/budgets",
+        "/chat", f"/reports?from={since}", "/reports?group_by=key", "/reports?group_by=conversation", "/members",
+        "/profile", "/operate/organizations", f"/operate/organizations/{account}", "/operate/people",
+        "/operate/audit", "/prices", f"/activity?model={HOSTILE}", f"/operate/people?q={HOSTILE}",
+        f"/register?token={HOSTILE}", f"/login?next=/{HOSTILE}", f"/invitation?token={HOSTILE}",
+    ]  # fmt: skip
+    for path in paths:
+        heard = await ann.get(path.replace("<", "%3C").replace('"', "%22").replace(" ", "%20").replace("{", "%7B"))
+        assert heard.status in {200, 303}, (path, heard)
+        text = heard.body.decode()
+        assert "49" not in re.findall(r"onerror=alert\(2\)&gt;(\d+)", text)
+        tags = Tags()
+        tags.feed(text)
+        for tag, attributes in tags.found:
+            assert not any(name.startswith("on") for name in attributes), (path, tag, attributes)
+            assert tag != "script" or attributes.get("src") or attributes.get("type") == "application/json", path
+            assert tag != "img" or str(attributes["src"]).startswith("/static/"), path
+        assert "Content-Security-Policy" in heard.headers or heard.status == 303
+
+
+async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(asking: Asking) -> None:
+    """With the field at fault named."""
+    ann = await Visitor.of(asking, await asking.person("ann"))
+    heard = await ann.post("/keys", name="reporting", highest_request="much")
+    assert heard.status == 400
+    assert b"highest_request: not an amount" in heard.body
+    assert b'value="reporting"' in heard.body
+    heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="1.5")
+    assert heard.status == 400
+    assert b"cap: must be a whole number" in heard.body
+    heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="15")
+    assert heard.status == 303
+
+
+async def test_a_keys_policy_is_changed_and_cleared_by_its_form(asking: Asking) -> None:
+    """Fields that were emptied take a restriction away; a day is a day of UTC."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
+    made = await asking(
+        "POST", "/api/keys", {"name": "one", "models": ["a"], "highest_request": "1.00"}, token=person.token
+    )
+    path = f"/keys/{made.body['id']}"
+    heard = await ann.post(
+        path, name="two", description="", models="", operations="chat, embedding", networks="", highest_request="0.5",
+        expires_at="2040-01-31",
+    )  # fmt: skip
+    assert heard.status == 303, heard.body
+    (key,) = (await asking("GET", "/api/keys", token=person.token)).body["data"]
+    assert (key["name"], key["models"], key["operations"]) == ("two", None, ["chat", "embedding"])
+    assert (key["highest_request"], key["expires_at"]) == ("0.50", "2040-01-31T00:00:00+00:00")
+
+
+async def test_static_files_are_kept_for_as_long_as_they_are_the_same(asking: Asking) -> None:
+    """Under an address that changes with them; nothing but those files is there."""
+    for name in static.names():
+        heard = await asking("GET", static.address_of(name), headers={"Accept-Encoding": "gzip"})
+        assert heard.status == 200, name
+        assert "immutable" in heard.headers["Cache-Control"]
+        assert heard.headers["X-Content-Type-Options"] == "nosniff"
+    assert (await asking("GET", "/static/0/app.css")).headers["Cache-Control"] == "no-cache"
+    for name in ("pages.py", "..%2Fpages.py", "%2e%2e", "app.css%00"):
+        assert (await asking("GET", f"/static/0/{name}")).status == 404, name
+
+
+def test_what_was_done_is_said_in_our_own_words() -> None:
+    """Nobody writes on our pages by a link."""
+    assert all(text.endswith(".") and "<" not in text for text in DONE.values())
