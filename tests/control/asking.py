@@ -82,7 +82,7 @@ class Asking:
         services = Services(
             accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
             Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), LoggedEvents(pool),
-            partial(audit, pool),            Live(accounts.look).watch, machine or machine_of(pool),
+            partial(audit, pool), Live(accounts.look).watch, machine or machine_of(pool),
         )  # fmt: skip
         known = openid(Identities(pool, accounts, registration))
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)
