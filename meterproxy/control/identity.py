@@ -19,8 +19,8 @@ from meterproxy.store.keys import Keys
 from meterproxy.store.people import People, PersonRow
 
 COOKIE: Final = "meterproxy_session"
-LONGEST: Final = 4096
-"""Bytes of a token that is looked at."""
+LONGEST: Final = 16_384
+"""Bytes of a token that is looked at: those of other issuers may name many groups."""
 
 
 class Identity:
