@@ -1,6 +1,7 @@
 """Usage that did not pass here: told once or often, charged or not, by a worker that may die."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -38,6 +39,8 @@ COST = 800 * 2000 + 200 * 500 + 50 * 10_000
 """What the event costs, in nanodollars; the books charge twice as much, and so does `MARKUP`."""
 MARKUP = 2_000_000
 AMOUNT = 2 * COST
+POINTS = ("before placing", "after placing", "before settling", "before answering")
+"""Where a worker may die."""
 
 
 class Prices:
@@ -265,7 +268,7 @@ async def test_who_tells_at_the_same_time_is_told_to_come_again(worker: Worker) 
 
 
 @pytest.mark.parametrize("charge", [True, False])
-@pytest.mark.parametrize("dies", ["before placing", "after placing", "before settling", "before answering"])
+@pytest.mark.parametrize("dies", POINTS)
 async def test_a_worker_that_dies_books_it_once(
     pool: asyncpg.Pool, worker: Worker, tmp_path: Path, dies: str, *, charge: bool
 ) -> None:
@@ -287,6 +290,47 @@ async def test_a_worker_that_dies_books_it_once(
     assert await pool.fetchval("SELECT count(*) FROM usage_events") == 1
     assert await balance(worker, ann) == CREDIT - (AMOUNT if charge else 0)
     assert (await log(worker, ann.token, output_tokens=1)).case is Case.CONFLICT
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_happens_each_event_is_booked_once_as_it_was_answered(
+    pool: asyncpg.Pool, tmp_path: Path, seed: int
+) -> None:
+    """Two workers that are told the same things at random, die at random points and come back; claims end early."""
+    chance = random.Random(seed)
+    workers = [Worker(pool, tmp_path / str(number)) for number in range(2)]
+    for worker in workers:
+        await worker.start()
+    ann = await rich(workers[0].asking)
+    await log(workers[0], ann.token, event_id="first")
+    answers: dict[str, Any] = {}
+    for _ in range(25):
+        number, event_id, charge = chance.randrange(2), chance.choice("abcdef"), chance.random() < 0.8
+        worker = workers[number]
+        worker.dies = chance.choice([*POINTS, None, None])
+        try:
+            heard = await log(worker, ann.token, event_id=event_id, charge=charge)
+        except Died:
+            await worker.die()
+            workers[number] = Worker(pool, tmp_path / str(number))
+            await workers[number].start()
+            assert workers[number].ledger.recovered == 0
+        else:
+            assert heard.case in {None, Case.CONFLICT, Case.KEY_RUNNING}
+            if heard.status == 200:
+                assert answers.setdefault(event_id, heard.body) == heard.body
+        if chance.random() < 0.7:
+            await pool.execute("UPDATE logged_events SET claimed_until = now()")
+    for worker in workers:
+        worker.dies = None
+        await worker.stop()
+    assert {result.name for result in await audit(pool) if not result.ok} == set()
+    amounts = dict(await pool.fetch("SELECT id::text, amount_nanos FROM usage_events"))
+    assert {one["request_id"]: one["amount_nanos"] for one in answers.values()}.items() <= amounts.items()
+    assert len(amounts) == await pool.fetchval("SELECT count(*) FROM usage_events")
+    events = await pool.fetch("SELECT request_id::text FROM logged_events")
+    assert amounts.keys() <= {row["request_id"] for row in events}
+    assert await balance(worker, ann) == CREDIT - sum(amounts.values())
 
 
 async def test_what_was_written_but_not_booked_is_no_answer(

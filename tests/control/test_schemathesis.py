@@ -17,8 +17,10 @@ import requests
 import schemathesis
 from aiohttp import web
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
+from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -177,6 +179,14 @@ def _with_ids(cast: Cast, path: str, given_: dict[str, Any], chance: random.Rand
     return told
 
 
+def _requests(operation: Any) -> st.SearchStrategy[Any]:
+    """What may be asked, and what may not, where there is anything to be wrong about."""
+    right = operation.as_strategy()
+    if not (operation.body or operation.query or operation.path_parameters):
+        return right
+    return st.one_of(right, right, operation.as_strategy(GenerationMode.NEGATIVE))
+
+
 def _asks(served: Served, operation: Any, wrong: list[str]) -> Callable[[], None]:
     """Has one operation asked by a few generated requests, each as everybody."""
     chance, tokens = random.Random(operation.label), served.run(served.tokens())
@@ -186,7 +196,7 @@ def _asks(served: Served, operation: Any, wrong: list[str]) -> Callable[[], None
         max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate], derandomize=False,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(case=operation.as_strategy())
+    @given(case=_requests(operation))
     def ask(case: Any) -> None:
         for number, (who, token) in enumerate(tokens.items()):
             if number % 2 and case.path_parameters:
