@@ -162,12 +162,13 @@ async def test_words_are_only_words(asking: Asking, words: str) -> None:
             continue
         token = ADMIN_TOKEN if route.path.startswith(("/admin", "/api/admin", "/api/audit")) else ann.token
         for name, field in route.query.model_fields.items():
-            asked = f"{route.path}?{field.alias or name}={quote(words)}"
+            needed = "&start_time=1" if "start_time" in route.query.model_fields.keys() - {name} else ""
+            asked = f"{route.path}?{field.alias or name}={quote(words)}{needed}"
             heard = await asking("GET", asked, token=token)
             assert heard.status in {200, 400}, (asked, heard)
             assert not heard.headers or not {"Set-Cookie"} & set(heard.headers), asked
-            if isinstance(heard.body, dict) and heard.status == 200 and "data" in heard.body:
-                assert words in str(heard.body["data"]) or heard.body["data"] == [], asked
+            found = heard.body["data"] if isinstance(heard.body, dict) and "data" in heard.body else []
+            assert found == [] or words in str(found) or "bucket" in str(found[0]), asked
     assert await stand(asking.pool) == before
 
 
