@@ -110,10 +110,8 @@ class SignIn:
         await self._people.set_password(user_id, await self._passwords.hash(new), login_id)
 
     async def allow_reset(self, user_id: UUID) -> str:
-        """A secret with which somebody can set his password, once, within a day. Raises ApiError NOT_FOUND."""
-        secret = secrets.token_urlsafe(32)
-        await self._people.add_reset(user_id, _digest(secret), RESET_SECONDS)
-        return secret
+        """As `allow_reset`."""
+        return await allow_reset(self._people, user_id)
 
     async def reset_password(self, reset_token: str, new: str, address: str) -> None:
         """Set a password by such a secret. Raises ApiError NOT_SIGNED_IN, SIGN_IN_SLOWED, OVERLOADED."""
@@ -140,6 +138,13 @@ class SignIn:
 
     def _signed_in(self, claim: Claim, secret: str) -> SignedIn:
         return SignedIn(self._tokens.make(claim, int(time.time())), secret, claim)
+
+
+async def allow_reset(people: People, user_id: UUID) -> str:
+    """A secret with which somebody can set his password, once, within a day. Raises ApiError NOT_FOUND."""
+    secret = secrets.token_urlsafe(32)
+    await people.add_reset(user_id, _digest(secret), RESET_SECONDS)
+    return secret
 
 
 def _digest(secret: str) -> bytes:

@@ -36,7 +36,7 @@ def known_key(head: RequestHead, directory: Directory, clock: Clock) -> KeyEntry
         ApiError: KEY_MISSING, KEY_INVALID (unknown, revoked, expired).
     """
     key = directory.known(_digest(head))
-    return None if key is True else _live(key, clock)
+    return None if key is True else live_key(key, clock)
 
 
 async def find_key(head: RequestHead, directory: Directory, clock: Clock) -> KeyEntry:
@@ -46,12 +46,13 @@ async def find_key(head: RequestHead, directory: Directory, clock: Clock) -> Key
         ApiError: KEY_INVALID, UNAVAILABLE where PostgreSQL cannot be asked.
     """
     try:
-        return _live(await directory.find(_digest(head)), clock)
+        return live_key(await directory.find(_digest(head)), clock)
     except StoreUnavailable:
         raise ApiError(Case.UNAVAILABLE, "The API key cannot be checked right now. Please try again.") from None
 
 
-def _live(key: KeyEntry | bool | None, clock: Clock) -> KeyEntry:
+def live_key(key: KeyEntry | bool | None, clock: Clock) -> KeyEntry:
+    """What was found, if it is a key that has not expired. Raises ApiError KEY_INVALID."""
     if not isinstance(key, KeyEntry) or (key.expires_us is not None and clock.now_us() >= key.expires_us):
         raise ApiError(Case.KEY_INVALID, _INVALID)
     return key

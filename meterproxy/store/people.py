@@ -39,13 +39,13 @@ class MembershipRow:
 
 @dataclass(frozen=True, slots=True)
 class PersonRow:
-    """Somebody who is signed in, and where he belongs."""
+    """Somebody who is signed in, and where he belongs; `login_id` is None for the token of another issuer."""
 
     id: UUID
     name: str
     email: str | None
     is_operator: bool
-    login_id: UUID
+    login_id: UUID | None
     organization_id: UUID | None
     memberships: Sequence[MembershipRow]
 
