@@ -69,8 +69,9 @@ def read(kind: type[T], query: MultiMapping[str] | Mapping[str, str]) -> T:
     """Validate a query; `name[]` is `name`, and what is there more than once is a list. Raises ApiError MALFORMED."""
     given: dict[str, list[str]] = {}
     for name, value in query.items():
-        if "\0" in name or "\0" in value:
-            raise ApiError(Case.MALFORMED, "The query must not contain NUL.")  # no text of PostgreSQL's does
+        text = name + value
+        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ApiError(Case.MALFORMED, "The query is not text.")  # nothing that PostgreSQL could look for
         given.setdefault(name.removesuffix("[]"), []).append(value)
     try:
         return kind.model_validate({name: values[0] if len(values) == 1 else values for name, values in given.items()})
