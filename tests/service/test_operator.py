@@ -513,7 +513,7 @@ async def test_unknown_ids_are_404(call: Caller, method: str, path: str, body: A
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/admin/nothing", "/nothing", "/v1", "/healthz/", "/admin/accounts/", "/Healthz"]
+    "path", ["/admin/nothing", "/nothing", "/v1", "/healthz/", "/admin/accounts/", "/Healthz"]
 )
 async def test_unknown_paths_are_404(call: Caller, path: str) -> None:
     """In OpenAI's shape."""
