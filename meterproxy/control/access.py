@@ -82,6 +82,11 @@ def is_operator(principal: Principal) -> bool:
     return isinstance(principal, Operator) or (isinstance(principal, User) and principal.is_operator)
 
 
+def reads_all(role: Role | None) -> bool:
+    """Whether a key of somebody in this role may be let read everybody's usage; None: of a service."""
+    return role is None or role in ROLES[Permission.READ_USAGE]
+
+
 def is_of_organization(permission: Permission) -> bool:
     """Whether a permission is about one organization."""
     return permission in ROLES
@@ -140,7 +145,7 @@ def _in_organization(principal: Principal, permission: Permission, place: Member
     if principal.memberships.get(organization_id) != place:
         raise ApiError(Case.NOT_FOUND, "There is no such organization.")
     _allowed(principal, allowed=place.role in ROLES[permission])
-    sees_all = place.role in ROLES[Permission.READ_USAGE]
+    sees_all = reads_all(place.role)
     return Acting(principal, organization_id, account_id, place.role, None if sees_all else principal.id)
 
 

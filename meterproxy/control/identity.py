@@ -10,10 +10,12 @@ from typing import Final
 
 from aiohttp import web
 
+from meterproxy.control.access import reads_all
 from meterproxy.control.openid import OpenId
 from meterproxy.control.principal import ANONYMOUS, OPERATOR, Anonymous, Key, Membership, Principal, User
 from meterproxy.control.tokens import PAGES, Tokens
 from meterproxy.core.key import KEY_PREFIX, digest_of
+from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.keys import Keys
 from meterproxy.store.people import People, PersonRow
@@ -57,8 +59,10 @@ class Identity:
         found = await self._keys.find(digest_of(secret))
         if found is None:
             raise ApiError(Case.KEY_INVALID, "This API key is not known here, or not any more.")
-        row = found.row
-        return Key(row["id"], row["user_id"], row["organization_id"], row["account_id"], row["reads_usage"])
+        row, policy = found.row, found.policy
+        role = None if row["role"] is None else Role(row["role"])
+        reads_usage = row["reads_usage"] and reads_all(role)
+        return Key(row["id"], row["user_id"], row["organization_id"], row["account_id"], reads_usage, policy.networks)
 
     async def _visitor(self, token: str) -> User | Anonymous:
         """Who has this cookie; one that is over is as good as none."""

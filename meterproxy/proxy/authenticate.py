@@ -16,7 +16,7 @@ from meterproxy.core.key import KEY_PREFIX, KeyEntry, digest_of
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.proxy.client import Client
 from meterproxy.proxy.endpoints import Endpoint, Way
-from meterproxy.proxy.origin import Address, Networks, origin
+from meterproxy.proxy.origin import Networks, is_within, origin
 from meterproxy.proxy.ports import Clock, Directory
 from meterproxy.proxy.request_head import RequestHead
 
@@ -97,12 +97,8 @@ def permit(key: KeyEntry, endpoint: Endpoint, client: Client, trusted: Networks 
     policy = key.policy
     if policy.operations is not None and endpoint.way is not Way.OURS and endpoint.operation not in policy.operations:
         raise ApiError(Case.PERMISSION_DENIED, f"This API key may not be used for '{endpoint.operation}'.")
-    if policy.networks is not None and not _within(origin(client.peer, client.headers, trusted), policy.networks):
+    if policy.networks is not None and not is_within(origin(client.peer, client.headers, trusted), policy.networks):
         raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")
-
-
-def _within(address: Address | None, networks: Networks) -> bool:
-    return address is not None and any(address in network for network in networks)
 
 
 def may_use_model(key: KeyEntry, model: str) -> bool:
