@@ -43,7 +43,10 @@ _OTHER_KINDS: Final = tuple((index, kind) for index, kind in enumerate(KINDS) if
 
 
 class DrawRow(NamedTuple):
-    """What a record consumed of one lease, what overran it, and what a limit without leases counts."""
+    """What a record consumed of one lease, what overran it, and what a limit without leases counts.
+
+    Where all records of a batch are new, one row says it of all of them, with the batch's id for a request's.
+    """
 
     request_id: UUID
     account_id: UUID
@@ -83,6 +86,20 @@ def draw_rows(record: EndRecord) -> Sequence[DrawRow]:
     """What an ending draws from its limits. The leases of a durable hold have paid when it became durable."""
     rows = taken_rows(record)
     return rows if record.resource is None else [row for row in rows if row.counted]
+
+
+def summed_rows(batch_id: UUID, endings: Iterable[Settling]) -> Sequence[DrawRow]:
+    """What the endings of a batch draw together, by lease; none of them is of a durable hold."""
+    sums: dict[tuple[UUID, UUID, int, UUID], list[int]] = {}
+    for record in (settling.record for settling in endings):
+        account_id = record.subject.account_id
+        for draw, amounts in zip(record.subject.draws, taken(record), strict=True):
+            lease = (account_id, draw.limit_id, draw.window_start_us, draw.session_id)
+            total = sums.setdefault(lease, [0, 0, 0])
+            total[0] += amounts.consumed
+            total[1] += amounts.overrun
+            total[2] += amounts.counted
+    return [DrawRow(batch_id, *lease, *total) for lease, total in sums.items() if any(total)]
 
 
 def taken_rows(record: EndRecord) -> Sequence[DrawRow]:
