@@ -5,8 +5,8 @@ Rules
 - The queries run in the order of `sql/queries/settle.sql`, in one transaction; progress is advanced first, so a batch
   that somebody else has booked is noticed before anything is written.
 - Lock order: worker session, account, limit window, lease, rollup.
-- Nearly always every record of a batch is new. So its draws go in as sums, one row a lease; where a record turns out not
-  to be new all of it is undone, and done again with the draws of each record by themselves.
+- Nearly always every record of a batch is new. So its draws go in as sums, one row a lease; where a record turns out
+  not to be new all of it is undone, and done again with the draws of each record by themselves.
 """
 
 import dataclasses
@@ -74,7 +74,6 @@ class Settlement:
             Unbookable: PostgreSQL refuses a record of the batch; nothing was written.
             StoreUnavailable: PostgreSQL is away; the batch may or may not have been booked.
         """
-
         try:
             try:
                 return await retried(lambda: self._book_once(batch, summed=True))

@@ -75,13 +75,13 @@ WITH booked AS (
         provider_request_id, is_stream, ending, outcome, status, usage_source, input_tokens, cache_read_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, other_usage, raw_usage, flags, tools, conversation, tags,
         price_id, markup_ppm, bound_input_tokens, bound_output_tokens, hold_nanos, cost_nanos, amount_nanos,
-        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, draws)
+        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, packed_draws)
     SELECT
         account_id, occurred_at, id, user_id, key_id, session_id, operation, provider, model, served_model, service_tier,
         provider_request_id, is_stream, ending, outcome, status, usage_source, input_tokens, cache_read_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, other_usage, raw_usage, flags, tools, conversation, tags,
         price_id, markup_ppm, bound_input_tokens, bound_output_tokens, hold_nanos, cost_nanos, amount_nanos,
-        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, draws
+        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, packed_draws
     FROM usage_staging s WHERE batch_id = $1
         AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = s.id)
     ON CONFLICT DO NOTHING

@@ -1,12 +1,14 @@
 """Budgets and rate limits beside credit: all or none, in order, to the last unit, and booked in their own measure."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import pytest
 
 from meterproxy.core.bound import Bound
@@ -177,9 +179,13 @@ async def test_in_shadow_what_would_be_refused_is_only_counted(pool: asyncpg.Poo
         ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 50)), completed(70))
     assert ledger.holds.shadowed == 2
     await ledger.settler.drain()
-    request_id = await pool.fetchval("SELECT id FROM usage_events WHERE draws IS NOT NULL ORDER BY id DESC LIMIT 1")
+    request_id = await pool.fetchval(
+        "SELECT id FROM usage_events WHERE packed_draws IS NOT NULL ORDER BY id DESC LIMIT 1"
+    )
     told = (await explain(pool, request_id))["limits_drawn"]
     assert {draw["counted"] for draw in told} == {"0.00007"}
+    await say_it_as_before(pool)
+    assert (await explain(pool, request_id))["limits_drawn"] == told
     await ledger.stop()
     spent = 210 * NANOS_PER_TOKEN
     assert (await window(pool, budget.limit_id))["drawn"] == spent
@@ -187,6 +193,18 @@ async def test_in_shadow_what_would_be_refused_is_only_counted(pool: asyncpg.Poo
         "drawn": spent, "overrun": 20 * NANOS_PER_TOKEN, "counted": 140 * NANOS_PER_TOKEN,
     }  # fmt: skip
     assert await wrong(pool) == []
+
+
+async def say_it_as_before(pool: asyncpg.Pool) -> None:
+    """Rows of earlier releases name their draws in JSON."""
+    for row in await pool.fetch("SELECT id, packed_draws FROM usage_events WHERE packed_draws IS NOT NULL"):
+        draws = [
+            (limit.hex(), start, other and other.hex(), *rest)
+            for limit, start, other, *rest in msgspec.msgpack.decode(row["packed_draws"])
+        ]
+        await pool.execute(
+            "UPDATE usage_events SET draws = $2, packed_draws = NULL WHERE id = $1", row["id"], json.dumps(draws)
+        )
 
 
 async def test_in_shadow_no_answer_is_cut_down_to_what_is_left(pool: asyncpg.Pool, tmp_path: Path) -> None:
