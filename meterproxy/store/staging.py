@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 import orjson
 
-from meterproxy.core.draw import taken
+from meterproxy.core.draw import taken, taken_together
 from meterproxy.core.lending import Settling
 from meterproxy.core.record import EndRecord
 from meterproxy.core.usage import KINDS, Usage
@@ -92,15 +92,7 @@ def draw_rows(record: EndRecord) -> Sequence[DrawRow]:
 
 def summed_rows(batch_id: UUID, endings: Iterable[Settling]) -> Sequence[DrawRow]:
     """What the endings of a batch draw together, by lease; none of them is of a durable hold."""
-    sums: dict[tuple[UUID, UUID, int, UUID], list[int]] = {}
-    for record in (settling.record for settling in endings):
-        account_id = record.subject.account_id
-        for draw, amounts in zip(record.subject.draws, taken(record), strict=True):
-            lease = (account_id, draw.limit_id, draw.window_start_us, draw.session_id)
-            total = sums.setdefault(lease, [0, 0, 0])
-            total[0] += amounts.consumed
-            total[1] += amounts.overrun
-            total[2] += amounts.counted
+    sums = taken_together(settling.record for settling in endings)
     return [DrawRow(batch_id, *lease, *total) for lease, total in sums.items() if any(total)]
 
 
