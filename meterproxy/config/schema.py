@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from meterproxy.config.limits import LimitDefaults
+from meterproxy.config.openid import OpenIdTerms
 from meterproxy.config.section import Section
 from meterproxy.config.source import Settings, read_settings
 from meterproxy.config.values import (
@@ -213,6 +214,7 @@ class Config(Section):
     stream: Stream = Stream()
     usage: Usage = Usage()
     limits: LimitDefaults = LimitDefaults()
+    openid: OpenIdTerms = OpenIdTerms()
     log: Log = Log()
 
     @model_validator(mode="after")

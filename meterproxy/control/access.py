@@ -27,6 +27,7 @@ class Permission(Enum):
     READ_OWN = "one's own activity, and the balance it is paid from"
     READ_OWN_KEYS = "one's own keys"
     WRITE_OWN = "one's own keys and chat"
+    LOG_OWN = "telling what one has used elsewhere"
     READ_USAGE = "everybody's usage in the organization"
     READ_ORGANIZATION = "budgets, everybody's keys, members and teams"
     MANAGE = "changing budgets, everybody's keys, members and teams"
@@ -42,6 +43,7 @@ ROLES: Final[Mapping[Permission, frozenset[Role]]] = {
     Permission.READ_OWN: frozenset(Role),
     Permission.READ_OWN_KEYS: frozenset(Role),
     Permission.WRITE_OWN: frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER}),
+    Permission.LOG_OWN: frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER}),
     Permission.READ_USAGE: _READERS,
     Permission.READ_ORGANIZATION: _READERS,
     Permission.MANAGE: frozenset({Role.OWNER, Role.ADMIN}),
@@ -50,7 +52,7 @@ ROLES: Final[Mapping[Permission, frozenset[Role]]] = {
 }
 """What each role may do in its organization; the operator may all of it in every one."""
 
-OF_KEYS: Final = frozenset({Permission.READ_OWN})
+OF_KEYS: Final = frozenset({Permission.READ_OWN, Permission.LOG_OWN})
 """What a key may do in the organization that it belongs to."""
 OF_READING_KEYS: Final = OF_KEYS | {Permission.READ_USAGE}
 """The same where its policy lets it read everybody's usage."""
@@ -78,6 +80,11 @@ class Acting:
 def is_operator(principal: Principal) -> bool:
     """Whether somebody may do what the operator may."""
     return isinstance(principal, Operator) or (isinstance(principal, User) and principal.is_operator)
+
+
+def reads_all(role: Role | None) -> bool:
+    """Whether a key of somebody in this role may be let read everybody's usage; None: of a service."""
+    return role is None or role in ROLES[Permission.READ_USAGE]
 
 
 def is_of_organization(permission: Permission) -> bool:
@@ -138,7 +145,7 @@ def _in_organization(principal: Principal, permission: Permission, place: Member
     if principal.memberships.get(organization_id) != place:
         raise ApiError(Case.NOT_FOUND, "There is no such organization.")
     _allowed(principal, allowed=place.role in ROLES[permission])
-    sees_all = place.role in ROLES[Permission.READ_USAGE]
+    sees_all = reads_all(place.role)
     return Acting(principal, organization_id, account_id, place.role, None if sees_all else principal.id)
 
 

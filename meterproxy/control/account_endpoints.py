@@ -50,7 +50,7 @@ async def entries(on: Services, call: Call) -> answers.Page[answers.Entry]:
 
 
 async def _create_team(on: Services, call: Call) -> answers.Team:
-    new = call.body_as(bodies.NewTeam)
+    new = call.body_as(bodies.NewTeamOfAccount)
     return answers.Team.of(await on.teams.create(new.account_id, new.name))
 
 
@@ -133,7 +133,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         permission=Permission.ADMIN_TOKEN,
         endpoint=_create_team,
         summary="Make a team",
-        body=bodies.NewTeam,
+        body=bodies.NewTeamOfAccount,
         answer=answers.Team,
         status=201,
         refusals=(Case.CONFLICT,),

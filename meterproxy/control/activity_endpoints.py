@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, Field
 
 from meterproxy.control import answers, queries
 from meterproxy.control.access import Permission, is_operator
@@ -36,8 +36,8 @@ Cursor = Annotated[str, Field(max_length=80), AfterValidator(lambda text: _place
 class Wanted(queries.Query):
     """What is looked for; `to` itself is not in it. `status` is an HTTP status, or whether it was completed."""
 
-    from_: Annotated[AwareDatetime | None, Field(alias="from")] = None
-    to: AwareDatetime | None = None
+    from_: Annotated[queries.Instant | None, Field(alias="from")] = None
+    to: queries.Instant | None = None
     model: Word | None = None
     provider: Word | None = None
     key_id: UUID | None = None
@@ -161,7 +161,7 @@ async def exported(on: Services, call: Call) -> web.StreamResponse:
     """A file that is sent while it is being read: neither side ever has all of it."""
     wanted = call.query_as(ActivityFile)
     pieces = on.activity.exported(call.whose(wanted.user_id, wanted.key_id), wanted.filter(), wanted.format)
-    first = await anext(pieces)
+    first = await anext(pieces) + await anext(pieces, b"")  # what fails here can still be told
     type_ = "text/csv; charset=utf-8" if wanted.format == "csv" else "application/json"
     response = web.StreamResponse(
         headers={

@@ -24,11 +24,11 @@ from meterproxy.control.access import Acting, Permission
 from meterproxy.control.answers import json_answer
 from meterproxy.control.call import Call, Services
 from meterproxy.control.identity import Identity
-from meterproxy.control.principal import ANONYMOUS, OPERATOR, Membership, Principal, User, actor
+from meterproxy.control.principal import ANONYMOUS, OPERATOR, Key, Membership, Principal, User, actor
 from meterproxy.control.route import Methods, Route, Table
 from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case, StoreUnavailable
-from meterproxy.proxy.origin import Networks, origin
+from meterproxy.proxy.origin import Networks, is_within, origin
 from meterproxy.proxy.paths import Match
 from meterproxy.store.actor import acting_as
 
@@ -99,12 +99,14 @@ class Api:
     async def _call(self, request: web.BaseRequest, route: Route, ids: tuple[str, ...]) -> Call:
         query = MultiDict(request.query)
         form = forms.fields(await request.read()) if route.is_page and request.method == "POST" else None
+        address = origin(request.remote or "", request.headers, self._trusted)
         acting = await self._acting(request, route, query, ids)
+        if isinstance(acting.principal, Key) and not is_within(address, acting.principal.networks):
+            raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")
         _check_site(request, acting.principal, form)
         body = None
         if route.body is not None:
             body = bodies.read(route.body, await request.read())
-        address = origin(request.remote or "", request.headers, self._trusted)
         return Call(ids, queries.read(route.query, query), body, acting, request, str(address or ""), form or {})
 
     async def _acting(

@@ -5,13 +5,13 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from meterproxy.control import answers
 from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
 from meterproxy.control.call import Call, Services
-from meterproxy.control.queries import NumberedPage
+from meterproxy.control.queries import Instant, NumberedPage
 from meterproxy.control.route import Route
 from meterproxy.store.audit_log import AuditFilter
 
@@ -24,8 +24,8 @@ class AuditPage(NumberedPage):
     actor: Word | None = None
     action: Word | None = None
     subject_id: UUID | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Instant | None = None
+    until: Instant | None = None
 
 
 class AuditEntry(Answer):

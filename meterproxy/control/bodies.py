@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import orjson
@@ -15,6 +15,7 @@ from pydantic import (
     PlainValidator,
     StrictBool,
     ValidationError,
+    WithJsonSchema,
 )
 
 from meterproxy.control.faults import malformed
@@ -23,6 +24,9 @@ from meterproxy.core.money import parse_usd
 from meterproxy.errors import ApiError, Case
 
 T = TypeVar("T", bound=BaseModel)
+
+AMOUNT_PATTERN: Final = r"^-?[0-9]{1,12}(\.[0-9]{1,9})?$"
+_NOT_NEGATIVE: Final = AMOUNT_PATTERN.replace("-?", "")
 
 
 def _nanos(value: Any) -> Any:
@@ -64,10 +68,21 @@ def _operation(text: str) -> str:
 Text = AfterValidator(_storable)
 Name = Annotated[str, Field(min_length=1, max_length=200), Text]
 Description = Annotated[str, Field(max_length=2000), Text]
-Amount = Annotated[int, BeforeValidator(_nanos)]
-Operation = Annotated[str, AfterValidator(_operation)]
-Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
-Instant = Annotated[datetime, PlainValidator(_instant)]
+_TOLD_AMOUNT: Final = {"type": "string", "pattern": AMOUNT_PATTERN, "description": "USD, decimal", "examples": ["5.00"]}
+Amount = Annotated[int, BeforeValidator(_nanos), WithJsonSchema(_TOLD_AMOUNT)]
+AmountNotNegative = Annotated[
+    int, BeforeValidator(_nanos), Field(ge=0), WithJsonSchema({**_TOLD_AMOUNT, "pattern": _NOT_NEGATIVE})
+]
+AmountAboveZero = Annotated[
+    int, BeforeValidator(_nanos), Field(gt=0), WithJsonSchema({**_TOLD_AMOUNT, "pattern": _NOT_NEGATIVE})
+]
+Operation = Annotated[str, AfterValidator(_operation), WithJsonSchema({"type": "string", "enum": list(OPERATIONS)})]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    PlainValidator(_network),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "2001:db8::/32"]}),
+]
+Instant = Annotated[datetime, PlainValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 AtMost100 = Field(max_length=100)
 
 
@@ -83,7 +98,7 @@ class NewAccount(Body):
 
 class ChangedAccount(Body):
     frozen: StrictBool | None = None
-    overdraft: Annotated[Amount, Field(ge=0)] | None = None
+    overdraft: AmountNotNegative | None = None
 
 
 class ChangedFleet(Body):
@@ -103,7 +118,7 @@ class NewCredit(Body):
     idempotency_key: Name | None = None
 
 
-class NewTeam(Body):
+class NewTeamOfAccount(Body):
     account_id: UUID
     name: Name
 
@@ -117,7 +132,7 @@ class KeyBody(Body):
     models: Annotated[tuple[Name, ...], AtMost100] | None = None
     operations: Annotated[tuple[Operation, ...], AtMost100] | None = None
     networks: Annotated[tuple[Network, ...], AtMost100] | None = None
-    highest_request: Annotated[Amount, Field(gt=0)] | None = None
+    highest_request: AmountAboveZero | None = None
     reads_usage: StrictBool = False
     expires_at: Instant | None = None
 
@@ -145,7 +160,7 @@ class ChangedKey(Body):
     models: Annotated[tuple[Name, ...], AtMost100] | None = None
     operations: Annotated[tuple[Operation, ...], AtMost100] | None = None
     networks: Annotated[tuple[Network, ...], AtMost100] | None = None
-    highest_request: Annotated[Amount, Field(gt=0)] | None = None
+    highest_request: AmountAboveZero | None = None
     reads_usage: StrictBool = False
     expires_at: Instant | None = None
 

@@ -12,6 +12,7 @@ from meterproxy.control.access import Acting
 from meterproxy.control.sign_in import SignIn
 from meterproxy.control.tokens import Tokens
 from meterproxy.control.typesetter import Typesetter
+from meterproxy.core.logged import LoggedUsage
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.models import Offer
 from meterproxy.store.accounts import Accounts
@@ -21,6 +22,7 @@ from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.people import People
@@ -40,6 +42,7 @@ class Machine:
         settle_now: waits until what was captured before is settled.
         offers: the models that can be had, with their prices.
         exchange: has a request answered as a chat completion with this body, paid by the key with this secret.
+        log: books usage that did not pass here. Raises ApiError or StoreUnavailable where nothing was booked.
         markup_ppm: what is charged for a cost of a million.
     """
 
@@ -49,6 +52,7 @@ class Machine:
     explain: Callable[[UUID], Awaitable[dict[str, Any]]]
     offers: Callable[[], Awaitable[Sequence[Offer]]]
     exchange: Callable[[web.BaseRequest, str, bytes], Awaitable[None]]
+    log: Callable[[LoggedUsage], Awaitable[None]]
     markup_ppm: int = 1_000_000
 
 
@@ -70,6 +74,7 @@ class Services:
     typesetter: Typesetter
     tokens: Tokens
     lost_sessions: LostSessions
+    logged: LoggedEvents
     audit: Callable[[], Awaitable[Sequence[InvariantResult]]]
     watch: Callable[[UUID, web.BaseRequest], Awaitable[web.StreamResponse]]
     machine: Machine

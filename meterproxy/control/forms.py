@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, StrictBool, ValidationError
+from pydantic import BaseModel, BeforeValidator, StrictBool, ValidationError
 
 from meterproxy.control.faults import malformed
 from meterproxy.errors import ApiError, Case
@@ -57,6 +57,8 @@ def _kind_of(annotation: Any, metadata: list[Any]) -> type:
         return list
     if annotation in {bool, StrictBool}:
         return bool
+    if any(isinstance(part, BeforeValidator) for part in metadata):
+        return str  # an amount is read from text
     return int if annotation is int else str
 
 

@@ -8,9 +8,9 @@ Rules
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field, PlainValidator, StrictBool
+from pydantic import Field, PlainValidator, StrictBool, WithJsonSchema
 
-from meterproxy.control.bodies import Body, Name, Text
+from meterproxy.control.bodies import AMOUNT_PATTERN, Body, Name, Text
 from meterproxy.core.limit import Measure, Scope
 from meterproxy.core.limit_terms import MARKS, LimitTerms
 from meterproxy.core.money import parse_usd
@@ -28,10 +28,20 @@ def _fixed(_value: Any) -> None:
     raise ValueError("cannot be changed; retire this limit and make a new one")
 
 
-Quantity = Annotated[int | str, PlainValidator(_quantity)]
+Quantity = Annotated[
+    int | str,
+    PlainValidator(_quantity),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": AMOUNT_PATTERN}, {"type": "integer"}],
+            "description": "USD, decimal, as text for an amount; a whole number for all else",
+            "examples": ["5.00", 100],
+        }
+    ),
+]
 Title = Annotated[str, Field(max_length=200), Text]
 Marks = Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=100)]
-Fixed = Annotated[None, PlainValidator(_fixed)]
+Fixed = Annotated[None, PlainValidator(_fixed), WithJsonSchema({"type": "null", "description": "cannot be changed"})]
 """What of a limit is for ever: to change it would make it another one."""
 
 

@@ -108,7 +108,8 @@ def _success(route: Route, schemas: _Schemas) -> dict[str, Any]:
     if route.answer is not None:
         told["content"] = {"application/json": {"schema": schemas[route.answer, "serialization"]}}
     for media in route.media:
-        told.setdefault("content", {}).setdefault(media, {"schema": {"type": "string"}})
+        schema = {"type": ["object", "array"]} if media == "application/json" else {"type": "string"}
+        told.setdefault("content", {}).setdefault(media, {"schema": schema})
     return told
 
 

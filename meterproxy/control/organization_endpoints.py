@@ -110,9 +110,14 @@ async def removed(on: Services, call: Call) -> None:
 
 async def invited(on: Services, call: Call) -> NewlyMadeInvitation:
     """Invite somebody."""
-    new, secret = call.body_as(NewInvitation), secrets.token_urlsafe(32)
+    new, secret, principal = call.body_as(NewInvitation), secrets.token_urlsafe(32), call.acting.principal
     row = await on.members.invite(
-        call.organization_id, new.email, new.role, invitation_digest(secret), by_owner=_is_owner(call)
+        call.organization_id,
+        new.email,
+        new.role,
+        invitation_digest(secret),
+        by_owner=_is_owner(call),
+        inviter=principal.id if isinstance(principal, User) else None,
     )
     return NewlyMadeInvitation(invitation_token=secret, **asdict(row))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from meterproxy.control import answers, bodies, queries
-from meterproxy.control.access import Permission
+from meterproxy.control.access import Permission, reads_all
 from meterproxy.control.call import Call, Services
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
@@ -93,7 +93,7 @@ async def refreshed(on: Services, call: Call) -> answers.NewlyMadeKey:
 
 def _check_reader(call: Call, *, reads_usage: bool) -> None:
     """Nobody lets a key read what he may not read himself."""
-    if reads_usage and call.acting.role is Role.MEMBER:
+    if reads_usage and not reads_all(call.acting.role):
         raise ApiError(Case.PERMISSION_DENIED, "Your role does not allow this.", param="reads_usage")
 
 

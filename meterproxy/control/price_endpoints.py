@@ -18,7 +18,7 @@ from meterproxy.proxy.models import Offer
 Tokens = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
-class Rate(Answer):
+class RateOfKind(Answer):
     """What so many units of a kind cost, with more tokens of input than `above_input_tokens`."""
 
     kind: str
@@ -31,7 +31,7 @@ class Card(Answer):
     """The rates of one service tier."""
 
     service_tier: str
-    rates: list[Rate]
+    rates: list[RateOfKind]
 
 
 class ModelPrice(Answer):
@@ -115,9 +115,9 @@ def _writes(price: Price) -> bool:
     return "output" in price.cards[DEFAULT].written_kinds
 
 
-def _rates(card: RateCard, markup_ppm: int) -> list[Rate]:
+def _rates(card: RateCard, markup_ppm: int) -> list[RateOfKind]:
     return [
-        Rate(
+        RateOfKind(
             kind=kind,
             above_input_tokens=max(tier.above_input_tokens, 0),
             per=SIZES[KINDS.index(kind)],

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from meterproxy.core.role import Role
+from meterproxy.proxy.origin import Networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class User:
 class Key:
     """Whoever presents a key: he reads what this key has used, and the balance that it spends.
 
-    `reads_usage`: he reads everybody's usage in the organization, as a tool that reports costs does.
+    Args:
+        reads_usage: he reads everybody's usage in the organization, as a tool that reports costs does.
+        networks: from where alone he may come; None: from anywhere.
     """
 
     id: UUID
@@ -50,6 +53,7 @@ class Key:
     organization_id: UUID
     account_id: UUID
     reads_usage: bool = False
+    networks: Networks | None = None
 
 
 @dataclass(frozen=True, slots=True)

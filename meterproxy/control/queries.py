@@ -1,13 +1,15 @@
 """Queries: what stands behind the question mark, validated; a fault is a 400 that names the member."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, TypeVar
 from uuid import UUID
 
 from multidict import MultiMapping
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from meterproxy.control.faults import malformed
+from meterproxy.errors import ApiError, Case
 
 MOST_ROWS: Final = 500
 DEFAULT_ROWS: Final = 50
@@ -15,6 +17,16 @@ DEFAULT_ROWS: Final = 50
 T = TypeVar("T", bound=BaseModel)
 Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
 Switch = Literal["0", "1"]
+
+
+def _in_utc(instant: datetime) -> datetime:
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is not in the years 1 to 9999") from error
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Query(BaseModel):
@@ -57,6 +69,9 @@ def read(kind: type[T], query: MultiMapping[str] | Mapping[str, str]) -> T:
     """Validate a query; `name[]` is `name`, and what is there more than once is a list. Raises ApiError MALFORMED."""
     given: dict[str, list[str]] = {}
     for name, value in query.items():
+        text = name + value
+        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ApiError(Case.MALFORMED, "The query is not text.")  # nothing that PostgreSQL could look for
         given.setdefault(name.removesuffix("[]"), []).append(value)
     try:
         return kind.model_validate({name: values[0] if len(values) == 1 else values for name, values in given.items()})

@@ -3,7 +3,8 @@
 Rules
 -----
 - Failures are counted for whom and from where; beyond a few, each doubles the wait. Whoever must wait is told so before
-  his password is looked at, so that guessing goes no faster from many addresses.
+  his password is looked at, so that guessing goes no faster from many addresses. An attempt counts as failed from its
+  beginning until it is known to be right, so that it goes no faster all at once either.
 - The answer for a wrong password and for an unknown user is the same, and takes as long.
 - The secret that renews a log-in works once. Ending a log-in ends its tokens at once: each request looks it up.
 """
@@ -11,6 +12,8 @@ Rules
 import hashlib
 import secrets
 import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
@@ -20,7 +23,7 @@ from meterproxy.control.tokens import ACCESS_SECONDS, Claim, Tokens
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.actor import acting_as
 from meterproxy.store.members import Members
-from meterproxy.store.people import People
+from meterproxy.store.people import FREE_FAILURES, People
 
 LOGIN_SECONDS: Final = 30 * 86_400
 """How long a log-in lasts that nobody renews."""
@@ -75,16 +78,17 @@ class SignIn:
     async def log_in(self, email: str, password: str, address: str) -> SignedIn:
         """Sign somebody in. Raises ApiError WRONG_PASSWORD, SIGN_IN_SLOWED, OVERLOADED."""
         whom, whence = f"email {email.lower()}", f"address {address}"
-        await self._check_free(whom, whence)
-        found = await self._people.find(email)
-        if not await self._passwords.check(password, found.password_hash if found else None):
-            await self._people.note_failure(whom)
-            await self._people.note_failure(whence, FREE_FAILURES_OF_AN_ADDRESS)
-            raise ApiError(Case.WRONG_PASSWORD, "The e-mail or the password is wrong.")
-        assert found is not None
-        await self._people.forget_failures(whom)
         secret = secrets.token_urlsafe(32)
-        login_id = await self._people.begin_login(found.user_id, _digest(secret), LOGIN_SECONDS)
+        async with self._attempt({whom: FREE_FAILURES, whence: FREE_FAILURES_OF_AN_ADDRESS}):
+            found = await self._people.find(email)
+            right = await self._passwords.check(password, found.password_hash if found else None)
+        login_id = None
+        if right and found is not None:
+            login_id = await self._people.begin_login(found, _digest(secret), LOGIN_SECONDS)
+        if login_id is None or found is None:
+            raise ApiError(Case.WRONG_PASSWORD, "The e-mail or the password is wrong.")
+        await self._people.forget_failures(whom)
+        await self._people.undo_attempts([whence])
         return self._signed_in(Claim(found.user_id, login_id), secret)
 
     async def renew(self, renewal_token: str) -> SignedIn:
@@ -98,35 +102,49 @@ class SignIn:
     async def change_password(self, user_id: UUID, login_id: UUID | None, old: str, new: str) -> None:
         """Raises ApiError WRONG_PASSWORD, SIGN_IN_SLOWED, OVERLOADED."""
         whom = f"user {user_id}"
-        await self._check_free(whom)
-        if not await self._passwords.check(old, await self._people.password_hash(user_id)):
-            await self._people.note_failure(whom)
+        async with self._attempt({whom: FREE_FAILURES}):
+            right = await self._passwords.check(old, await self._people.password_hash(user_id))
+        if not right:
             raise ApiError(Case.WRONG_PASSWORD, "The old password is wrong.", param="old_password")
+        await self._people.forget_failures(whom)
         await self._people.set_password(user_id, await self._passwords.hash(new), login_id)
 
     async def allow_reset(self, user_id: UUID) -> str:
-        """A secret with which somebody can set his password, once, within a day. Raises ApiError NOT_FOUND."""
-        secret = secrets.token_urlsafe(32)
-        await self._people.add_reset(user_id, _digest(secret), RESET_SECONDS)
-        return secret
+        """As `allow_reset`."""
+        return await allow_reset(self._people, user_id)
 
     async def reset_password(self, reset_token: str, new: str, address: str) -> None:
         """Set a password by such a secret. Raises ApiError NOT_SIGNED_IN, SIGN_IN_SLOWED, OVERLOADED."""
         whence = f"address {address}"
-        await self._check_free(whence)
-        if not await self._people.set_password_by(_digest(reset_token), await self._passwords.hash(new)):
-            await self._people.note_failure(whence, FREE_FAILURES_OF_AN_ADDRESS)
+        async with self._attempt({whence: FREE_FAILURES_OF_AN_ADDRESS}):
+            hashed = await self._passwords.hash(new)
+        if not await self._people.set_password_by(_digest(reset_token), hashed):
             raise ApiError(Case.NOT_SIGNED_IN, "This secret was used, is over, or never was one.", param="reset_token")
+        await self._people.undo_attempts([whence])
 
-    async def _check_free(self, *subjects: str) -> None:
-        seconds = await self._people.blocked_seconds(*subjects)
+    @asynccontextmanager
+    async def _attempt(self, free_failures: Mapping[str, int]) -> AsyncIterator[None]:
+        """Count an attempt as failed before it is looked at; one that nobody had time for counts for nothing."""
+        seconds = await self._people.begin_attempt(free_failures)
         if seconds > 0:
             wait = str(int(seconds) + 1)
             text = f"Too many attempts have failed. Please try again in {wait} s."
             raise ApiError(Case.SIGN_IN_SLOWED, text, headers={"Retry-After": wait})
+        try:
+            yield
+        except ApiError:
+            await self._people.undo_attempts(free_failures)
+            raise
 
     def _signed_in(self, claim: Claim, secret: str) -> SignedIn:
         return SignedIn(self._tokens.make(claim, int(time.time())), secret, claim)
+
+
+async def allow_reset(people: People, user_id: UUID) -> str:
+    """A secret with which somebody can set his password, once, within a day. Raises ApiError NOT_FOUND."""
+    secret = secrets.token_urlsafe(32)
+    await people.add_reset(user_id, _digest(secret), RESET_SECONDS)
+    return secret
 
 
 def _digest(secret: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from datetime import date
 from typing import Self
 
@@ -10,7 +11,7 @@ from meterproxy.control.spans import Days
 from meterproxy.control.usage_answers import Figures, figures
 from meterproxy.store.usage import Report
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = re.compile(r"\s*[-=+@＝＋－＠]|[\t\r\n]")
 
 
 class Credited(Answer):
@@ -101,4 +102,4 @@ def as_csv(statement: Statement) -> str:
 
 
 def _cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value

@@ -32,6 +32,8 @@ class HoldRequest(msgspec.Struct, frozen=True):
     """About how many tokens go in: what is charged should this worker die before it knows better."""
     exposed_nanos: int = 0
     """What the bound comes to beyond `hold_nanos`, which is drawn from the account's exposure instead."""
+    accepted_us: int = 0
+    """Whose windows it draws from; 0: those of `occurred_us`."""
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):

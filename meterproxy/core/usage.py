@@ -62,6 +62,8 @@ class UsageSource(StrEnum):
     COUNTED = "counted"
     ESTIMATED = "estimated"
     RECOVERED = "recovered"
+    REPORTED = "reported"
+    """The word of whoever logged it; it did not pass here."""
 
 
 class Outcome(StrEnum):

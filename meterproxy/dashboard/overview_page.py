@@ -12,7 +12,7 @@ from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
 from meterproxy.control.usage_endpoints import StatsQuery
 from meterproxy.core.money import NANOS_PER_USD
-from meterproxy.dashboard.pages import html, may, page, page_route
+from meterproxy.dashboard.pages import may, page, page_route
 
 LATEST: Final = 8
 BUDGETS_SHOWN: Final = 6
@@ -28,7 +28,6 @@ async def _overview(on: Services, call: Call) -> web.Response:
         chart_rows=[(str(row.day), row.model, row.amount_nanos / NANOS_PER_USD) for row in figures.by_day_and_model],
         peaks=[(peak.weekday, peak.hour, peak.requests) for peak in figures.peak_hours],
         next_day=_next_day,
-        outlook=await usage_endpoints.outlook(on, call),
         budgets=await _budgets(on, call) if may(call, Permission.READ_ORGANIZATION) else [],
         **await _live(on, call),
     )
@@ -40,11 +39,12 @@ def _next_day(day: str) -> date:
 
 async def _latest(on: Services, call: Call) -> web.Response:
     """What of the first page changes by itself."""
-    return html("latest.html", **await _live(on, call))
+    return await page(on, call, "latest.html", **await _live(on, call))
 
 
 async def _live(on: Services, call: Call) -> dict[str, Any]:
     return {
+        "outlook": await usage_endpoints.outlook(on, call),
         "balance": await credit_endpoints.balance(on, call.asking(query=queries.Fresh())),
         "latest": (await activity_endpoints.listed(on, call.asking(query=ActivityPage(limit=LATEST)))).data,
     }

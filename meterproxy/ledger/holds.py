@@ -358,7 +358,7 @@ class Holds:
 def _plan_of(request: HoldRequest) -> Plan:
     """What a request draws from."""
     key = request.key
-    plan = plan_for(key, request.operation, request.model, request.occurred_us)
+    plan = plan_for(key, request.operation, request.model, request.accepted_us or request.occurred_us)
     if not request.exposed_nanos:
         return plan
     exposure = key.account.exposure

@@ -6,6 +6,8 @@ Rules
   row wins.
 - A hold is what its last extension says. Holds without an ending are ended as `recovered`, by policy, and that ending
   is written to the journal before it is settled: a kill during recovery changes nothing.
+- Usage that was being logged and has no ending was not answered: nothing of it is booked, and it may be told again.
+  What it held returns with its session.
 - A record that was written again after a failed fsync counts once: the first ending is the ending.
 - When all of it is settled, the sessions that wrote this journal are `proved`: what they had leased returns at once.
 """
@@ -21,6 +23,7 @@ import msgspec
 from msgspec.structs import replace
 
 from meterproxy.core.lending import Settling
+from meterproxy.core.logged import LOGGED
 from meterproxy.core.price import Price
 from meterproxy.core.record import (
     Ending,
@@ -128,6 +131,8 @@ def recovered_ends(found: Replay, policy: OpenHoldPolicy, position: int) -> list
 
 def _recovered(found: Replay, policy: OpenHoldPolicy) -> Iterator[EndRecord]:
     for request_id, place in found.open.items():
+        if place.subject.operation == LOGGED:
+            continue
         document = found.prices.get(place.subject.price_id)
         price = Price.from_document(document) if document else None
         yield recovered_end(place, price, found.progress.get(request_id), policy)

@@ -46,8 +46,10 @@ ANSWERS: Final = 32
 USUAL_SHARE: Final = 0.9
 """The share of remembered answers that a first hold should have covered."""
 
-_TEXT: Final = re.compile(rb'"[a-z_]*(?:content|text|refusal|reasoning|arguments|name)"\s*:\s*"((?:[^"\\]|\\.)*)"')
-"""Whatever a provider may bill as output in an event of a stream."""
+_TEXT: Final = re.compile(
+    rb'"[a-z_]*(?:content|text|refusal|reasoning|thinking|arguments|input|name)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
+)
+"""Whatever a provider may bill as output in an event of a stream; all that `texts` counts is among it."""
 
 
 class Usual:
@@ -124,6 +126,11 @@ class Extension:
         self._room: asyncio.Task[bool] | None = None
         self._tells_usage = tells_usage
 
+    @property
+    def held_tokens(self) -> int:
+        """How many tokens of output are held: no more were passed on."""
+        return self._held
+
     def takes(self, piece: bytes) -> bool:
         """Read a piece before it is passed on; whether all that it says is held. Asks for more in time."""
         if self._held >= self._bound.output_tokens:
@@ -141,13 +148,22 @@ class Extension:
             await self._count()
             if self._said <= self._held:
                 return True
-            room, self._room = self._room or self._make_room(), None
+            room, self._room = self._room, None
+            if room is None or (room.done() and not room.result()):
+                room = self._make_room()  # what was refused a while ago may have come back
             if not await room:
                 return False
-        return False
+        return self._grow()
+
+    async def whole(self) -> bool:
+        """Hold all of the bound, for an answer that cannot be cut off; False where that cannot be."""
+        for _ in range(ATTEMPTS):
+            if self.holds_all() or not await self._make_room():
+                break
+        return self.holds_all()
 
     def holds_all(self) -> bool:
-        """Hold all of the bound at once, for an answer that cannot be cut off; False where that cannot be."""
+        """The same from what this worker has leased already."""
         self._said = max(self._said, self._bound.output_tokens)
         return self._held >= self._bound.output_tokens or self._grow()
 
@@ -190,7 +206,9 @@ class Extension:
         tokens = await at_most(
             self._counter, self._hold.subject.model, ["".join(map(_unescaped, texts))], self._count_seconds
         )
-        if tokens is not None:
+        if tokens is None:
+            self._uncounted = texts
+        else:
             self._said -= max(sum(map(len, texts)) - tokens, 0)
 
     def _ask(self) -> None:

@@ -16,7 +16,7 @@ from meterproxy.core.key import KEY_PREFIX, KeyEntry, digest_of
 from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.proxy.client import Client
 from meterproxy.proxy.endpoints import Endpoint, Way
-from meterproxy.proxy.origin import Address, Networks, origin
+from meterproxy.proxy.origin import Networks, is_within, origin
 from meterproxy.proxy.ports import Clock, Directory
 from meterproxy.proxy.request_head import RequestHead
 
@@ -36,7 +36,7 @@ def known_key(head: RequestHead, directory: Directory, clock: Clock) -> KeyEntry
         ApiError: KEY_MISSING, KEY_INVALID (unknown, revoked, expired).
     """
     key = directory.known(_digest(head))
-    return None if key is True else _live(key, clock)
+    return None if key is True else live_key(key, clock)
 
 
 async def find_key(head: RequestHead, directory: Directory, clock: Clock) -> KeyEntry:
@@ -46,12 +46,13 @@ async def find_key(head: RequestHead, directory: Directory, clock: Clock) -> Key
         ApiError: KEY_INVALID, UNAVAILABLE where PostgreSQL cannot be asked.
     """
     try:
-        return _live(await directory.find(_digest(head)), clock)
+        return live_key(await directory.find(_digest(head)), clock)
     except StoreUnavailable:
         raise ApiError(Case.UNAVAILABLE, "The API key cannot be checked right now. Please try again.") from None
 
 
-def _live(key: KeyEntry | bool | None, clock: Clock) -> KeyEntry:
+def live_key(key: KeyEntry | bool | None, clock: Clock) -> KeyEntry:
+    """What was found, if it is a key that has not expired. Raises ApiError KEY_INVALID."""
     if not isinstance(key, KeyEntry) or (key.expires_us is not None and clock.now_us() >= key.expires_us):
         raise ApiError(Case.KEY_INVALID, _INVALID)
     return key
@@ -96,12 +97,8 @@ def permit(key: KeyEntry, endpoint: Endpoint, client: Client, trusted: Networks 
     policy = key.policy
     if policy.operations is not None and endpoint.way is not Way.OURS and endpoint.operation not in policy.operations:
         raise ApiError(Case.PERMISSION_DENIED, f"This API key may not be used for '{endpoint.operation}'.")
-    if policy.networks is not None and not _within(origin(client.peer, client.headers, trusted), policy.networks):
+    if policy.networks is not None and not is_within(origin(client.peer, client.headers, trusted), policy.networks):
         raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")
-
-
-def _within(address: Address | None, networks: Networks) -> bool:
-    return address is not None and any(address in network for network in networks)
 
 
 def may_use_model(key: KeyEntry, model: str) -> bool:

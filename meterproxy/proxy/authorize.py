@@ -10,8 +10,6 @@ Rules
 - A hold is never shrunk: what is held covers the bound of what is sent, but for what an adaptive hold exposes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -21,11 +19,12 @@ from meterproxy.core.bound import Bound, RequestFacts, bound_of
 from meterproxy.core.hold import HoldRequest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.money import PPM, format_usd
-from meterproxy.errors import ApiError, Case, NoExposure
+from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.accept import Asked
-from meterproxy.proxy.adaptive import Extension, Usual, in_part, may_be_held_in_part
+from meterproxy.proxy.adaptive import Extension
 from meterproxy.proxy.headers import Attribution
 from meterproxy.proxy.large_body import expanding
+from meterproxy.proxy.placing import Placer, Sort
 from meterproxy.proxy.ports import Hold, Ledger, Rest, TokenCounter
 from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.request_texts import request_texts
@@ -109,6 +108,12 @@ class Attempt:
         """The bound as things stand, or with other facts of the request."""
         return bound_of(self.asked.endpoint.operation, facts or self.request_facts, self.route.model, self.model_facts)
 
+    def sort(self) -> Sort:
+        """What decides whether it may be held in part."""
+        options = self.asked.usage_options
+        tells_usage = options is not None and options.boolean("include_usage")
+        return Sort(self.request_facts, self.model_facts, tells_usage)
+
     def hold_request(self, markup_ppm: int) -> HoldRequest:
         bound = self.bound()
         route = self.route
@@ -145,7 +150,7 @@ class Authorizer:
         self._markup_ppm = settings.markup_ppm
         self._max_share_ppm = settings.hold_max_share_ppm
         self._count_seconds = settings.count_seconds
-        self.usual: Final = Usual() if settings.adaptive else None
+        self.placer: Final = Placer(ledger, counter, settings) if settings.adaptive else None
 
     def try_authorize(self, attempt: Attempt) -> Authorized | None:
         """Place the hold of a request if nobody must be asked and nothing adjusted for it; None if `authorize` must.
@@ -184,47 +189,20 @@ class Authorizer:
         return await self._place(attempt, attempt.hold_request(self._markup_ppm), lowered_maximum)
 
     def _try_place(self, attempt: Attempt, request: HoldRequest, lowered_maximum: int | None) -> Authorized | None:
-        """Place the hold from what is here, in part where that may be and there is room for what is left unheld."""
-        step = self._step(attempt, request)
-        if step is not None:
-            part = in_part(request, step)
-            with suppress(NoExposure):
-                hold = self._ledger.try_place(part)
-                return None if hold is None else self._authorized(attempt, hold, part, lowered_maximum, step)
-        with _softened(request, exposed=step is not None):
+        """Place the hold from what is here."""
+        if self.placer is None:
             hold = self._ledger.try_place(request)
-        return None if hold is None else Authorized(hold, request.bound, lowered_maximum)
+            return None if hold is None else Authorized(hold, request.bound, lowered_maximum)
+        placed = self.placer.try_place(request, attempt.sort())
+        return None if placed is None else Authorized(placed.hold, request.bound, lowered_maximum, placed.extension)
 
     async def _place(self, attempt: Attempt, request: HoldRequest, lowered_maximum: int | None) -> Authorized:
         """The same, waiting in line where that is needed."""
-        authorized = self._try_place(attempt, request, lowered_maximum)
-        if authorized is not None:
-            return authorized
-        step = self._step(attempt, request)
-        if step is not None:
-            part = in_part(request, step)
-            with suppress(NoExposure):
-                hold = await self._ledger.place(part)
-                return self._authorized(attempt, hold, part, lowered_maximum, step)
-        with _softened(request, exposed=step is not None):
-            return Authorized(await self._ledger.place(request), request.bound, lowered_maximum)
-
-    def _step(self, attempt: Attempt, request: HoldRequest) -> int | None:
-        """How many tokens of output are held at a time; None where all are."""
-        if self.usual is None or not may_be_held_in_part(request, attempt.request_facts, attempt.model_facts):
-            return None
-        step = self.usual.tokens(request.key.key_id, request.model)
-        return step if in_part(request, step).exposed_nanos > 0 else None
-
-    def _authorized(
-        self, attempt: Attempt, hold: Hold, part: HoldRequest, lowered_maximum: int | None, step: int
-    ) -> Authorized:
-        options = attempt.asked.usage_options
-        tells_usage = options is not None and options.boolean("include_usage")
-        extension = Extension(
-            self._ledger, hold, part, step, self._counter, self._count_seconds, tells_usage=tells_usage
-        )
-        return Authorized(hold, part.bound, lowered_maximum, extension)
+        if self.placer is None:
+            hold = self._ledger.try_place(request) or await self._ledger.place(request)
+            return Authorized(hold, request.bound, lowered_maximum)
+        placed = await self.placer.place(request, attempt.sort())
+        return Authorized(placed.hold, request.bound, lowered_maximum, placed.extension)
 
     async def _ceiling(self, attempt: Attempt, request: HoldRequest) -> Ceiling:
         """The most that this request may hold by rule."""
@@ -309,20 +287,6 @@ class Authorizer:
         if rest.tokens is not None and attempt.bound(fewest).tokens > rest.tokens:
             return False
         return self._nanos(attempt, fewest) <= rest.nanos
-
-
-@contextmanager
-def _softened(request: HoldRequest, *, exposed: bool) -> Iterator[None]:
-    """Say *held* where only the whole is more than there is: a part of it may fit once others leave less unheld."""
-    try:
-        yield
-    except ApiError as refusal:
-        exposure = request.key.account.exposure
-        merely = exposed and exposure is not None and request.hold_nanos <= (exposure.cap or 0)
-        if merely and refusal.case in {Case.CREDIT_SPENT, Case.BUDGET_SPENT}:
-            text = "Running requests leave no room for what this one may cost beyond what can be held for it."
-            raise ApiError(Case.CREDIT_HELD, text) from refusal
-        raise
 
 
 def _part(highest: int, ceiling: int, without: int, whole: int) -> int:

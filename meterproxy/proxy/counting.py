@@ -5,7 +5,8 @@ Rules
 - The model's own tokenizer makes the numbers `counted`; another tokenizer, missing text, or anything that is no text
   makes them `estimated`.
 - Without the tokenizer the bytes stand in, which is more and never less; nothing is ever *estimated* above the bound.
-  What the tokenizer counts in an answer that was delivered is booked as it is, above the bound as an overrun.
+  What the tokenizer counts in an answer that was delivered is booked as it is, above the bound as an overrun. Of what
+  is not held whole, the bound is what was held: no more was passed on.
 - What a model thinks without saying it cannot be counted; the row is flagged where that may be missing.
 - An ending waits for the tokenizer for a bounded time.
 """
@@ -17,6 +18,7 @@ from meterproxy.core.bound import Bound, RequestFacts
 from meterproxy.core.usage import Usage, UsageSource
 from meterproxy.proxy.abridged import Abridged
 from meterproxy.proxy.accept import Asked
+from meterproxy.proxy.adaptive import Extension
 from meterproxy.proxy.authorize import estimated_input
 from meterproxy.proxy.capture import Measured
 from meterproxy.proxy.large_body import expanding
@@ -48,7 +50,7 @@ class AnswerTexts(NamedTuple):
 class Counting:
     """Counts one exchange."""
 
-    __slots__ = ("_asked", "_bound", "_counter", "_facts", "_flags", "_model", "_seconds", "_turns")
+    __slots__ = ("_asked", "_bound", "_counter", "_extension", "_facts", "_flags", "_model", "_seconds", "_turns")
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Counting:
         turns: Turns,
         *,
         hidden_output: bool = False,
+        extension: Extension | None = None,
     ) -> None:
         self._asked = asked
         self._flags = HIDDEN if hidden_output and bound.output_tokens else ()
@@ -70,6 +73,7 @@ class Counting:
         self._counter = counter
         self._seconds = seconds
         self._turns = turns
+        self._extension = extension
 
     @property
     def limited(self) -> bool:
@@ -119,9 +123,12 @@ class Counting:
     def _usage(self, input_tokens: int, output_tokens: int) -> Usage:
         return Usage(
             input=min(input_tokens, self._bound.input_tokens),
-            output=min(output_tokens, self._bound.output_tokens),
+            output=min(output_tokens, self._most_output()),
             requests=1,
         )
+
+    def _most_output(self) -> int:
+        return self._bound.output_tokens if self._extension is None else self._extension.held_tokens
 
     def _beside_text(self) -> int:
         return self._bound.input_audio_tokens + self._bound.input_image_tokens
@@ -142,9 +149,9 @@ class Counting:
         counted = await self._count(answer.texts)
         if counted is None:
             text_bytes = sum(len(text.encode("utf-8", "replace")) for text in answer.texts)
-            return min(text_bytes + answer.unread_bytes, self._bound.output_tokens), False
+            return min(text_bytes + answer.unread_bytes, self._most_output()), False
         tokens, exact = counted
-        unread_tokens = min(answer.unread_bytes // BYTES_PER_TOKEN, max(self._bound.output_tokens - tokens, 0))
+        unread_tokens = min(answer.unread_bytes // BYTES_PER_TOKEN, max(self._most_output() - tokens, 0))
         return tokens + unread_tokens, exact
 
     async def _count(self, texts: list[str]) -> tuple[int, bool] | None:

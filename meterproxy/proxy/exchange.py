@@ -197,6 +197,7 @@ class Exchange:
             settings.count_seconds,
             self._house.turns,
             hidden_output=route.facts.reasoning,
+            extension=self._extension,
         )
         return lowered_maximum
 
@@ -225,10 +226,11 @@ class Exchange:
         delivery = self._delivery(asked, route, forwarded, headers, lowered_maximum)
         if self._keeps:
             self._expect_ids(asked, key, delivery)
-        if forwarded.answer.content_type != EVENT_STREAM:
-            if self._extension is not None:
-                self._extension.holds_all()  # what cannot be held stays exposed
-            await relay_plain(delivery, self._began)
+        streams = forwarded.answer.content_type == EVENT_STREAM
+        if self._extension is not None and not (streams and delivery.decoder is None):
+            await self._extension.whole()  # it cannot be cut off
+        if not streams:
+            await relay_plain(delivery, self._began)  # what could not be held stays exposed
             self._received()
             return
         relay = StreamRelay(delivery, self._house.leavers, self._forwarded_us)
@@ -242,9 +244,9 @@ class Exchange:
 
     def _learn(self, asked: Asked, route: Route, key: KeyEntry) -> None:
         """Remember how long this answer was, for what the next ones hold at first."""
-        usual, ending = self._house.authorizer.usual, self._hold.ending if self._hold else None
-        if usual is not None and ending is not None and asked.endpoint.operation in ADAPTIVE:
-            usual.note(key.key_id, route.model, ending.usage.output_tokens)
+        placer, ending = self._house.authorizer.placer, self._hold.ending if self._hold else None
+        if placer is not None and ending is not None and asked.endpoint.operation in ADAPTIVE:
+            placer.usual.note(key.key_id, route.model, ending.usage.output_tokens)
 
     def _began(self, relay: StreamRelay | LargeRelay) -> None:
         """The client gets this answer as it comes: however it ends from now on, what was delivered is charged."""

@@ -55,5 +55,10 @@ def _read_address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def is_within(address: Address | None, networks: Networks | None) -> bool:
+    """Whether an address is one of these; None stands for all there are."""
+    return networks is None or _is_in(address, networks)
+
+
 def _is_in(address: Address | None, networks: Networks) -> bool:
     return address is not None and any(address in network for network in networks)

@@ -121,7 +121,7 @@ class StreamRelay:
             read = partial(self._read_part, read)
         while piece := await read():
             if client.gone:
-                await self._leave(piece + b"".join(self._parts))
+                await self._leave(piece)
                 return
             if extension is not None and not extension.takes(piece) and not await extension.grown():
                 await self._stop(extension)
@@ -261,7 +261,8 @@ class StreamRelay:
             ending = self._hold.ending
             assert ending is not None, "it was just captured"
             reading = self._meter.reading(self._delivery.ceiling)
-            self._client.end(extension.terminal_events(reading, ending.usage))
+            between = b"" if self._at_boundary else b"\n\n"
+            self._client.end(between + extension.terminal_events(reading, ending.usage))
 
     def _say(self, error: ApiError) -> None:
         """Write an error event and the end; what an editor still held back is part of an event and is dropped."""
@@ -272,8 +273,7 @@ class StreamRelay:
     async def _leave(self, piece: bytes) -> None:
         """The client has left: read on or abort, then capture."""
         self._leaving = True
-        self._read(piece)
-        if self._wanted() and self._reads_on():
+        if await self._read_held(piece) and self._wanted() and self._reads_on():
             await self._read_on()
         self._answer.abort()
         if self._meter.done or self._at_end:
@@ -283,6 +283,19 @@ class StreamRelay:
         self._client.end(rest if self._decoder is None else b"")
         if self._hold.open or (self._hold.deferred and self._meter.done):
             await self._captured(Outcome.CLIENT_LEFT)
+
+    async def _read_held(self, piece: bytes) -> bool:
+        """Read what is here already, as far as it is held; whether that was all of it."""
+        for part in (piece, *self._parts):
+            if not await self._is_held(part):
+                return False
+            self._read(part)
+        self._parts.clear()
+        return True
+
+    async def _is_held(self, piece: bytes) -> bool:
+        extension = self._extension
+        return extension is None or extension.takes(piece) or await extension.grown()
 
     def _wanted(self) -> bool:
         """Whether there is anything to read on for: the usage, or an answer that is kept, to its last byte."""
@@ -298,14 +311,15 @@ class StreamRelay:
 
     async def _read_on(self) -> None:
         self._leavers.count += 1
+        read = self._answer.read if self._extension is None else partial(self._read_part, self._answer.read)
         try:
             async with asyncio.timeout(self._delivery.settings.leaver_seconds):
                 while self._wanted():
-                    piece = await self._answer.read()
-                    if self._extension is not None and not self._extension.takes(piece):
-                        return
+                    piece = await read()
                     if not piece:
                         self._at_end = self._natural_outcome() is not Outcome.STREAM_BROKEN
+                        return
+                    if not await self._is_held(piece):
                         return
                     self._read(piece)
                     if self._meter.done and self._hold.ending is None:

@@ -10,6 +10,7 @@ from meterproxy.config import Config
 from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.identity import Identity
+from meterproxy.control.openid import OpenId
 from meterproxy.control.passwords import Passwords
 from meterproxy.control.routes import ROUTES
 from meterproxy.control.sign_in import SignIn
@@ -35,8 +36,10 @@ from meterproxy.store.audit import audit
 from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.fleet import Fleet
+from meterproxy.store.identities import Identities
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.owners import OwnerRows
@@ -150,13 +153,15 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         Typesetter(),
         tokens,
         LostSessions(pool),
+        LoggedEvents(pool),
         partial(audit, pool),
         live.watch,
         machine,
     )
+    openid = OpenId.of(config.openid, Identities(pool, accounts, config.registration))
     api = Api(
         services,
-        Identity(token.get_secret_value(), keys, people, tokens),
+        Identity(token.get_secret_value(), keys, people, tokens, openid),
         (*ROUTES, *PAGES),
         open_metrics=config.listen.is_loopback,
         trusted_proxies=config.trusted_proxies,

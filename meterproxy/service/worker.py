@@ -25,11 +25,13 @@ from aiohttp import web
 from meterproxy.config import Config
 from meterproxy.control.call import Machine
 from meterproxy.core.lending import Change, Settling
+from meterproxy.core.logged import LoggedUsage
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.client import Client, Room
+from meterproxy.proxy.direct import log_usage
 from meterproxy.proxy.exchanges import Exchanges
 from meterproxy.proxy.house import Ports
 from meterproxy.proxy.models import Offer
@@ -124,6 +126,8 @@ class Worker:
         self._stopping = asyncio.Event()
         self._told_to_stop = asyncio.Event()
         self._leaving = False
+        self._closing = False
+        self._logging: set[asyncio.Future[None]] = set()
         self._exchanges: Exchanges | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
@@ -297,6 +301,7 @@ class Worker:
             self._explain,
             self._offers,
             self._chat,
+            self._log,
             self._config.markup_ppm,
         )
 
@@ -308,6 +313,18 @@ class Worker:
 
     async def _chat(self, request: web.BaseRequest, secret: str, body: bytes) -> None:
         await asked_instead(request, CHAT_PATH, secret, body, self._exchange)
+
+    async def _log(self, logged: LoggedUsage) -> None:
+        if self._exchanges is None or self._closing:
+            raise ApiError(Case.UNAVAILABLE, "The service is starting or ending right now.")
+        done = asyncio.get_running_loop().create_future()
+        self._logging.add(done)
+        try:
+            await log_usage(self._exchanges.house, logged)
+        finally:
+            self._logging.discard(done)
+            done.set_result(None)
+        await self._settle_own()
 
     def _exchange(self, client: Client) -> Awaitable[None]:
         return self._refuse(client) if self._exchanges is None else self._exchanges.run(client)
@@ -364,6 +381,7 @@ class Worker:
         server.drain()
         if self._exchanges is not None:
             await self._exchanges.finish(self._config.drain_seconds)
+            await self._finish_logging()
             await self._tasks.stop()
             await finish_telling(self._exchanges.house.idempotency)
             try:
@@ -378,6 +396,12 @@ class Worker:
         await server.shutdown(1.0)
         with contextlib.suppress(TimeoutError):  # cut short, closing becomes cutting connections
             await asyncio.wait_for(asyncio.gather(*(pool.close() for pool in self._pools)), CLOSE_SECONDS)
+
+    async def _finish_logging(self) -> None:
+        """Let what is being logged come into the journal, and nothing more."""
+        self._closing = True
+        if self._logging:
+            await asyncio.wait(self._logging, timeout=STOP_SECONDS)
 
     async def _linger(self, server: HttpServer) -> None:
         """Let clients hear of the end with their next answer, unless everything is to end."""

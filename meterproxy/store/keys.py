@@ -4,7 +4,8 @@ Rules
 -----
 - A key that another one was rotated to goes on under the limits of the first of the chain, `origin_id`.
 - Every change takes a number of the change counter, so that workers hear of it.
-- Locks are taken in one order: the account before its keys and limits, the change counter last.
+- A key is somebody's as long as he belongs to its organization; his membership is held while one is made.
+- Locks are taken in one order: the membership, the account before its keys and limits, the change counter last.
 """
 
 import secrets
@@ -173,6 +174,8 @@ class Keys:
             ApiError: NOT_FOUND where there is no such key or it was revoked.
         """
         async with transaction(self._pool) as connection:
+            if (whose := await connection.fetchrow(_SQL["whose_key"], key_id)) is not None:
+                await _owner(connection, whose["account_id"], whose["user_id"])
             row = await connection.fetchrow(_SQL["lock_key"], key_id)
             if row is None or row["revoked_at"] is not None:
                 raise ApiError(Case.NOT_FOUND, f"There is no live key {key_id}.")
@@ -192,7 +195,7 @@ class Keys:
         Args:
             user_id: None: the organization's service user.
             secret_of: derives a key's secret from its id, so that nobody has to keep it. Where it derives another one
-                than before, the key is replaced.
+                than before, or the key has come to its end, the key is replaced.
 
         Raises:
             ApiError: NOT_FOUND where the user does not belong to the account's organization.
@@ -202,8 +205,9 @@ class Keys:
             async with transaction(self._pool) as connection:
                 owner = await _owner(connection, account_id, user_id)
                 found = await connection.fetchrow(_SQL["find_chat_key"], account_id, owner)
-                if found is not None and found["digest"] == digest_of(secret_of(found["id"]).encode()):
-                    return secret_of(found["id"])
+                kept = None if found is None or not found["is_live"] else secret_of(found["id"])
+                if found is not None and kept is not None and found["digest"] == digest_of(kept.encode()):
+                    return kept
                 if found is not None:
                     await connection.execute(_SQL["revoke_key"], found["id"])
                     await self._note(connection, "key.revoke", found["id"], {})
@@ -239,6 +243,11 @@ class FoundKey(NamedTuple):
         account_id: UUID = self.row["account_id"]
         return account_id
 
+    @property
+    def policy(self) -> KeyPolicy:
+        """What it may do."""
+        return _policy(self.row)
+
     def new_account(self) -> AccountEntry:
         """Its account, of whose limits nothing is known yet."""
         return AccountEntry(self.account_id, self.row["organization_id"], self.row["credit_limit_id"])
@@ -250,7 +259,7 @@ class FoundKey(NamedTuple):
             key_id=row["id"],
             account=account,
             user_id=row["user_id"],
-            policy=_policy(row),
+            policy=self.policy,
             expires_us=to_us(row["expires_at"]) if row["expires_at"] else None,
             team_id=row["team_id"],
             origin_id=row["origin_id"] if row["origin_id"] != row["id"] else None,
@@ -283,7 +292,8 @@ async def _owner(connection: Connection, account_id: UUID, user_id: UUID | None)
         if found is None:
             raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.", param="account_id")
         return found
-    if not await connection.fetchval(_ACCOUNTS["user_belongs"], user_id, account_id):
+    belongs = await connection.fetchval(_SQL["hold_membership"], user_id, account_id)
+    if not belongs and not await connection.fetchval(_ACCOUNTS["is_service_of"], user_id, account_id):
         raise ApiError(Case.NOT_FOUND, "There is no such user in this account's organization.", param="user_id")
     return user_id
 

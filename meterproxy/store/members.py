@@ -4,7 +4,8 @@ Rules
 -----
 - An organization has an owner at any time. Only owners (and operators) make, change or remove owners.
 - Who is removed loses the keys that are his there, in the same transaction.
-- An invitation is for one e-mail address, works once, and not for ever; its secret is known by its SHA-256 only.
+- An invitation is for one e-mail address, works once, and not for ever; its secret is known by its SHA-256 only. It is
+  worth nothing any more when whoever made it may not invite so himself.
 """
 
 from collections.abc import Sequence
@@ -111,16 +112,20 @@ class Members:
     # ── invitations ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def invite(
-        self, organization_id: UUID, email: str, role: Role, digest: bytes, *, by_owner: bool
+        self, organization_id: UUID, email: str, role: Role, digest: bytes, *, by_owner: bool, inviter: UUID | None
     ) -> InvitationRow:
-        """Let whoever has this e-mail address and this secret join. Raises ApiError PERMISSION_DENIED, CONFLICT."""
+        """Let whoever has this e-mail address and this secret join. Raises ApiError PERMISSION_DENIED, CONFLICT.
+
+        Args:
+            inviter: who invites; None: the operator, by his token.
+        """
         if role is Role.OWNER and not by_owner:
             raise ApiError(Case.PERMISSION_DENIED, "Only an owner makes owners.", param="role")
         async with transaction(self._pool) as connection:
             if await connection.fetchval(_SQL["open_invitations"], organization_id) >= MOST_INVITATIONS:
                 raise ApiError(Case.CONFLICT, f"At most {MOST_INVITATIONS} invitations may be open at a time.")
             row = await connection.fetchrow(
-                _SQL["invite"], new_id(), organization_id, email, role, digest, INVITATION_SECONDS
+                _SQL["invite"], new_id(), organization_id, email, role, digest, INVITATION_SECONDS, inviter
             )
             assert row is not None
             detail = {"organization": str(organization_id), "email": email, "role": role}

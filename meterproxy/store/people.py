@@ -1,7 +1,7 @@
 """People: made, found by their e-mail, signed in and out; each change is one transaction, in the audit log."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -24,6 +24,7 @@ _ACCOUNTS: Final = queries("accounts")
 FREE_FAILURES: Final = 5
 """How often somebody may be wrong before he has to wait."""
 LONGEST_WAIT_SECONDS: Final = 300.0
+SHORTEST_WAIT_SECONDS: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,13 @@ class MembershipRow:
 
 @dataclass(frozen=True, slots=True)
 class PersonRow:
-    """Somebody who is signed in, and where he belongs."""
+    """Somebody who is signed in, and where he belongs; `login_id` is None for the token of another issuer."""
 
     id: UUID
     name: str
     email: str | None
     is_operator: bool
-    login_id: UUID
+    login_id: UUID | None
     organization_id: UUID | None
     memberships: Sequence[MembershipRow]
 
@@ -189,11 +190,12 @@ class People:
         memberships = [MembershipRow(**{**place, "role": Role(place["role"])}) for place in places]
         return PersonRow(**row, memberships=memberships)
 
-    async def begin_login(self, user_id: UUID, digest: bytes, seconds: float) -> UUID:
-        """Sign somebody in; `digest` is of the secret that renews it."""
-        login_id = new_id()
+    async def begin_login(self, whom: Secret, digest: bytes, seconds: float) -> UUID | None:
+        """Sign somebody in; `digest` is of the secret that renews it. None where his password is another one by now."""
         async with transaction(self._pool) as connection:
-            await connection.execute(_SQL["begin_login"], login_id, user_id, digest, seconds)
+            login_id: UUID | None = await connection.fetchval(
+                _SQL["begin_login"], new_id(), whom.user_id, digest, seconds, whom.password_hash
+            )
         return login_id
 
     async def renew_login(self, digest: bytes, new_digest: bytes, seconds: float) -> tuple[UUID, UUID] | None:
@@ -211,16 +213,30 @@ class People:
         async with transaction(self._pool) as connection:
             await connection.execute(_SQL["end_login"], login_id)
 
-    # ── failures ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def blocked_seconds(self, *subjects: str) -> float:
-        """How long nobody may try to sign in as, or from, any of these."""
-        async with transaction(self._pool) as connection:
-            return float(await connection.fetchval(_SQL["blocked_seconds"], [_digest(one) for one in subjects]))
+    async def begin_attempt(self, free_failures: Mapping[str, int]) -> float:
+        """Count an attempt to sign in as, or from, each of these as failed, or say for how long it must wait first.
 
-    async def note_failure(self, subject: str, free_failures: int = FREE_FAILURES) -> None:
+        Args:
+            free_failures: by subject, how many failures in a row nobody has to wait for.
+        """
         async with transaction(self._pool) as connection:
-            await connection.execute(_SQL["note_failure"], _digest(subject), free_failures, LONGEST_WAIT_SECONDS)
+            subjects = [_digest(subject) for subject in free_failures]
+            attempt = connection.transaction()
+            await attempt.start()
+            for subject, free in zip(subjects, free_failures.values(), strict=True):
+                if await connection.fetchval(_SQL["begin_attempt"], subject, free, LONGEST_WAIT_SECONDS) is None:
+                    await attempt.rollback()
+                    seconds = await connection.fetchval(_SQL["blocked_seconds"], subjects)
+                    return max(float(seconds), SHORTEST_WAIT_SECONDS)
+            await attempt.commit()
+        return 0.0
+
+    async def undo_attempts(self, subjects: Collection[str]) -> None:
+        """Take attempts back that did not fail."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["undo_attempts"], [_digest(subject) for subject in subjects])
 
     async def forget_failures(self, subject: str) -> None:
         async with transaction(self._pool) as connection:

@@ -96,11 +96,8 @@ FROM ledger_entries WHERE account_id = $1 AND ($2::bigint IS NULL OR entry_no < 
 -- name: service_user
 SELECT u.id FROM users u JOIN accounts a USING (organization_id) WHERE a.id = $1 AND u.is_service
 
--- name: user_belongs
-SELECT EXISTS (
-    SELECT FROM accounts a WHERE a.id = $2 AND (
-        EXISTS (SELECT FROM memberships m WHERE m.organization_id = a.organization_id AND m.user_id = $1)
-        OR EXISTS (SELECT FROM users u WHERE u.organization_id = a.organization_id AND u.id = $1 AND u.is_service)))
+-- name: is_service_of
+SELECT EXISTS (SELECT FROM users u JOIN accounts a USING (organization_id) WHERE a.id = $2 AND u.id = $1 AND u.is_service)
 
 -- name: record_change
 SELECT record_change($1, $2)

@@ -19,6 +19,9 @@ SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, m
     highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
 FROM keys WHERE id = $1 AND account_id = $2
 
+-- name: whose_key
+SELECT account_id, user_id FROM keys WHERE id = $1
+
 -- name: lock_key
 -- Who changes a key is alone with it.
 SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
@@ -44,15 +47,23 @@ UPDATE keys SET expires_at = LEAST(expires_at, now() + make_interval(secs => $2)
 
 -- name: find_key
 -- What a worker must know of a key it has not seen yet; revoked and expired keys are nobody's, nor are those of people who
--- are suspended.
+-- are suspended or do not belong to its organization. `role` is its user's there, NULL for a service.
 SELECT k.id, k.account_id, k.user_id, k.team_id, k.origin_id, a.organization_id, c.id AS credit_limit_id, k.models,
-    k.operations, k.networks, k.highest_request_nanos, k.expires_at, k.reads_usage
+    k.operations, k.networks, k.highest_request_nanos, k.expires_at, k.reads_usage, m.role
 FROM keys k JOIN accounts a ON a.id = k.account_id JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
     JOIN users u ON u.id = k.user_id AND u.suspended_at IS NULL
+    LEFT JOIN memberships m ON m.organization_id = a.organization_id AND m.user_id = u.id
 WHERE k.digest = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+  AND (u.is_service OR m.role IS NOT NULL)
+
+-- name: hold_membership
+-- Whoever ends a membership ends the keys that go with it: he waits for a key in the making, or it for him.
+SELECT 1 FROM memberships m JOIN accounts a USING (organization_id) WHERE a.id = $2 AND m.user_id = $1
+FOR KEY SHARE OF m
 
 -- name: find_chat_key
-SELECT id, digest FROM keys WHERE account_id = $1 AND user_id = $2 AND is_chat AND revoked_at IS NULL FOR UPDATE
+SELECT id, digest, expires_at IS NULL OR expires_at > now() AS is_live FROM keys
+WHERE account_id = $1 AND user_id = $2 AND is_chat AND revoked_at IS NULL FOR UPDATE
 
 -- name: create_chat_key
 INSERT INTO keys (id, account_id, user_id, name, prefix, digest, origin_id, is_chat)

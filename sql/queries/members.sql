@@ -31,8 +31,8 @@ SELECT u.id, u.name, u.email, m.role, u.suspended_at, m.created_at
 FROM memberships m JOIN users u ON u.id = m.user_id WHERE m.organization_id = $1 AND m.user_id = $2
 
 -- name: invite
-INSERT INTO invitations (id, organization_id, email, role, digest, expires_at)
-VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
+INSERT INTO invitations (id, organization_id, email, role, digest, expires_at, invited_by)
+VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), $7)
 RETURNING id, organization_id, email, role, created_at, expires_at, accepted_at, withdrawn_at
 
 -- name: open_invitations
@@ -49,15 +49,15 @@ WHERE id = $1 AND organization_id = $2 AND accepted_at IS NULL
 RETURNING id, organization_id, email, role, created_at, expires_at, accepted_at, withdrawn_at
 
 -- name: accept_invitation
--- Once, by whom it was for, while it is good. No row: it is none.
+-- Once, by whom it was for, while it is good and whoever made it may still invite so. No row: it is none.
 UPDATE invitations i SET accepted_at = now(), accepted_by = u.id FROM users u
 WHERE i.digest = $1 AND u.id = $2 AND lower(u.email) = lower(i.email)
-  AND i.accepted_at IS NULL AND i.withdrawn_at IS NULL AND i.expires_at > now()
+  AND i.accepted_at IS NULL AND i.withdrawn_at IS NULL AND i.expires_at > now() AND may_invite(i)
 RETURNING i.organization_id, i.role
 
 -- name: is_invited
-SELECT EXISTS (SELECT FROM invitations WHERE digest = $1 AND lower(email) = lower($2)
-    AND accepted_at IS NULL AND withdrawn_at IS NULL AND expires_at > now())
+SELECT EXISTS (SELECT FROM invitations i WHERE digest = $1 AND lower(email) = lower($2)
+    AND accepted_at IS NULL AND withdrawn_at IS NULL AND expires_at > now() AND may_invite(i))
 
 -- name: join
 -- Who is a member already stays what he is.

@@ -37,7 +37,11 @@ FROM memberships m JOIN accounts a USING (organization_id) JOIN organizations o 
 WHERE m.user_id = $1 ORDER BY m.organization_id
 
 -- name: begin_login
-INSERT INTO logins (id, user_id, digest, expires_at) VALUES ($1, $2, $3, now() + make_interval(secs => $4))
+-- No row: the password that was checked is not his any more, or he is suspended. Whoever changes either waits for this.
+INSERT INTO logins (id, user_id, digest, expires_at)
+SELECT $1, u.id, $3, now() + make_interval(secs => $4) FROM users u
+WHERE u.id = $2 AND u.password_hash = $5 AND u.suspended_at IS NULL FOR SHARE
+RETURNING id
 
 -- name: renew_login
 -- A renewal secret works once. No row: it was used, or the log-in has ended.
@@ -56,8 +60,10 @@ UPDATE logins SET ended_at = now() WHERE user_id = $1 AND id IS DISTINCT FROM $2
 SELECT COALESCE(max(extract(epoch FROM blocked_until - clock_timestamp())), 0)::float8
 FROM failed_logins WHERE subject = ANY ($1::bytea[]) AND blocked_until > clock_timestamp()
 
--- name: note_failure
--- Each failure beyond `$2` in a row doubles the wait, up to `$3` seconds. What is a day old is forgotten.
+-- name: begin_attempt
+-- Each attempt counts as failed until it is known not to be, so that of many at once no more are looked at than one by
+-- one. Each failure beyond `$2` in a row doubles the wait, up to `$3` seconds. What is a day old is forgotten. No row:
+-- somebody must wait.
 INSERT INTO failed_logins AS f (subject, failures, blocked_until, failed_at)
 VALUES ($1, 1, clock_timestamp(), clock_timestamp())
 ON CONFLICT (subject) DO UPDATE SET
@@ -66,6 +72,13 @@ ON CONFLICT (subject) DO UPDATE SET
         WHEN f.failed_at < clock_timestamp() - interval '1 day' OR f.failures < $2 THEN 0
         ELSE LEAST(2.0 ^ LEAST(f.failures - $2, 30), $3) END),
     failed_at = clock_timestamp()
+WHERE f.blocked_until <= clock_timestamp()
+RETURNING failures
+
+-- name: undo_attempts
+-- They did not fail: everything is as before.
+UPDATE failed_logins SET failures = failures - 1, blocked_until = LEAST(blocked_until, clock_timestamp())
+WHERE subject = ANY ($1::bytea[]) AND failures > 0
 
 -- name: forget_failures
 DELETE FROM failed_logins WHERE subject = $1

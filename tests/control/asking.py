@@ -1,5 +1,6 @@
 """An API on real PostgreSQL, asked in process: what a client hears of it, and people to ask as."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -13,12 +14,14 @@ from aiohttp.test_utils import make_mocked_request
 from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.identity import Identity
+from meterproxy.control.openid import OpenId
 from meterproxy.control.passwords import Passwords
 from meterproxy.control.routes import ROUTES
 from meterproxy.control.sign_in import SignIn
 from meterproxy.control.tokens import Tokens
 from meterproxy.control.typesetter import Typesetter
 from meterproxy.core.bound import ModelFacts
+from meterproxy.core.logged import LoggedUsage
 from meterproxy.core.price import Price, RateCard
 from meterproxy.core.role import Role
 from meterproxy.dashboard.live import Live
@@ -32,8 +35,10 @@ from meterproxy.store.audit import audit
 from meterproxy.store.audit_log import AuditLog
 from meterproxy.store.explain import explain
 from meterproxy.store.fleet import Fleet
+from meterproxy.store.identities import Identities
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
+from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.people import People
@@ -61,7 +66,13 @@ class Heard:
 class Asking:
     """Somebody who asks an API."""
 
-    def __init__(self, pool: asyncpg.Pool, registration: Literal["open", "invitation", "closed"] = "open") -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        registration: Literal["open", "invitation", "closed"] = "open",
+        openid: Callable[[Identities], OpenId | None] = lambda _identities: None,
+        machine: Machine | None = None,
+    ) -> None:
         accounts, keys = Accounts(pool), Keys(pool)
         self.pool = pool
         self.people, self.tokens = People(pool, accounts), Tokens(SECRET)
@@ -70,10 +81,11 @@ class Asking:
         sign_in = SignIn(self.people, members, self.passwords, self.tokens, registration)
         services = Services(
             accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
-            Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), partial(audit, pool),
-            Live(accounts.look).watch, machine_of(pool),
+            Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), LoggedEvents(pool),
+            partial(audit, pool), Live(accounts.look).watch, machine or machine_of(pool),
         )  # fmt: skip
-        identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens)
+        known = openid(Identities(pool, accounts, registration))
+        identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)
         self.api = Api(services, identity, (*ROUTES, *PAGES), open_metrics=False, on_page_error=told)
 
     async def __call__(
@@ -129,7 +141,7 @@ def machine_of(pool: asyncpg.Pool) -> Machine:
     async def explained(request_id: UUID) -> dict[str, Any]:
         return await explain(pool, request_id)
 
-    return Machine(lambda: None, _metrics, _settled, explained, _offered, _exchanged, 2_000_000)
+    return Machine(lambda: None, _metrics, _settled, explained, _offered, _exchanged, _logged, 2_000_000)
 
 
 async def _metrics() -> tuple[bytes, str]:
@@ -148,6 +160,10 @@ async def _offered() -> list[Offer]:
         Offer("dear", "openai", Price("openai", "dear", {"default": dear}), facts),
         Offer("cheap", "openai", Price("openai", "cheap", {"default": cheap}), facts),
     ]
+
+
+async def _logged(_usage: LoggedUsage) -> None:
+    return None
 
 
 async def _exchanged(_request: web.BaseRequest, _secret: str, _body: bytes) -> None:

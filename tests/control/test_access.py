@@ -52,9 +52,9 @@ def test_nobody_may_nothing(permission: Permission) -> None:
 
 @pytest.mark.parametrize("permission", list(Permission))
 def test_a_key_reads_what_it_has_used(permission: Permission) -> None:
-    """Its own rows, in its own organization."""
+    """Its own rows, in its own organization; and it tells what it has used elsewhere."""
     own = decided(KEY_OF_OWN, permission, IN_OWN[Role.VIEWER])
-    if permission is Permission.READ_OWN:
+    if permission in {Permission.READ_OWN, Permission.LOG_OWN}:
         assert own == Acting(KEY_OF_OWN, OWN, ACCOUNT, None, USER, KEY)
         assert decided(KEY_OF_OWN, permission, IN_FOREIGN) is Case.NOT_FOUND
     else:

@@ -45,7 +45,7 @@ class Operator:
                 none,
                 none,
                 AuditLog(pool),
-                *[none] * 8,
+                *[none] * 9,
             ),
             Identity("hush", none, none, none),
             ROUTES,

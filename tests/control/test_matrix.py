@@ -23,6 +23,7 @@ MAY = {
     Permission.READ_OWN: EVERYBODY - {"nobody"},
     Permission.READ_OWN_KEYS: EVERYBODY - {"nobody", "key"},
     Permission.WRITE_OWN: {"owner", "admin", "member"} | OPERATORS,
+    Permission.LOG_OWN: {"owner", "admin", "member", "key"} | OPERATORS,
     Permission.READ_ORGANIZATION: {"owner", "admin", "billing", "viewer"} | OPERATORS,
     Permission.MANAGE: {"owner", "admin"} | OPERATORS,
     Permission.READ_USAGE: {"owner", "admin", "billing", "viewer"} | OPERATORS,
@@ -47,6 +48,7 @@ ROUTES_BY_PERMISSION = {
     Permission.READ_OWN_KEYS: "GET /api/keys · GET /api/keys/{id}/usage",
     Permission.WRITE_OWN: "POST /api/keys · PATCH /api/keys/{id} · DELETE /api/keys/{id} · POST /api/keys/{id}/rotate · "
     "POST /api/chat · POST /api/ai/chat · POST /api/ai/chat/stream · POST /api/auth/refresh-api-key",
+    Permission.LOG_OWN: "POST /api/usage/log",
     Permission.READ_USAGE: "GET /api/credits/transactions · GET /api/credits/report · "
     "GET /v1/organization/usage/completions · GET /v1/organization/usage/embeddings · "
     "GET /v1/organization/usage/moderations · GET /v1/organization/usage/images · "

@@ -35,9 +35,9 @@ async def _explain(request_id: UUID) -> dict[str, Any]:
 def api(*, unready: str | None = None, open_metrics: bool = True) -> Api:
     """An API whose store is away."""
     away: Any = Away()
-    machine = Machine(lambda: unready, _metrics, away.settle, _explain, away, away)
+    machine = Machine(lambda: unready, _metrics, away.settle, _explain, away, away, away)
     return Api(
-        Services(*[away] * 16, machine),
+        Services(*[away] * 17, machine),
         Identity(TOKEN, away, away, away),
         ROUTES,
         open_metrics=open_metrics,

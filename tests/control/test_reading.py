@@ -9,14 +9,18 @@ from uuid import UUID
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
+from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.core.record import EndRecord
 from meterproxy.core.role import Role
 from meterproxy.errors import Case
+from meterproxy.service.invention import book_invented
 from meterproxy.store.audit import audit
+from meterproxy.store.settle import Settlement
 from tests.control.asking import ADMIN_TOKEN, Asking, Person
-from tests.control.history import history
+from tests.control.history import PRICES, history
 from tests.ledger.bank import pool_of
 
 
@@ -344,3 +348,52 @@ async def test_a_budget_for_a_member_from_elsewhere(past: Past) -> None:
     assert heard.case is Case.NOT_FOUND
     theirs = {**terms, "scope": "account", "scope_id": str(stranger.account_id)}
     assert (await past.asking("POST", "/api/budgets", theirs, token=past.owner.token)).case is Case.NOT_FOUND
+
+
+async def test_figures_equal_the_books_whatever_has_become_of_a_record(past: Past) -> None:
+    """Sent again, given back, booked with few columns, or with its money alone: everything still adds up."""
+    pool, charged = past.asking.pool, [record for record in past.records if record.how == "captured"]
+    settlement = Settlement(pool)
+    assert await book_invented(settlement, past.records, PRICES) == 0
+    first, second = charged[:2]
+    await pool.execute(
+        "INSERT INTO replaced_requests (account_id, request_id, occurred_at, session_id, replaced_by, "
+        "replaced_by_occurred_at, replaced_by_session_id) SELECT $1, a.id, a.occurred_at, $4, b.id, b.occurred_at, $4 "
+        "FROM usage_events a, usage_events b WHERE a.id = $2 AND b.id = $3",
+        past.owner.account_id, first.subject.request_id, second.subject.request_id, UUID(int=7),
+    )  # fmt: skip
+    decided = await pool.fetchval(
+        "SELECT decide_replaced($1, $2, $3)", past.owner.account_id, first.subject.request_id, second.subject.request_id
+    )
+    assert decided == "reversed"
+    rejected = [replace(charged[number], subject=replace(charged[number].subject, request_id=UUID(int=number + 1)))
+                for number in (2, 3)]  # fmt: skip
+    rejected[1] = replace(rejected[1], subject=replace(rejected[1].subject, occurred_us=10**15))
+    await pool.execute("ALTER TABLE usage_events ADD CHECK (occurred_at > '2005-01-01')")
+    journal_id = UUID(int=8)
+    for number, record in enumerate(rejected):
+        await settlement.progress(journal_id)
+        prices = {price.id: price.document() for price in PRICES}
+        ending = Settling(number + 1, record)
+        await settlement.reject(Batch(journal_id, number, number + 1, number + 1, [ending], prices, None), "a test")
+    assert [
+        result for result in await audit(pool) if result.name != "no_record_waits_for_a_person" and not result.ok
+    ] == []
+    rowless = sum(record.amount_nanos for record in rejected) - await pool.fetchval(
+        "SELECT COALESCE(sum(amount_nanos), 0)::bigint FROM usage_events WHERE id = ANY ($1::uuid[])",
+        [record.subject.request_id for record in rejected],
+    )
+    assert rowless == rejected[1].amount_nanos
+    total = amount(past.records) + amount(rejected) - rowless
+    told = await past.get("/api/usage/stats?days=60")
+    assert told["totals"]["amount_nanos"] == total
+    rows = list(csv.DictReader(io.StringIO((await exported(past, "csv")).decode(), newline="")))
+    assert sum(round(float(row["amount"]) * NANOS_PER_USD) for row in rows) == total
+    balance = (await past.get("/api/credits/balance"))["balance_nanos"]
+    told = await past.get("/api/credits/report?from=2020-01-01&to=2029-01-01")
+    assert told["closing_nanos"] == balance
+    assert (told["used_nanos"], told["other_nanos"]) == (total, rowless)
+    assert told["credited_nanos"] == 50 * NANOS_PER_USD + first.amount_nanos
+    entries = await pool.fetchval("SELECT sum(amount_nanos)::bigint FROM ledger_entries WHERE account_id = $1",
+                                  past.owner.account_id)  # fmt: skip
+    assert entries == balance

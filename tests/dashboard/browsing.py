@@ -37,7 +37,7 @@ class Visit:
         await self.page.get_by_role("button", name=name, exact=True).click()
 
     def hear(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"} and "Failed to load resource" not in message.text:
+        if message.type in {"error", "warning"}:
             self.trouble.append(f"{message.type}: {message.text}")
 
     async def barriers(self) -> list[str]:

@@ -24,6 +24,7 @@ from meterproxy.errors import ApiError, Case
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.audit import audit
 from meterproxy.store.explain import explain
+from meterproxy.store.instants import to_us
 from meterproxy.store.limits import Limits
 from meterproxy.store.upkeep import delete_old_windows, fold_leases
 from tests.ledger.bank import NANOS_PER_TOKEN, REFUSED, completed, customer, hold_request, ledger_of, pool_of
@@ -264,6 +265,27 @@ async def test_an_exchange_belongs_to_the_window_in_which_it_was_accepted(pool: 
     await ledger.stop()
     drawn = await pool.fetch("SELECT drawn FROM limit_windows WHERE limit_id = $1", requests.limit_id)
     assert [row["drawn"] for row in drawn] == [2, 2]
+    assert await wrong(pool) == []
+
+
+async def test_what_is_logged_belongs_to_the_window_in_which_it_is_told(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Its row is of the day that it names; that day's window is not touched, and today's refuses."""
+    key = await customer(pool, CREDIT)
+    (daily,) = await limited(pool, key, limit(key, Measure.TOKENS, 100))
+    ledger = ledger_of(pool, tmp_path, wait_ms=0)
+    await ledger.start()
+    now_us = ledger.clock.now_us()
+    then_us = now_us - 3 * 86_400_000_000
+    hold = await ledger.holds.place(asked(ledger, key, 80, occurred_us=then_us, accepted_us=now_us))
+    ledger.holds.capture(hold, completed(80))
+    assert (await refused(ledger, key, 21, occurred_us=then_us, accepted_us=now_us)).case is Case.TOKENS_LIMITED
+    await ledger.stop()
+    (row,) = await pool.fetch("SELECT window_start, drawn FROM limit_windows WHERE limit_id = $1", daily.limit_id)
+    assert (to_us(row["window_start"]) <= now_us < to_us(row["window_start"]) + 86_400_000_000, row["drawn"]) == (
+        True,
+        80,
+    )
+    assert to_us(await pool.fetchval("SELECT occurred_at FROM usage_events")) == then_us
     assert await wrong(pool) == []
 
 

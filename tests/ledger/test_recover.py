@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from meterproxy.core.key import KeyEntry
+from meterproxy.core.logged import LOGGED
 from meterproxy.core.usage import Usage
 from meterproxy.errors import JournalFailed, StoreUnavailable
 from meterproxy.ledger import journal as journal_module
@@ -105,6 +106,19 @@ async def test_an_open_hold_is_ended_by_policy(
     assert await spent(pool, key) == paid
     row = await pool.fetchrow("SELECT * FROM usage_events")
     assert (row["ending"], row["outcome"], row["usage_source"]) == ("recovered", "recovered", "recovered")
+
+
+@pytest.mark.parametrize("policy", list(OpenHoldPolicy))
+async def test_what_was_being_logged_is_nothing(
+    pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path, policy: OpenHoldPolicy
+) -> None:
+    """No provider was asked and nobody was answered: no row by any policy, and what it held is back."""
+    ledger = await started(pool, tmp_path)
+    await ledger.holds.place(hold_request(ledger, key, HOLD, operation=LOGGED))
+    await die(ledger)
+    assert await restarted(pool, tmp_path, open_hold=policy) == 0
+    assert await spent(pool, key) == 0
+    assert await pool.fetchval("SELECT count(*) FROM usage_events") == 0
 
 
 @pytest.mark.parametrize(("policy", "output", "paid"), [

@@ -512,9 +512,7 @@ async def test_unknown_ids_are_404(call: Caller, method: str, path: str, body: A
         assert (answer.status, answer.error["type"]) == (404, "invalid_request_error")
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/admin/nothing", "/nothing", "/v1", "/healthz/", "/admin/accounts/", "/Healthz"]
-)
+@pytest.mark.parametrize("path", ["/admin/nothing", "/nothing", "/v1", "/healthz/", "/admin/accounts/", "/Healthz"])
 async def test_unknown_paths_are_404(call: Caller, path: str) -> None:
     """In OpenAI's shape."""
     answer = await call("GET", path)

@@ -34,12 +34,9 @@ async function* events(body) {
 }
 
 async function cost(requestId) {
-  for (let attempt = 0; attempt < 10; attempt++) {
-    const answer = await fetch(`/api/usage/requests/${requestId}?organization_id=${organization}`);
-    if (answer.ok) return (await answer.json()).amount;
-    await new Promise((resolve) => setTimeout(resolve, 300));
-  }
-  return null;
+  await fetch(`/api/credits/balance?fresh=1&organization_id=${organization}`); // waits until it is in the books
+  const answer = await fetch(`/api/usage/requests/${requestId}?organization_id=${organization}`);
+  return answer.ok ? (await answer.json()).amount : null;
 }
 
 function nanos(amount) {

@@ -1,0 +1,106 @@
+"""Logged events in PostgreSQL: each belongs to one call at a time, and to one row of usage for ever.
+
+Rules
+-----
+- The row's key follows from the event: its account, its instant and an id made of both and of the event's own. Whoever
+  books it again, by whatever worker and after whatever outage, finds that key taken.
+- An event that was told with other contents is a conflict, as long as it may have been booked.
+"""
+
+import hashlib
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from meterproxy.core.identifier import uuid7
+from meterproxy.errors import ApiError, Case
+from meterproxy.store.instants import to_us
+from meterproxy.store.pool import transaction
+from meterproxy.store.sqlfiles import queries
+
+_SQL: Final = queries("logged")
+
+CLAIM_SECONDS: Final = 60.0
+"""For how long one call may take; who asks meanwhile is told to come again."""
+DAYS_KEPT: Final = 90
+"""How long an event is known: longer than one may be logged after it was."""
+DELETED_AT_ONCE: Final = 5000
+
+
+class Claimed(NamedTuple):
+    """An event that is this call's; `is_new`: nobody had it before, else it may be on its way into the books."""
+
+    request_id: UUID
+    occurred_at: datetime
+    is_new: bool
+
+
+class LoggedEvents:
+    """Knows which events were logged."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def claim(self, account_id: UUID, event_id: str, digest: bytes, occurred_at: datetime) -> "Claimed | Booked":
+        """Take an event, which occurred then if nobody has told of it yet; what the books say of one that they have.
+
+        Raises:
+            ApiError: CONFLICT (told before with other contents), KEY_RUNNING (another call has it).
+        """
+        async with transaction(self._pool) as connection:
+            request_id = _request_id(account_id, event_id, occurred_at)
+            row = await connection.fetchrow(
+                _SQL["claim_event"], account_id, event_id, digest, request_id, occurred_at, CLAIM_SECONDS
+            )
+            if row is not None:
+                return Claimed(row["request_id"], row["occurred_at"], is_new=True)
+            known = await connection.fetchrow(_SQL["lock_event"], account_id, event_id)
+            if known is None:
+                raise ApiError(Case.KEY_RUNNING, "This event is being given back right now.", param="event_id")
+            if known["digest"] != digest:
+                text = "This event was logged before with other contents."
+                raise ApiError(Case.CONFLICT, text, param="event_id")
+            booked = await connection.fetchrow(
+                _SQL["read_event"], account_id, known["occurred_at"], known["request_id"]
+            )
+            if booked is not None:
+                return Booked(known["request_id"], known["occurred_at"], booked["amount_nanos"])
+            if known["is_running"]:
+                raise ApiError(Case.KEY_RUNNING, "This event is being logged right now.", param="event_id")
+            await connection.execute(_SQL["take_event"], account_id, event_id, CLAIM_SECONDS)
+            return Claimed(known["request_id"], known["occurred_at"], is_new=False)
+
+    async def give_back(self, account_id: UUID, event_id: str, *, is_new: bool) -> None:
+        """This call has booked nothing."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["give_event_back"], account_id, event_id, is_new)
+
+    async def booked(self, account_id: UUID, claimed: Claimed) -> "Booked | None":
+        """What the books say of an event, if they have it."""
+        request_id, occurred_at, _ = claimed
+        async with transaction(self._pool, readonly=True) as connection:
+            row = await connection.fetchrow(_SQL["read_event"], account_id, occurred_at, request_id)
+        return None if row is None else Booked(request_id, occurred_at, row["amount_nanos"])
+
+
+class Booked(NamedTuple):
+    """An event that is in the books."""
+
+    request_id: UUID
+    occurred_at: datetime
+    amount_nanos: int
+
+
+async def tidy_logged(pool: asyncpg.Pool) -> None:
+    """Forget events that are too old to be told of again. Raises StoreUnavailable."""
+    while True:
+        async with transaction(pool) as connection:
+            done = await connection.execute(_SQL["tidy_events"], DAYS_KEPT, DELETED_AT_ONCE)
+        if int(done.split()[-1]) < DELETED_AT_ONCE:
+            return
+
+
+def _request_id(account_id: UUID, event_id: str, occurred_at: datetime) -> UUID:
+    return uuid7(to_us(occurred_at), hashlib.sha256(account_id.bytes + event_id.encode()).digest()[:10])

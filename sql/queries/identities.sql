@@ -1,0 +1,17 @@
+-- Identities: people whom another issuer introduces.
+
+-- name: find_identity
+-- Who somebody is here whom this issuer calls so.
+SELECT u.id, u.name, u.email, u.is_operator, u.suspended_at
+FROM identities i JOIN users u ON u.id = i.user_id WHERE i.issuer = $1 AND i.subject = $2
+
+-- name: find_known
+-- Who has an address that the issuer has verified. Operators are never found so: the word of another issuer makes none.
+SELECT id, password_hash IS NOT NULL AS has_password, is_operator FROM users WHERE lower(email) = lower($1) AND NOT is_service
+
+-- name: add_identity
+INSERT INTO identities (issuer, subject, user_id) VALUES ($1, $2, $3)
+
+-- name: is_address_invited
+SELECT EXISTS (SELECT FROM invitations WHERE lower(email) = lower($1)
+    AND accepted_at IS NULL AND withdrawn_at IS NULL AND expires_at > now())

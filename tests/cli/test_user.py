@@ -1,0 +1,55 @@
+"""Users by commands: made with a link to set a password, suspended, and let in again."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+from tests.cli.conftest import Command
+from tests.control.asking import PASSWORD, Asking, Heard
+from tests.ledger.bank import pool_of
+
+
+def asked(dsn: str, path: str, body: Any) -> Heard:
+    """What the API says to somebody, on the database that the commands use."""
+
+    async def ask() -> Heard:
+        async with pool_of(dsn) as pool:
+            return await Asking(pool, "closed")("POST", path, body)
+
+    return asyncio.run(ask())
+
+
+def test_a_user_made_by_a_command_signs_in(on_database: Command, database: str) -> None:
+    """The link sets his password once; suspended he is out, resumed he is in again, and the log says who did it."""
+    account = on_database("account", "create", "--name", "Acme", "--json").json["id"]
+    words = ("user", "create", "--account", account, "--name", "Ada", "--email", "ada@acme.test", "--password-link")
+    made = on_database(*words, "--json")
+    assert "shown this once" in made.err
+    path, _, secret = made.json["password_link"].partition("?token=")
+    assert path == "/reset"
+    new = {"reset_token": secret, "new_password": PASSWORD}
+    assert asked(database, "/api/auth/reset", new).status == 204
+    assert asked(database, "/api/auth/reset", new).status == 401
+    credentials = {"email": "ada@acme.test", "password": PASSWORD}
+    assert asked(database, "/api/auth/login", credentials).status == 200
+    assert on_database("user", "suspend", made.json["id"], "--json").json["suspended_at"] is not None
+    assert asked(database, "/api/auth/login", credentials).status == 401
+    assert on_database("user", "resume", made.json["id"], "--json").json["suspended_at"] is None
+    assert asked(database, "/api/auth/login", credentials).status == 200
+
+    async def actors() -> set[str]:
+        async with pool_of(database) as pool:
+            rows = await pool.fetch("SELECT actor FROM audit_log WHERE action IN ('user.suspend', 'user.reset')")
+            return {row["actor"].partition(":")[0] for row in rows}
+
+    assert asyncio.run(actors()) == {"cli"}
+
+
+def test_what_cannot_be_is_told_in_one_line(on_database: Command) -> None:
+    """A link for somebody without an address, and somebody who is not there."""
+    account = on_database("account", "create", "--name", "Acme", "--json").json["id"]
+    done = on_database("user", "create", "--account", account, "--name", "Ada", "--password-link")
+    assert (done.status, "needs --email" in done.err) == (2, True)
+    nobody = uuid4()
+    done = on_database("user", "suspend", nobody)
+    assert (done.status, done.err) == (1, f"meterproxy: There is no user {nobody}.\n")

@@ -1,0 +1,35 @@
+"""Forms: what a browser sends is read like what the API reads of JSON."""
+
+import pytest
+
+from meterproxy.control import bodies, forms
+from meterproxy.control.organization_endpoints import NewInvitation
+from meterproxy.control.own_key_endpoints import OwnKey, Rotation
+from meterproxy.errors import ApiError, Case
+
+
+@pytest.mark.parametrize(("text", "nanos"), [("5", 5_000_000_000), ("5.00", 5_000_000_000), ("0.000000001", 1)])
+def test_an_amount_is_read_with_and_without_cents(text: str, nanos: int) -> None:
+    """Somebody who types 5 means five dollars."""
+    assert forms.read(bodies.NewCredit, {"amount": text, "kind": "grant", "csrf": "x"}).amount == nanos
+    assert forms.read(OwnKey, {"name": "k", "highest_request": text, "models": ""}).highest_request == nanos
+
+
+def test_lists_switches_numbers_and_what_is_empty() -> None:
+    """Commas or line ends between; a switch is there or not; an empty field is none."""
+    read = forms.read(OwnKey, {"name": "k", "models": "gpt-*, o3\no4", "reads_usage": "on", "description": ""})
+    assert (read.models, read.reads_usage, read.description) == (("gpt-*", "o3", "o4"), True, "")
+    assert forms.read(Rotation, {"grace_seconds": "60"}).grace_seconds == 60
+
+
+@pytest.mark.parametrize(("kind", "given", "param"), [
+    (bodies.NewCredit, {"amount": "5,00", "kind": "grant"}, "amount"),
+    (bodies.NewCredit, {"amount": "5.00", "kind": "grant", "balance": "1"}, "balance"),
+    (Rotation, {"grace_seconds": "soon"}, "grace_seconds"),
+    (NewInvitation, {"email": "nobody", "role": "member"}, "email"),
+])  # fmt: skip
+def test_a_fault_names_its_field(kind: type, given: dict[str, str], param: str) -> None:
+    """As JSON's does, and unknown fields are faults."""
+    with pytest.raises(ApiError) as refused:
+        forms.read(kind, given)
+    assert (refused.value.case, refused.value.param) == (Case.MALFORMED, param)
