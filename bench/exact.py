@@ -2,8 +2,8 @@
 
 Each part starts from accounts of its own on one service with several workers, lets many clients ask until they are
 told no, and then compares the books with what was there: credit, many accounts at once, budgets on three levels,
-requests per minute, concurrency, an account without credit in a tight loop, a large request beside idle leases, and
-streams whose holds are adaptive.
+requests per minute, concurrency, an account without credit in a tight loop, a revoked key, a large request beside idle
+leases, and streams whose holds are adaptive.
 """
 
 import argparse
@@ -255,6 +255,33 @@ async def _transactions_in(running: Service, work: Awaitable[object]) -> int:
     return int(after["xact_commit"]) - int(before["xact_commit"])
 
 
+async def revoked(running: Service) -> Facts:
+    """A key that sixteen connections ask with is revoked: when it is refused on each of them, fifty times."""
+    account_id, _ = await running.customer("5")
+    took: list[float] = []
+    for _ in range(50):
+        key = await running.admin("POST", "/admin/keys", {"account_id": account_id, "name": "revoked"}, status=201)
+        who = Customer(account_id, key["key"], 0)
+
+        async def client(who: Customer = who) -> float:
+            async with Askers(running).session(1) as session:
+                while not isinstance(await ask(session, running, who, stream=False), Refused):
+                    pass
+                return time.monotonic()
+
+        clients = [asyncio.create_task(client()) for _ in range(16)]
+        await asyncio.sleep(0.3)
+        await running.admin("DELETE", f"/admin/keys/{key['id']}")
+        at = time.monotonic()
+        took += [max(ended - at, 0.0) for ended in await asyncio.gather(*clients)]
+    return {
+        "keys, connections": "50, 16 each",
+        "refused after, median": f"{median(took) * 1000:.0f} ms",
+        "refused after, longest": f"{max(took) * 1000:.0f} ms",
+        BROKEN: _named(later_than_a_second=max(took) > 1),
+    }
+
+
 async def fairness(running: Service) -> Facts:
     """Small requests leave leases with all workers; then one asks for nearly all of the credit."""
     fixed_nanos, token_nanos = await _hold_of_tokens(running)
@@ -367,7 +394,8 @@ def _named(**promises: object) -> str:
 
 WORKERS: Final = 4
 PARTS: Final[Mapping[str, Callable[[Service], Awaitable[Facts]]]] = {
-    part.__name__: part for part in (credit, accounts, budgets, requests, concurrent, empty, fairness, adaptive)
+    part.__name__: part
+    for part in (credit, accounts, budgets, requests, concurrent, empty, revoked, fairness, adaptive)
 }
 
 

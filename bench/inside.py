@@ -7,7 +7,7 @@ asked for and has booked whatever it is given. So a run does the same thing ever
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,9 @@ from meterproxy.core.account import AccountEntry
 from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
 from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent, Met, News, Ownership, Rest, SessionFacts, Totals
+from meterproxy.core.limit import Limit, Measure, Scope
 from meterproxy.core.resource import ResourceKey
+from meterproxy.core.window import WindowKind
 from meterproxy.ledger.settle import BATCH_ENDINGS
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.client_connection import ClientConnection
@@ -118,17 +120,37 @@ class EasyStore:
 
 
 class OneKey:
-    """Fulfils `proxy.ports.Directory` with the one key there is."""
+    """Fulfils `proxy.ports.Directory` with the one key there is; `limited`: under limits of every scope and measure."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, limited: bool) -> None:
         self._digest = digest_of(_KEY.encode())
-        self._entry = KeyEntry(uuid4(), AccountEntry(uuid4(), uuid4(), uuid4()), uuid4(), KeyPolicy())
+        self._entry = KeyEntry(
+            uuid4(), AccountEntry(uuid4(), uuid4(), uuid4()), uuid4(), KeyPolicy(), team_id=uuid4(), origin_id=uuid4()
+        )
+        if limited:
+            self._entry.account.change(tuple(_limits_of(self._entry)), frozen=False)
 
     def known(self, digest: bytes) -> KeyEntry | bool:
         return self._entry if digest == self._digest else False
 
     async def find(self, digest: bytes) -> KeyEntry | None:
         return self._entry if digest == self._digest else None
+
+
+def _limits_of(key: KeyEntry) -> Iterator[Limit]:
+    """The same twelve limits as the key of `bench.targets` has."""
+    assert key.team_id is not None
+    assert key.origin_id is not None
+    scopes = {
+        Scope.KEY: key.origin_id, Scope.USER: key.user_id, Scope.TEAM: key.team_id, Scope.ACCOUNT: key.account_id,
+    }  # fmt: skip
+    for scope, scope_id in scopes.items():
+        for measure, window in (
+            (Measure.REQUESTS, WindowKind.MINUTE),
+            (Measure.TOKENS, WindowKind.MINUTE),
+            (Measure.AMOUNT, WindowKind.DAY),
+        ):
+            yield Limit(uuid4(), scope, scope_id, measure, window, _PLENTY)
 
 
 class Unclaimed:
@@ -270,7 +292,7 @@ class Inside:
 
 
 @asynccontextmanager
-async def built(directory: Path, *, together: int = 1) -> AsyncIterator[Inside]:
+async def built(directory: Path, *, together: int = 1, limited: bool = False) -> AsyncIterator[Inside]:
     """Build everything with a journal in this directory."""
     store, metrics, catalog = EasyStore(), Metrics(), Catalog()
     catalog.load()
@@ -279,8 +301,9 @@ async def built(directory: Path, *, together: int = 1) -> AsyncIterator[Inside]:
     ledger.settler.observe = metrics.settled
     upstream = _upstream(together)
     ports = Ports(
-        ledger.clock, OneKey(), ledger.holds, Uncounted(), catalog, metrics, ledger.owners, ledger.durable, Unclaimed()
-    )
+        ledger.clock, OneKey(limited=limited), ledger.holds, Uncounted(), catalog, metrics, ledger.owners,
+        ledger.durable, Unclaimed(),
+    )  # fmt: skip
     running = Exchanges(ExchangeSettings(), ports, (Provider("openai", upstream, api_key="sk-inside"),))
     server = HttpServer(Dispatch(running.run, _nobody, _nobody))
     try:

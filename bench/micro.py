@@ -90,6 +90,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=4000, help="requests a round (default 4000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the fastest counts (default 5)")
     parser.add_argument("--connections", type=int, default=8, help="clients (default 8)")
+    parser.add_argument("--limits", action="store_true", help="a key that draws from twelve limits")
     parser.add_argument("--stream", action="store_true", help="streams of 64 events instead of plain answers")
     parser.add_argument("--together", type=int, default=1, help="events of a stream that come in one read (default 1)")
     parser.add_argument("--count", choices=_COUNTS, default="time", help="what to measure (default time)")
@@ -100,7 +101,7 @@ def _options() -> argparse.Namespace:
 
 async def _run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="meterproxy-micro-") as directory:
-        async with built(Path(directory), together=options.together) as inside:
+        async with built(Path(directory), together=options.together, limited=options.limits) as inside:
             await inside.answer(_WARM, stream=options.stream, connections=options.connections)
             print(await _COUNTS[options.count](inside, options))
 

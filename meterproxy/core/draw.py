@@ -9,7 +9,9 @@ Rules
 - What is beyond the hold is overrun. A draw that was only counted was never lent: all of it is added at the end.
 """
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
+from uuid import UUID
 
 from meterproxy.core.limit import Measure
 from meterproxy.core.record import Draw, Ending, EndRecord
@@ -41,6 +43,28 @@ def taken(record: EndRecord) -> list[Taken]:
     """What a record's ending takes of each of its draws."""
     amounts = measured(record.how, record.ending, record.amount_nanos)
     return [_taken(draw, amounts[draw.measure]) for draw in record.subject.draws]
+
+
+Lease = tuple[UUID, UUID, int, UUID]
+"""A lease as draws name it: account, limit, start of the window, session."""
+
+
+def taken_together(records: Iterable[EndRecord]) -> dict[Lease, list[int]]:
+    """What the endings of records take of each lease in all: consumed, overrun and counted."""
+    sums: dict[Lease, list[int]] = {}
+    for record in records:
+        account_id = record.subject.account_id
+        for draw, (consumed, overrun, counted) in zip(record.subject.draws, taken(record), strict=True):
+            lease = (account_id, draw.limit_id, draw.window_start_us, draw.session_id)
+            total = sums.get(lease)
+            if total is None:
+                sums[lease] = [consumed, overrun, counted]
+            else:
+                total[0] += consumed
+                if overrun or counted:
+                    total[1] += overrun
+                    total[2] += counted
+    return sums
 
 
 def _taken(draw: Draw, amount: int) -> Taken:

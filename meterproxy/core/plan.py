@@ -18,6 +18,8 @@ from meterproxy.core.window import ENDLESS, FOREVER_US, Window
 if TYPE_CHECKING:
     from meterproxy.core.key import KeyEntry
 
+_RATES: Final = (Measure.REQUESTS, Measure.TOKENS)
+
 PLANS_KEPT: Final = 64
 """How many pairs of operation and model are remembered for a key."""
 
@@ -31,14 +33,25 @@ class Planned(NamedTuple):
     limit: Limit | None = None
 
 
+class Rated(NamedTuple):
+    """One limit of requests or tokens: how much it lets through in its window, and when that ends."""
+
+    key: LeaseKey
+    measure: Measure
+    most: int
+    end_us: int
+
+
 class Plan:
     """What requests draw from: leases in order, and limits that are only counted."""
 
-    __slots__ = ("counted", "from_us", "keys", "leased", "until_us", "version")
+    __slots__ = ("counted", "from_us", "keys", "leased", "rated", "until_us", "version")
 
     def __init__(self, leased: tuple[Planned, ...], counted: tuple[Planned, ...] = (), version: int = 0) -> None:
         self.leased = leased
         self.keys = tuple(planned.key for planned in leased)
+        self.rated = tuple(_rated(planned) for planned in leased if planned.measure in _RATES)
+        """Limits of requests and tokens, as clients are told of them."""
         self.counted = counted
         self.version = version
         windows = [planned.window for planned in (*leased, *counted)]
@@ -81,6 +94,12 @@ def _made(key: "KeyEntry", operation: str, model: str, at_us: int) -> Plan:
     leased = [planned for planned, limit in zip(drawn, limits, strict=True) if limit.leased]
     counted = [planned for planned, limit in zip(drawn, limits, strict=True) if not limit.leased]
     return Plan((*leased, Planned(account.credit, Measure.AMOUNT)), tuple(counted), account.version)
+
+
+def _rated(planned: Planned) -> Rated:
+    limit = planned.limit
+    assert limit is not None, "credit is no rate"
+    return Rated(planned.key, planned.measure, (limit.cap or 0) + limit.grace, planned.window.end_us)
 
 
 def _planned(account_id: UUID, limit: Limit, at_us: int) -> Planned:

@@ -62,8 +62,13 @@ class Captured(NamedTuple):
     """How a capture split over the draws: per draw what the lease pays, and what overran the hold."""
 
     end: End
+    amounts: tuple[int, ...] = ()
     consumed: tuple[int, ...] = ()
-    overrun: tuple[int, ...] = ()
+
+    @property
+    def overrun(self) -> tuple[int, ...]:
+        """What was measured above what was held."""
+        return tuple([amount - used for amount, used in zip(self.amounts, self.consumed, strict=True)])
 
 
 Draws = tuple[tuple[LeaseKey, int], ...]
@@ -176,19 +181,20 @@ class Book:
 
     def capture(self, placed: Placed, amounts: Sequence[int]) -> Captured:
         """End a hold with what was measured, one amount per draw in the order of the place."""
-        end = placed.end(tuple(amounts))
+        amounts = tuple(amounts)
+        end = placed.end(amounts)
         if end is not End.ENDED:
             return _ALREADY if end is End.ALREADY else _DIFFERS
         self.open -= 1
-        consumed, overrun = [], []
+        consumed = []
         for amount, (lease, held) in zip(amounts, placed.draws, strict=True):
             used = min(amount, held)
             lease.held -= held
             lease.unsettled += used
-            lease.free += held - used
+            if used < held:
+                lease.free += held - used
             consumed.append(used)
-            overrun.append(amount - used)
-        return Captured(end, tuple(consumed), tuple(overrun))
+        return Captured(end, amounts, tuple(consumed))
 
     def defer(self, placed: Placed, amounts: Sequence[int]) -> End:
         """End a hold here with `amounts` of it captured, which go on as a durable one."""

@@ -129,8 +129,7 @@ class Holds:
             hold.plan = plan
         self._write_place(hold)
         self.open[hold] = hold
-        for key in keys:
-            self._borrower.touch(key, now_us)
+        self._borrower.touch(keys, now_us)
         return hold
 
     async def place(self, request: HoldRequest) -> Hold:

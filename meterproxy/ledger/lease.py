@@ -88,18 +88,23 @@ class Borrower:
 
     # ── asked synchronously, on the way of a request ────────────────────────────────────────────────────────────────
 
-    def touch(self, key: LeaseKey, now_us: int) -> None:
-        """A hold was placed from this lease; where it is in steady use and runs low, borrow ahead.
+    def touch(self, keys: Iterable[LeaseKey], now_us: int) -> None:
+        """A hold was placed from these leases; where one is in steady use and runs low, borrow ahead.
 
         Ahead goes no further than a usual hold needs, so that the last of an account is not taken for nobody.
         """
-        view, lease = self._views.get(key), self._book.leases.get(key)
-        if view is None or lease is None:
-            return  # nothing was drawn
-        self._active[key] = None
-        before, view.used_us = view.used_us, now_us
-        if now_us - before >= QUICK_US or lease.free >= view.want // 4:
-            return
+        views, leases, active = self._views, self._book.leases, self._active
+        for key in keys:
+            view, lease = views.get(key), leases.get(key)
+            if view is None or lease is None:
+                continue  # nothing was drawn
+            active[key] = None
+            steady = now_us - view.used_us < QUICK_US
+            view.used_us = now_us
+            if steady and lease.free < view.want // 4:
+                self._borrow_ahead(key, view, now_us)
+
+    def _borrow_ahead(self, key: LeaseKey, view: View, now_us: int) -> None:
         if view.rest >= view.unit > 0 and key not in self._under_way and not view.refuses(view.unit, now_us):
             self._begin({key: view.unit}, key.account_id)
 

@@ -11,30 +11,38 @@ from collections.abc import Callable
 from meterproxy.core.hold import Rate, Rates
 from meterproxy.core.lending import LeaseKey
 from meterproxy.core.limit import Measure
-from meterproxy.core.plan import Plan, Planned
+from meterproxy.core.plan import Plan, Rated
 
 RestOf = Callable[[LeaseKey], int | None]
 
 
 def rates_of(plan: Plan, now_us: int, rest_of: RestOf) -> Rates | None:
     """The tightest limits of a plan; `rest_of` tells what is left of a window, None where nobody knows."""
-    requests = tokens = None
-    for planned in plan.leased:
-        measure = planned.measure
-        if measure is Measure.REQUESTS:
-            requests = _tighter(requests, planned, now_us, rest_of)
-        elif measure is Measure.TOKENS:
-            tokens = _tighter(tokens, planned, now_us, rest_of)
-    return Rates(requests, tokens) if requests or tokens else None
+    if not plan.rated:
+        return None
+    requests: _Told | None = None
+    tokens: _Told | None = None
+    for rated in plan.rated:
+        rest = rest_of(rated.key)
+        remaining = rated.most if rest is None or rest > rated.most else max(rest, 0)
+        if rated.measure is Measure.REQUESTS:
+            if requests is None or _tighter(remaining, rated, requests):
+                requests = remaining, rated
+        elif tokens is None or _tighter(remaining, rated, tokens):
+            tokens = remaining, rated
+    return Rates(_rate(requests, now_us), _rate(tokens, now_us))
 
 
-def _tighter(known: Rate | None, planned: Planned, now_us: int, rest_of: RestOf) -> Rate:
-    limit = planned.limit
-    assert limit is not None, "credit is no rate"
-    most = (limit.cap or 0) + limit.grace
-    rest = rest_of(planned.key)
-    remaining = most if rest is None else min(max(rest, 0), most)
-    reset_us = max(planned.window.end_us - now_us, 0)
-    if known is not None and (known.remaining, -known.reset_us) <= (remaining, -reset_us):
-        return known
-    return Rate(most, remaining, reset_us)
+_Told = tuple[int, Rated]
+"""What is left of a limit."""
+
+
+def _tighter(remaining: int, rated: Rated, known: _Told) -> bool:
+    return remaining < known[0] or (remaining == known[0] and rated.end_us > known[1].end_us)
+
+
+def _rate(told: _Told | None, now_us: int) -> Rate | None:
+    if told is None:
+        return None
+    remaining, rated = told
+    return Rate(rated.most, remaining, max(rated.end_us - now_us, 0))

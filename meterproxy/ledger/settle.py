@@ -24,11 +24,12 @@ from contextlib import suppress
 from typing import Final, Protocol
 from uuid import UUID
 
-from meterproxy.core.draw import deferred, taken
+from meterproxy.core.draw import deferred, taken_together
 from meterproxy.core.lending import Batch, LeaseKey, Noted, Settling
 from meterproxy.core.record import (
     DeferRecord,
     Draw,
+    EndRecord,
     ForgetRecord,
     NoteRecord,
     OwnerRecord,
@@ -273,17 +274,19 @@ class Settler:
 
     def _account(self, items: Sequence[Item], position: int) -> None:
         """Tell the book that PostgreSQL has counted what leases had captured, once per record, and the journal."""
+        paid: list[EndRecord] = []
         for item in items:
             if isinstance(item, Noted):
                 self._account_note(item)
             elif not item.accounted and item.record.resource is None:
-                for draw, (consumed, _, _) in zip(item.record.subject.draws, taken(item.record), strict=True):
-                    if consumed and draw.session_id == self._session_id:
-                        self._book.settled(_lease_of(item.record.subject, draw), consumed)
+                paid.append(item.record)
             elif not item.accounted and isinstance(item, Settling):
                 for draw in item.record.subject.draws:
                     self.on_returned(_lease_of(item.record.subject, draw))
             item.accounted = True
+        for (account_id, limit_id, start_us, session_id), (consumed, _, _) in taken_together(paid).items():
+            if consumed and session_id == self._session_id:
+                self._book.settled(LeaseKey(account_id, limit_id, start_us), consumed)
         self._position = position
         self._journal.confirm(position, [item.placed_at for item in items])
         self._progress.set()

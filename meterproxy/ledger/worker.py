@@ -6,7 +6,7 @@ session of our own. Stop: settle to the end, give everything back, close the ses
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -15,7 +15,7 @@ from meterproxy.core.lending import Change, SessionFacts
 from meterproxy.core.record import SessionRecord
 from meterproxy.errors import Forgotten, SessionOver, StoreUnavailable
 from meterproxy.ledger.book import Book
-from meterproxy.ledger.clock import DatabaseClock
+from meterproxy.ledger.clock import DatabaseClock, elapsed_us
 from meterproxy.ledger.durable import DurableHolds
 from meterproxy.ledger.holds import Holds
 from meterproxy.ledger.journal import Journal
@@ -29,7 +29,7 @@ from meterproxy.ledger.settle import Settler
 from meterproxy.runtime.tasks import at_most
 
 POLL_SECONDS: Final = 0.25
-REPORT_SECONDS: Final = 0.5
+REPORT_US: Final = 500_000
 SWEEP_SECONDS: Final = 60.0
 
 _log: Final = logging.getLogger(__name__)
@@ -85,6 +85,8 @@ class WorkerLedger:
         self._facts = SessionFacts(self.session.session_id, self.journal.journal_id, host, slot)
         self.recovered = 0
         self.database_up = False
+        self.pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+        """Waits so long between two looks at the news, less where somebody hears of news sooner."""
 
     # ── start and stop ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -204,19 +206,18 @@ class WorkerLedger:
 
     async def keep_informed(self) -> None:
         """Look at the change counter and at what others wait for; tell what is held and give idle leases back."""
-        reported = 0.0
+        reported_us = elapsed_us()
         missed = False
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await self.pause(POLL_SECONDS)
             try:
                 await self.look()
                 self.database_up = True
                 if missed:
                     self._on_change(None)
                     missed = False
-                reported += POLL_SECONDS
-                if reported >= REPORT_SECONDS:
-                    reported = 0.0
+                if elapsed_us() - reported_us >= REPORT_US:
+                    reported_us = elapsed_us()
                     await self.borrower.report()
             except StoreUnavailable:
                 self.database_up = False

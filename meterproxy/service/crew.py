@@ -47,6 +47,7 @@ class Premises:
     """What all workers of a host share whatever the configuration: the database, the sockets' directory, the pipe."""
 
     dsn: str
+    direct_dsn: str
     pooled: bool
     run_dir: Path
     parent_fd: int
@@ -194,9 +195,16 @@ class Crew:
     def _worker(self, number: int) -> ChildPart:
         premises, config, listening = self._premises, self._config, self._sockets[number].fileno()
         slot = next(slot for slot in itertools.count() if slot not in self._slots.values())
-        descriptor = hand_over(
-            Handover(slot, config, premises.dsn, premises.pooled, listening_fd=listening, run_dir=premises.run_dir)
+        handover = Handover(
+            slot=slot,
+            config=config,
+            dsn=premises.dsn,
+            direct_dsn=premises.direct_dsn,
+            pooled=premises.pooled,
+            listening_fd=listening,
+            run_dir=premises.run_dir,
         )
+        descriptor = hand_over(handover)
         spec = ChildSpec(
             name=f"worker {number}",
             command=WORKER,

@@ -24,11 +24,15 @@ LINGER_SECONDS: Final = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What one worker is to do: `slot` is its journal's, the socket its seat's."""
+    """What one worker is to do: `slot` is its journal's, the socket its seat's.
+
+    `direct_dsn` is the same database without a pooler in between.
+    """
 
     slot: int
     config: Config
     dsn: str
+    direct_dsn: str
     pooled: bool
     listening_fd: int
     run_dir: Path

@@ -108,7 +108,7 @@ class _Host:
 
     def _workers(self) -> Sequence[Part]:
         pooled = self._config.database_direct_url is not None
-        premises = Premises(self._dsn(), pooled, self._run_dir, self._supervisor.parent_fd)
+        premises = Premises(self._dsn(), self._direct_dsn(), pooled, self._run_dir, self._supervisor.parent_fd)
         self._crew = Crew(premises, self._config, self._sockets)
         return [self._crew]
 

@@ -12,7 +12,7 @@ from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.logged import tidy_logged
 from meterproxy.store.people import tidy_people
 from meterproxy.store.pool import Pool
-from meterproxy.store.upkeep import delete_old_owners, delete_old_windows, make_partitions
+from meterproxy.store.upkeep import delete_old_owners, delete_old_windows, fold_leases, make_partitions
 
 FIRST_SECONDS: Final = 60.0
 """After a start: a fleet that is restarted every hour must be tidied too."""
@@ -27,6 +27,7 @@ async def keep_tidy(pool: Pool) -> None:
         with contextlib.suppress(StoreUnavailable):
             await make_partitions(pool)
             await delete_old_owners(pool)
+            await fold_leases(pool)
             await delete_old_windows(pool)
             await delete_old_crossings(pool)
             await delete_expired(pool)

@@ -59,6 +59,7 @@ from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.explain import explain
 from meterproxy.store.limits import set_exposure
 from meterproxy.store.lost import LostSessions
+from meterproxy.store.notices import Notices
 from meterproxy.store.upkeep import (
     living_workers,
     self_test,
@@ -181,8 +182,10 @@ class Worker:
     async def _start(self) -> None:
         own = journal_of(self._handover)
         self._directory = KeyDirectory(self._pool)
+        self._notices = Notices(self._handover.direct_dsn)
         self._heirs = Heirs(own.parent, own, inheriting(self._config, self._pool, self._metrics.settled))
         self._ledger = await self._own_ledger()
+        self._ledger.pause = self._notices.pause
         await self._siblings.answer()
         await self._until_available(self._ledger.start)
         if self._ledger.recovered:
@@ -236,6 +239,7 @@ class Worker:
         self._tasks.start("journal sync", ledger.keep_synced)
         self._tasks.start("settle", ledger.keep_settled)
         self._tasks.start("news", ledger.keep_informed)
+        self._tasks.start("notices", self._notices.keep_heard)
         self._tasks.start("brakes", self._braking.keep_told)
         self._tasks.start("crossings", self._marking.keep_marked)
         self._tasks.start("changed accounts", self._directory.keep_fresh)

@@ -59,6 +59,11 @@ def jsonb(value: bytes | None) -> bytes:
     return NULL if value is None else _length(len(value) + 1) + b"\x01" + value
 
 
+def binary(value: bytes | None) -> bytes:
+    """A `bytea`, or NULL."""
+    return NULL if value is None else _length(len(value)) + value
+
+
 def text_array(values: Sequence[str]) -> bytes:
     """A `text[]`; NULL where there is nothing in it."""
     if not values:

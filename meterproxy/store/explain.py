@@ -4,6 +4,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import orjson
 
 from meterproxy.core.money import format_usd
@@ -59,14 +60,10 @@ class _Draw(NamedTuple):
 
 
 async def _limits_drawn(connection: Connection, row: asyncpg.Record) -> list[dict[str, Any]]:
-    told = orjson.loads(row["draws"]) if row["draws"] else None
-    own = row["session_id"]
-    draws = [
-        _Draw(UUID(limit), start, UUID(other) if other else own, *rest) for limit, start, other, *rest in told or ()
-    ]
-    named = [draw.limit_id for draw in draws] if told else None
+    draws = _told_draws(row)
+    named = [draw.limit_id for draw in draws] or None
     limits = {limit["id"]: limit for limit in await connection.fetch(_SQL["read_limits"], row["account_id"], named)}
-    if told is None:
+    if named is None:
         within = row["amount_nanos"] - row["overrun_nanos"]
         draws = [
             _Draw(limit_id, 0, row["session_id"], row["hold_nanos"], within, row["overrun_nanos"])
@@ -75,6 +72,21 @@ async def _limits_drawn(connection: Connection, row: asyncpg.Record) -> list[dic
     sessions = await connection.fetch(_SQL["read_sessions"], [draw.session_id for draw in draws if draw.session_id])
     states = {session["id"]: session["state"] for session in sessions}
     return [_drawn(draw, limits.get(draw.limit_id), states.get(draw.session_id)) for draw in draws]
+
+
+def _told_draws(row: asyncpg.Record) -> list[_Draw]:
+    """What the row itself says of its draws; nothing where that was credit alone."""
+    if row["packed_draws"] is not None:
+        told = [
+            (UUID(bytes=limit), start, other and UUID(bytes=other), *rest)
+            for limit, start, other, *rest in msgspec.msgpack.decode(row["packed_draws"])
+        ]
+    else:  # as earlier releases have written it
+        told = [
+            (UUID(limit), start, other and UUID(other), *rest)
+            for limit, start, other, *rest in orjson.loads(row["draws"] or "[]")
+        ]
+    return [_Draw(limit, start, other or row["session_id"], *rest) for limit, start, other, *rest in told]
 
 
 def _drawn(draw: _Draw, limit: asyncpg.Record | None, session_state: str | None) -> dict[str, Any]:

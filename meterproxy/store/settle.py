@@ -5,12 +5,14 @@ Rules
 - The queries run in the order of `sql/queries/settle.sql`, in one transaction; progress is advanced first, so a batch
   that somebody else has booked is noticed before anything is written.
 - Lock order: worker session, account, limit window, lease, rollup.
+- Nearly always every record of a batch is new. So its draws go in as sums, one row a lease; where a record turns out
+  not to be new all of it is undone, and done again with the draws of each record by themselves.
 """
 
 import dataclasses
 import struct
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,6 +26,7 @@ from meterproxy.core.record import DeferRecord, Ending, EndRecord, Subject, book
 from meterproxy.core.usage import MAX_COUNT, Usage
 from meterproxy.errors import Forgotten, ProgressMoved, Unbookable
 from meterproxy.store.durable import (
+    Deferral,
     book_deferrals,
     deferral_draw_rows,
     deferrals_of,
@@ -34,7 +37,7 @@ from meterproxy.store.instants import to_datetime
 from meterproxy.store.owners import book_owners
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
-from meterproxy.store.staging import DrawRow, draw_rows, stage
+from meterproxy.store.staging import DrawRow, draw_rows, stage, summed_rows
 
 _SQL: Final = queries("settle")
 
@@ -42,6 +45,10 @@ LATENCY_THRESHOLDS_MS: Final = [2**power for power in range(23)]
 """Upper ends of the latency buckets: 1 ms … 70 minutes."""
 
 _UNBOOKABLE: Final = (asyncpg.PostgresError, asyncpg.DataError, struct.error, OverflowError, ValueError, TypeError)
+
+
+class _NotAllNew(Exception):
+    """A record of the batch was booked before, so the sums of what the batch draws are too much."""
 
 
 class Settlement:
@@ -67,15 +74,17 @@ class Settlement:
             Unbookable: PostgreSQL refuses a record of the batch; nothing was written.
             StoreUnavailable: PostgreSQL is away; the batch may or may not have been booked.
         """
-
-        async def attempt() -> int:
-            async with transaction(self._pool) as connection:
-                return await _book(connection, batch)
-
         try:
-            return await retried(attempt)
+            try:
+                return await retried(lambda: self._book_once(batch, summed=True))
+            except _NotAllNew:
+                return await retried(lambda: self._book_once(batch, summed=False))
         except _UNBOOKABLE as error:
             raise Unbookable(f"{type(error).__name__}: {error}") from error
+
+    async def _book_once(self, batch: Batch, *, summed: bool) -> int:
+        async with transaction(self._pool) as connection:
+            return await _book(connection, batch, summed=summed)
 
     async def reject(self, batch: Batch, error: str) -> None:
         """Book the one record of `batch` with as much as PostgreSQL takes, and keep it whole for a person.
@@ -175,7 +184,8 @@ async def known_progress(pool: asyncpg.Pool, journal_ids: Sequence[UUID]) -> Map
     return {row["journal_id"]: (row["position"], row["open_from"]) for row in rows}
 
 
-async def _book(connection: Connection, batch: Batch) -> int:
+async def _book(connection: Connection, batch: Batch, *, summed: bool = False) -> int:
+    """Book a batch; `summed`: with what its endings draw as sums. Raises _NotAllNew where these are too much."""
     await _advance(connection, batch)
     await book_owners(connection, batch.notes)
     deferrals = deferrals_of(batch)
@@ -184,16 +194,24 @@ async def _book(connection: Connection, batch: Batch) -> int:
     batch_id = uuid.uuid4()
     await _add_prices(connection, batch)
     once = _once(batch)
-    draws = [draw for settling in once for draw in draw_rows(settling.record)] + deferral_draw_rows(deferrals)
+    summed = summed and not deferrals
+    draws = summed_rows(batch_id, once) if summed else _rows_of_each(once, deferrals)
     await stage(connection, batch_id, batch.journal_id, once, draws)
     await _lock(connection, batch_id, batch, draws)
     await book_deferrals(connection, batch_id, deferrals)
     await drop_deferred(connection, batch_id, once)
     booked = await connection.fetchrow(_SQL["book_batch"], batch_id, LATENCY_THRESHOLDS_MS)
+    assert booked is not None
+    if summed and booked["booked"] < len(once):
+        raise _NotAllNew
     await end_durable(connection, once)
     await connection.execute(_SQL["clear_staging"], batch_id)
-    assert booked is not None
     return int(booked["booked"])
+
+
+def _rows_of_each(endings: Iterable[Settling], deferrals: Sequence[Deferral]) -> Sequence[DrawRow]:
+    """What each record of a batch draws."""
+    return [row for settling in endings for row in draw_rows(settling.record)] + deferral_draw_rows(deferrals)
 
 
 def _once(batch: Batch) -> Collection[Settling]:

@@ -7,13 +7,14 @@ from itertools import islice
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import msgspec
 import orjson
 
-from meterproxy.core.draw import taken
+from meterproxy.core.draw import taken, taken_together
 from meterproxy.core.lending import Settling
 from meterproxy.core.record import EndRecord
 from meterproxy.core.usage import KINDS, Usage
-from meterproxy.store.copy_format import HEADER, TRAILER, bigint, instant, jsonb, text, text_array, uuid, word
+from meterproxy.store.copy_format import HEADER, TRAILER, bigint, binary, instant, jsonb, text, text_array, uuid, word
 from meterproxy.store.pool import Connection
 
 COLUMN_KINDS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
@@ -30,7 +31,7 @@ _FIXED: Final = (
 ).split()
 _VARIABLE: Final = (
     "session_id operation provider model ending outcome usage_source served_model service_tier provider_request_id "
-    "other_usage raw_usage flags tools conversation tags first_byte_us draws"
+    "other_usage raw_usage flags tools conversation tags first_byte_us packed_draws"
 ).split()
 _COLUMNS: Final = [*_FIXED, *_VARIABLE]
 _DRAW_COLUMNS: Final = (
@@ -39,11 +40,15 @@ _DRAW_COLUMNS: Final = (
 
 _row: Final = struct.Struct(">h" + "i16s" * 7 + "iq" * 15 + "ih" + "i?").pack
 _draw: Final = struct.Struct(">h" + "i16s" * 4 + "iq" + "i16s" + "iq" * 3).pack
+_pack: Final = msgspec.msgpack.Encoder().encode
 _OTHER_KINDS: Final = tuple((index, kind) for index, kind in enumerate(KINDS) if kind not in COLUMN_KINDS)
 
 
 class DrawRow(NamedTuple):
-    """What a record consumed of one lease, what overran it, and what a limit without leases counts."""
+    """What a record consumed of one lease, what overran it, and what a limit without leases counts.
+
+    Where all records of a batch are new, one row says it of all of them, with the batch's id for a request's.
+    """
 
     request_id: UUID
     account_id: UUID
@@ -85,6 +90,12 @@ def draw_rows(record: EndRecord) -> Sequence[DrawRow]:
     return rows if record.resource is None else [row for row in rows if row.counted]
 
 
+def summed_rows(batch_id: UUID, endings: Iterable[Settling]) -> Sequence[DrawRow]:
+    """What the endings of a batch draw together, by lease; none of them is of a durable hold."""
+    sums = taken_together(settling.record for settling in endings)
+    return [DrawRow(batch_id, *lease, *total) for lease, total in sums.items() if any(total)]
+
+
 def taken_rows(record: EndRecord) -> Sequence[DrawRow]:
     """What an ending takes of each of its draws, where that is anything."""
     subject = record.subject
@@ -114,7 +125,7 @@ def _usage_row(batch: bytes, journal: bytes, settling: Settling) -> bytes:
         word(ending.served_model), word(ending.service_tier), text(ending.provider_request_id),
         jsonb(_other_usage(usage)), jsonb(ending.raw_usage or None), text_array(ending.flags), text_array(ending.tools),
         text(subject.conversation), jsonb(orjson.dumps(dict(subject.tags)) if subject.tags else None),
-        bigint(ending.first_byte_us), jsonb(_draws(record)),
+        bigint(ending.first_byte_us), binary(packed(record)),
     ))  # fmt: skip
 
 
@@ -126,15 +137,15 @@ def _draw_row(batch: bytes, row: DrawRow) -> bytes:
     )  # fmt: skip
 
 
-def _draws(record: EndRecord) -> bytes | None:
+def packed(record: EndRecord) -> bytes | None:
     """What was drawn from which limits, where it is more than the account's credit; see the column's comment."""
     draws = record.subject.draws
     if len(draws) <= 1 and not (draws and draws[0].counted):
         return None
     first = draws[0].session_id
-    return orjson.dumps(
+    return _pack(
         [
-            (draw.limit_id.hex, draw.window_start_us, None if draw.session_id == first else draw.session_id.hex,
+            (draw.limit_id.bytes, draw.window_start_us, None if draw.session_id == first else draw.session_id.bytes,
              draw.amount, *amounts)
             for draw, amounts in zip(draws, taken(record), strict=True)
         ]

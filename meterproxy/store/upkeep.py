@@ -70,6 +70,25 @@ async def delete_old_windows(pool: asyncpg.Pool) -> int:
             return total
 
 
+FOLDED_AFTER_SECONDS: Final = 3600.0
+"""How long the leases of an ended session are still to be seen one by one; nothing but a person's eyes needs them."""
+LEASES_AT_ONCE: Final = 1000
+_FOLD_LOCK: Final = 0x6D657465725F666F
+
+
+async def fold_leases(pool: asyncpg.Pool, after_seconds: float = FOLDED_AFTER_SECONDS) -> int:
+    """Make leases of ended sessions a number of their windows; answers how many. Raises StoreUnavailable."""
+    total = 0
+    while True:
+        async with transaction(pool) as connection:
+            if not await connection.fetchval(_UPKEEP["try_lock"], _FOLD_LOCK):
+                return total
+            folded = int(await connection.fetchval(_UPKEEP["fold_leases"], after_seconds, LEASES_AT_ONCE))
+        total += folded
+        if folded < LEASES_AT_ONCE:
+            return total
+
+
 DURABLE_COMMITS: Final = frozenset({"on", "remote_apply"})
 """Values of `synchronous_commit` under which what was confirmed is there after a power cut, on the standby too."""
 

@@ -44,19 +44,19 @@ WHERE e.request_id IS NOT NULL
 
 -- name: drawn_is_what_was_lent_and_not_returned
 SELECT w.limit_id::text AS subject,
-    format('window %s: drawn %s, lent %s, overrun %s, late %s, counted %s, unspent %s', w.window_start, w.drawn, l.lent,
-        w.overrun, w.late, w.counted, w.unspent) AS detail
+    format('window %s: drawn %s, lent %s, folded %s, overrun %s, late %s, counted %s, unspent %s', w.window_start, w.drawn,
+        l.lent, w.folded, w.overrun, w.late, w.counted, w.unspent) AS detail
 FROM limit_windows w LEFT JOIN (
     SELECT account_id, limit_id, window_start, sum(granted - returned) AS lent FROM leases GROUP BY 1, 2, 3) l
     USING (account_id, limit_id, window_start)
-WHERE w.drawn <> COALESCE(l.lent, 0) + w.overrun + w.late + w.counted - w.unspent LIMIT 100
+WHERE w.drawn <> COALESCE(l.lent, 0) + w.folded + w.overrun + w.late + w.counted - w.unspent LIMIT 100
 
 -- name: credit_used_is_what_leases_consumed
--- What usage has cost an account is what its leases paid, plus what overran, came late or was only counted, less what
+-- What usage has cost an account is what its leases paid, those that were folded among them, plus what overran, came late or was only counted, less what
 -- durable holds still hold and what they gave back.
 SELECT a.id::text AS subject,
-    format('used %s, consumed %s, overrun %s, late %s, counted %s, unspent %s, held %s', a.credits_nanos - a.balance_nanos,
-        l.consumed, w.overrun, w.late, w.counted, w.unspent, h.held) AS detail
+    format('used %s, consumed %s, folded %s, overrun %s, late %s, counted %s, unspent %s, held %s',
+        a.credits_nanos - a.balance_nanos, l.consumed, w.folded, w.overrun, w.late, w.counted, w.unspent, h.held) AS detail
 FROM accounts a JOIN limits c ON c.account_id = a.id AND c.kind = 'credit'
 JOIN limit_windows w ON w.account_id = a.id AND w.limit_id = c.id LEFT JOIN (
     SELECT account_id, limit_id, sum(consumed) AS consumed FROM leases GROUP BY 1, 2) l
@@ -65,7 +65,7 @@ JOIN limit_windows w ON w.account_id = a.id AND w.limit_id = c.id LEFT JOIN (
     FROM durable_draws d JOIN durable_holds h USING (account_id, request_id) WHERE h.state = 'open' GROUP BY 1, 2) h
     ON h.account_id = a.id AND h.limit_id = c.id
 WHERE a.credits_nanos - a.balance_nanos
-    <> COALESCE(l.consumed, 0) + w.overrun + w.late + w.counted - w.unspent - COALESCE(h.held, 0) LIMIT 100
+    <> COALESCE(l.consumed, 0) + w.folded + w.overrun + w.late + w.counted - w.unspent - COALESCE(h.held, 0) LIMIT 100
 
 -- name: unspent_is_what_durable_holds_gave_back
 SELECT w.limit_id::text AS subject, format('unspent %s, durable holds %s', w.unspent, b.unspent) AS detail

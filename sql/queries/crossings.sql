@@ -4,7 +4,7 @@
 -- Called with windows in which something was settled. Used is what is booked; see `read_window` of the limits.
 WITH used AS (
     SELECT w.account_id, w.limit_id, w.window_start, c.cap, c.marks,
-        (w.overrun + w.late + w.counted - w.unspent - held_durably(w.account_id, w.limit_id, w.window_start)
+        (w.folded + w.overrun + w.late + w.counted - w.unspent - held_durably(w.account_id, w.limit_id, w.window_start)
             + COALESCE((SELECT sum(l.consumed) FROM leases l WHERE (l.account_id, l.limit_id, l.window_start)
                 = (w.account_id, w.limit_id, w.window_start)), 0))::bigint AS used
     FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS asked (account_id, limit_id, window_start)

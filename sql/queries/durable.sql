@@ -3,7 +3,8 @@
 -- name: book_deferrals
 -- Part of a settle's transaction, with accounts, windows and leases locked: the holds that are not durable yet, be it
 -- that their own journal says so or that their ending came first. Their leases pay all that was held. A request that was
--- settled in any other way stays so. Answers how many were new.
+-- settled in any other way stays so. Of a window that upkeep has let go of nothing is drawn any more. Answers how many were
+-- new.
 WITH fresh AS (
     INSERT INTO durable_holds (account_id, request_id, placed_at, resource_kind, resource_id, provider, operation, model,
         price_id, hold_nanos, subject, input_estimate)
@@ -19,7 +20,8 @@ WITH fresh AS (
 ), draws AS (
     INSERT INTO durable_draws (account_id, request_id, limit_id, window_start, session_id, amount)
     SELECT s.account_id, s.request_id, s.limit_id, s.window_start, s.session_id, s.consumed
-    FROM draw_staging s JOIN fresh USING (account_id, request_id) WHERE s.batch_id = $1 AND s.counted = 0
+    FROM draw_staging s JOIN fresh USING (account_id, request_id) JOIN limit_windows w USING (account_id, limit_id, window_start)
+    WHERE s.batch_id = $1 AND s.counted = 0
     RETURNING *
 ), drawn AS (
     SELECT account_id, limit_id, window_start, session_id, sum(amount)::bigint AS amount FROM draws GROUP BY 1, 2, 3, 4

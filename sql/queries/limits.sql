@@ -102,7 +102,7 @@ RETURNING id, account_id, scope, scope_id, name, measure, operation, model_patte
 -- name: read_window
 -- Used is what is booked; held is what workers last reported and what durable holds hold, which their leases' `consumed`
 -- has in it already.
-SELECT (w.overrun + w.late + w.counted - w.unspent
+SELECT (w.folded + w.overrun + w.late + w.counted - w.unspent
         + COALESCE((SELECT sum(l.consumed) FROM leases l WHERE (l.account_id, l.limit_id, l.window_start)
             = (w.account_id, w.limit_id, w.window_start)), 0) - durable.held)::bigint AS used,
     (COALESCE((SELECT sum(l.held) FROM leases l WHERE (l.account_id, l.limit_id, l.window_start)

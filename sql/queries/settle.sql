@@ -67,20 +67,21 @@ SELECT l.session_id FROM leases l WHERE EXISTS (
 ORDER BY account_id, limit_id, window_start, session_id FOR UPDATE
 
 -- name: book_batch
--- Everything but the rows themselves is computed from what RETURNING gave, so that a replay changes nothing.
+-- Everything but the rows themselves is computed from what RETURNING gave, so that a replay changes nothing. Draws that
+-- carry the batch's id are those of all its rows: whoever staged them undoes this where not all rows were new.
 WITH booked AS (
     INSERT INTO usage_events (
         account_id, occurred_at, id, user_id, key_id, session_id, operation, provider, model, served_model, service_tier,
         provider_request_id, is_stream, ending, outcome, status, usage_source, input_tokens, cache_read_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, other_usage, raw_usage, flags, tools, conversation, tags,
         price_id, markup_ppm, bound_input_tokens, bound_output_tokens, hold_nanos, cost_nanos, amount_nanos,
-        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, draws)
+        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, packed_draws)
     SELECT
         account_id, occurred_at, id, user_id, key_id, session_id, operation, provider, model, served_model, service_tier,
         provider_request_id, is_stream, ending, outcome, status, usage_source, input_tokens, cache_read_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, other_usage, raw_usage, flags, tools, conversation, tags,
         price_id, markup_ppm, bound_input_tokens, bound_output_tokens, hold_nanos, cost_nanos, amount_nanos,
-        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, draws
+        overrun_nanos, latency_us, first_byte_us, journal_id, journal_position, packed_draws
     FROM usage_staging s WHERE batch_id = $1
         AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = s.id)
     ON CONFLICT DO NOTHING
@@ -104,8 +105,8 @@ WITH booked AS (
 ), drawn AS (
     SELECT d.account_id, d.limit_id, d.window_start, d.session_id,
         sum(d.consumed)::bigint AS consumed, sum(d.overrun)::bigint AS overrun, sum(d.counted)::bigint AS counted
-    FROM draw_staging d JOIN booked b ON b.id = d.request_id
-    WHERE d.batch_id = $1 GROUP BY 1, 2, 3, 4
+    FROM draw_staging d
+    WHERE d.batch_id = $1 AND (d.request_id = $1 OR d.request_id IN (SELECT id FROM booked)) GROUP BY 1, 2, 3, 4
 ), placed AS (
     SELECT d.*, LEAST(d.consumed, COALESCE(l.granted - l.consumed - l.returned, 0)) AS within
     FROM drawn d LEFT JOIN leases l USING (account_id, limit_id, window_start, session_id)

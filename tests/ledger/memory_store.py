@@ -41,6 +41,7 @@ class Window:
     late: int = 0
     counted: int = 0
     unspent: int = 0
+    folded: int = 0
 
 
 @dataclass
@@ -210,14 +211,23 @@ class MemoryStore:
                 lease.held = 0
         return total
 
+    async def fold(self) -> None:
+        """Leases of ended sessions become a number of their windows."""
+        ended = {session_id for session_id, row in self.sessions.items() if row.state not in {"live", "lost"}}
+        for key, session_id in [lent for lent in self.leases if lent[1] in ended]:
+            self.windows[key].folded += self.leases.pop((key, session_id)).consumed
+
     # ── lending ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _window(self, key: LeaseKey) -> Window:
         """A limit's window, made by the first who needs it."""
         if key not in self.windows:
-            limit = self.limits[key.limit_id]
-            self.windows[key] = Window(limit.cap + limit.grace if limit.cap is not None and limit.hard else limit.cap)
+            self.windows[key] = self._new_window(key)
         return self.windows[key]
+
+    def _new_window(self, key: LeaseKey) -> Window:
+        limit = self.limits[key.limit_id]
+        return Window(limit.cap + limit.grace if limit.cap is not None and limit.hard else limit.cap)
 
     async def lend(self, session_id: UUID, borrows: Sequence[Borrow]) -> Sequence[Lent]:
         self._live(session_id)
@@ -278,7 +288,8 @@ class MemoryStore:
             if drawn == key
         )
         own = self.leases.get((key, session_id))
-        return Rest(_room(self._window(key)), outstanding, own.consumed - own.deferred if own else 0)
+        window = self.windows.get(key) or self._new_window(key)
+        return Rest(_room(window), outstanding, own.consumed - own.deferred if own else 0)
 
     async def give_back(self, session_id: UUID, returned: Mapping[LeaseKey, int]) -> None:
         for key, total in returned.items():
@@ -322,7 +333,9 @@ class MemoryStore:
         return tuple(
             key
             for (key, asker), wanted in self.reclaims.items()
-            if asker == session_id and _room(self._window(key)) - self._set_aside(session_id, key) >= wanted
+            if asker == session_id
+            and key in self.windows
+            and _room(self.windows[key]) - self._set_aside(session_id, key) >= wanted
         )
 
     async def change_version(self) -> int:

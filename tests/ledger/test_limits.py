@@ -1,12 +1,14 @@
 """Budgets and rate limits beside credit: all or none, in order, to the last unit, and booked in their own measure."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import pytest
 
 from meterproxy.core.bound import Bound
@@ -24,7 +26,7 @@ from meterproxy.store.audit import audit
 from meterproxy.store.explain import explain
 from meterproxy.store.instants import to_us
 from meterproxy.store.limits import Limits
-from meterproxy.store.upkeep import delete_old_windows
+from meterproxy.store.upkeep import delete_old_windows, fold_leases
 from tests.ledger.bank import NANOS_PER_TOKEN, REFUSED, completed, customer, hold_request, ledger_of, pool_of
 
 CREDIT = 10**9
@@ -72,7 +74,7 @@ async def refused(ledger: WorkerLedger, key: KeyEntry, tokens: int, **members: A
 
 async def window(pool: asyncpg.Pool, limit_id: UUID) -> dict[str, int]:
     row = await pool.fetchrow(
-        "SELECT drawn, overrun, late, counted, unspent FROM limit_windows WHERE limit_id = $1", limit_id
+        "SELECT drawn, overrun, late, counted, unspent, folded FROM limit_windows WHERE limit_id = $1", limit_id
     )
     return {} if row is None else {name: amount for name, amount in row.items() if amount}
 
@@ -178,9 +180,13 @@ async def test_in_shadow_what_would_be_refused_is_only_counted(pool: asyncpg.Poo
         ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 50)), completed(70))
     assert ledger.holds.shadowed == 2
     await ledger.settler.drain()
-    request_id = await pool.fetchval("SELECT id FROM usage_events WHERE draws IS NOT NULL ORDER BY id DESC LIMIT 1")
+    request_id = await pool.fetchval(
+        "SELECT id FROM usage_events WHERE packed_draws IS NOT NULL ORDER BY id DESC LIMIT 1"
+    )
     told = (await explain(pool, request_id))["limits_drawn"]
     assert {draw["counted"] for draw in told} == {"0.00007"}
+    await say_it_as_before(pool)
+    assert (await explain(pool, request_id))["limits_drawn"] == told
     await ledger.stop()
     spent = 210 * NANOS_PER_TOKEN
     assert (await window(pool, budget.limit_id))["drawn"] == spent
@@ -188,6 +194,18 @@ async def test_in_shadow_what_would_be_refused_is_only_counted(pool: asyncpg.Poo
         "drawn": spent, "overrun": 20 * NANOS_PER_TOKEN, "counted": 140 * NANOS_PER_TOKEN,
     }  # fmt: skip
     assert await wrong(pool) == []
+
+
+async def say_it_as_before(pool: asyncpg.Pool) -> None:
+    """Rows of earlier releases name their draws in JSON."""
+    for row in await pool.fetch("SELECT id, packed_draws FROM usage_events WHERE packed_draws IS NOT NULL"):
+        draws = [
+            (limit.hex(), start, other and other.hex(), *rest)
+            for limit, start, other, *rest in msgspec.msgpack.decode(row["packed_draws"])
+        ]
+        await pool.execute(
+            "UPDATE usage_events SET draws = $2, packed_draws = NULL WHERE id = $1", row["id"], json.dumps(draws)
+        )
 
 
 async def test_in_shadow_no_answer_is_cut_down_to_what_is_left(pool: asyncpg.Pool, tmp_path: Path) -> None:
@@ -450,7 +468,7 @@ async def counted(pool: asyncpg.Pool, of: Limit) -> int:
 
 
 async def test_old_windows_are_deleted_and_made_anew_by_what_comes_late(pool: asyncpg.Pool, tmp_path: Path) -> None:
-    """Minutes that nobody holds anything in are gone after two hours, with their leases; days and money stay."""
+    """Minutes that nobody holds anything in are gone after two hours, with their leases, budgets too; days and credit stay."""
     key = await customer(pool, CREDIT)
     await limited(
         pool, key,
@@ -467,12 +485,84 @@ async def test_old_windows_are_deleted_and_made_anew_by_what_comes_late(pool: as
             ledger.holds.capture(hold, completed(1))
     await ledger.settler.drain()
     await ledger.borrower.report()
-    assert await delete_old_windows(pool) == 1
+    assert await delete_old_windows(pool) == 2
     assert await delete_old_windows(pool) == 0
     ledger.holds.release(hold, REFUSED)
     await ledger.stop()
+    assert await delete_old_windows(pool) == 2
+    assert await wrong(pool) == []
+
+
+async def test_the_window_of_a_budget_is_kept_while_something_runs_that_outlived_its_exchange(
+    pool: asyncpg.Pool, tmp_path: Path
+) -> None:
+    """What it held and did not use goes back to the minute it came from, however long ago; then that is deleted."""
+    key = await customer(pool, CREDIT)
+    (minute,) = await limited(pool, key, limit(key, Measure.AMOUNT, CREDIT, window=WindowKind.MINUTE))
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    resource = Resource(key.account_id, "response", "resp_1", "test")
+    long_ago = ledger.clock.now_us() - 3 * 3600 * 1_000_000
+    ledger.durable.defer(await ledger.holds.place(asked(ledger, key, 100, occurred_us=long_ago)), resource)
+    await ledger.settler.drain()
+    await ledger.stop()
+    assert await fold_leases(pool, after_seconds=0) == 2
+    assert await delete_old_windows(pool) == 0
+    other = ledger_of(pool, tmp_path / "other")
+    await other.start()
+    hold = await other.durable.find(resource)
+    assert hold is not None
+    other.durable.capture(hold, completed(30))
+    await other.stop()
+    assert await window(pool, minute.limit_id) == {
+        "drawn": 30 * NANOS_PER_TOKEN, "folded": 100 * NANOS_PER_TOKEN, "unspent": 70 * NANOS_PER_TOKEN,
+    }  # fmt: skip
     assert await delete_old_windows(pool) == 1
     assert await wrong(pool) == []
+
+
+async def told(pool: asyncpg.Pool, of: Limit) -> tuple[int, int, int | None]:
+    """What people see of a limit."""
+    status = await Limits(pool, "test").status(of.limit_id)
+    return status.used, status.held, status.remaining
+
+
+async def test_leases_of_the_ended_become_a_number(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """However many workers came and went: nothing that is used, drawn or left changes, and what comes late is late."""
+    key = await customer(pool, CREDIT)
+    requests, money = await limited(pool, key, limit(key, Measure.REQUESTS, 10), limit(key, Measure.AMOUNT, CREDIT))
+    for number in range(3):
+        ledger = ledger_of(pool, tmp_path / str(number))
+        await ledger.start()
+        ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 100)), completed(60))
+        await ledger.stop()
+    living = ledger_of(pool, tmp_path / "living")
+    await living.start()
+    living.holds.capture(await living.holds.place(asked(living, key, 100)), completed(60))
+    await living.settler.drain()
+    before = [await told(pool, of) for of in (requests, money)]
+    assert await fold_leases(pool) == 0, "somebody may still want to look at them"
+    assert await fold_leases(pool, after_seconds=0) == 9
+    assert await fold_leases(pool, after_seconds=0) == 0
+    assert [await told(pool, of) for of in (requests, money)] == before
+    assert await pool.fetchval("SELECT count(*) FROM leases") == 3
+    assert await wrong(pool) == []
+    await living.stop()
+    assert await window(pool, requests.limit_id) == {"drawn": 4, "folded": 3}
+    assert await window(pool, money.limit_id) == {"drawn": 240 * NANOS_PER_TOKEN, "folded": 180 * NANOS_PER_TOKEN}
+    assert await wrong(pool) == []
+
+
+async def test_an_ended_lease_that_still_holds_something_stays_to_be_seen(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """Tidying up hides no mistake."""
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 100)), completed(60))
+    await ledger.stop()
+    await pool.execute("UPDATE leases SET granted = granted + 1")
+    assert await fold_leases(pool, after_seconds=0) == 0
+    assert "ended_sessions_hold_nothing" in {result.name for result in await wrong(pool)}
 
 
 async def test_a_lower_cap_is_in_force_with_the_next_look(pool: asyncpg.Pool, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from meterproxy.store.instants import to_us
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
+from meterproxy.store.upkeep import fold_leases
 from tests.ledger.bank import customer, pool_of
 from tests.ledger.memory_store import MemoryStore, Window
 from tests.ledger.test_limits import limited
@@ -73,6 +74,7 @@ faults = st.one_of(
     st.tuples(st.just("kill"), workers),
     st.tuples(st.just("stop"), workers),
     st.tuples(st.just("start"), workers),
+    st.just(("fold",)),
 )
 operations: st.SearchStrategy[Operation] = st.one_of(work, work, work, faults)
 """What happens, in about the measure in which it happens; a fault now and then."""
@@ -129,7 +131,7 @@ def check(store: MemoryStore, world: World) -> None:
         assert durable.amount == (None if row is None else row.amount_nanos)
     for key, window in store.windows.items():
         lent = [lease for (of, _), lease in store.leases.items() if of == key]
-        beyond = window.overrun + window.late + window.counted - window.unspent
+        beyond = window.folded + window.overrun + window.late + window.counted - window.unspent
         assert window.drawn == sum(lease.granted - lease.returned for lease in lent) + beyond
         assert all(min(lease.outstanding, lease.consumed, lease.returned) >= 0 for lease in lent)
     for account, entry in enumerate(world.keys):
@@ -142,7 +144,7 @@ def check(store: MemoryStore, world: World) -> None:
             for row in store.durable.values()
             if row.amount is None and row.subject.account_id == entry.account_id
         )
-        beyond = window.overrun + window.late - window.unspent
+        beyond = window.folded + window.overrun + window.late - window.unspent
         assert booked == sum(lease.consumed for lease in leases) + beyond - durable_nanos
 
 
@@ -287,7 +289,7 @@ forgetful_operations = st.one_of(
     st.tuples(st.sampled_from(["claim", "claim", "forget"]), workers, accounts, names),
     st.tuples(st.just("lose"), workers, st.just("book")),
     st.tuples(st.sampled_from(["kill", "start", "start", "stop"]), workers),
-    st.sampled_from([("remember",), ("fail_over",), ("fail_over",)]),
+    st.sampled_from([("remember",), ("fold",), ("fail_over",), ("fail_over",)]),
 )
 
 
@@ -333,7 +335,7 @@ survivors = st.one_of(
     st.tuples(st.just("end_durable"), workers, st.integers(0, 9), st.none() | st.integers(0, 100)),
     backgrounds,
     st.tuples(st.just("lose"), workers, st.sampled_from(["book", "lend", "give_back", "poll", "meet", "present"])),
-    st.sampled_from([("remember",), ("fail_over",), ("resume",), ("resume",)]),
+    st.sampled_from([("remember",), ("fold",), ("fail_over",), ("resume",), ("resume",)]),
 )
 
 
@@ -394,6 +396,16 @@ class Both:
         return next(getattr(port, name) for port in self._ports if hasattr(port, name))
 
 
+class Folding:
+    """What upkeep does to leases, at once."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def fold(self) -> None:
+        await fold_leases(self._pool, after_seconds=0)
+
+
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Borrowing depends on how time passes; here it does not."""
@@ -421,7 +433,9 @@ async def compare(database: str, script: list[Operation]) -> None:
         async def credit(key: KeyEntry, amount: int) -> None:
             await Accounts(pool, "test").credit(key.account_id, amount, "adjustment")
 
-        real = World(Both(Sessions(pool), Settlement(pool), OwnerRows(pool), DurableRows(pool)), keys, credit)
+        real = World(
+            Both(Sessions(pool), Settlement(pool), OwnerRows(pool), DurableRows(pool), Folding(pool)), keys, credit
+        )
         begin: list[Operation] = [("credit", 0, 500_000), ("credit", 1, 90_000), ("start", 0), ("start", 1)]
         try:
             for operation in [*begin, *script]:
@@ -445,7 +459,7 @@ async def compare(database: str, script: list[Operation]) -> None:
 
 async def windows_of(pool: asyncpg.Pool, world: World) -> dict[tuple[int, int, int], Window]:
     rows = await pool.fetch(
-        "SELECT account_id, limit_id, window_start, cap, drawn, overrun, late, counted, unspent FROM limit_windows"
+        "SELECT account_id, limit_id, window_start, cap, drawn, overrun, late, counted, unspent, folded FROM limit_windows"
         " WHERE account_id = ANY ($1::uuid[])",
         [key.account_id for key in world.keys],
     )

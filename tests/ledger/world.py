@@ -458,6 +458,11 @@ class World:
         self._store.fail_over()
         return "failed over"
 
+    async def fold(self) -> str:
+        """Upkeep comes by, long after the sessions ended that have."""
+        await self._store.fold()
+        return "folded"
+
     async def resume(self) -> str:
         """The ttl is over for which nobody was lent to: whoever is up has looked by now, or is not trusted any more."""
         for worker in range(len(self.places)):

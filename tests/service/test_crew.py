@@ -65,7 +65,7 @@ async def crew(run_dir: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> 
     sockets: list[socket.socket] = await listen("127.0.0.1", 0, workers)
     monkeypatch.setenv("METERPROXY_TEST_SEAT", str(sockets[-1].fileno()))
     pipe = ParentPipe()
-    made = Crew(Premises("", False, run_dir, pipe.read_end), config(workers, 1), sockets)
+    made = Crew(Premises("", "", False, run_dir, pipe.read_end), config(workers, 1), sockets)
     try:
         await made.start()
         yield made

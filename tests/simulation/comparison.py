@@ -29,6 +29,7 @@ from meterproxy.store.instants import to_us
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
+from meterproxy.store.upkeep import fold_leases
 from tests.ledger.bank import PRICE, REFUSED, completed, customer, pool_of
 from tests.simulation.database import Database
 from tests.simulation.timeline import Timeline
@@ -89,6 +90,7 @@ def _call(random: Random) -> Call:
         (1, lambda: ("find_durable", random.randrange(REQUESTS))),
         (1, lambda: ("find_owners", session, random.randrange(REQUESTS))),
         (1, lambda: ("forgotten_owners",)),
+        (1, lambda: ("fold",)),
     )
     weights, makers = zip(*kinds, strict=True)
     call: Call = random.choices(makers, weights)[0]()
@@ -254,6 +256,13 @@ class Side:
         """A live session is found to be lost."""
         raise NotImplementedError
 
+    async def _fold(self) -> Any:
+        await self.fold()
+
+    async def fold(self) -> None:
+        """Leases of ended sessions become a number of their windows."""
+        raise NotImplementedError
+
     async def _abandoned_sessions(self, journal: int) -> Any:
         found = await self.port("abandoned_sessions")(self.id(2, journal))
         return sorted(session_id.int & 0xFFFFF for session_id in found)
@@ -345,6 +354,9 @@ class Simulated(Side):
     async def change_cap(self, key: KeyEntry, amount: int) -> None:
         self.database.change_cap(key.credit, amount)
 
+    async def fold(self) -> None:
+        await self.database.fold()
+
     async def lose(self, session_id: UUID) -> None:
         if self.database.sessions[session_id].state == "live":
             self.database.sessions[session_id].state = "lost"
@@ -354,7 +366,7 @@ class Simulated(Side):
         return {
             "windows": sorted(
                 (*self.number_of(key), window.cap or 0, window.drawn, window.overrun, window.late, window.counted,
-                 window.unspent)
+                 window.unspent, window.folded)
                 for key, window in data.windows.items()
                 if window.drawn or window.overrun or window.counted or window.unspent
             ),
@@ -386,6 +398,9 @@ class Real(Side):
     async def change_cap(self, key: KeyEntry, amount: int) -> None:
         await Accounts(self._pool, "test").credit(key.account_id, amount, "adjustment")
 
+    async def fold(self) -> None:
+        await fold_leases(self._pool, after_seconds=0)
+
     async def lose(self, session_id: UUID) -> None:
         await self._pool.execute(
             "UPDATE worker_sessions SET state = 'lost' WHERE id = $1 AND state = 'live'", session_id
@@ -399,8 +414,8 @@ class Real(Side):
             return list(await self._pool.fetch(sql, *arguments))
 
         windows = await rows(
-            "SELECT account_id, limit_id, window_start, COALESCE(cap, 0), drawn, overrun, late, counted, unspent"
-            " FROM limit_windows WHERE account_id = ANY ($1)"
+            "SELECT account_id, limit_id, window_start, COALESCE(cap, 0), drawn, overrun, late, counted, unspent,"
+            " folded FROM limit_windows WHERE account_id = ANY ($1)"
             " AND (drawn <> 0 OR overrun <> 0 OR counted <> 0 OR unspent <> 0)", ids,
         )  # fmt: skip
         balances = {

@@ -32,6 +32,9 @@ class Database(MemoryStore):
         self._timeline = timeline
         self._asked_us: dict[tuple[LeaseKey, UUID], int] = {}
         self._expires_us: dict[UUID, int] = {}
+        self._folded: dict[tuple[LeaseKey, UUID], int] = {}
+        self._kept_folded = self._folded
+        """What was lent by leases that are folded; and by those that were when the standby last heard."""
         self.began_us = 0
         """When PostgreSQL was started last."""
 
@@ -50,6 +53,7 @@ class Database(MemoryStore):
     def remember(self) -> None:
         super().remember()
         self.kept["changes"] = list(self.changes)
+        self._kept_folded = dict(self._folded)
 
     def fail_over(self) -> None:
         """Go on with what the standby has."""
@@ -58,20 +62,32 @@ class Database(MemoryStore):
         for name, rows in kept.items():
             setattr(self, name, {key: copy(row) for key, row in rows.items()})
         self.reclaims = {}
+        self._folded = dict(self._kept_folded)
         self.moved = True
 
     def lent_to(self, key: LeaseKey, session_id: UUID) -> int:
         """What was ever lent to a session of a limit window."""
-        lease = self.leases.get((key, session_id))
-        return lease.granted if lease else 0
+        return self._lent.get((key, session_id), 0)
+
+    @property
+    def _lent(self) -> dict[tuple[LeaseKey, UUID], int]:
+        """What was ever lent, by lease, whether that is folded or not."""
+        return self._folded | {lent: lease.granted for lent, lease in self.leases.items()}
+
+    async def fold(self) -> None:
+        before = self._lent
+        await super().fold()
+        self._folded = {lent: granted for lent, granted in before.items() if lent not in self.leases}
 
     def forgotten(self, keys: Sequence[LeaseKey]) -> dict[tuple[int, UUID], int]:
         """Totals of leases from one of these windows, by its place and session, which the standby does not know."""
         known = self.kept["leases"]
         return {
-            (keys.index(key), session_id): lease.granted
-            for (key, session_id), lease in self.leases.items()
-            if key in keys and ((key, session_id) not in known or known[key, session_id].granted < lease.granted)
+            (keys.index(key), session_id): granted
+            for (key, session_id), granted in self._lent.items()
+            if key in keys
+            and (key, session_id) not in self._kept_folded
+            and ((key, session_id) not in known or known[key, session_id].granted < granted)
         }
 
     async def open_session(self, session_id: UUID, journal_id: UUID, host: str, slot: int, ttl_seconds: float) -> int:

@@ -153,6 +153,17 @@ def keeps_what_others_want() -> AbstractContextManager[Any]:
     return mock.patch.object(Book, "give_back", return_value=0)
 
 
+def forgets_what_it_folds() -> AbstractContextManager[Any]:
+    """What ended sessions have used is forgotten when their leases are folded."""
+
+    async def fold(self: MemoryStore) -> None:
+        ended = {session_id for session_id, row in self.sessions.items() if row.state not in {"live", "lost"}}
+        for key, session_id in [lent for lent in self.leases if lent[1] in ended]:
+            self.windows[key].drawn -= self.leases.pop((key, session_id)).consumed
+
+    return mock.patch.object(MemoryStore, "fold", fold)
+
+
 def captures_the_whole_hold() -> AbstractContextManager[Any]:
     """What a request did not use is not free again."""
     capture = Book.capture
@@ -172,6 +183,6 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     for mutant in (
         lends_without_condition, hears_only_answers, counts_unsettled_twice, books_what_was_booked, writes_endings_late,
         never_syncs, recovers_without_progress, proves_before_it_settles, closes_before_it_settles,
-        gives_back_by_difference, keeps_what_others_want, captures_the_whole_hold,
+        gives_back_by_difference, keeps_what_others_want, captures_the_whole_hold, forgets_what_it_folds,
     )
 }  # fmt: skip

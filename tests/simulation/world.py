@@ -182,6 +182,7 @@ class World:
                 self.auditor.counts["lost"] += 1
                 if self.random.random() < self.plan.abandons:
                     self.timeline.after(self.random.randint(0, 2_000_000), lambda lost=session_id: self._abandon(lost))  # type: ignore[misc]
+            finished(self.database.fold())
         if not self.stopping:
             self.timeline.after(SWEEP_US, self._sweep)
 
@@ -589,7 +590,7 @@ class World:
         leases = [lease for (lent, _), lease in self.database.leases.items() if lent is key]
         lost = self.forgot or self.abandoned or self.auditor.counts["cut_power"]
         assert window.late == 0 or lost, "late without a reason"
-        beyond = window.overrun + window.late + window.counted - window.unspent
+        beyond = window.folded + window.overrun + window.late + window.counted - window.unspent
         assert window.drawn == sum(lease.granted - lease.returned for lease in leases) + beyond, "drawn adds up"
         if not any(slot.host.gone for slot in self.slots):
             outstanding = sum(lease.outstanding for lease in leases)

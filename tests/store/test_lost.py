@@ -19,6 +19,7 @@ from meterproxy.store.audit import audit
 from meterproxy.store.lost import LostSessions, NotLost
 from meterproxy.store.sessions import Sessions
 from meterproxy.store.settle import Settlement
+from meterproxy.store.upkeep import fold_leases
 from tests.ledger.bank import balance, completed, customer, hold_request, ledger_of, pool_of
 from tests.ledger.test_journal import kill
 
@@ -156,7 +157,10 @@ async def test_rate_limits_come_back_by_themselves_and_money_does_not(pool: asyn
 async def test_what_is_given_up_returns_and_a_journal_that_turns_up_is_booked_late(
     pool: asyncpg.Pool, tmp_path: Path
 ) -> None:
-    """Somebody else may spend what was abandoned; the journal is booked once all the same, and says that it is late."""
+    """Somebody else may spend what was abandoned; the journal is booked once all the same, and says that it is late.
+
+    Nor does it matter that the lease it draws from is no row any more.
+    """
     lost, key = await lost_host(pool, tmp_path / "lost")
     (given_up,) = await LostSessions(pool, "somebody").abandon(lost.session.session_id)
     assert given_up.returned > 0
@@ -167,6 +171,7 @@ async def test_what_is_given_up_returns_and_a_journal_that_turns_up_is_booked_la
     other = ledger_of(pool, tmp_path / "other", wait_ms=0)
     await other.start()
     hold = await other.holds.place(hold_request(other, key, CREDIT))
+    assert await fold_leases(pool, after_seconds=0) == 1
     for _ in range(2):
         done = await brought(pool, tmp_path / "lost")
     assert (done.records, done.open_holds, done.proved, done.abandoned) == (0, 0, 0, 1)
