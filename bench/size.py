@@ -49,8 +49,9 @@ INSERT INTO usage_events (account_id, occurred_at, id, user_id, key_id, operatio
 SELECT w.account_id, r.at, gen_random_uuid(), w.user_id, w.keys[1 + floor(r.k * 4)], 'chat', 'openai',
     (ARRAY['gpt-4o-mini', 'gpt-4o', 'gpt-4.1', 'gpt-4.1-mini', 'o4-mini'])[1 + floor(power(r.m, 2) * 5)], r.k < 0.6,
     'captured', CASE WHEN r.f < 0.02 THEN 'provider_error' ELSE 'completed' END,
-    CASE WHEN r.f < 0.02 THEN 500 ELSE 200 END, 'provider', 100 + floor(r.m * 2000), 0, 0, 50 + floor(r.k * 500), 0, $3, 1000000, 3000, 16384, 10000000,
-    1000 + floor(r.m * 900000), 1000 + floor(r.m * 900000), 0, 1000 * floor(exp(5 + r.k * 4)), $3, 0
+    CASE WHEN r.f < 0.02 THEN 500 ELSE 200 END, 'provider', 100 + floor(r.m * 2000), 0, 0, 50 + floor(r.k * 500), 0,
+    $3, 1000000, 3000, 16384, 10000000, 1000 + floor(r.m * 900000), 1000 + floor(r.m * 900000), 0,
+    1000 * floor(exp(5 + r.k * 4)), $3, 0
 FROM (
     SELECT CASE WHEN random() < 0.01 THEN 1 ELSE 1 + floor(power(random(), 2) * $2)::int END AS who,
         now() - random() * interval '364 days' AS at, random() AS k, random() AS m, random() AS f
