@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from meterproxy.cli.session import Session
     from meterproxy.config import Config
 
 Result = TypeVar("Result")
+Model = TypeVar("Model", bound="BaseModel")
 _Decorated = Callable[..., Any]
 
 
@@ -47,6 +50,17 @@ class Invocation:
                 return await work(session)
 
         return asyncio.run(worked())
+
+    def validated(self, kind: type[Model], given: Mapping[str, Any]) -> Model:
+        """What was given, as the API would take it. Raises UsageError."""
+        from pydantic import ValidationError
+
+        try:
+            return kind.model_validate(given)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            text = problem["msg"].removeprefix("Value error, ")
+            raise click.UsageError(f"{'.'.join(map(str, problem['loc']))}: {text}") from error
 
     def show(self, row: object) -> None:
         """Print one thing, a line per member."""

@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "credit": ("credit", "Credit: grants, balance, history."),
     "limit": ("limit", "Limits: budgets and rate limits."),
     "price": ("price", "Prices: what a model is charged at."),
+    "provider": ("provider", "Providers beside those of the configuration."),
+    "provider-key": ("provider_key", "Our keys at providers."),
     "fleet": ("fleet", "The fleet: brakes for all workers at once."),
     "host": ("host", "Hosts: the machines that workers run on."),
     "audit": ("audit", "Recompute every invariant of the books."),

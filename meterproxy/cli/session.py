@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from meterproxy.config import Config
+from meterproxy.config import Config, ensure_secrets
 from meterproxy.errors import StartFailed
 from meterproxy.runtime.data_dir import DataDirLock
 from meterproxy.runtime.embedded import EmbeddedPostgres, attach
@@ -37,6 +37,10 @@ class Session:
     config: Config
     dsn: str
     pool: Pool
+
+    def secured(self) -> Config:
+        """The configuration with the secrets that a start has made. Raises ConfigError."""
+        return ensure_secrets(self.config)
 
 
 @asynccontextmanager

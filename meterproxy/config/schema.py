@@ -187,6 +187,7 @@ class Config(Section):
 
     admin_token: Secret | None = None
     master_key: MasterKey | None = None
+    master_key_previous: MasterKey | None = None
     jwt_secret: Secret | None = None
 
     registration: Literal["open", "invitation", "closed"] = "closed"

@@ -19,7 +19,7 @@ import yaml
 
 PREFIX: Final = "METERPROXY_"
 SECRETS: Final = frozenset(
-    {"admin_token", "master_key", "jwt_secret", "api_key", "database_url", "database_direct_url"}
+    {"admin_token", "master_key", "master_key_previous", "jwt_secret", "api_key", "database_url", "database_direct_url"}
 )
 """Settings that may also be named by a file, in a variable that ends in `_FILE`."""
 

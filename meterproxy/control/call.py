@@ -26,6 +26,7 @@ from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.people import People
+from meterproxy.store.providers import ProviderRows
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
 from meterproxy.store.whose import Whose
@@ -76,6 +77,7 @@ class Services:
     lost_sessions: LostSessions
     logged: LoggedEvents
     audit: Callable[[], Awaitable[Sequence[InvariantResult]]]
+    providers: ProviderRows
     watch: Callable[[UUID, web.BaseRequest], Awaitable[web.StreamResponse]]
     machine: Machine
 

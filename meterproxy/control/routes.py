@@ -23,6 +23,7 @@ from meterproxy.control import (
     organization_endpoints,
     own_key_endpoints,
     price_endpoints,
+    provider_endpoints,
     usage_endpoints,
 )
 from meterproxy.control.access import Permission
@@ -68,4 +69,5 @@ ROUTES: Final[tuple[Route, ...]] = (
     *price_endpoints.ROUTES,
     *openai_usage_endpoints.ROUTES,
     *admin_endpoints.ROUTES,
+    *provider_endpoints.ROUTES,
 )

@@ -51,6 +51,10 @@ DONE: Final[Mapping[str, str]] = {
     "account": "The account was changed.",
     "suspended": "The user was suspended, with all keys.",
     "resumed": "The user may sign in again.",
+    "provider": "The provider was added. It serves once it has a key.",
+    "provider-removed": "The provider was removed with its keys.",
+    "provider-key": "The provider takes the key. It is in use within a second.",
+    "provider-key-removed": "The key was forgotten.",
     "registered": "You are registered. Sign in.",
 }
 """What a page says after something was done."""

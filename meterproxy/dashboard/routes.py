@@ -12,6 +12,7 @@ from meterproxy.dashboard import (
     member_pages,
     operator_pages,
     overview_page,
+    provider_pages,
     sign_in_pages,
     static,
 )
@@ -27,4 +28,5 @@ PAGES: Final[tuple[Route, ...]] = (
     *chat_page.ROUTES,
     *member_pages.ROUTES,
     *operator_pages.ROUTES,
+    *provider_pages.ROUTES,
 )

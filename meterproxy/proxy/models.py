@@ -105,7 +105,19 @@ class Models:
 
     def __init__(self, router: Router) -> None:
         self._router = router
-        self._lists = [ProviderModels(provider) for provider in router.providers]
+        self._known: list[ProviderModels] = []
+
+    @property
+    def _lists(self) -> list[ProviderModels]:
+        """One list for each provider that there is now."""
+        if [known.provider for known in self._known] != list(self._router.providers):
+            known = {models.provider.name: models for models in self._known}
+            self._known = [
+                models if (models := known.get(provider.name)) is not None and models.provider is provider
+                else ProviderModels(provider)
+                for provider in self._router.providers
+            ]  # fmt: skip
+        return self._known
 
     async def listing(self, key: KeyEntry, now_us: int) -> bytes:
         """The answer to `GET /v1/models`.
@@ -144,15 +156,16 @@ class Models:
         """Every model with its provider's words, from the provider that serves it."""
         found: list[tuple[str, Model]] = []
         failures: list[ApiError] = []
-        answers = await asyncio.gather(*(models.read(now_us) for models in self._lists), return_exceptions=True)
-        for models, answer in zip(self._lists, answers, strict=True):
+        lists = self._lists
+        answers = await asyncio.gather(*(models.read(now_us) for models in lists), return_exceptions=True)
+        for models, answer in zip(lists, answers, strict=True):
             if isinstance(answer, ApiError):
                 failures.append(answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 found += [item for item in answer.items() if self._router.provider_of(item[0]) is models.provider]
-        if failures and len(failures) == len(self._lists):
+        if failures and len(failures) == len(lists):
             raise failures[0]
         return found
 

@@ -12,6 +12,7 @@ Rules
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, TypeVar
@@ -40,6 +41,7 @@ class Provider:
         models: globs of the models that it serves.
         prices: the catalog's id of who sets its prices.
         headers: sent with every request, after the client's.
+        spare: the same provider by another of our keys, for when this one is refused.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Provider:
     models: tuple[str, ...] = ("*",)
     prices: str = "openai"
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    spare: "Provider | None" = None
     _rests_until_us: int = 0
     _forbidden_until_us: OrderedDict[tuple[UUID, str, str], int] = field(default_factory=OrderedDict)
     _no_option_until_us: OrderedDict[tuple[str, str], int] = field(default_factory=OrderedDict)
@@ -68,6 +71,30 @@ class Provider:
     def rest_for(self, account_id: UUID, operation: str, model: str, now_us: int) -> None:
         """Send nothing of this operation of this model for this account for a while."""
         _remember(self._forbidden_until_us, (account_id, operation, model), now_us + REST_US)
+
+    def chain(self) -> Iterator["Provider"]:
+        """The provider by each of its keys, in order."""
+        provider: Provider | None = self
+        while provider is not None:
+            yield provider
+            provider = provider.spare
+
+    def awake(self, account_id: UUID, operation: str, model: str, now_us: int) -> "Provider":
+        """The provider by the first of its keys that does not rest.
+
+        Raises:
+            ApiError: UPSTREAM_ACCOUNT while it rests by all of them, altogether or for requests like this.
+        """
+        provider = self
+        while True:
+            try:
+                provider.check_awake(account_id, operation, model, now_us)
+            except ApiError:
+                if provider.spare is None:
+                    raise
+                provider = provider.spare
+            else:
+                return provider
 
     def check_awake(self, account_id: UUID, operation: str, model: str, now_us: int) -> None:
         """Raises ApiError UPSTREAM_ACCOUNT while the provider rests, altogether or for requests like this."""

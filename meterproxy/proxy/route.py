@@ -55,7 +55,7 @@ class Router:
             raise ApiError(
                 Case.MODEL_NOT_PRICED, f"The model '{shown(model)}' has no price and cannot be used.", param="model"
             )
-        provider.check_awake(key.account_id, operation, model, at_us)
+        provider = provider.awake(key.account_id, operation, model, at_us)
         return Route(provider, model, price, self._catalog.facts(model, provider.prices))
 
     def free_route(self, model: str, owner: str | None, operation: str, key: KeyEntry, at_us: int) -> Route | None:
@@ -66,7 +66,7 @@ class Router:
         Raises:
             ApiError: MODEL_NOT_FOUND, UPSTREAM_ACCOUNT while the provider rests.
         """
-        provider = self.providers[0] if owner is None else self.named(owner)
+        provider = self.named(owner) if owner is not None else self.providers[0] if self.providers else None
         if model:
             serving = self.provider_of(model)
             if serving is None or not may_use_model(key, model):
@@ -74,8 +74,13 @@ class Router:
             provider = serving if owner is None else provider
         if provider is None:
             return None
-        provider.check_awake(key.account_id, operation, model, at_us)
+        provider = provider.awake(key.account_id, operation, model, at_us)
         return Route(provider, model, _free_price(provider.prices, model), self._catalog.facts(model, provider.prices))
+
+    def replace(self, providers: tuple[Provider, ...]) -> None:
+        """Serve by these from now on; what runs goes on with what it began with."""
+        self.providers = providers
+        self._serving.clear()
 
     def named(self, name: str) -> Provider | None:
         """The provider of that name, None where none is configured."""

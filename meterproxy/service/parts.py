@@ -155,6 +155,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         LostSessions(pool),
         LoggedEvents(pool),
         partial(audit, pool),
+        providers.provider_rows(config, pool),
         live.watch,
         machine,
     )

@@ -1,14 +1,112 @@
-"""Providers: from the configuration to connections."""
+"""Providers: from the configuration and the database to connections, and kept as the database says.
+
+Configured providers come first, in the order of the file, then those that operators have added, in the order of their
+making; one that has a configured one's name is left out. A stored provider has one `Provider` for each of its keys, the
+next one as the spare of the one before.
+"""
+
+import asyncio
+import base64
+import logging
+from typing import Final
 
 from meterproxy.config import Config
 from meterproxy.config import Provider as ProviderConfig
+from meterproxy.core.seal import Seal
+from meterproxy.errors import ConfigError, StoreUnavailable
 from meterproxy.proxy.provider import Provider
+from meterproxy.proxy.route import Router
 from meterproxy.proxy.upstream import Origin, Upstream
+from meterproxy.store.pool import Pool
+from meterproxy.store.providers import PURPOSE, OpenedProvider, ProviderRows
+
+RETRY_SECONDS: Final = 0.25
+
+_log: Final = logging.getLogger(__name__)
 
 
 def build(config: Config) -> tuple[Provider, ...]:
     """The configured providers in the order of the file. Raises ConfigError."""
     return tuple(_provider(name, settings) for name, settings in config.providers.items())
+
+
+def provider_rows(config: Config, pool: Pool, actor: str = "operator") -> ProviderRows:
+    """Where stored providers are, with what opens their secrets."""
+    assert config.master_key is not None, "the supervisor has made what was not set"
+    previous = () if config.master_key_previous is None else (config.master_key_previous,)
+    seals = [Seal(base64.b64decode(key.get_secret_value()), PURPOSE) for key in (config.master_key, *previous)]
+    return ProviderRows(pool, seals[0], seals[1:], actor)
+
+
+class StoredProviders:
+    """Keeps one worker's providers as PostgreSQL says; while that is away they stay as they were."""
+
+    def __init__(self, rows: ProviderRows, configured: tuple[Provider, ...], router: Router) -> None:
+        self._rows = rows
+        self._configured = configured
+        self._router = router
+        self._changed = asyncio.Event()
+        self._known: tuple[OpenedProvider, ...] = ()
+        self._left: list[Upstream] = []
+        """Connections of providers as they were, which exchanges may still use."""
+
+    def look_again(self) -> None:
+        """Something about providers has changed, or may have."""
+        self._changed.set()
+
+    async def keep_told(self) -> None:
+        """Look again whenever there is a reason to."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.look()
+            except StoreUnavailable:
+                self._changed.set()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def look(self) -> None:
+        """Do as PostgreSQL says; what runs goes on with what it began with. Raises StoreUnavailable."""
+        stored = tuple(await self._rows.opened())
+        if stored == self._known:
+            return
+        taken = {provider.name for provider in self._configured}
+        made = []
+        for one in stored:
+            if one.name in taken:
+                _log.error("a provider has a configured one's name and is left out", extra={"provider": one.name})
+                continue
+            try:
+                made.append(stored_provider(one))
+            except ConfigError as error:
+                _log.error("a provider cannot be used", extra={"provider": one.name, "error": str(error)})
+        self._known = stored
+        before = self._router.providers[len(self._configured) :]
+        self._router.replace((*self._configured, *made))
+        self._left = [upstream for upstream in self._left if upstream.stats().open]
+        self._left += [one.upstream for provider in before for one in provider.chain()]
+
+    async def close(self) -> None:
+        """Close all connections of stored providers."""
+        stored = self._router.providers[len(self._configured) :]
+        for upstream in (*self._left, *(one.upstream for provider in stored for one in provider.chain())):
+            await upstream.close()
+
+
+def stored_provider(stored: OpenedProvider) -> Provider:
+    """A provider by the first of its keys, with one for each other key as a spare. Raises ConfigError."""
+    made: Provider | None = None
+    for secret in reversed(stored.secrets):
+        made = Provider(
+            name=stored.name,
+            upstream=Upstream(Origin.from_base_url(stored.base_url)),
+            api_key=secret,
+            models=stored.models,
+            prices=stored.prices,
+            spare=made,
+        )
+    assert made is not None, "it has a key"
+    return made
 
 
 def _provider(name: str, settings: ProviderConfig) -> Provider:

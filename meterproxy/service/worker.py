@@ -43,7 +43,7 @@ from meterproxy.runtime.metrics import Metrics
 from meterproxy.runtime.parent import die_with_parent, on_parent_gone, say_failed, say_ready
 from meterproxy.runtime.tasks import SideTasks
 from meterproxy.runtime.tokenizer import TokenizerClient
-from meterproxy.service import observe
+from meterproxy.service import observe, providers
 from meterproxy.service.braking import Braking
 from meterproxy.service.catalog import catalog_of
 from meterproxy.service.fitness import local_problems
@@ -129,6 +129,7 @@ class Worker:
         self._closing = False
         self._logging: set[asyncio.Future[None]] = set()
         self._exchanges: Exchanges | None = None
+        self._providers: providers.StoredProviders | None = None
         self._room = Room(BODIES_BYTES)
         self._counter = TokenizerClient(handover.run_dir / "tokenizer")
         self._siblings = Siblings(
@@ -203,7 +204,13 @@ class Worker:
         self._metrics.before_scrape.append(
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
         )
-        self._exchanges = exchanges_of(self._config, self._ports(), self._room)
+        exchanges = exchanges_of(self._config, self._ports(), self._room)
+        router = exchanges.house.router
+        rows = providers.provider_rows(self._config, self._pool)
+        self._providers = providers.StoredProviders(rows, router.providers, router)
+        await self._until_available(self._providers.look)
+        self._tasks.start("providers", self._providers.keep_told)
+        self._exchanges = exchanges
         poller = poller_of(self._config, self._pool, self._ledger, self._exchanges)
         self._tasks.start("durable holds", poller.keep_polled)
         self._tasks.start("kept answers", self._exchanges.house.idempotency.keep_told)
@@ -265,12 +272,19 @@ class Worker:
             self._directory.forget_all()
             self._heirs.look_again()
             self._braking.look_again()
+            self._providers_changed()
+        elif change.kind == "provider":
+            self._providers_changed()
         elif change.kind == "key" and change.subject_id is not None:
             self._directory.key_changed(change.subject_id)
         elif change.kind == "fleet":
             self._braking.look_again()
         elif change.account_id is not None:
             self._directory.account_changed(change.account_id)
+
+    def _providers_changed(self) -> None:
+        if self._providers is not None:  # news may come before they were looked at for the first time
+            self._providers.look_again()
 
     def _settled(self, endings: Sequence[Settling], seconds: float) -> None:
         self._metrics.settled(endings, seconds)
@@ -390,6 +404,8 @@ class Worker:
             except (StoreUnavailable, TimeoutError) as error:
                 _log.warning("the journal is left to the next start", extra={"error": str(error)})
             await self._exchanges.close()
+            if self._providers is not None:
+                await self._providers.close()
             await self._siblings.say_farewell()
         self._siblings.close()
         await self._counter.close()

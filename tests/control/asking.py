@@ -24,6 +24,7 @@ from meterproxy.core.bound import ModelFacts
 from meterproxy.core.logged import LoggedUsage
 from meterproxy.core.price import Price, RateCard
 from meterproxy.core.role import Role
+from meterproxy.core.seal import Seal
 from meterproxy.dashboard.live import Live
 from meterproxy.dashboard.pages import told
 from meterproxy.dashboard.routes import PAGES
@@ -42,6 +43,7 @@ from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.people import People
+from meterproxy.store.providers import PURPOSE, ProviderRows
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
 
@@ -82,7 +84,7 @@ class Asking:
         services = Services(
             accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
             Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), LoggedEvents(pool),
-            partial(audit, pool), Live(accounts.look).watch, machine or machine_of(pool),
+            partial(audit, pool), ProviderRows(pool, Seal(bytes(32), PURPOSE)), Live(accounts.look).watch, machine or machine_of(pool),
         )  # fmt: skip
         known = openid(Identities(pool, accounts, registration))
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)

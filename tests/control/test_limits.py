@@ -45,7 +45,7 @@ class Operator:
                 none,
                 none,
                 AuditLog(pool),
-                *[none] * 9,
+                *[none] * 10,
             ),
             Identity("hush", none, none, none),
             ROUTES,

@@ -57,7 +57,9 @@ ROUTES_BY_PERMISSION = {
     Permission.OPERATE: "GET /api/audit · GET /api/admin/users · PATCH /api/admin/users/{id} · "
     "POST /api/admin/users/{id}/reset · GET /api/admin/accounts · GET /api/admin/organizations · "
     "GET /api/admin/accounts/{id} · PATCH /api/admin/accounts/{id} · POST /api/admin/accounts/{id}/credits · "
-    "GET /api/admin/system",
+    "GET /api/admin/system · GET /api/admin/providers · POST /api/admin/providers · DELETE /api/admin/providers/{id} · "
+    "GET /api/admin/provider-keys · POST /api/admin/provider-keys · POST /api/admin/provider-keys/{id}/rotate · "
+    "DELETE /api/admin/provider-keys/{id}",
 }
 """Whoever adds a route says here whom it is for; all of `/admin` and the metrics want the admin token."""
 REFUSED = {Case.NOT_SIGNED_IN, Case.PERMISSION_DENIED, Case.ADMIN_TOKEN_INVALID}

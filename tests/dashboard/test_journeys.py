@@ -12,6 +12,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
+from meterproxy.simulator.app import running as simulator
+from meterproxy.simulator.settings import SimulatorSettings
 from tests import postgres
 from tests.dashboard.browsing import PASSWORD, Visit, browser, visit
 from tests.service.running import Service, service
@@ -166,6 +168,29 @@ async def test_an_operator_at_work(chromium: Browser, open_service: Service) -> 
             await expect(page.get_by_text("broken")).to_have_count(0)
 
 
+async def test_an_operator_adds_a_provider_and_rotates_its_key(chromium: Browser, open_service: Service) -> None:
+    """A key that the provider refuses is not kept, and says so; of one that it takes the last four letters are shown."""
+    async with simulator(SimulatorSettings(key="sk-the-right-one-1234")) as second:
+        async with visiting(chromium, open_service) as operator:
+            page = operator.page
+            await operator.sign_in("operator@localhost", operator_password(open_service))
+            await operator.open("/operate/providers")
+            await page.get_by_label("Name", exact=True).fill("second")
+            await page.get_by_label("Address").fill(second)
+            await operator.press("Add provider")
+            await page.get_by_label("Secret").fill("sk-the-right-one-1234")
+            await operator.press("Add key")
+            await expect(page.get_by_role("status")).to_contain_text("takes the key")
+            await expect(page.get_by_text("…1234", exact=True)).to_be_visible()
+            assert "sk-the-right" not in await page.content()
+            assert await operator.barriers() == []
+            await page.get_by_label("New secret of the key …1234").fill("sk-the-right-one-1234")
+            await operator.press("Rotate")
+            await expect(page.get_by_role("status")).to_contain_text("takes the key")
+            await operator.open("/operate/audit?action=provider_key.rotate")
+            await expect(page.get_by_role("cell", name="provider_key.rotate")).to_be_visible()
+
+
 async def test_a_colleague_is_invited_and_chats(chromium: Browser, open_service: Service) -> None:
     """By a link that works once; he chats on the organization's credit and sees what it cost, and only what is his."""
     async with visiting(chromium, open_service) as cleo:
@@ -231,7 +256,7 @@ async def test_with_the_keyboard_alone(chromium: Browser, open_service: Service)
 
 PAGES = (
     "/", "/activity", "/credits", "/keys", "/budgets", "/chat", "/reports", "/reports?group_by=model", "/prices",
-    "/members", "/profile", "/operate/organizations", "/operate/people", "/operate/system", "/operate/audit",
+    "/members", "/profile", "/operate/organizations", "/operate/people", "/operate/providers", "/operate/system", "/operate/audit",
 )  # fmt: skip
 
 

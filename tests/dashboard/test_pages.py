@@ -35,7 +35,10 @@ PAGES_BY_PERMISSION = {
     "POST /members/invitations/{id}/withdraw",
     Permission.OPERATE: "GET /operate/organizations · POST /operate/organizations · GET /operate/organizations/{id} · "
     "POST /operate/organizations/{id} · POST /operate/organizations/{id}/credit · GET /operate/people · "
-    "POST /operate/people/{id} · POST /operate/people/{id}/reset · GET /operate/system · GET /operate/audit",
+    "POST /operate/people/{id} · POST /operate/people/{id}/reset · GET /operate/system · GET /operate/audit · "
+    "GET /operate/providers · POST /operate/providers · POST /operate/providers/{id}/remove · "
+    "POST /operate/providers/{id}/keys · POST /operate/provider-keys/{id}/rotate · "
+    "POST /operate/provider-keys/{id}/remove",
 }
 """Whoever adds a page says here whom it is for."""
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"

@@ -1,0 +1,110 @@
+"""`provider-key`: our credentials at providers. Secrets come in by standard input, never as an argument."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from meterproxy.cli.arguments import actor
+from meterproxy.cli.invocation import Invocation, invoked, note
+from meterproxy.errors import MeterproxyError
+
+if TYPE_CHECKING:
+    from meterproxy.cli.session import Session
+
+_untested = click.option("--untested", is_flag=True, help="Keep it without asking the provider whether it takes it.")
+
+
+@click.group()
+def command() -> None:
+    """Our keys at providers that were added."""
+
+
+@command.command()
+@click.option("--provider", "provider_id", type=click.UUID, required=True, help="The provider's id.")
+@click.option("--name", default="", help="What people call it.")
+@_untested
+@invoked
+def add(invocation: Invocation, provider_id: UUID, name: str, untested: bool) -> None:
+    """Add a key, whose secret is read from standard input."""
+    secret = _secret()
+
+    async def work(session: "Session") -> Any:
+        rows = _rows(session)
+        if not untested:
+            await _probe((await rows.read(provider_id)).base_url, secret)
+        return await rows.add_key(provider_id, secret, name)
+
+    _show(invocation, invocation.with_session(work))
+
+
+@command.command("list")
+@invoked
+def list_(invocation: Invocation) -> None:
+    """List keys, without their secrets."""
+    rows = invocation.with_session(lambda session: _rows(session).keys())
+    invocation.show_all(map(_shown, rows), ("id", "provider_id", "name", "last_four", "created_at", "changed_at"))
+
+
+@command.command()
+@click.argument("key_id", type=click.UUID)
+@_untested
+@invoked
+def rotate(invocation: Invocation, key_id: UUID, untested: bool) -> None:
+    """Put another secret, read from standard input, in the place of a key's."""
+    secret = _secret()
+
+    async def work(session: "Session") -> Any:
+        rows = _rows(session)
+        if not untested:
+            await _probe(await rows.url_of_key(key_id), secret)
+        return await rows.rotate_key(key_id, secret)
+
+    _show(invocation, invocation.with_session(work))
+
+
+@command.command()
+@click.argument("key_id", type=click.UUID)
+@invoked
+def remove(invocation: Invocation, key_id: UUID) -> None:
+    """Forget a key."""
+    invocation.with_session(lambda session: _rows(session).remove_key(key_id))
+
+
+@command.command()
+@invoked
+def reseal(invocation: Invocation) -> int:
+    """Seal under master_key what master_key_previous has sealed."""
+    done, failed = invocation.with_session(lambda session: _rows(session).reseal())
+    note(f"{done} keys are sealed anew" + (f", {failed} cannot be opened by either master key" if failed else ""))
+    return 1 if failed else 0
+
+
+def _secret() -> str:
+    text = click.prompt("Secret", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    secret = str(text).strip()
+    if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
+        raise MeterproxyError("a secret is printable ASCII without spaces: give it on standard input")
+    return secret
+
+
+async def _probe(base_url: str, secret: str) -> None:
+    from meterproxy.proxy.probe import probe
+
+    note(f"the provider takes it and lists {await probe(base_url, secret)} models")
+
+
+def _rows(session: "Session") -> Any:
+    from meterproxy.service.providers import provider_rows
+
+    return provider_rows(session.secured(), session.pool, actor())
+
+
+def _shown(row: Any) -> dict[str, Any]:
+    names = ("id", "provider_id", "name", "last_four", "created_at", "changed_at")
+    return {name: getattr(row, name) for name in names}
+
+
+def _show(invocation: Invocation, row: Any) -> None:
+    invocation.show(_shown(row))

@@ -1,0 +1,66 @@
+"""Providers and their keys, for operators: a secret goes in and is never shown again."""
+
+from typing import Final
+
+from aiohttp import web
+
+from meterproxy.control import forms, provider_endpoints
+from meterproxy.control.access import Permission
+from meterproxy.control.call import Call, Services
+from meterproxy.control.provider_endpoints import ChangedProviderKey, NewProvider, NewProviderKey
+from meterproxy.dashboard.pages import page, page_route, redirect
+from meterproxy.errors import ApiError
+
+PATH: Final = "/operate/providers"
+
+
+async def _providers(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
+    keys = (await provider_endpoints.keys(on, call)).data
+    providers = (await provider_endpoints.listed(on, call)).data
+    rows = [(one, [key for key in keys if key.provider_id == one.id]) for one in providers]
+    return await page(on, call, "operate_providers.html", error=error, providers=rows)
+
+
+async def _added(on: Services, call: Call) -> web.Response:
+    try:
+        await provider_endpoints.added(on, call.asking(body=forms.read(NewProvider, call.form)))
+    except ApiError as error:
+        return await _providers(on, call, error)
+    return redirect(PATH, done="provider")
+
+
+async def _removed(on: Services, call: Call) -> web.Response:
+    await provider_endpoints.removed(on, call)
+    return redirect(PATH, done="provider-removed")
+
+
+async def _key_added(on: Services, call: Call) -> web.Response:
+    try:
+        body = forms.read(NewProviderKey, {**call.form, "provider_id": call.ids[0]})
+        await provider_endpoints.key_added(on, call.asking(body=body))
+    except ApiError as error:
+        return await _providers(on, call, error)
+    return redirect(PATH, done="provider-key")
+
+
+async def _key_rotated(on: Services, call: Call) -> web.Response:
+    try:
+        await provider_endpoints.key_rotated(on, call.asking(body=forms.read(ChangedProviderKey, call.form)))
+    except ApiError as error:
+        return await _providers(on, call, error)
+    return redirect(PATH, done="provider-key")
+
+
+async def _key_removed(on: Services, call: Call) -> web.Response:
+    await provider_endpoints.key_removed(on, call)
+    return redirect(PATH, done="provider-key-removed")
+
+
+ROUTES: Final = (
+    page_route("GET", PATH, Permission.OPERATE, _providers),
+    page_route("POST", PATH, Permission.OPERATE, _added),
+    page_route("POST", "/operate/providers/{id}/remove", Permission.OPERATE, _removed),
+    page_route("POST", "/operate/providers/{id}/keys", Permission.OPERATE, _key_added),
+    page_route("POST", "/operate/provider-keys/{id}/rotate", Permission.OPERATE, _key_rotated),
+    page_route("POST", "/operate/provider-keys/{id}/remove", Permission.OPERATE, _key_removed),
+)
