@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "audit": ("audit", "Recompute every invariant of the books."),
     "explain": ("explain", "Show how one request came to its amount."),
     "journal": ("journal", "Journals: what workers wrote down before they acted."),
+    "demo": ("demo", "Make up an organization with a month of usage, to look around."),
     "simulate-provider": ("simulate_provider", "Run a simulated provider."),
     "version": ("version", "Print the version."),
 }

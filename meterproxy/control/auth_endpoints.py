@@ -102,7 +102,7 @@ class Token(Answer):
 async def registered(on: Services, call: Call) -> RegisteredUser:
     """Become a user."""
     new = call.body_as(NewUser)
-    user_id = await on.sign_in.register(new.username, new.email, new.password, new.invitation_token)
+    user_id = await on.sign_in.register(new.username, new.email, new.password, call.address, new.invitation_token)
     return RegisteredUser(id=user_id, username=new.username, email=new.email)
 
 
@@ -162,7 +162,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=NewUser,
         answer=RegisteredUser,
         status=201,
-        refusals=(Case.PERMISSION_DENIED, Case.CONFLICT),
+        refusals=(Case.PERMISSION_DENIED, Case.CONFLICT, Case.SIGN_IN_SLOWED),
     ),
     Route(
         method="POST",

@@ -56,7 +56,7 @@ class UsageQuery(Query):
     models: Many = None
     batch: bool | None = None
     group_by: Annotated[
-        list[Literal["project_id", "user_id", "api_key_id", "model", "batch", "service_tier"]],
+        list[Literal["project_id", "user_id", "api_key_id", "model", "batch", "service_tier", "api_source"]],
         BeforeValidator(_as_list),
         Field(default_factory=list),
     ]
@@ -73,7 +73,9 @@ class CostQuery(Query):
     project_ids: Many = None
     api_key_ids: ManyIds = None
     group_by: Annotated[
-        list[Literal["project_id", "line_item", "api_key_id"]], BeforeValidator(_as_list), Field(default_factory=list)
+        list[Literal["project_id", "user_id", "line_item", "api_key_id", "api_source"]],
+        BeforeValidator(_as_list),
+        Field(default_factory=list),
     ]
     limit: Annotated[int, Field(ge=1, le=MOST_COST_BUCKETS)] = 7
     page: Annotated[str | None, Field(pattern=r"^page_[0-9]{1,11}$")] = None
@@ -164,8 +166,6 @@ def _usage(row: BucketRow, kind: str) -> dict[str, Any]:
         result |= {
             "output_tokens": row.output_tokens,
             "input_cached_tokens": row.cached_tokens,
-            "input_audio_tokens": 0,
-            "output_audio_tokens": 0,
             "batch": None,
             "service_tier": None,
         }
@@ -178,6 +178,7 @@ def _cost(row: BucketRow, by: frozenset[str]) -> dict[str, Any]:
         "amount": {"value": row.amount_nanos / NANOS_PER_USD, "currency": "usd"},
         "line_item": row.model if "line_item" in by else None,
         "project_id": None,
+        "user_id": row.user_id,
         "api_key_id": row.key_id,
     }
 

@@ -5,7 +5,8 @@ Rules
 - Failures are counted for whom and from where; beyond a few, each doubles the wait. Whoever must wait is told so before
   his password is looked at, so that guessing goes no faster from many addresses. An attempt counts as failed from its
   beginning until it is known to be right, so that it goes no faster all at once either.
-- The answer for a wrong password and for an unknown user is the same, and takes as long.
+- The answer for a wrong password and for an unknown user is the same, and takes as long. Registering tells that an
+  address is taken, so who was not invited does it as slowly as others guess.
 - The secret that renews a log-in works once. Ending a log-in ends its tokens at once: each request looks it up.
 """
 
@@ -29,6 +30,7 @@ LOGIN_SECONDS: Final = 30 * 86_400
 """How long a log-in lasts that nobody renews."""
 RESET_SECONDS: Final = 86_400
 FREE_FAILURES_OF_AN_ADDRESS: Final = 50
+FREE_REGISTRATIONS_OF_AN_ADDRESS: Final = 50
 """Many people may share one address."""
 
 
@@ -59,17 +61,21 @@ class SignIn:
         self._tokens = tokens
         self._registration = registration
 
-    async def register(self, name: str, email: str, password: str, invitation: str | None = None) -> UUID:
+    async def register(self, name: str, email: str, password: str, address: str, invitation: str | None = None) -> UUID:
         """Make a user who owns an organization of his own, and belongs to the one that has invited him.
 
         Raises:
-            ApiError: PERMISSION_DENIED (closed, or an invitation is needed), CONFLICT (e-mail taken), OVERLOADED.
+            ApiError: PERMISSION_DENIED (closed, or an invitation is needed), CONFLICT (e-mail taken), SIGN_IN_SLOWED,
+                OVERLOADED.
         """
         invited = invitation is not None and await self._members.is_invited(_digest(invitation), email)
         if self._registration == "closed" or (self._registration == "invitation" and not invited):
             text = "closed" if self._registration == "closed" else "by invitation only, sent to this e-mail address"
             raise ApiError(Case.PERMISSION_DENIED, f"Registration is {text}.")
-        user_id = await self._people.register(name, email, await self._passwords.hash(password))
+        whence = {} if invited else {f"registrations {address}": FREE_REGISTRATIONS_OF_AN_ADDRESS}
+        async with self._attempt(whence):
+            hashed = await self._passwords.hash(password)
+        user_id = await self._people.register(name, email, hashed)
         if invitation is not None and invited:
             with acting_as(f"user {user_id}"):
                 await self._members.join(_digest(invitation), user_id)

@@ -133,6 +133,14 @@ class Keys:
             found: UUID | None = await connection.fetchval(_SQL["latest_key"], account_id, user_id)
             return found
 
+    async def credit_limit(self, account_id: UUID) -> UUID:
+        """The limit that an account's credit is. Raises ApiError NOT_FOUND."""
+        async with transaction(self._pool, readonly=True) as connection:
+            found: UUID | None = await connection.fetchval(_ACCOUNTS["credit_limit"], account_id)
+        if found is None:
+            raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
+        return found
+
     async def find(self, digest: bytes) -> "FoundKey | None":
         """The live key with this digest."""
         async with transaction(self._pool, readonly=True) as connection:

@@ -13,5 +13,5 @@ SELECT id, password_hash IS NOT NULL AS has_password, is_operator FROM users WHE
 INSERT INTO identities (issuer, subject, user_id) VALUES ($1, $2, $3)
 
 -- name: is_address_invited
-SELECT EXISTS (SELECT FROM invitations WHERE lower(email) = lower($1)
-    AND accepted_at IS NULL AND withdrawn_at IS NULL AND expires_at > now())
+SELECT EXISTS (SELECT FROM invitations i WHERE lower(email) = lower($1)
+    AND accepted_at IS NULL AND withdrawn_at IS NULL AND expires_at > now() AND may_invite(i))

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from meterproxy.control.sign_in import FREE_REGISTRATIONS_OF_AN_ADDRESS
 from meterproxy.control.statement import _cell
 from meterproxy.core.role import Role
 from meterproxy.errors import Case, StoreUnavailable
@@ -157,6 +158,21 @@ async def test_many_who_sign_in_rightly_from_one_address_are_no_guessers(asking:
     for _ in range(8):
         assert (await asking("POST", "/api/auth/login", {"email": person.email, "password": PASSWORD})).status == 200
     assert await asking.pool.fetchval("SELECT max(failures) FROM failed_logins") == 49
+
+
+async def test_who_registers_again_and_again_is_slowed(asking: Asking) -> None:
+    """Nobody fills a database, or asks which addresses are taken, faster than others guess; who was invited comes in."""
+    owner = await asking.person("owner")
+    await asking.pool.execute("UPDATE failed_logins SET failures = $1", FREE_REGISTRATIONS_OF_AN_ADDRESS)
+    taken = {"username": "x", "email": owner.email, "password": PASSWORD}
+    assert (await asking("POST", "/api/auth/register", taken)).case is Case.CONFLICT
+    assert (await asking("POST", "/api/auth/register", taken)).case is Case.SIGN_IN_SLOWED
+    path = f"/api/organizations/{owner.organization_id}/invitations"
+    made = await asking("POST", path, {"email": "guest@example.com"}, token=owner.token)
+    guest = {"username": "guest", "email": "guest@example.com", "password": PASSWORD}
+    invited = {**guest, "invitation_token": made.body["invitation_token"]}
+    assert (await asking("POST", "/api/auth/register", guest)).case is Case.SIGN_IN_SLOWED
+    assert (await asking("POST", "/api/auth/register", invited)).status == 201
 
 
 async def test_an_old_password_begins_no_log_in_that_outlives_its_change(asking: Asking) -> None:

@@ -1,5 +1,6 @@
 """People on a running service: the first operator, and somebody who registers, makes a key and uses it."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -73,6 +74,33 @@ async def test_from_registering_to_a_request_with_ones_own_key(open_service: Ser
     assert [entry["kind"] for entry in entries["data"]] == ["deduction", "grant"]
     _, by_key = await ask(open_service, "GET", "/api/credits/balance", token=key["key"])
     assert by_key["balance_nanos"] == balance["balance_nanos"]
+
+
+async def test_openais_sdk_reads_usage_and_costs(open_service: Service) -> None:
+    """By a key that may: what the SDK understands equals the ledger."""
+    account, secret = await open_service.customer()
+    reader = await open_service.admin(
+        "POST", "/admin/keys", {"account_id": account, "name": "reports", "reads_usage": True}, status=201
+    )
+    async with openai.AsyncOpenAI(base_url=open_service.base_url, api_key=secret) as client:
+        answers = [
+            await client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Say hello."}])
+            for model in ("gpt-4o-mini", "gpt-4o", "gpt-4o-mini")
+        ]
+    spent = 5_000_000_000 - await open_service.balance_nanos(account)
+    start = int(time.time()) - 86_400
+    async with openai.AsyncOpenAI(base_url=open_service.base_url, admin_api_key=reader["key"]) as administrator:
+        usage = administrator.admin.organization.usage
+        told = await usage.completions(start_time=start, group_by=["model"], bucket_width="1d")
+        costs = await usage.costs(start_time=start, group_by=["line_item"])
+    results: list[Any] = [result for bucket in told.data for result in bucket.results]
+    counts = [answer.usage for answer in answers if answer.usage is not None]
+    assert {result.model: result.num_model_requests for result in results} == {"gpt-4o-mini": 2, "gpt-4o": 1}
+    assert sum(result.input_tokens for result in results) == sum(count.prompt_tokens for count in counts)
+    assert sum(result.output_tokens for result in results) == sum(count.completion_tokens for count in counts)
+    amounts: list[Any] = [result for bucket in costs.data for result in bucket.results]
+    assert sum(round(float(result.amount.value) * 1_000_000_000) for result in amounts) == spent
+    assert {result.amount.currency for result in amounts} == {"usd"}
 
 
 async def test_the_document_is_served(open_service: Service) -> None:
