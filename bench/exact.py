@@ -2,8 +2,8 @@
 
 Each part starts from accounts of its own on one service with several workers, lets many clients ask until they are
 told no, and then compares the books with what was there: credit, many accounts at once, budgets on three levels,
-requests per minute, concurrency, an account without credit in a tight loop, a revoked key, a large request beside idle
-leases, and streams whose holds are adaptive.
+requests and tokens per minute, concurrency, an account without credit in a tight loop, a revoked key, a large request
+beside idle leases, and streams whose holds are adaptive.
 """
 
 import argparse
@@ -36,6 +36,8 @@ TOKENS: Final = 12
 MOST_SECONDS: Final = 120.0
 EXPOSURE_NANOS: Final = 50_000_000
 """Of each account while holds are adaptive."""
+MINUTE_TOKENS: Final = 5000
+"""Of the account whose tokens are limited."""
 LARGEST_HOLD_NANOS: Final = 300_000
 """More than any request of these clients may hold."""
 
@@ -181,6 +183,38 @@ async def requests(running: Service) -> Facts:
             one_too_many=max(counts) > 600, unused=whole_minutes and min(whole_minutes) < 570
         )
     return facts | await _books(running)
+
+
+async def tokens(running: Service) -> Facts:
+    """So many tokens a minute, asked for from everywhere: none above, and at the edge less left than one hold."""
+    account_id, secret = await running.customer("5.00")
+    await running.admin(
+        "POST", "/admin/limits",
+        {"scope": "account", "scope_id": account_id, "measure": "tokens", "window": "minute", "cap": MINUTE_TOKENS},
+        status=201,
+    )  # fmt: skip
+    await asyncio.sleep(1.0)
+    askers = Askers(running, seconds=130.0)
+    async with askers.session() as session:
+        await asyncio.gather(*(askers.spend(session, [Customer(account_id, secret, 0)]) for _ in range(40)))
+    await running.balance_nanos(account_id)
+    minutes = await running.rows(
+        "SELECT date_trunc('minute', occurred_at) AS minute, sum(input_tokens + output_tokens)::bigint AS tokens, "
+        "max(bound_input_tokens + bound_output_tokens) AS held FROM usage_events WHERE account_id = $1::uuid "
+        "GROUP BY 1 ORDER BY 1", account_id,
+    )  # fmt: skip
+    used, held = [row["tokens"] for row in minutes], max(row["held"] for row in minutes)
+    whole_minutes = used[1:-1]
+    return {
+        "answers": len(askers.whole),
+        "tokens by minute": used,
+        "allowed, and held by one request": f"{MINUTE_TOKENS}, {held}",
+        **await _books(running),
+        BROKEN: _named(
+            one_too_many=max(used) > MINUTE_TOKENS,
+            unused_at_the_edge=not whole_minutes or MINUTE_TOKENS - min(whole_minutes) >= held,
+        ),
+    }
 
 
 async def concurrent(running: Service) -> Facts:
@@ -395,7 +429,7 @@ def _named(**promises: object) -> str:
 WORKERS: Final = 4
 PARTS: Final[Mapping[str, Callable[[Service], Awaitable[Facts]]]] = {
     part.__name__: part
-    for part in (credit, accounts, budgets, requests, concurrent, empty, revoked, fairness, adaptive)
+    for part in (credit, accounts, budgets, requests, tokens, concurrent, empty, revoked, fairness, adaptive)
 }
 
 

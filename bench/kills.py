@@ -186,7 +186,8 @@ async def run(options: argparse.Namespace, directory: Path) -> bool:
     over = time.monotonic() + options.minutes * 60
     (directory / "deaths").mkdir()
     config = directory / "config.yaml"
-    config.write_text(yaml.safe_dump({"workers": options.workers, "providers": {"openai": PROVIDER}}))
+    holds = {"hold": {"policy": "adaptive"}, "adaptive": {"exposure": "1"}} if options.adaptive else {}
+    config.write_text(yaml.safe_dump({"workers": options.workers, "providers": {"openai": PROVIDER}, **holds}))
     environment = {"METERPROXY_CONFIG": str(config), "METERPROXY_TEST_DEATHS": str(directory / "deaths")}
     async with service(directory, environment=environment, program=MORTAL) as running:
         customers = [await customer(running) for _ in range(CUSTOMERS)]
@@ -242,6 +243,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=3, help="workers of the service (default 3)")
     parser.add_argument("--clients", type=int, default=12, help="clients that ask (default 12)")
     parser.add_argument("--seed", type=int, default=1, help="of all that is random here")
+    parser.add_argument("--adaptive", action="store_true", help="streams hold what they need, not their whole bound")
     options = parser.parse_args()
     with reachable_directory() as directory:
         try:

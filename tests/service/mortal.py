@@ -93,11 +93,11 @@ def set_points(points: Points) -> None:
     points.after(Client, "answer", "last_byte", lambda _, status, *_rest: status == 200)
     points.before(Journal, "defer", "before_deferral")
     points.after(Journal, "defer", "after_deferral")
-    points.after(settle, "_book", "deferral_before_commit", lambda _, batch: _defers(batch))
+    points.after(settle, "_book", "deferral_before_commit", lambda _, batch, **_how: _defers(batch))
     points.after(settle.Settlement, "book", "deferral_after_commit", lambda _, batch: _defers(batch))
     points.before(Journal, "describe", "before_durable_ending", lambda _, record: isinstance(record, EndRecord))
     points.after(Journal, "describe", "after_durable_ending", lambda _, record: isinstance(record, EndRecord))
-    points.after(settle, "_book", "before_commit", lambda _, batch: bool(batch.endings))
+    points.after(settle, "_book", "before_commit", lambda _, batch, **_how: bool(batch.endings))
     points.after(settle.Settlement, "book", "after_commit", lambda _, batch: bool(batch.endings))
 
     points.after(IdempotencyRows, "claim", "key_claimed")
