@@ -1,0 +1,62 @@
+"""Providers and their keys by commands, and the exhibit."""
+
+import base64
+import io
+
+import pytest
+
+from tests.cli.conftest import Command
+
+SECRET = "sk-a-secret-of-some-length-1234"
+
+
+def test_a_provider_and_its_keys(on_database: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets come in by standard input and are never shown; the master key is replaced; what is removed is gone."""
+    old, new = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+    monkeypatch.setenv("METERPROXY_MASTER_KEY", old)
+    provider = on_database(
+        "provider", "add", "--name", "second", "--base-url", "https://second.example/v1", "--model", "a*", "--json"
+    ).json
+    assert on_database("provider", "list", "--json").json[0]["models"] == ["a*"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{SECRET}\n"))
+    key = on_database("provider-key", "add", "--provider", provider["id"], "--untested", "--json")
+    assert (key.json["last_four"], SECRET in key.out + key.err) == ("1234", False)
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-another-secret-of-ours-5678"))
+    assert on_database("provider-key", "rotate", key.json["id"], "--untested", "--json").json["last_four"] == "5678"
+
+    monkeypatch.setenv("METERPROXY_MASTER_KEY", new)
+    assert on_database("provider-key", "reseal").status == 1
+    monkeypatch.setenv("METERPROXY_MASTER_KEY_PREVIOUS", old)
+    assert (on_database("provider-key", "reseal").status, on_database("provider-key", "reseal").status) == (0, 0)
+
+    assert on_database("provider-key", "remove", key.json["id"]).status == 0
+    assert on_database("provider-key", "list", "--json").json == []
+    assert on_database("provider", "remove", provider["id"]).status == 0
+    assert on_database("provider", "list", "--json").json == []
+
+
+def test_what_cannot_be_a_provider_is_told_in_one_line(on_database: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that is none, a name that is none, a secret that is none, a provider that takes no key."""
+    address = on_database("provider", "add", "--name", "x", "--base-url", "ftp://x")
+    assert (address.status, address.err.count("\n"), "base_url" in address.err) == (2, 1, True)
+    name = on_database("provider", "add", "--name", "a b", "--base-url", "https://x/v1")
+    assert (name.status, "name" in name.err) == (2, True)
+    made = on_database("provider", "add", "--name", "x", "--base-url", "http://127.0.0.1:9/v1", "--json").json
+    monkeypatch.setattr("sys.stdin", io.StringIO("two words\n"))
+    done = on_database("provider-key", "add", "--provider", made["id"])
+    assert (done.status, "two words" in done.err) == (1, False)
+    monkeypatch.setattr("sys.stdin", io.StringIO(SECRET))
+    done = on_database("provider-key", "add", "--provider", made["id"])
+    assert (done.status, "cannot be reached" in done.err, SECRET in done.err) == (1, True, False)
+
+
+def test_the_exhibit_says_that_it_is_made_up(on_database: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once; the second time it says that it is there."""
+    monkeypatch.setattr("meterproxy.service.exhibit.make_exhibit.__defaults__", (200,))
+    done = on_database("demo", "--json")
+    assert done.status == 0
+    assert done.json["requests"] == 200
+    assert "made up" in done.err
+    assert on_database("audit").status == 0
+    done = on_database("demo")
+    assert (done.status, "is there already" in done.err) == (1, True)
