@@ -75,9 +75,9 @@ async def make_exhibit(pool: Pool, catalog: Catalog, rows: int = ROWS) -> Exhibi
     password = secrets.token_urlsafe(12)
     owner = await _people(pool, account.id, account.organization_id, password)
     spenders = await _spenders(pool, account.id, owner)
-    await _budgets(pool, account.id)
     records = list(invented(spenders, prices, now_us - DAYS * DAY_US, now_us, rows, seed=7))
     requests = await book_invented(Settlement(pool), records, prices)
+    await _budgets(pool, account.id)
     return Exhibit(ORGANIZATION, account.id, [email for _, email, _ in PEOPLE], password, requests)
 
 
