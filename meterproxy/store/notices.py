@@ -38,7 +38,8 @@ class Notices:
         breath = min(BREATH_SECONDS, seconds)
         await asyncio.sleep(breath)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), seconds - breath)
+            async with asyncio.timeout(seconds - breath):  # `wait_for` may swallow being cancelled as news come
+                await self._news.wait()
         self._news.clear()
 
     async def keep_heard(self) -> None:

@@ -275,7 +275,7 @@ TABLE: Final = r"""
 404       | question mark encoded                    | GET /v1/models%3Fx
 400|404   | fragment                                 | GET /v1/models#x
 404       | absolute to nothing                      | GET http://proxy.test/v1/nothing
-404       | absolute without a path                  | GET http://proxy.test
+404|405   | absolute without a path                  | DELETE http://proxy.test
 404       | absolute with dots                       | GET http://proxy.test/v1/../admin
 404       | absolute twice                           | GET http://a/http://b/v1/models
 400|404   | another scheme                           | GET ftp://proxy.test/v1/models
