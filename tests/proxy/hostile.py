@@ -308,7 +308,7 @@ TABLE: Final = r"""
 404       | a response with a line end               | DELETE /v1/responses/resp_1%0d%0a
 404       | a client secret                          | POST /v1/realtime/client_secrets
 404       | files                                    | GET /v1/files
-404       | the provider's own administration        | GET /v1/organization/usage/completions
+403|404   | the provider's own administration        | GET /v1/organization/usage/completions
 405       | trace                                    | TRACE /v1/chat/completions
 405       | propfind                                 | PROPFIND /v1/models
 405       | post of what is got                      | POST /v1/models
