@@ -20,6 +20,8 @@ LOOK_SECONDS: Final = 1.0
 QUIET_SECONDS: Final = 15.0
 """How long nothing may be said: what lies between would take the connection for dead."""
 MOST_WATCHERS: Final = 512
+MOST_OF_ACCOUNT: Final = 64
+"""So that nobody takes all of them."""
 
 Look = Callable[[Sequence[UUID]], Awaitable[Mapping[UUID, tuple[int, ...]]]]
 """What may change of some accounts."""
@@ -36,7 +38,8 @@ class Live:
 
     async def watch(self, account_id: UUID, request: web.BaseRequest) -> web.StreamResponse:
         """Say `changed` whenever the account has, until the page or the worker goes. Raises ApiError OVERLOADED."""
-        if sum(map(len, self._watching.values())) >= MOST_WATCHERS:
+        of_account = len(self._watching.get(account_id, ()))
+        if of_account >= MOST_OF_ACCOUNT or sum(map(len, self._watching.values())) >= MOST_WATCHERS:
             raise ApiError(Case.OVERLOADED, "Too many pages are open right now.")
         moved = asyncio.Event()
         self._watching.setdefault(account_id, set()).add(moved)
