@@ -5,7 +5,6 @@ making; one that has a configured one's name is left out. A stored provider has 
 next one as the spare of the one before.
 """
 
-import asyncio
 import base64
 import logging
 from typing import Final
@@ -13,14 +12,13 @@ from typing import Final
 from meterproxy.config import Config
 from meterproxy.config import Provider as ProviderConfig
 from meterproxy.core.seal import Seal
-from meterproxy.errors import ConfigError, StoreUnavailable
+from meterproxy.errors import ConfigError
 from meterproxy.proxy.provider import Provider
 from meterproxy.proxy.route import Router
 from meterproxy.proxy.upstream import Origin, Upstream
+from meterproxy.service.looking import Looking
 from meterproxy.store.pool import Pool
 from meterproxy.store.providers import PURPOSE, OpenedProvider, ProviderRows
-
-RETRY_SECONDS: Final = 0.25
 
 _log: Final = logging.getLogger(__name__)
 
@@ -38,32 +36,17 @@ def provider_rows(config: Config, pool: Pool, actor: str = "operator") -> Provid
     return ProviderRows(pool, seals[0], seals[1:], actor)
 
 
-class StoredProviders:
+class StoredProviders(Looking):
     """Keeps one worker's providers as PostgreSQL says; while that is away they stay as they were."""
 
     def __init__(self, rows: ProviderRows, configured: tuple[Provider, ...], router: Router) -> None:
+        super().__init__()
         self._rows = rows
         self._configured = configured
         self._router = router
-        self._changed = asyncio.Event()
         self._known: tuple[OpenedProvider, ...] = ()
         self._left: list[Upstream] = []
         """Connections of providers as they were, which exchanges may still use."""
-
-    def look_again(self) -> None:
-        """Something about providers has changed, or may have."""
-        self._changed.set()
-
-    async def keep_told(self) -> None:
-        """Look again whenever there is a reason to."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                await self.look()
-            except StoreUnavailable:
-                self._changed.set()
-                await asyncio.sleep(RETRY_SECONDS)
 
     async def look(self) -> None:
         """Do as PostgreSQL says; what runs goes on with what it began with. Raises StoreUnavailable."""
