@@ -11,7 +11,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -29,6 +29,7 @@ from tests.postgres import reachable_directory
 
 MONTHS: Final = 12
 CHUNK: Final = 500_000
+FILLERS: Final = 2
 PAGE: Final = 51
 DEEP_PAGES: Final = 1000
 EXPORT_ROWS: Final = 500_000
@@ -103,9 +104,8 @@ async def fill(dsn: str, rows: int, accounts: int) -> UUID:
             )
         await pool.close()
         await connection.execute("SELECT make_usage_partitions(now() - interval '12 months', 14)")
-        for start in range(0, rows, CHUNK):
-            await connection.execute(FILL, min(CHUNK, rows - start), accounts, uuid4(), timeout=600)
-            say(f"{min(start + CHUNK, rows):,} rows")
+        starts = iter(range(0, rows, CHUNK))
+        await asyncio.gather(*(_fill_some(dsn, starts, rows, accounts) for _ in range(FILLERS)))
         for statement in ROLL_UP:
             await connection.execute(statement, timeout=1200)
             say(statement.split("(")[0].strip())
@@ -113,6 +113,16 @@ async def fill(dsn: str, rows: int, accounts: int) -> UUID:
         return big
     finally:
         await connection.close()
+
+
+async def _fill_some(dsn: str, starts: Iterator[int], rows: int, accounts: int) -> None:
+    """Fill in one chunk after the other, beside others who do the same."""
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("SET synchronous_commit = off")
+    for start in starts:
+        await connection.execute(FILL, min(CHUNK, rows - start), accounts, uuid4(), timeout=600)
+        say(f"{start:,} rows and more")
+    await connection.close()
 
 
 async def median_ms(work: Callable[[], Awaitable[Any]]) -> float:
