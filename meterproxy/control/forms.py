@@ -67,6 +67,6 @@ def _converted(text: str, kind: type) -> Any:
         return [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
     if kind is bool:
         return text not in {"", "0", "false", "off"}
-    if kind is int and text.strip().lstrip("-").isdecimal() and len(text) <= 20:
+    if kind is int and text.strip().removeprefix("-").isdecimal() and len(text) <= 20:
         return int(text)
     return text

@@ -41,6 +41,8 @@ class Typesetter:
         try:
             async with self._turns:
                 return await _set(statement.model_dump_json().encode())
+        except (TimeoutError, TypesettingFailed) as error:
+            raise ApiError(Case.UNAVAILABLE, "The statement could not be set. Please try again.") from error
         finally:
             self._asked -= 1
 

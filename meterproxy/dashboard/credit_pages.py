@@ -17,6 +17,7 @@ from meterproxy.dashboard.pages import may, page, page_route, redirect
 from meterproxy.errors import ApiError
 
 ROWS: Final = 50
+MOST_DIGITS: Final = 20
 GROUPINGS: Final = (
     "day", "model", "operation", "provider", "key", "user", "team", "conversation", "tag", "tool",
 )  # fmt: skip
@@ -83,7 +84,12 @@ async def _budget_changed(on: Services, call: Call) -> web.Response:
     try:
         row = await on.limits.read(call.id())
         given = forms.read(limit_bodies.ChangedLimit, call.form)
-        if row.measure != "amount" and isinstance(given.cap, str) and given.cap.isdecimal():
+        if (
+            row.measure != "amount"
+            and isinstance(given.cap, str)
+            and given.cap.isdecimal()
+            and len(given.cap) <= MOST_DIGITS
+        ):
             given = given.model_copy(update={"cap": int(given.cap)})
         await budget_endpoints.changed(on, call.asking(body=given))
     except ApiError as error:
@@ -98,7 +104,7 @@ async def _budget_retired(on: Services, call: Call) -> web.Response:
 
 def _in_its_unit(new: NewBudget) -> NewBudget:
     """A form knows texts only; what is no money is a whole number."""
-    if new.measure == "amount" or not isinstance(new.cap, str) or not new.cap.isdecimal():
+    if new.measure == "amount" or not isinstance(new.cap, str) or not new.cap.isdecimal() or len(new.cap) > MOST_DIGITS:
         return new
     return new.model_copy(update={"cap": int(new.cap)})
 

@@ -29,6 +29,9 @@ class Looking(ABC):
             except StoreUnavailable:
                 self._changed.set()
                 await asyncio.sleep(RETRY_SECONDS)
+            except BaseException:
+                self._changed.set()  # whoever starts this anew looks at once
+                raise
 
     @abstractmethod
     async def look(self) -> None:

@@ -103,6 +103,7 @@ class ProviderRows:
     async def remove(self, provider_id: UUID) -> None:
         """Remove a provider with its keys. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
+            await _read(connection, provider_id)  # alone with it, so that no key comes in meanwhile
             if await connection.fetchval(_SQL["remove_provider"], provider_id) is None:
                 raise ApiError(Case.NOT_FOUND, f"There is no provider {provider_id}.")
             await self._note(connection, "provider.remove", "provider", provider_id, {})

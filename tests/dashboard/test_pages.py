@@ -222,6 +222,10 @@ async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(
     heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="1.5")
     assert heard.status == 400
     assert b"cap: must be a whole number" in heard.body
+    heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="9" * 5000)
+    assert heard.status == 400
+    heard = await ann.post(f"/keys/{uuid4()}/rotate", grace_seconds="--5")
+    assert heard.status == 400
     heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="15")
     assert heard.status == 303
 
