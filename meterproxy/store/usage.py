@@ -21,6 +21,8 @@ from meterproxy.store.whose import Whose
 
 _SQL: Final = queries("usage")
 
+MOST_LINES: Final = 100_000
+"""Of one statement."""
 MOST_GROUPS: Final = 1000
 """Groups that are told apart of what clients name (tags, tools, conversations)."""
 DIMENSIONS: Final = ("day", "model", "provider", "operation", "key", "user")
@@ -238,13 +240,20 @@ class UsageFigures:
             return began
 
     async def report(self, account_id: UUID, period: str, first: date, last: date) -> Report:
-        """A statement of an account, by "day", "week" or "month". Raises ApiError NOT_FOUND."""
+        """A statement of an account, by "day", "week" or "month".
+
+        Raises:
+            ApiError: NOT_FOUND; MALFORMED where it would have more than `MOST_LINES` lines.
+        """
         async with transaction(self._pool, isolation="repeatable_read", readonly=True) as connection:
             sums = await connection.fetchrow(_SQL["report_sums"], account_id, first, last)
             if sums is None:
                 raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
             credited = await connection.fetch(_SQL["report_credits"], account_id, first, last)
-            lines = await connection.fetch(_SQL["report_lines"], account_id, first, last, period)
+            lines = await connection.fetch(_SQL["report_lines"], account_id, first, last, period, MOST_LINES + 1)
+        if len(lines) > MOST_LINES:
+            text = f"The statement has more than {MOST_LINES} lines: ask for longer periods, or for fewer days."
+            raise ApiError(Case.MALFORMED, text, param="period")
         other = sums["credits_nanos"] - sums["used_ever"] - sums["balance_nanos"]
         opening = sums["credited_before"] - sums["used_before"]
         return Report(

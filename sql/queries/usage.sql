@@ -79,12 +79,12 @@ GROUP BY day ORDER BY day
 SELECT created_at FROM logins WHERE id = $1
 
 -- name: report_lines
--- Usage by period and what it was for. A period is named by its first day.
+-- Usage by period and what it was for, up to a number of lines. A period is named by its first day.
 SELECT date_trunc($4, day::timestamp)::date AS start, provider, model, operation, sum(requests)::bigint AS requests,
     sum(failures)::bigint AS failures, sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens,
     sum(output_tokens)::bigint AS output_tokens, sum(amount_nanos)::bigint AS amount_nanos
 FROM usage_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3
-GROUP BY 1, 2, 3, 4 ORDER BY 1, amount_nanos DESC, 2, 3, 4
+GROUP BY 1, 2, 3, 4 ORDER BY 1, amount_nanos DESC, 2, 3, 4 LIMIT $5
 
 -- name: report_sums
 -- What came in by people and went out by usage, before the span and within it, and what the ledger says of all time.
