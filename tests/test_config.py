@@ -232,7 +232,6 @@ def test_null_is_unset(write: Any) -> None:
         ("cors_origins", "https://example.com"),
         ("passthrough", "/v1/x"),
         ("control__listen", "127.0.0.1:9"),
-        ("usage__retention_days", "30"),
         ("models__fast__route", "openai/gpt-5-mini"),
     ],
 )
