@@ -18,7 +18,7 @@ from typing import Final
 import asyncpg
 
 from meterproxy.errors import StoreUnavailable
-from meterproxy.store.pool import transaction
+from meterproxy.store.pool import Connection, transaction
 from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("retention")
@@ -46,8 +46,13 @@ async def drop_old_usage(pool: asyncpg.Pool, days: int) -> int:
 async def retained_from(pool: asyncpg.Pool) -> datetime | None:
     """The instant from which on usage rows are kept; None: all are."""
     async with transaction(pool, readonly=True) as connection:
-        found: datetime | None = await connection.fetchval(_SQL["retained_from"])
-        return found
+        return await read_retained_from(connection)
+
+
+async def read_retained_from(connection: Connection) -> datetime | None:
+    """The same, within a transaction."""
+    found: datetime | None = await connection.fetchval(_SQL["retained_from"])
+    return found
 
 
 async def _drop_month(pool: asyncpg.Pool, partition: str) -> int:

@@ -16,20 +16,23 @@ from meterproxy.control import log_endpoints
 from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.core.record import EndRecord
-from meterproxy.errors import StoreUnavailable, Unbookable
+from meterproxy.errors import ApiError, StoreUnavailable, Unbookable
 from meterproxy.service.invention import DAY_US, invented
 from meterproxy.service.upkeep import keep_tidy
 from meterproxy.store import retention
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.activity import Activity, ActivityFilter
 from meterproxy.store.audit import audit
+from meterproxy.store.explain import explain
 from meterproxy.store.keys import Keys
 from meterproxy.store.logged import Booked, LoggedEvents
 from meterproxy.store.retention import drop_old_usage, retained_from
 from meterproxy.store.settle import Settlement
 from meterproxy.store.usage import UsageFigures
 from meterproxy.store.whose import Whose
+from tests.control.asking import Asking
 from tests.control.history import PRICES, spender_of
+from tests.dashboard.visitor import Visitor
 from tests.ledger.bank import pool_of
 
 DAYS = 150
@@ -153,6 +156,8 @@ async def test_sums_and_statements_stay_as_they_were(pool: asyncpg.Pool) -> None
     assert mark is not None
     assert (mark.day, mark.hour, mark.minute) == (1, 0, 0)
     assert mark <= datetime.now(UTC) - timedelta(days=KEPT_DAYS) < mark + timedelta(days=31)
+    with pytest.raises(ApiError, match=f"kept from {mark:%Y-%m-%d} on"):
+        await explain(pool, past.records[0].subject.request_id)
     assert await drop_old_usage(pool, KEPT_DAYS) == 0
     assert await drop_old_usage(pool, 10_000) == 0, "it never goes back"
     assert await retained_from(pool) == mark
@@ -274,6 +279,17 @@ async def test_a_logged_event_is_still_known_when_its_row_is_gone(pool: asyncpg.
     assert await drop_old_usage(pool, KEPT_DAYS) > 0
     found = await LoggedEvents(pool).claim(past.account_id, "e", bytes(32), datetime.now(UTC))
     assert found == Booked(record.subject.request_id, occurred_at, record.amount_nanos)
+
+
+async def test_the_page_of_requests_says_from_when_they_are_kept(pool: asyncpg.Pool) -> None:
+    """And where to look for what was used before."""
+    asking = Asking(pool)
+    visitor = await Visitor.of(asking, await asking.person("ann"))
+    assert b"are kept from" not in (await visitor.get("/activity")).body
+    await drop_old_usage(pool, KEPT_DAYS)
+    mark = await retained_from(pool)
+    assert mark is not None
+    assert f"kept from {mark:%Y-%m-%d} on".encode() in (await visitor.get("/activity")).body
 
 
 async def test_upkeep_drops_what_the_configuration_says(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
