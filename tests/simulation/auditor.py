@@ -31,6 +31,10 @@ class Request:
     host: str
     placed_us: int
     recoveries: list[tuple[int, int]]
+    estimate: int = 0
+    """What recovery would make of it if all of that were held."""
+    exposed: int = 0
+    """What it may cost beyond its hold, if it was held in part."""
     within: int = 0
     charge: int = 0
     """What it has cost at most, now that it has ended."""
@@ -66,6 +70,10 @@ class Pot:
             return count, count
         if self.measure == "concurrent":
             return int(not request.ended), 0
+        if self.measure == "exposure":
+            return 0 if request.ended else request.exposed, 0
+        if self.measure == "tokens" and not request.ended:
+            within += request.exposed  # of tokens all that it may come to is held
         unit = NANOS_PER_TOKEN if self.measure == "tokens" else 1
         return within // unit, charge // unit
 
@@ -99,10 +107,10 @@ class Auditor:
 
     def placed(
         self, request_id: Any, account: int, hold: int, recovery: int, process: str, host: str, now_us: int,
-        pots: tuple[Any, ...] = (),
+        pots: tuple[Any, ...] = (), exposed: int = 0,
     ) -> None:  # fmt: skip
         assert request_id not in self.requests
-        request = Request(account, hold, process, host, now_us, [(now_us, min(recovery, hold))])
+        request = Request(account, hold, process, host, now_us, [(now_us, min(recovery, hold))], recovery, exposed)
         request.allowed = {request.recovery}
         request.told_us = now_us
         request.pots = pots
@@ -110,8 +118,21 @@ class Auditor:
         self.counts["placed"] += 1
         self._commit(request, hold)
 
+    def extended(self, request_id: Any, hold: int, now_us: int) -> None:
+        """More of it is held than before, and so less is exposed."""
+        request = self.requests[request_id]
+        assert not request.ended, "what has ended holds nothing"
+        request.exposed -= hold - request.hold
+        request.hold = hold
+        request.recoveries.append((now_us, min(request.estimate, hold)))
+        request.allowed = {request.recovery}
+        request.told_us = now_us
+        self.counts["extended"] += 1
+        self._commit(request, hold)
+
     def progressed(self, request_id: Any, amount: int, now_us: int) -> None:
         request = self.requests[request_id]
+        request.estimate = amount
         request.recoveries.append((now_us, min(amount, request.hold)))
         request.allowed = {request.recovery}
         request.told_us = now_us

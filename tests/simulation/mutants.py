@@ -10,7 +10,7 @@ from unittest import mock
 from uuid import UUID
 
 from meterproxy.core.lending import Batch, Borrow, LeaseKey, Lent
-from meterproxy.core.record import EndRecord, PlaceRecord
+from meterproxy.core.record import EndRecord, ExtendRecord, PlaceRecord
 from meterproxy.ledger import recover
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.journal import Journal, Sync
@@ -178,11 +178,37 @@ def captures_the_whole_hold() -> AbstractContextManager[Any]:
     return mock.patch.object(Book, "capture", whole)
 
 
+def extends_beyond_its_lease() -> AbstractContextManager[Any]:
+    """A hold grows whether or not there is anything left to hold."""
+
+    def greedy(self: Book, placed: Any, more: Any) -> bool:
+        for (lease, _), change in zip(placed.draws, more, strict=True):
+            lease.free -= change
+            lease.held += change
+        placed.draws = tuple(
+            (lease, amount + change) for (lease, amount), change in zip(placed.draws, more, strict=True)
+        )
+        return True
+
+    return mock.patch.object(Book, "extend", greedy)
+
+
+def forgets_extensions() -> AbstractContextManager[Any]:
+    """What a hold came to in the end is not written down until its ending is."""
+    describe = Journal.describe
+
+    def silent(self: Journal, record: Any) -> Any:
+        return None if isinstance(record, ExtendRecord) else describe(self, record)
+
+    return mock.patch.object(Journal, "describe", silent)
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     mutant.__name__: mutant
     for mutant in (
         lends_without_condition, hears_only_answers, counts_unsettled_twice, books_what_was_booked, writes_endings_late,
         never_syncs, recovers_without_progress, proves_before_it_settles, closes_before_it_settles,
         gives_back_by_difference, keeps_what_others_want, captures_the_whole_hold, forgets_what_it_folds,
+        extends_beyond_its_lease, forgets_extensions,
     )
 }  # fmt: skip

@@ -64,6 +64,9 @@ class Plan:
     faults: list[Fault] = field(default_factory=list)
     retain_seconds: float = 86400.0
     stop_seconds: float = 10.0
+    grows: float = 0.0
+    """How many requests are held in part, and hold more as their answers grow."""
+    exposure_tokens: int = 0
 
     def tokens(self, random: Random) -> int:
         """How much a client asks for: mostly little, now and then nearly all of it."""
@@ -104,6 +107,8 @@ def plan_of(seed: int) -> Plan:
         segment_bytes=choose((16, 24, 64)) * 1024,
         limits=_limits(random, credit),
         faults=faults,
+        grows=choose((0.0, 0.0, 0.5)),
+        exposure_tokens=max(credit // choose((2, 10, 100)), 1),
     )
 
 

@@ -12,7 +12,7 @@ from meterproxy.core.identifier import uuid7
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
-from meterproxy.errors import ApiError, JournalFailed, SessionOver, StoreUnavailable
+from meterproxy.errors import ApiError, JournalFailed, NoExposure, SessionOver, StoreUnavailable
 from meterproxy.ledger.inherit import inherit
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.journal_files import JournalLocked
@@ -46,6 +46,8 @@ class Fleet(Protocol):
     def now_us(self) -> int: ...
 
     def pots_of(self, account: int, occurred_us: int) -> tuple[Any, ...]: ...
+
+    def exposure_of(self, account: int) -> tuple[Any, ...]: ...
 
 
 class Process:
@@ -203,22 +205,26 @@ class Process:
             await asyncio.sleep(min(seconds, 0.25))
             seconds -= 0.25
 
-    def request(self, account: int, tokens: int) -> HoldRequest:
+    def request(self, account: int, tokens: int, held: int) -> HoldRequest:
         assert self.ledger is not None
         now_us = self.ledger.clock.now_us()
         return HoldRequest(
             request_id=uuid7(now_us, self.fleet.random.randbytes(10)), occurred_us=now_us,
             key=self.fleet.keys[account], operation="chat", provider="test", model="test-model", price=PRICE,
-            markup_ppm=1_000_000, bound=Bound(input_tokens=tokens, output_tokens=0), hold_nanos=tokens * NANOS_PER_TOKEN, stream=False,
-            input_estimate=tokens // 2,
+            markup_ppm=1_000_000, bound=Bound(input_tokens=tokens, output_tokens=0), hold_nanos=held * NANOS_PER_TOKEN, stream=False,
+            input_estimate=tokens // 2, exposed_nanos=(tokens - held) * NANOS_PER_TOKEN,
         )  # fmt: skip
 
-    async def place(self, account: int, tokens: int) -> Hold | str:
-        """Place a hold, and tell the auditor; answers why not, where it was refused."""
+    async def place(self, account: int, tokens: int, held: int | None = None) -> Hold | str:
+        """Place a hold, of `held` only where that may be, and tell the auditor; answers why not, where it was refused."""
         assert self.ledger is not None
-        request = self.request(account, tokens)
+        in_part = held is not None and held < tokens
+        request = self.request(account, tokens, held if held is not None else tokens)
         try:
             hold = self.ledger.holds.try_place(request) or await self.ledger.holds.place(request)
+        except NoExposure:
+            assert in_part, "what is held whole leaves nothing unheld"
+            return await self.place(account, tokens)
         except ApiError as refused:
             self.fleet.tell(self.name, f"refuses {tokens} of {account}: {refused.reason}")
             self.fleet.auditor.counts[refused.reason] += 1
@@ -229,9 +235,29 @@ class Process:
         self.fleet.tell(self.name, f"places {tokens} of {account}: {short(request.request_id)}")
         self.fleet.auditor.placed(
             request.request_id, account, request.hold_nanos, tokens // 2 * NANOS_PER_TOKEN, self.name, self.host,
-            self.fleet.now_us(), self.fleet.pots_of(account, request.occurred_us),
+            self.fleet.now_us(),
+            self.fleet.pots_of(account, request.occurred_us) + (self.fleet.exposure_of(account) if in_part else ()),
+            exposed=request.exposed_nanos,
         )  # fmt: skip
         return hold
+
+    async def grow(self, hold: Hold, tokens: int, random: Random) -> int:
+        """Hold more and more of what a request may cost, for as long as its answer grows; answers how much is held."""
+        assert self.ledger is not None
+        holds, request_id = self.ledger.holds, hold.subject.request_id
+        held = hold.subject.hold_nanos // NANOS_PER_TOKEN
+        while held < tokens and random.random() < 0.8:
+            more_nanos = random.randint(1, tokens - held) * NANOS_PER_TOKEN
+            extended = holds.extend(hold, more_nanos)
+            if not extended and await holds.make_room(hold, more_nanos):
+                extended = holds.extend(hold, more_nanos)
+            if not extended:
+                break
+            held = hold.subject.hold_nanos // NANOS_PER_TOKEN
+            self.fleet.tell(self.name, f"extends {short(request_id)} to {held}")
+            self.fleet.auditor.extended(request_id, hold.subject.hold_nanos, self.fleet.now_us())
+            await self._sleep(random.expovariate(4 / self.fleet.plan.answer_seconds))
+        return held
 
     async def _exchange(self, random: Random) -> None:
         self.busy += 1
@@ -244,7 +270,8 @@ class Process:
         plan = self.fleet.plan
         account = random.randrange(len(self.fleet.keys))
         tokens = plan.tokens(random)
-        hold = await self.place(account, tokens)
+        grows = plan.grows > 0 and random.random() < plan.grows
+        hold = await self.place(account, tokens, random.randint(0, tokens) if grows else None)
         if isinstance(hold, str):
             return
         assert self.ledger is not None
@@ -254,6 +281,8 @@ class Process:
             self.release(hold)
             return
         await self._sleep(random.expovariate(1 / plan.answer_seconds))
+        if grows:
+            tokens = await self.grow(hold, tokens, random)
         fate = random.random()
         if fate < plan.progress:
             self.progress(hold, random.randint(0, tokens + tokens // 4))
@@ -262,7 +291,7 @@ class Process:
         fate = random.random()
         if fate < plan.releases:
             self.release(hold)
-        elif fate < plan.releases + plan.defers and self.defer(hold):
+        elif fate < plan.releases + plan.defers and not grows and self.defer(hold):
             await self._sleep(random.expovariate(1 / plan.answer_seconds))
             await self.end_durable(random)
         else:

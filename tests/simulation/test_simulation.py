@@ -16,6 +16,7 @@ MUTANT_SEEDS = range(1, 41)
 QUICKLY_FOUND = (
     "lends_without_condition", "hears_only_answers", "books_what_was_booked", "writes_endings_late",
     "closes_before_it_settles", "gives_back_by_difference", "keeps_what_others_want", "captures_the_whole_hold", "forgets_what_it_folds",
+    "extends_beyond_its_lease",
 )  # fmt: skip
 """All of them by `python -m tests.simulation --mutants`."""
 

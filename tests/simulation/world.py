@@ -105,6 +105,7 @@ class World:
         self.trace: list[str] = []
         self.calm = self.stopping = self.forgot = self.abandoned = self.judging = False
         self.keys = [stranger(number) for number in range(self.plan.accounts)]
+        self.exposures: list[Limit] = []
         self.limits = [self._limits_of(account) for account in range(self.plan.accounts)]
         self.slots: list[Slot] = []
         self.processes: list[Process] = []
@@ -125,9 +126,26 @@ class World:
             window = WindowKind.NONE if terms.measure == "concurrent" else window
             limit_id = UUID(int=1000 + account * 10 + number)
             limits.append(Limit(limit_id, scope, scope_id, Measure[terms.measure.upper()], window, terms.cap))
-        self.database.limits.update({limit.limit_id: limit for limit in limits})
-        key.account.change(limits, frozen=False)
+        exposures = self._exposures_of(account)
+        self.exposures += exposures
+        self.database.limits.update({limit.limit_id: limit for limit in (*limits, *exposures)})
+        key.account.change((*limits, *exposures), frozen=False)
         return limits
+
+    def _exposures_of(self, account: int) -> list[Limit]:
+        """What an account's holds may leave unheld together, where any of them may leave something unheld."""
+        if not self.plan.grows:
+            return []
+        cap = self.plan.exposure_tokens * NANOS_PER_TOKEN
+        account_id = self.keys[account].account_id
+        limit_id = UUID(int=5000 + account)
+        return [Limit(limit_id, Scope.ACCOUNT, account_id, Measure.EXPOSURE, WindowKind.NONE, cap)]
+
+    def exposure_of(self, account: int) -> tuple[Any, ...]:
+        """Where a request counts that is held in part."""
+        name = (account, "exposure", 0)
+        self.auditor.pots.setdefault(name, Pot("exposure", self.plan.exposure_tokens * NANOS_PER_TOKEN))
+        return (name,)
 
     def pots_of(self, account: int, occurred_us: int) -> tuple[Any, ...]:
         """Which windows of which limits a request counts in that was accepted at an instant."""
@@ -207,7 +225,14 @@ class World:
         return (slot.process for slot in self.slots if slot.process is not None and not slot.process.loop.dead)
 
     def _all_serve(self) -> bool:
-        return all(slot.host.gone or (slot.process is not None and slot.process.steady) for slot in self.slots)
+        return all(slot.host.gone or self._goes_on(slot.process) for slot in self.slots)
+
+    def _goes_on(self, process: Process | None) -> bool:
+        """Whether it serves, and has not been given up without having heard of it yet."""
+        if process is None or not process.steady or process.ledger is None:
+            return False
+        session = self.database.sessions.get(process.ledger.session.session_id)
+        return session is not None and session.state == "live"
 
     def _check(self) -> None:
         for process in self.processes:
@@ -566,6 +591,9 @@ class World:
             self._check_window(key.credit, spent)
             for limit in self.limits[account]:
                 self._check_limit(account, limit)
+        for limit in self.exposures:
+            for lent in [lent for lent in self.database.windows if lent.limit_id == limit.limit_id]:
+                self._check_window(lent, 0)
 
     def _check_limit(self, account: int, limit: Limit) -> None:
         """All windows of a limit hold what the rows come to that were accepted in them."""
