@@ -27,6 +27,7 @@ from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
 from meterproxy.store.people import People
 from meterproxy.store.providers import ProviderRows
+from meterproxy.store.purchases import Purchases
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
 from meterproxy.store.whose import Whose
@@ -78,6 +79,7 @@ class Services:
     logged: LoggedEvents
     audit: Callable[[], Awaitable[Sequence[InvariantResult]]]
     providers: ProviderRows
+    purchases: Purchases
     watch: Callable[[UUID, web.BaseRequest], Awaitable[web.StreamResponse]]
     machine: Machine
 

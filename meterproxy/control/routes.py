@@ -24,6 +24,7 @@ from meterproxy.control import (
     own_key_endpoints,
     price_endpoints,
     provider_endpoints,
+    purchase_endpoints,
     usage_endpoints,
 )
 from meterproxy.control.access import Permission
@@ -61,6 +62,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *organization_endpoints.ROUTES,
     *own_key_endpoints.ROUTES,
     *credit_endpoints.ROUTES,
+    *purchase_endpoints.ROUTES,
     *activity_endpoints.ROUTES,
     *usage_endpoints.ROUTES,
     *log_endpoints.ROUTES,

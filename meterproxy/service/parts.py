@@ -45,6 +45,7 @@ from meterproxy.store.members import Members
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.people import People
 from meterproxy.store.pool import Pool, open_pool
+from meterproxy.store.purchases import Purchases
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
@@ -156,6 +157,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         LoggedEvents(pool),
         partial(audit, pool),
         providers.provider_rows(config, pool),
+        Purchases(pool, config.billing.purchase.terms),
         live.watch,
         machine,
     )

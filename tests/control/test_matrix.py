@@ -27,6 +27,8 @@ MAY = {
     Permission.READ_ORGANIZATION: {"owner", "admin", "billing", "viewer"} | OPERATORS,
     Permission.MANAGE: {"owner", "admin"} | OPERATORS,
     Permission.READ_USAGE: {"owner", "admin", "billing", "viewer"} | OPERATORS,
+    Permission.READ_BILLING: {"owner", "billing"} | OPERATORS,
+    Permission.BILL: {"owner", "billing"} | OPERATORS,
     Permission.OPERATE: OPERATORS,
     Permission.ADMIN_TOKEN: {"admin token"},
 }
@@ -54,12 +56,15 @@ ROUTES_BY_PERMISSION = {
     "GET /v1/organization/usage/moderations · GET /v1/organization/usage/images · "
     "GET /v1/organization/usage/audio_speeches · GET /v1/organization/usage/audio_transcriptions · "
     "GET /v1/organization/costs",
+    Permission.READ_BILLING: "GET /api/credits/purchases",
+    Permission.BILL: "POST /api/credits/purchase · POST /api/credits/purchases/{id}/cancel",
     Permission.OPERATE: "GET /api/audit · GET /api/admin/users · PATCH /api/admin/users/{id} · "
     "POST /api/admin/users/{id}/reset · GET /api/admin/accounts · GET /api/admin/organizations · "
     "GET /api/admin/accounts/{id} · PATCH /api/admin/accounts/{id} · POST /api/admin/accounts/{id}/credits · "
     "GET /api/admin/system · GET /api/admin/providers · POST /api/admin/providers · DELETE /api/admin/providers/{id} · "
     "GET /api/admin/provider-keys · POST /api/admin/provider-keys · POST /api/admin/provider-keys/{id}/rotate · "
-    "DELETE /api/admin/provider-keys/{id}",
+    "DELETE /api/admin/provider-keys/{id} · GET /api/admin/purchases · "
+    "POST /api/admin/purchases/{id}/confirm · POST /api/admin/purchases/{id}/decline",
 }
 """Whoever adds a route says here whom it is for; all of `/admin` and the metrics want the admin token."""
 REFUSED = {Case.NOT_SIGNED_IN, Case.PERMISSION_DENIED, Case.ADMIN_TOKEN_INVALID}
