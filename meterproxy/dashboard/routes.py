@@ -13,6 +13,7 @@ from meterproxy.dashboard import (
     operator_pages,
     overview_page,
     provider_pages,
+    purchase_pages,
     sign_in_pages,
     static,
 )
@@ -24,6 +25,7 @@ PAGES: Final[tuple[Route, ...]] = (
     *live.ROUTES,
     *activity_pages.ROUTES,
     *credit_pages.ROUTES,
+    *purchase_pages.ROUTES,
     *key_pages.ROUTES,
     *chat_page.ROUTES,
     *member_pages.ROUTES,

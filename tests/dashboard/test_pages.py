@@ -33,7 +33,9 @@ PAGES_BY_PERMISSION = {
     Permission.MANAGE: "POST /budgets · POST /budgets/{id} · POST /budgets/{id}/retire · POST /members/invite · "
     "POST /members/teams · POST /members/{id}/role · POST /members/{id}/remove · "
     "POST /members/invitations/{id}/withdraw",
-    Permission.OPERATE: "GET /operate/organizations · POST /operate/organizations · GET /operate/organizations/{id} · "
+    Permission.BILL: "POST /credits/purchase · POST /credits/purchases/{id}/cancel",
+    Permission.OPERATE: "GET /operate/purchases · POST /operate/purchases/{id}/confirm · "
+    "POST /operate/purchases/{id}/decline · GET /operate/organizations · POST /operate/organizations · GET /operate/organizations/{id} · "
     "POST /operate/organizations/{id} · POST /operate/organizations/{id}/credit · GET /operate/people · "
     "POST /operate/people/{id} · POST /operate/people/{id}/reset · GET /operate/system · GET /operate/audit · "
     "GET /operate/providers · POST /operate/providers · POST /operate/providers/{id}/remove · "
@@ -195,7 +197,7 @@ async def test_what_people_write_is_text(asking: Asking) -> None:
         "/", "/latest", "/activity", f"/activity/{request_id}", "/credits", "/keys", f"/keys/{key_id}", "/budgets",
         "/chat", f"/reports?from={since}", "/reports?group_by=key", "/reports?group_by=conversation", "/members",
         "/profile", "/operate/organizations", f"/operate/organizations/{account}", "/operate/people",
-        "/operate/audit", "/prices", f"/activity?model={HOSTILE}", f"/operate/people?q={HOSTILE}",
+        "/operate/audit", "/operate/purchases", "/prices", f"/activity?model={HOSTILE}", f"/operate/people?q={HOSTILE}",
         f"/register?token={HOSTILE}", f"/login?next=/{HOSTILE}", f"/invitation?token={HOSTILE}",
     ]  # fmt: skip
     for path in paths:
@@ -228,6 +230,28 @@ async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(
     assert heard.status == 400
     heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="15")
     assert heard.status == 303
+
+
+async def test_credit_is_ordered_and_confirmed_by_forms(asking: Asking) -> None:
+    """What cannot be ordered is said with what was filled in; an order is shown with its code until it has ended."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
+    heard = await ann.post("/credits/purchase", amount="1", reference=HOSTILE[:100])
+    assert (heard.status, b"must be from 5.00 to" in heard.body, b"<script>alert" in heard.body) == (400, True, False)
+    for reference in (HOSTILE[:100], "second"):
+        heard = await ann.post("/credits/purchase", amount="20", reference=reference, idempotency_key=reference)
+        assert (heard.status, heard.headers["Location"]) == (303, "/credits?done=ordered")
+    second, first = (await asking("GET", "/api/credits/purchases", token=person.token)).body["data"]
+    assert first["code"].encode() in (await ann.get("/credits")).body
+    assert (await ann.post(f"/credits/purchases/{second['id']}/cancel")).status == 303
+    await asking.pool.execute("UPDATE users SET is_operator = true WHERE id = $1", person.id)
+    heard = await ann.post(f"/operate/purchases/{first['id']}/confirm", amount="0")
+    assert (heard.status, b"<script>alert" in heard.body) == (400, False)
+    assert (await ann.post(f"/operate/purchases/{first['id']}/confirm", amount="19.50")).status == 303
+    assert (await ann.post(f"/operate/purchases/{first['id']}/decline", reason="x")).status == 409
+    shown = (await ann.get("/operate/purchases?state=confirmed&code=")).body
+    assert (first["code"].encode() in shown, second["code"].encode() in shown) == (True, False)
+    assert b"$19.50" in (await ann.get("/credits")).body
 
 
 async def test_a_keys_policy_is_changed_and_cleared_by_its_form(asking: Asking) -> None:
