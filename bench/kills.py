@@ -89,7 +89,7 @@ async def started(running: Service) -> None:
     await until(lambda: running.whole_log().count(SERVES) > before, "the start")
 
 
-async def strike(running: Service, blow: str, chance: random.Random, campaign: Campaign) -> None:
+async def strike(running: Service, blow: str, seats: int, chance: random.Random, campaign: Campaign) -> None:
     """Hit once; wait for the recovery, but not always."""
     began = time.monotonic()
     workers = running.children().get("_worker", [])
@@ -103,7 +103,7 @@ async def strike(running: Service, blow: str, chance: random.Random, campaign: C
         if chance.random() < 0.5:
             await until(lambda: not alive(victim), "a death")
             return
-        await leases_back(running, before, len(workers))
+        await leases_back(running, before, seats)
     elif blow == "supervisor":
         left = running.processes()
         await running.kill()
@@ -123,13 +123,19 @@ async def live_sessions(running: Service) -> set[str]:
 
 
 async def leases_back(running: Service, before: set[str], workers: int) -> None:
-    """Wait until a killed worker's session was proved and another serves in its place. Raises TimeoutError."""
-    async with asyncio.timeout(BACK_SECONDS):
-        while before:
-            now = await live_sessions(running)
-            if not before <= now and len(now) >= workers:
-                return
-            await asyncio.sleep(0.02)
+    """Wait until as many sessions live as there are workers, and not the same ones: what was killed is proved.
+
+    One that was killed before it had a session leaves none to be proved; its successor's is new all the same.
+    """
+    now = before
+    try:
+        async with asyncio.timeout(BACK_SECONDS):
+            while now == before or len(now) != workers:
+                await asyncio.sleep(0.02)
+                now = await live_sessions(running)
+    except TimeoutError as error:
+        text = f"{workers} workers should be back after {BACK_SECONDS:g} s; live sessions were {before}, are {now}"
+        raise TimeoutError(text) from error
 
 
 async def verdict(running: Service, customers: list[Customer], load: Load) -> dict[str, Any]:
@@ -199,7 +205,7 @@ async def run(options: argparse.Namespace, directory: Path) -> bool:
                 if time.monotonic() > over:
                     break
                 await until(load.more(chance.randint(1, MOST_ANSWERS)), "answers")
-                await strike(running, chance.choice(BLOWS), chance, campaign)
+                await strike(running, chance.choice(BLOWS), options.workers, chance, campaign)
                 print(f"\r{at + 1} of {options.rounds} kills, {len(load.whole)} answers", end="", file=sys.stderr)
             await until(load.more(20), "answers after the last kill")
             for task in leaving:

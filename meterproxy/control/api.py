@@ -53,10 +53,12 @@ class Api:
         *,
         open_metrics: bool,
         trusted_proxies: Networks = (),
+        public_url: str | None = None,
         on_page_error: PageError | None = None,
     ) -> None:
         self._on_page_error = on_page_error
         self._trusted = trusted_proxies
+        self._public_url = public_url
         self._services = services
         self._identity = identity
         self._open_metrics = open_metrics
@@ -107,13 +109,22 @@ class Api:
         body = None
         if route.body is not None:
             body = bodies.read(route.body, await request.read())
-        return Call(ids, queries.read(route.query, query), body, acting, request, str(address or ""), form or {})
+        return Call(
+            ids,
+            queries.read(route.query, query),
+            body,
+            acting,
+            request,
+            str(address or ""),
+            self._public_url or _own_url(request),
+            form or {},
+        )
 
     async def _acting(
         self, request: web.BaseRequest, route: Route, query: MultiDict[str], ids: tuple[str, ...]
     ) -> Acting:
         """Who asks, let through; takes the name of the organization out of the path or the query."""
-        if route.permission is Permission.OPEN and not route.is_page:
+        if route.is_file or (route.permission is Permission.OPEN and not route.is_page):
             return Acting(ANONYMOUS)
         if route.permission is Permission.ADMIN_TOKEN:
             return Acting(OPERATOR)  # `admit` has seen the token
@@ -154,6 +165,12 @@ def _check_site(request: web.BaseRequest, principal: Principal, form: dict[str, 
     known = (principal.csrf if isinstance(principal, User) else None) or ""
     if elsewhere or (by_cookie and not hmac.compare_digest(told.encode("utf-8", "replace"), known.encode())):
         raise ApiError(Case.PERMISSION_DENIED, "This did not come from one of our pages. Load the page again.")
+
+
+def _own_url(request: web.BaseRequest) -> str:
+    """Where people reach this service, as far as a request tells."""
+    scheme = "https" if request.headers.get("X-Forwarded-Proto", "") == "https" else "http"
+    return f"{scheme}://{request.headers.get('Host', 'localhost')}"
 
 
 def _named(query: MultiDict[str]) -> UUID | None:

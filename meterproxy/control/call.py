@@ -94,6 +94,7 @@ class Call:
         acting: who asks, in the name of which organization, and whose rows he may see.
         request: for what answers by a stream of its own.
         address: where it comes from, as far as is known.
+        own_url: where people reach this service, without a slash at its end.
         form: the fields of what was sent to a page.
     """
 
@@ -103,6 +104,7 @@ class Call:
     acting: Acting
     request: web.BaseRequest
     address: str = ""
+    own_url: str = "http://localhost"
     form: Mapping[str, str] = field(default_factory=dict)
 
     def id(self, place: int = 0) -> UUID:

@@ -104,7 +104,7 @@ async def report(on: Services, call: Call) -> web.Response:
         case "csv":
             body, type_, ending = statement.as_csv(told).encode(), "text/csv; charset=utf-8", "csv"
         case "pdf":
-            body, type_, ending = await on.typesetter.set(told), "application/pdf", "pdf"
+            body, type_, ending = await on.typesetter.set(call.account_id, told), "application/pdf", "pdf"
     name = f"statement-{told.first_day}-{told.last_day}.{ending}"
     return web.Response(
         body=body,

@@ -178,5 +178,6 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=Rotation,
         answer=answers.NewlyMadeKey,
         status=201,
+        refusals=(Case.CONFLICT,),
     ),
 )

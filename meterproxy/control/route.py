@@ -33,6 +33,7 @@ class Route:
         refusals: the cases it may answer besides those that every route may.
         names_organization: the first id in the path is the organization that it is about.
         is_page: for people's eyes; it is not in the document, what is sent to it are forms, and its errors are pages.
+        is_file: the same for everybody, so that nobody looks who asks.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Route:
     media: tuple[str, ...] = ()
     refusals: tuple[Case, ...] = ()
     is_page: bool = False
+    is_file: bool = False
     names_organization: bool = False
 
 

@@ -4,9 +4,12 @@
 """
 
 import asyncio
+import os
 import sys
+from collections import Counter
 from importlib import resources
 from typing import Final
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -14,9 +17,13 @@ from meterproxy.errors import ApiError, Case, MeterproxyError
 
 AT_ONCE: Final = 2
 WAITING: Final = 8
+WAITING_OF_ACCOUNT: Final = 2
+"""So that nobody takes all places."""
 SECONDS: Final = 30.0
-MOST_LINES: Final = 20_000
-"""About four hundred pages."""
+HANDED_ON: Final = ("PATH", "PYTHONPATH", "LANG", "HOME", "TMPDIR")
+"""Of the environment: the master key and the database's address are not the typesetter's."""
+MOST_SET: Final = 20_000
+"""Lines of a statement that is set: about four hundred pages."""
 
 
 class TypesettingFailed(MeterproxyError):
@@ -28,29 +35,32 @@ class Typesetter:
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._asked = 0
+        self._asked: Counter[UUID] = Counter()
 
-    async def set(self, statement: BaseModel) -> bytes:
+    async def set(self, account_id: UUID, statement: BaseModel) -> bytes:
         """A PDF of it. Raises ApiError OVERLOADED where too many wait, MALFORMED where it is too long."""
-        if len(getattr(statement, "lines", ())) > MOST_LINES:
-            text = f"The statement has more than {MOST_LINES} lines: ask for longer periods, or for CSV."
+        if len(getattr(statement, "lines", ())) > MOST_SET:
+            text = f"The statement has more than {MOST_SET} lines: ask for longer periods, or for CSV."
             raise ApiError(Case.MALFORMED, text, param="period")
-        if self._asked >= WAITING:
+        if self._asked.total() >= WAITING or self._asked[account_id] >= WAITING_OF_ACCOUNT:
             raise ApiError(Case.OVERLOADED, "Too many statements are being set right now. Please try again.")
-        self._asked += 1
+        self._asked[account_id] += 1
         try:
             async with self._turns:
                 return await _set(statement.model_dump_json().encode())
         except (TimeoutError, TypesettingFailed) as error:
             raise ApiError(Case.UNAVAILABLE, "The statement could not be set. Please try again.") from error
         finally:
-            self._asked -= 1
+            self._asked[account_id] -= 1
+            self._asked += Counter()  # forgets accounts of which nothing waits
 
 
 async def _set(content: bytes) -> bytes:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
+        sys.executable, "-m", __name__,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={name: os.environ[name] for name in HANDED_ON if name in os.environ},
+    )  # fmt: skip
     try:
         async with asyncio.timeout(SECONDS):
             pdf, _ = await process.communicate(content)

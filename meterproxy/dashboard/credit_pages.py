@@ -1,6 +1,6 @@
 """Credits, budgets and reports: what there is, what may be spent, and where it went."""
 
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -16,9 +16,10 @@ from meterproxy.control import (
     usage_endpoints,
 )
 from meterproxy.control.access import Permission
-from meterproxy.control.budget_endpoints import BudgetPage, NewBudget
+from meterproxy.control.budget_endpoints import NewBudget
 from meterproxy.control.call import Call, Services
 from meterproxy.control.credit_endpoints import ReportQuery
+from meterproxy.control.limit_answers import Limit
 from meterproxy.control.purchase_endpoints import PurchasePage
 from meterproxy.control.route import Route
 from meterproxy.control.usage_endpoints import GroupQuery
@@ -28,7 +29,10 @@ from meterproxy.errors import ApiError
 
 ROWS: Final = 50
 PURCHASES: Final = 20
+BUDGETS: Final = 20
+"""On one page; each of them is looked up."""
 MOST_DIGITS: Final = 20
+T = TypeVar("T", NewBudget, limit_bodies.ChangedLimit)
 GROUPINGS: Final = (
     "day", "model", "operation", "provider", "key", "user", "team", "conversation", "tag", "tool",
 )  # fmt: skip
@@ -36,6 +40,12 @@ GROUPINGS: Final = (
 
 class CreditsQuery(queries.NumberedPage):
     """One page of transactions, and what has just been done."""
+
+    done: str = ""
+
+
+class BudgetsQuery(queries.Page):
+    """One page of budgets, and what has just been done."""
 
     done: str = ""
 
@@ -72,15 +82,18 @@ async def credits_page(on: Services, call: Call, error: ApiError | None = None) 
 
 
 async def _budgets(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
-    listed = await budget_endpoints.listed(on, call.asking(query=BudgetPage(limit=ROWS)))
-    rows = [(limit, await budget_endpoints.status_of(on, await on.limits.read(limit.id))) for limit in listed.data]
+    query = call.query
+    cursor = query.cursor if isinstance(query, BudgetsQuery) else None
+    rows = await on.limits.list(call.account_id, None, cursor, BUDGETS + 1)
+    told = [(Limit.of(row), await budget_endpoints.status_of(on, row)) for row in rows[:BUDGETS]]
     members = await on.members.list(call.organization_id, None, queries.MOST_ROWS)
     return await page(
         on,
         call,
         "budgets.html",
         error=error,
-        budgets=rows,
+        budgets=told,
+        following=rows[BUDGETS - 1].id if len(rows) > BUDGETS else None,
         members=members,
         keys=await on.keys.list(call.account_id, None, queries.MOST_ROWS),
         teams=await on.teams.list(call.account_id, None, queries.MOST_ROWS),
@@ -92,7 +105,8 @@ async def _budget_made(on: Services, call: Call) -> web.Response:
         given = dict(call.form)
         scope, _, scope_id = given.pop("whose", "account").partition(" ")
         given |= {"scope": scope, **({"scope_id": scope_id} if scope_id else {})}
-        await budget_endpoints.created(on, call.asking(body=_in_its_unit(forms.read(NewBudget, given))))
+        new = forms.read(NewBudget, given)
+        await budget_endpoints.created(on, call.asking(body=_in_its_unit(new, new.measure)))
     except ApiError as error:
         return await _budgets(on, call, error)
     return redirect("/budgets", done="budget-made")
@@ -102,14 +116,7 @@ async def _budget_changed(on: Services, call: Call) -> web.Response:
     try:
         row = await on.limits.read(call.id())
         given = forms.read(limit_bodies.ChangedLimit, call.form)
-        if (
-            row.measure != "amount"
-            and isinstance(given.cap, str)
-            and given.cap.isdecimal()
-            and len(given.cap) <= MOST_DIGITS
-        ):
-            given = given.model_copy(update={"cap": int(given.cap)})
-        await budget_endpoints.changed(on, call.asking(body=given))
+        await budget_endpoints.changed(on, call.asking(body=_in_its_unit(given, row.measure)))
     except ApiError as error:
         return await _budgets(on, call, error)
     return redirect("/budgets", done="budget-changed")
@@ -120,11 +127,12 @@ async def _budget_retired(on: Services, call: Call) -> web.Response:
     return redirect("/budgets", done="budget-retired")
 
 
-def _in_its_unit(new: NewBudget) -> NewBudget:
+def _in_its_unit(given: T, measure: str) -> T:
     """A form knows texts only; what is no money is a whole number."""
-    if new.measure == "amount" or not isinstance(new.cap, str) or not new.cap.isdecimal() or len(new.cap) > MOST_DIGITS:
-        return new
-    return new.model_copy(update={"cap": int(new.cap)})
+    cap = given.cap
+    if measure == "amount" or not isinstance(cap, str) or not cap.isdecimal() or len(cap) > MOST_DIGITS:
+        return given
+    return given.model_copy(update={"cap": int(cap)})
 
 
 async def _reports(on: Services, call: Call) -> web.Response:
@@ -149,7 +157,7 @@ async def _reports(on: Services, call: Call) -> web.Response:
 
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/credits", Permission.READ_OWN, credits_page, CreditsQuery),
-    page_route("GET", "/budgets", Permission.READ_ORGANIZATION, _budgets),
+    page_route("GET", "/budgets", Permission.READ_ORGANIZATION, _budgets, BudgetsQuery),
     page_route("POST", "/budgets", Permission.MANAGE, _budget_made),
     page_route("POST", "/budgets/{id}", Permission.MANAGE, _budget_changed),
     page_route("POST", "/budgets/{id}/retire", Permission.MANAGE, _budget_retired),

@@ -11,7 +11,7 @@ from meterproxy.control.own_key_endpoints import OwnKey, Rotation
 from meterproxy.control.route import Route
 from meterproxy.control.usage_endpoints import StatsQuery, stats
 from meterproxy.core.key import OPERATIONS
-from meterproxy.dashboard.pages import own_address, page, page_route, redirect
+from meterproxy.dashboard.pages import page, page_route, redirect
 from meterproxy.errors import ApiError
 from meterproxy.store.whose import Whose
 
@@ -81,7 +81,7 @@ async def _revoked(on: Services, call: Call) -> web.Response:
 
 
 async def _shown_once(on: Services, call: Call, name: str, secret: str) -> web.Response:
-    base_url = f"{own_address(call.request)}/v1"
+    base_url = f"{call.own_url}/v1"
     offers = await _a_model(on)
     return await page(on, call, "key_made.html", name=name, secret=secret, base_url=base_url, model=offers)
 

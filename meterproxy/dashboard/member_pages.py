@@ -11,7 +11,7 @@ from meterproxy.control.organization_endpoints import ChangedMember, NewInvitati
 from meterproxy.control.route import Route
 from meterproxy.control.spans import days_of
 from meterproxy.core.role import Role
-from meterproxy.dashboard.pages import own_address, page, page_route, redirect
+from meterproxy.dashboard.pages import page, page_route, redirect
 from meterproxy.errors import ApiError
 
 
@@ -31,7 +31,7 @@ async def _members(
         used={group.value: group.counts for group in totals.by.get("user", ())},
         roles=[role.value for role in Role],
         invitation=invitation,
-        base_url=own_address(call.request),
+        base_url=call.own_url,
     )
 
 

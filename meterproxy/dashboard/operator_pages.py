@@ -13,7 +13,7 @@ from meterproxy.control.audit_endpoints import AuditPage
 from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
 from meterproxy.dashboard.activity_pages import AnyQuery
-from meterproxy.dashboard.pages import own_address, page, page_route, redirect
+from meterproxy.dashboard.pages import page, page_route, redirect
 from meterproxy.errors import ApiError
 
 ROWS: Final = 50
@@ -83,7 +83,7 @@ async def _people(on: Services, call: Call, error: ApiError | None = None, reset
         q=given.get("q", ""),
         following=urlencode({**given, "cursor": listed.next_cursor}) if listed.next_cursor else None,
         reset=reset,
-        base_url=own_address(call.request),
+        base_url=call.own_url,
     )
 
 

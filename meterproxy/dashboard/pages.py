@@ -147,12 +147,6 @@ def redirect(address: str, **query: str) -> web.Response:
     return web.Response(status=303, headers={"Location": target, "Cache-Control": "no-store"})
 
 
-def own_address(request: web.BaseRequest) -> str:
-    """Where people reach this service, as far as the request tells; without a slash at its end."""
-    scheme = "https" if request.headers.get("X-Forwarded-Proto", "") == "https" else "http"
-    return f"{scheme}://{request.headers.get('Host', 'localhost')}"
-
-
 def own_path(address: str) -> str:
     """An address if it is a path of this service, else the first page: nobody is sent elsewhere from here."""
     inside = address.startswith("/") and not address.startswith("//") and address.isprintable()

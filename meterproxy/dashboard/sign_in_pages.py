@@ -57,7 +57,7 @@ async def _signed_in(on: Services, call: Call) -> web.Response:
         return await _login(on, call, error)
     response = redirect(own_path(call.query_as(SignInQuery).next))
     token = on.tokens.make(signed.claim, int(time.time()), PAGES, LOGIN_SECONDS)
-    secure = call.request.headers.get("X-Forwarded-Proto", "") == "https"
+    secure = call.own_url.startswith("https:")
     response.set_cookie(COOKIE, token, max_age=LOGIN_SECONDS, path="/", httponly=True, samesite="Lax", secure=secure)
     return response
 

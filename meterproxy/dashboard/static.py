@@ -105,5 +105,6 @@ ROUTES: Final[tuple[Route, ...]] = (
         endpoint=_file,
         summary="/static/{digest}/{name}",
         is_page=True,
+        is_file=True,
     ),
 )

@@ -68,12 +68,11 @@ class Exchanges:
             exchange.cut_short(error)
 
     async def _all_ended(self, seconds: float) -> bool:
-        if not self.open:
-            return True
-        self._none_open = asyncio.Event()
         try:
             async with asyncio.timeout(seconds):
-                await self._none_open.wait()
+                while self.open:  # one may have begun while the end of the last one was on its way here
+                    self._none_open = asyncio.Event()
+                    await self._none_open.wait()
         except TimeoutError:
             return False
         finally:

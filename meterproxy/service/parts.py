@@ -168,6 +168,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         (*ROUTES, *PAGES),
         open_metrics=config.listen.is_loopback,
         trusted_proxies=config.trusted_proxies,
+        public_url=config.public_url,
         on_page_error=told,
     )
     return api, live

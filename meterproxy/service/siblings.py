@@ -21,6 +21,7 @@ from meterproxy.errors import ApiError, Case, StoreUnavailable
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.runtime.metrics import CONTENT_TYPE, Metrics
 from meterproxy.runtime.peers import answer_at, ask, ask_all
+from meterproxy.runtime.together import Together
 from meterproxy.service.figures import FAREWELL, HOST, HOST_SECONDS, METRICS, WORKER_SECONDS, socket_of
 
 SETTLE: Final = "settle"
@@ -53,6 +54,8 @@ class Siblings:
         self._count = count
         self._others_seconds = others_seconds
         self._server: asyncio.Server | None = None
+        self.settle_everywhere: Final = Together(self._settle_everywhere)
+        """Have settled what all workers captured before now; for at most a second, once for all who ask together."""
 
     async def answer(self) -> None:
         """Begin to answer; this worker owns its slot."""
@@ -72,11 +75,9 @@ class Siblings:
             raise ApiError(Case.UNAVAILABLE, "The host's figures cannot be had right now.")
         return text, CONTENT_TYPE
 
-    async def settle_everywhere(self) -> None:
-        """Have settled what all workers captured before now; for at most a second.
-
-        Those of this host are asked. Others settle by themselves all the time, so where there are any it is waited for
-        as long as that takes.
+    async def _settle_everywhere(self) -> None:
+        """Those of this host are asked. Others settle by themselves all the time, so where there are any it is waited
+        for as long as that takes.
         """
         own = socket_of(self._run_dir, self._slot)
         here = [path for path in own.parent.glob("worker-*") if path != own]

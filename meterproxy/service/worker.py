@@ -326,19 +326,25 @@ class Worker:
         return await house.models.offers(house.ports.clock.now_us())
 
     async def _chat(self, request: web.BaseRequest, secret: str, body: bytes) -> None:
+        self._check_open()
         await asked_instead(request, CHAT_PATH, secret, body, self._exchange)
 
     async def _log(self, logged: LoggedUsage) -> None:
-        if self._exchanges is None or self._closing:
-            raise ApiError(Case.UNAVAILABLE, "The service is starting or ending right now.")
+        exchanges = self._check_open()
         done = asyncio.get_running_loop().create_future()
         self._logging.add(done)
         try:
-            await log_usage(self._exchanges.house, logged)
+            await log_usage(exchanges.house, logged)
         finally:
             self._logging.discard(done)
             done.set_result(None)
         await self._settle_own()
+
+    def _check_open(self) -> Exchanges:
+        """The way to the ledger for who did not come by way of the server's connections, which are drained."""
+        if self._exchanges is None or self._closing:
+            raise ApiError(Case.UNAVAILABLE, "The service is starting or ending right now.")
+        return self._exchanges
 
     def _exchange(self, client: Client) -> Awaitable[None]:
         return self._refuse(client) if self._exchanges is None else self._exchanges.run(client)

@@ -105,11 +105,9 @@ class Keys:
                 account_id, owner, team_id, None, name, description, policy or KeyPolicy(), expires_at,
                 reads_usage,
             )  # fmt: skip
-            if self._new_limits:
-                await lock_account(connection, account_id)
+            await self._hold_account(connection, account_id)
             new = await _insert(connection, wish)
-            for terms in self._new_limits:
-                await make_limit(connection, acting(self._actor), account_id, Scope.KEY, new.row.id, terms, seed=False)
+            await self._limit(connection, account_id, new.row.id)
             await self._note(connection, "key.create", new.row.id, {"name": name})
             return new
 
@@ -179,7 +177,8 @@ class Keys:
         """Make a new secret under the same name and policy; the old one dies after `grace_seconds`.
 
         Raises:
-            ApiError: NOT_FOUND where there is no such key or it was revoked.
+            ApiError: NOT_FOUND where there is no such key or it was revoked; CONFLICT where it has come to its end or
+                was rotated already, so that its end would be the new one's too.
         """
         async with transaction(self._pool) as connection:
             if (whose := await connection.fetchrow(_SQL["whose_key"], key_id)) is not None:
@@ -188,6 +187,7 @@ class Keys:
             if row is None or row["revoked_at"] is not None:
                 raise ApiError(Case.NOT_FOUND, f"There is no live key {key_id}.")
             old = KeyRow(**row)
+            _check_going_on(key_id, await connection.fetchrow(_SQL["read_end"], key_id))
             await connection.execute(_SQL["expire_key"], key_id, grace_seconds)
             wish = _Wish(
                 old.account_id, old.user_id, old.team_id, old.origin_id, old.name, old.description, _policy(row),
@@ -216,6 +216,7 @@ class Keys:
                 kept = None if found is None or not found["is_live"] else secret_of(found["id"])
                 if found is not None and kept is not None and found["digest"] == digest_of(kept.encode()):
                     return kept
+                await self._hold_account(connection, account_id)
                 if found is not None:
                     await connection.execute(_SQL["revoke_key"], found["id"])
                     await self._note(connection, "key.revoke", found["id"], {})
@@ -225,6 +226,7 @@ class Keys:
                     _SQL["create_chat_key"], key_id, account_id, owner, secret[:VISIBLE_CHARACTERS],
                     digest_of(secret.encode()),
                 )  # fmt: skip
+                await self._limit(connection, account_id, key_id)
                 await self._note(connection, "key.create", key_id, {"name": "chat"})
                 return secret
 
@@ -232,6 +234,14 @@ class Keys:
             return await attempt()
         except asyncpg.UniqueViolationError:  # somebody was faster
             return await attempt()
+
+    async def _hold_account(self, connection: Connection, account_id: UUID) -> None:
+        if self._new_limits:
+            await lock_account(connection, account_id)
+
+    async def _limit(self, connection: Connection, account_id: UUID, key_id: UUID) -> None:
+        for terms in self._new_limits:
+            await make_limit(connection, acting(self._actor), account_id, Scope.KEY, key_id, terms, seed=False)
 
     async def _note(self, connection: Connection, action: str, key_id: UUID, detail: dict[str, str]) -> None:
         await connection.execute(
@@ -309,6 +319,13 @@ async def _owner(connection: Connection, account_id: UUID, user_id: UUID | None)
 async def _check_team(connection: Connection, account_id: UUID, team_id: UUID | None) -> None:
     if team_id is not None and not await connection.fetchval(_TEAMS["team_belongs"], team_id, account_id):
         raise ApiError(Case.NOT_FOUND, "There is no such team in this account's organization.", param="team_id")
+
+
+def _check_going_on(key_id: UUID, end: asyncpg.Record | None) -> None:
+    if end is not None and end["successor_id"] is not None:
+        raise ApiError(Case.CONFLICT, f"Key {key_id} was rotated already, to {end['successor_id']}.")
+    if end is not None and end["has_ended"]:
+        raise ApiError(Case.CONFLICT, f"Key {key_id} has expired: make a new one, or change its end first.")
 
 
 async def _insert(connection: Connection, wish: _Wish) -> NewKey:

@@ -3,13 +3,14 @@
 Rules
 -----
 - Days and hours are UTC's. A span of days includes its last one.
+- Only buckets of minutes are read from rows, of one day at most.
 - What rollups do not tell apart by user or key (latency, tools, tags, conversations) is read of whole accounts only.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
-from typing import Any, Final
+from datetime import date, datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -21,6 +22,9 @@ from meterproxy.store.whose import Whose
 
 _SQL: Final = queries("usage")
 
+MOST_LINES: Final = 100_000
+"""Of one statement, or of one answer in buckets."""
+_HOUR: Final = timedelta(hours=1)
 MOST_GROUPS: Final = 1000
 """Groups that are told apart of what clients name (tags, tools, conversations)."""
 DIMENSIONS: Final = ("day", "model", "provider", "operation", "key", "user")
@@ -141,7 +145,7 @@ class BucketQuery:
 
     since: datetime
     until: datetime
-    width: Any
+    width: timedelta
     by: frozenset[str] = frozenset()
     operations: Sequence[str] | None = None
     models: Sequence[str] | None = None
@@ -238,13 +242,20 @@ class UsageFigures:
             return began
 
     async def report(self, account_id: UUID, period: str, first: date, last: date) -> Report:
-        """A statement of an account, by "day", "week" or "month". Raises ApiError NOT_FOUND."""
+        """A statement of an account, by "day", "week" or "month".
+
+        Raises:
+            ApiError: NOT_FOUND; MALFORMED where it would have more than `MOST_LINES` lines.
+        """
         async with transaction(self._pool, isolation="repeatable_read", readonly=True) as connection:
             sums = await connection.fetchrow(_SQL["report_sums"], account_id, first, last)
             if sums is None:
                 raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
             credited = await connection.fetch(_SQL["report_credits"], account_id, first, last)
-            lines = await connection.fetch(_SQL["report_lines"], account_id, first, last, period)
+            lines = await connection.fetch(_SQL["report_lines"], account_id, first, last, period, MOST_LINES + 1)
+        if len(lines) > MOST_LINES:
+            text = f"The statement has more than {MOST_LINES} lines: ask for longer periods, or for fewer days."
+            raise ApiError(Case.MALFORMED, text, param="period")
         other = sums["credits_nanos"] - sums["used_ever"] - sums["balance_nanos"]
         opening = sums["credited_before"] - sums["used_before"]
         return Report(
@@ -258,12 +269,20 @@ class UsageFigures:
         )
 
     async def buckets(self, account_id: UUID, query: BucketQuery) -> Sequence[BucketRow]:
-        """Usage in buckets of time, the earliest first; buckets without usage are not there."""
+        """Usage in buckets of time, the earliest first; buckets without usage are not there.
+
+        Raises:
+            ApiError: MALFORMED where there would be more than `MOST_LINES`.
+        """
+        statement = _SQL["buckets" if query.width >= _HOUR else "short_buckets"]
         async with transaction(self._pool, readonly=True) as connection:
             rows = await connection.fetch(
-                _SQL["buckets"], account_id, query.since, query.until, query.width, query.operations, query.models,
+                statement, account_id, query.since, query.until, query.width, query.operations, query.models,
                 query.key_ids, query.user_ids, "model" in query.by, "key" in query.by, "user" in query.by,
+                MOST_LINES + 1,
             )  # fmt: skip
+        if len(rows) > MOST_LINES:
+            raise ApiError(Case.MALFORMED, f"More than {MOST_LINES} results: ask for fewer buckets.", param="limit")
         return [BucketRow(**row) for row in rows]
 
 

@@ -23,10 +23,10 @@ FROM keys WHERE id = $1 AND account_id = $2
 SELECT account_id, user_id FROM keys WHERE id = $1
 
 -- name: lock_key
--- Who changes a key is alone with it.
+-- Who changes a key is alone with it. A chat's key is nobody's to change: the product makes it, and its next one.
 SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
     highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
-FROM keys WHERE id = $1 FOR UPDATE
+FROM keys WHERE id = $1 AND NOT is_chat FOR UPDATE
 
 -- name: change_key
 UPDATE keys SET name = $2, description = $3, models = $4, operations = $5, networks = $6, highest_request_nanos = $7,
@@ -40,6 +40,13 @@ RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix
 UPDATE keys SET revoked_at = COALESCE(revoked_at, now()) WHERE id = $1
 RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
     highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
+
+-- name: read_end
+-- Whether a key has come to its end, and by which key it was followed.
+SELECT COALESCE(k.expires_at <= now(), false) AS has_ended,
+    (SELECT id FROM keys n WHERE n.origin_id = k.origin_id AND n.id > k.id LIMIT 1)
+        AS successor_id
+FROM keys k WHERE id = $1
 
 -- name: expire_key
 -- The old secret of a rotation lives on for its grace, never longer than it would have.
@@ -63,14 +70,16 @@ FOR KEY SHARE OF m
 
 -- name: find_chat_key
 SELECT id, digest, expires_at IS NULL OR expires_at > now() AS is_live FROM keys
-WHERE account_id = $1 AND user_id = $2 AND is_chat AND revoked_at IS NULL FOR UPDATE
+WHERE account_id = $1 AND user_id = $2 AND is_chat AND revoked_at IS NULL
 
 -- name: create_chat_key
 INSERT INTO keys (id, account_id, user_id, name, prefix, digest, origin_id, is_chat)
 VALUES ($1, $2, $3, 'chat', $4, $5, $1, true)
 
 -- name: latest_key
+-- One that was rotated lives for its grace only, and is nobody's latest.
 SELECT k.id FROM keys k JOIN users u ON u.id = k.user_id
 WHERE k.account_id = $1 AND ($2::uuid = k.user_id OR ($2 IS NULL AND u.is_service)) AND NOT k.is_chat
   AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+  AND NOT EXISTS (SELECT FROM keys n WHERE n.origin_id = k.origin_id AND n.id > k.id)
 ORDER BY k.id DESC LIMIT 1

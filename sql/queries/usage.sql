@@ -79,12 +79,12 @@ GROUP BY day ORDER BY day
 SELECT created_at FROM logins WHERE id = $1
 
 -- name: report_lines
--- Usage by period and what it was for. A period is named by its first day.
+-- Usage by period and what it was for, up to a number of lines. A period is named by its first day.
 SELECT date_trunc($4, day::timestamp)::date AS start, provider, model, operation, sum(requests)::bigint AS requests,
     sum(failures)::bigint AS failures, sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens,
     sum(output_tokens)::bigint AS output_tokens, sum(amount_nanos)::bigint AS amount_nanos
 FROM usage_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3
-GROUP BY 1, 2, 3, 4 ORDER BY 1, amount_nanos DESC, 2, 3, 4
+GROUP BY 1, 2, 3, 4 ORDER BY 1, amount_nanos DESC, 2, 3, 4 LIMIT $5
 
 -- name: report_sums
 -- What came in by people and went out by usage, before the span and within it, and what the ledger says of all time.
@@ -105,7 +105,7 @@ WHERE account_id = $1 AND request_id IS NULL AND created_at >= $2::date::timesta
 GROUP BY kind ORDER BY kind
 
 -- name: buckets
--- Usage in buckets of time, grouped by what is asked for.
+-- Usage in buckets of whole hours, grouped by what is asked for.
 SELECT date_bin($4::interval, hour, $2::timestamptz) AS start, CASE WHEN $9 THEN model END AS model,
     CASE WHEN $10 THEN key_id END AS key_id, CASE WHEN $11 THEN user_id END AS user_id, sum(requests)::bigint AS requests,
     sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens,
@@ -114,4 +114,18 @@ FROM usage_by_hour
 WHERE account_id = $1 AND hour >= $2 AND hour < $3 AND ($5::text[] IS NULL OR operation = ANY ($5))
   AND ($6::text[] IS NULL OR model = ANY ($6)) AND ($7::uuid[] IS NULL OR key_id = ANY ($7))
   AND ($8::uuid[] IS NULL OR user_id = ANY ($8))
-GROUP BY 1, 2, 3, 4 ORDER BY 1, 9 DESC, 2, 3, 4
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 9 DESC, 2, 3, 4 LIMIT $12
+
+-- name: short_buckets
+-- The same of buckets that are shorter than what rollups tell apart: from the rows of a short time.
+SELECT date_bin($4::interval, occurred_at, $2::timestamptz) AS start, CASE WHEN $9 THEN model END AS model,
+    CASE WHEN $10 THEN key_id END AS key_id, CASE WHEN $11 THEN user_id END AS user_id, count(*) AS requests,
+    sum(tokens_in(input_tokens, cache_write_tokens, other_usage))::bigint AS input_tokens,
+    sum(tokens_cached(cache_read_tokens, other_usage))::bigint AS cached_tokens,
+    sum(tokens_out(output_tokens, reasoning_tokens, other_usage))::bigint AS output_tokens,
+    sum(amount_nanos)::bigint AS amount_nanos
+FROM usage_events
+WHERE account_id = $1 AND occurred_at >= $2 AND occurred_at < $3 AND ($5::text[] IS NULL OR operation = ANY ($5))
+  AND ($6::text[] IS NULL OR model = ANY ($6)) AND ($7::uuid[] IS NULL OR key_id = ANY ($7))
+  AND ($8::uuid[] IS NULL OR user_id = ANY ($8))
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 9 DESC, 2, 3, 4 LIMIT $12

@@ -77,6 +77,7 @@ class Asking:
         registration: Literal["open", "invitation", "closed"] = "open",
         openid: Callable[[Identities], OpenId | None] = lambda _identities: None,
         machine: Machine | None = None,
+        public_url: str | None = None,
     ) -> None:
         accounts, keys = Accounts(pool), Keys(pool)
         self.pool = pool
@@ -92,7 +93,9 @@ class Asking:
         )  # fmt: skip
         known = openid(Identities(pool, accounts, registration))
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)
-        self.api = Api(services, identity, (*ROUTES, *PAGES), open_metrics=False, on_page_error=told)
+        self.api = Api(
+            services, identity, (*ROUTES, *PAGES), open_metrics=False, public_url=public_url, on_page_error=told
+        )
 
     async def __call__(
         self, method: str, path: str, body: Any = None, *, token: str | None = None, headers: Any = None

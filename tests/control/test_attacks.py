@@ -11,7 +11,10 @@ import pytest
 
 from meterproxy.control.sign_in import FREE_REGISTRATIONS_OF_AN_ADDRESS
 from meterproxy.control.statement import _cell
+from meterproxy.core.limit import Measure
+from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.role import Role
+from meterproxy.core.window import WindowKind
 from meterproxy.errors import Case, StoreUnavailable
 from meterproxy.store.keys import Keys
 from meterproxy.store.people import FREE_FAILURES
@@ -112,21 +115,43 @@ async def test_a_key_in_the_making_waits_for_a_removal_and_the_other_way_round(a
     assert [(await one).case for one in tries] == [Case.NOT_FOUND, Case.NOT_FOUND]
 
 
-async def test_a_chat_goes_on_whatever_is_done_to_its_key(asking: Asking) -> None:
-    """Rotated, or given an end, it is replaced by the next one."""
+async def test_a_chat_s_key_is_nobody_s_to_change_and_has_the_limits_of_every_key(asking: Asking) -> None:
+    """Who rotates it would have a secret without the limits that new keys get; a revoked one is followed by another."""
     owner = await asking.person("owner")
-    keys: Keys = asking.api._services.keys
+    terms = LimitTerms(measure=Measure.REQUESTS, window=WindowKind.MINUTE, cap=7)
+    keys = Keys(asking.pool, new_limits=(terms,))
 
     async def secret() -> str:
         return await keys.chat_secret(owner.account_id, owner.id, asking.tokens.key_secret)
 
-    first = await secret()
-    assert await secret() == first
+    first, again = await asyncio.gather(secret(), secret())
+    assert first == again == await secret()
     key_id = await asking.pool.fetchval("SELECT id FROM keys WHERE is_chat")
-    assert (await asking("POST", f"/api/keys/{key_id}/rotate", {}, token=owner.token)).status == 201
+    assert await asking.pool.fetch("SELECT scope_id, cap FROM limits WHERE scope = 'key'") == [(key_id, 7)]
+    there_is_none = [
+        await asking("POST", f"/api/keys/{key_id}/rotate", {}, token=owner.token),
+        await asking("PATCH", f"/api/keys/{key_id}", {"models": ["*"]}, token=owner.token),
+    ]
+    assert [heard.case for heard in there_is_none] == [Case.NOT_FOUND, Case.NOT_FOUND]
+    assert (await asking("DELETE", f"/api/keys/{key_id}", token=owner.token)).status == 200
     second = await secret()
     assert second != first
     assert (await asking("GET", "/api/credits/balance", token=second)).status == 200
+
+
+async def test_a_key_is_rotated_once_and_never_into_a_dead_one(asking: Asking) -> None:
+    """A rotated key hands its end on to nobody, nor does an expired one; the latest is the one that goes on."""
+    owner = await asking.person("owner")
+    old = (await asking("POST", "/api/keys", {"name": "k"}, token=owner.token)).body
+    rotate = {"grace_seconds": 3600}
+    new = (await asking("POST", f"/api/keys/{old['id']}/rotate", rotate, token=owner.token)).body
+    again = await asking("POST", f"/api/keys/{old['id']}/rotate", rotate, token=owner.token)
+    assert again.case is Case.CONFLICT
+    await asking.pool.execute("UPDATE keys SET expires_at = now() WHERE id = $1", UUID(new["id"]))
+    assert (await asking("POST", f"/api/keys/{new['id']}/rotate", {}, token=owner.token)).case is Case.CONFLICT
+    fresh = (await asking("POST", "/api/auth/refresh-api-key", {}, token=owner.token)).body
+    assert fresh["name"] == "default"
+    assert (await asking("GET", "/api/credits/balance", token=fresh["key"])).status == 200
 
 
 # ── signing in ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -313,6 +314,35 @@ async def test_costs_and_usage_in_openais_shape_equal_the_books(past: Past) -> N
     assert sum(result["num_model_requests"] for result in results) == len(chats)
     assert sum(result["output_tokens"] for result in results) == sum(one.ending.usage.output for one in chats)
     assert {result["model"] for result in results} == {"big", "small"}
+
+
+async def test_minutes_add_up_to_their_hours(past: Past) -> None:
+    """Minutes come from rows and hours from rollups: both say the same of a day, told apart by key and model."""
+    start = int((datetime.now(UTC) - timedelta(days=2)).timestamp()) // 3600 * 3600
+    base = f"/v1/organization/usage/completions?start_time={start}&end_time={start + 86_400}&group_by=model&group_by=api_key_id"
+    sums = []
+    for width, buckets in (("1m", 1440), ("1h", 24)):
+        told = await past.get(f"{base}&bucket_width={width}&limit={buckets}")
+        assert (len(told["data"]), told["has_more"]) == (buckets, False)
+        hours: Counter[tuple[Any, ...]] = Counter()
+        for bucket in told["data"]:
+            for result in bucket["results"]:
+                of = bucket["start_time"] // 3600, result["model"], result["api_key_id"]
+                for name in ("num_model_requests", "input_tokens", "input_cached_tokens", "output_tokens"):
+                    hours[(*of, name)] += result[name]
+        sums.append(hours)
+    assert sums[0] == sums[1]
+    assert sums[0].total() > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "any_there"), [("project_ids=proj_1", False), ("batch=true", False), ("batch=false", True)]
+)
+async def test_what_does_not_exist_here_has_used_nothing(past: Past, asked: str, any_there: bool) -> None:
+    """A tool that sums over projects or batches would count everything twice otherwise."""
+    start = int((datetime.now(UTC) - timedelta(days=31)).timestamp())
+    told = await past.get(f"/v1/organization/usage/completions?start_time={start}&limit=31&{asked}")
+    assert any(bucket["results"] for bucket in told["data"]) is any_there
 
 
 async def test_a_budget_is_the_organizations_unless_the_operator_set_it(past: Past) -> None:

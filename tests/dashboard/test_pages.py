@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,7 +14,7 @@ from meterproxy.core.role import Role
 from meterproxy.dashboard import static
 from meterproxy.dashboard.pages import DONE, own_path
 from meterproxy.dashboard.routes import PAGES
-from tests.control.asking import ADMIN_TOKEN, Asking
+from tests.control.asking import ADMIN_TOKEN, PASSWORD, Asking
 from tests.control.history import history
 from tests.control.test_matrix import MAY
 from tests.dashboard.visitor import Visitor
@@ -132,6 +133,42 @@ async def test_a_log_in_lives_in_a_cookie_that_scripts_cannot_read(asking: Askin
     assert (cookie["httponly"], cookie["samesite"], cookie["path"], cookie["secure"]) == (True, "Lax", "/", True)
     heard = await asking("POST", "/login", body)
     assert not heard.cookies["meterproxy_session"]["secure"]
+
+
+async def test_what_is_configured_decides_over_what_a_request_says_of_itself(database: str) -> None:
+    """A proxy that forgets X-Forwarded-Proto makes no cookie less safe, and no Host header a link elsewhere."""
+    async with pool_of(database) as pool:
+        asking = Asking(pool, public_url="https://meter.example.com")
+        person = await asking.person("ann")
+        body = urlencode({"email": person.email, "password": PASSWORD}).encode()
+        heard = await asking("POST", "/login?next=/keys", body, headers={"Host": "evil.example"})
+        assert heard.cookies["meterproxy_session"]["secure"]
+        visitor = await Visitor.of(asking, person)
+        made = await visitor.post("/keys", name="k", headers={"Host": "evil.example"})
+    assert b"https://meter.example.com/v1" in made.body
+    assert b"evil.example" not in made.body
+
+
+async def test_files_are_the_same_for_everybody(asking: Asking) -> None:
+    """Nobody looks who asks for a style sheet: not even a cookie of nobody's is minded."""
+    heard = await asking("GET", static.address_of("app.css"), headers={"Cookie": "meterproxy_session=nonsense"})
+    assert (heard.status, heard.headers["Cache-Control"]) == (200, "public, max-age=31536000, immutable")
+
+
+async def test_budgets_are_paged(asking: Asking) -> None:
+    """However many there are, each is on one page."""
+    owner = await asking.person("owner")
+    for number in range(23):
+        new = {"name": f"budget {number:02}", "measure": "amount", "window": "month", "cap": "1.00"}
+        assert (await asking("POST", "/api/budgets", new, token=owner.token)).status == 201
+    visitor = await Visitor.of(asking, owner)
+    first = (await visitor.get("/budgets")).body.decode()
+    (cursor,) = re.findall(r"/budgets\?cursor=([0-9a-f-]+)", first)
+    second = (await visitor.get(f"/budgets?cursor={cursor}")).body.decode()
+    shown = [re.findall(r"budget \d\d", page) for page in (first, second)]
+    assert sorted({*shown[0], *shown[1]}) == [f"budget {number:02}" for number in range(23)]
+    assert not {*shown[0]} & {*shown[1]}
+    assert "cursor=" not in second
     login_id = await asking.pool.fetchval("SELECT id FROM logins ORDER BY id DESC LIMIT 1")
     ann = Visitor(asking, login_id, await asking.pool.fetchval("SELECT user_id FROM logins WHERE id = $1", login_id))
     assert (await ann.get("/profile")).status == 200

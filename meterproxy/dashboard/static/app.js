@@ -8,7 +8,8 @@ export function localTimes(root) {
 
 function copy(button) {
   const text = document.getElementById(button.dataset.copy).textContent;
-  navigator.clipboard.writeText(text).then(
+  const copied = navigator.clipboard?.writeText(text) ?? Promise.reject(); // there for https and localhost only
+  copied.then(
     () => { button.textContent = "Copied"; },
     () => { button.textContent = "Press Ctrl+C"; getSelection().selectAllChildren(document.getElementById(button.dataset.copy)); },
   );
@@ -23,6 +24,8 @@ async function refresh(part) {
   localTimes(part);
 }
 
+const PAUSE = 3000; // between two looks at a busy account: its first change is shown at once
+
 function keepLive(parts) {
   const events = new EventSource("/live");
   let wanted = false, running = false;
@@ -30,7 +33,11 @@ function keepLive(parts) {
     wanted = true;
     if (running) return;
     running = true;
-    while (wanted) { wanted = false; await Promise.all([...parts].map(refresh)); }
+    while (wanted) {
+      wanted = false;
+      await Promise.all([...parts].map(refresh));
+      await new Promise((done) => setTimeout(done, PAUSE));
+    }
     running = false;
   };
   events.addEventListener("changed", run);

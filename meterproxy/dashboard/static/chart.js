@@ -5,6 +5,9 @@ const COLOURS = ["#4f46e5", "#0891b2", "#d97706", "#059669", "#db2777", "#7c3aed
 
 function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
+// Plotly reads some HTML in names, which are people's.
+function plain(name) { return String(name).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); }
+
 function layout(more) {
   const ink = colour("--dim"), line = colour("--line");
   const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, fixedrange: true, automargin: true };
@@ -19,7 +22,7 @@ const CHARTS = {
   days(data) {
     const traces = new Map();
     for (const [day, model, amount] of data.rows) {
-      if (!traces.has(model)) traces.set(model, { type: "bar", name: model, x: [], y: [], hovertemplate: "%{x}<br>$%{y:.4f}" });
+      if (!traces.has(model)) traces.set(model, { type: "bar", name: plain(model), x: [], y: [], hovertemplate: "%{x}<br>$%{y:.4f}" });
       traces.get(model).x.push(day);
       traces.get(model).y.push(amount);
     }
@@ -40,7 +43,7 @@ const CHARTS = {
   },
   groups(data) {
     const days = data.every((row) => /^\d{4}-\d\d-\d\d$/.test(row[0]));
-    const trace = { type: "bar", x: data.map((row) => row[0]), y: data.map((row) => row[1]), marker: { color: COLOURS[0] }, hovertemplate: "%{x}<br>$%{y:.4f}<extra></extra>" };
+    const trace = { type: "bar", x: data.map((row) => plain(row[0])), y: data.map((row) => row[1]), marker: { color: COLOURS[0] }, hovertemplate: "%{x}<br>$%{y:.4f}<extra></extra>" };
     return [[trace], layout({ yaxis: { tickprefix: "$" }, xaxis: { type: days ? "date" : "category", showgrid: false } })];
   },
 };

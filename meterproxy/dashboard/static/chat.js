@@ -4,7 +4,12 @@ const log = document.getElementById("log"), ask = document.getElementById("ask")
 const stop = document.getElementById("stop"), total = document.getElementById("total"), model = document.getElementById("model");
 const organization = document.querySelector(".chat").dataset.organization;
 const csrf = document.querySelector("meta[name=csrf]").content;
-let messages = [], conversation = crypto.randomUUID(), running = null, spent = 0n;
+let messages = [], conversation = newId(), running = null, spent = 0n;
+
+// crypto.randomUUID is there for https and localhost only.
+function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 function show(role, content) {
   const message = document.createElement("article");
@@ -95,5 +100,5 @@ text.addEventListener("keydown", (event) => {
 });
 stop.addEventListener("click", () => running?.abort());
 document.getElementById("anew").addEventListener("click", () => {
-  messages = []; conversation = crypto.randomUUID(); spent = 0n; log.replaceChildren(); total.textContent = ""; text.focus();
+  messages = []; conversation = newId(); spent = 0n; log.replaceChildren(); total.textContent = ""; text.focus();
 });
