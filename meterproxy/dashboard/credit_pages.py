@@ -11,6 +11,7 @@ from meterproxy.control import (
     credit_endpoints,
     forms,
     limit_bodies,
+    notification_endpoints,
     purchase_endpoints,
     queries,
     usage_endpoints,
@@ -59,11 +60,12 @@ class ReportsQuery(GroupQuery):
 async def credits_page(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
     """What there is, how it came to that, and how to get more."""
     cursor = call.query.cursor if isinstance(call.query, CreditsQuery) else None
-    entries = purchases = None
+    entries = purchases = mark = None
     if may(call, Permission.READ_USAGE):
         entries = await credit_endpoints.transactions(
             on, call.asking(query=queries.NumberedPage(cursor=cursor, limit=ROWS))
         )
+        mark = await notification_endpoints.mark(on, call)
     if may(call, Permission.READ_BILLING):
         purchases = (await purchase_endpoints.listed(on, call.asking(query=PurchasePage(limit=PURCHASES)))).data
     return await page(
@@ -72,6 +74,7 @@ async def credits_page(on: Services, call: Call, error: ApiError | None = None) 
         "credits.html",
         error=error,
         purchases=purchases,
+        mark=mark,
         terms=on.purchases.terms,
         idempotency_key=str(uuid4()),
         balance=await credit_endpoints.balance(on, call.asking(query=queries.Fresh())),

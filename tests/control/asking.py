@@ -35,6 +35,7 @@ from meterproxy.store.accounts import Accounts
 from meterproxy.store.activity import Activity
 from meterproxy.store.audit import audit
 from meterproxy.store.audit_log import AuditLog
+from meterproxy.store.credit_marks import CreditMarks
 from meterproxy.store.explain import explain
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.identities import Identities
@@ -43,6 +44,7 @@ from meterproxy.store.limits import Limits
 from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
+from meterproxy.store.notifications import Notifications
 from meterproxy.store.people import People
 from meterproxy.store.providers import PURPOSE, ProviderRows
 from meterproxy.store.purchases import Purchases
@@ -89,6 +91,7 @@ class Asking:
             accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
             Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), LoggedEvents(pool),
             partial(audit, pool), ProviderRows(pool, Seal(bytes(32), PURPOSE)), Purchases(pool, TERMS),
+            Notifications(pool), CreditMarks(pool),
             Live(accounts.look).watch, machine or machine_of(pool),
         )  # fmt: skip
         known = openid(Identities(pool, accounts, registration))

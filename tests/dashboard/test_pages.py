@@ -34,7 +34,8 @@ PAGES_BY_PERMISSION = {
     Permission.MANAGE: "POST /budgets · POST /budgets/{id} · POST /budgets/{id}/retire · POST /members/invite · "
     "POST /members/teams · POST /members/{id}/role · POST /members/{id}/remove · "
     "POST /members/invitations/{id}/withdraw",
-    Permission.BILL: "POST /credits/purchase · POST /credits/purchases/{id}/cancel",
+    Permission.READ_NOTIFICATIONS: "GET /notifications · POST /notifications/read · POST /notifications/{id}/read",
+    Permission.BILL: "POST /credits/mark · POST /credits/purchase · POST /credits/purchases/{id}/cancel",
     Permission.OPERATE: "GET /operate/purchases · POST /operate/purchases/{id}/confirm · "
     "POST /operate/purchases/{id}/decline · GET /operate/organizations · POST /operate/organizations · GET /operate/organizations/{id} · "
     "POST /operate/organizations/{id} · POST /operate/organizations/{id}/credit · GET /operate/people · "
@@ -229,12 +230,20 @@ async def test_what_people_write_is_text(asking: Asking) -> None:
         await pool.execute(f"UPDATE {table} SET {column} = $1 || {column}", HOSTILE)
     request_id = await pool.fetchval("SELECT id FROM usage_events WHERE amount_nanos > 0 LIMIT 1")
     account = person.account_id
+    await pool.execute(
+        "INSERT INTO notifications (account_id, kind, subject_id, detail) SELECT $1, kind, $1, jsonb_build_object("
+        " 'name', $2::text, 'scope', 'account', 'measure', 'amount', 'window', 'day', 'enforcement', 'hard', 'grace', 0,"
+        " 'mark', 100, 'used', 1, 'cap', 1, 'code', $2::text, 'amount_nanos', 1, 'reason', $2::text, 'left_nanos', 1,"
+        " 'below_nanos', 1, 'booked_nanos', 2) FROM unnest(ARRAY['limit.passed', 'credit.low', 'credit.exhausted',"
+        " 'purchase.declined', 'purchase.confirmed', $2]) AS kind",
+        account, HOSTILE,
+    )  # fmt: skip
     since = datetime.now(UTC).date() - timedelta(days=50)
     paths = [
         "/", "/latest", "/activity", f"/activity/{request_id}", "/credits", "/keys", f"/keys/{key_id}", "/budgets",
         "/chat", f"/reports?from={since}", "/reports?group_by=key", "/reports?group_by=conversation", "/members",
         "/profile", "/operate/organizations", f"/operate/organizations/{account}", "/operate/people",
-        "/operate/audit", "/operate/purchases", "/prices", f"/activity?model={HOSTILE}", f"/operate/people?q={HOSTILE}",
+        "/operate/audit", "/operate/purchases", "/notifications", "/prices", f"/activity?model={HOSTILE}", f"/operate/people?q={HOSTILE}",
         f"/register?token={HOSTILE}", f"/login?next=/{HOSTILE}", f"/invitation?token={HOSTILE}",
     ]  # fmt: skip
     for path in paths:
@@ -289,6 +298,25 @@ async def test_credit_is_ordered_and_confirmed_by_forms(asking: Asking) -> None:
     shown = (await ann.get("/operate/purchases?state=confirmed&code=")).body
     assert (first["code"].encode() in shown, second["code"].encode() in shown) == (True, False)
     assert b"$19.50" in (await ann.get("/credits")).body
+
+
+async def test_what_was_read_is_not_counted(asking: Asking) -> None:
+    """The bell counts what one has not read; the mark below which credit is low is moved and taken away by its form."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
+    await asking.pool.execute(
+        "INSERT INTO notifications (account_id, kind, subject_id, detail)"
+        " SELECT $1, 'credit.exhausted', $1, '{}' FROM generate_series(1, 3)",
+        person.account_id,
+    )
+    for left, path in ((2, "/notifications/1/read"), (0, "/notifications/read")):
+        assert (await ann.post(path)).status == 303
+        shown = (await ann.get("/notifications?unread=1")).body.decode()
+        assert (shown.count('<li class="unread">'), f'{left}<span class="hidden"> unread' in shown) == (left, left > 0)
+    for below, told in (("2.50", b'less than <span class="usd">$2.50'), ("", b"and not before")):
+        assert (await ann.post("/credits/mark", below=below)).status == 303
+        assert told in (await ann.get("/credits")).body
+    assert (await ann.post("/credits/mark", below="much")).status == 400
 
 
 async def test_a_keys_policy_is_changed_and_cleared_by_its_form(asking: Asking) -> None:
