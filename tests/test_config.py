@@ -232,7 +232,6 @@ def test_null_is_unset(write: Any) -> None:
         ("cors_origins", "https://example.com"),
         ("passthrough", "/v1/x"),
         ("control__listen", "127.0.0.1:9"),
-        ("usage__retention_days", "30"),
         ("models__fast__route", "openai/gpt-5-mini"),
     ],
 )
@@ -241,6 +240,18 @@ def test_later_features_are_refused(setting: str, value: str) -> None:
     (line,) = problems(None, {f"METERPROXY_{setting.upper()}": value})
     assert line.startswith(setting.replace("__", ".") + " ")
     assert "not supported yet" in line
+
+
+@pytest.mark.parametrize(("days", "hours", "fault"), [
+    ("34", "24", "must be greater than or equal to 35"),
+    ("35", "840", "usage.retention_days must be longer than journal.retain_hours"),
+    ("0", "24", "must be greater than 0"),
+])  # fmt: skip
+def test_rows_are_kept_for_longer_than_anything_needs_them(days: str, hours: str, fault: str) -> None:
+    """A row that is gone no longer keeps its request from being booked again."""
+    (line,) = problems(None, {"METERPROXY_USAGE__RETENTION_DAYS": days, "METERPROXY_JOURNAL__RETAIN_HOURS": hours})
+    assert fault in line
+    assert Config.load(None, {"METERPROXY_USAGE__RETENTION_DAYS": "36"}).usage.retention_days == 36
 
 
 @pytest.mark.parametrize(

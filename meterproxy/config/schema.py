@@ -51,6 +51,8 @@ from meterproxy.core.usage import KINDS
 from meterproxy.errors import ConfigError
 
 MASTER_KEY_BYTES = 32
+LEAST_RETENTION_DAYS = 35
+"""This month and the one before are always whole, and events may be logged for thirty days."""
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -168,7 +170,7 @@ class Stream(Section):
 
 
 class Usage(Section):
-    retention_days: Annotated[Positive | None, later(None)] = None
+    retention_days: Annotated[Positive, Field(ge=LEAST_RETENTION_DAYS)] | None = None
 
 
 class Log(Section):
@@ -220,6 +222,13 @@ class Config(Section):
     openid: OpenIdTerms = OpenIdTerms()
     billing: Billing = Billing()
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _retains_what_journals_tell(self) -> Self:
+        days = self.usage.retention_days
+        if days is not None and days * 24 <= self.journal.retain_hours:
+            raise ValueError("usage.retention_days must be longer than journal.retain_hours")
+        return self
 
     @model_validator(mode="after")
     def _exposes_so_much(self) -> Self:

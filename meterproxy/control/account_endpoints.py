@@ -60,16 +60,52 @@ async def _list_teams(on: Services, call: Call) -> answers.Page[answers.Team]:
     return answers.Page[answers.Team].of([answers.Team.of(row) for row in rows], page.limit)
 
 
+def shared(root: str, permission: Permission) -> tuple[Route, ...]:
+    """What operators do with accounts, by whichever way they have come: below `/admin` or `/api/admin`."""
+    return (
+        Route(
+            method="GET",
+            path=f"{root}/accounts",
+            permission=permission,
+            endpoint=listed,
+            summary="Accounts with their organizations, oldest first",
+            query=queries.Page,
+            answer=answers.Page[answers.Account],
+        ),
+        Route(
+            method="GET",
+            path=f"{root}/accounts/{{id}}",
+            permission=permission,
+            endpoint=read,
+            summary="An account with its balance",
+            query=queries.Fresh,
+            answer=answers.Account,
+        ),
+        Route(
+            method="PATCH",
+            path=f"{root}/accounts/{{id}}",
+            permission=permission,
+            endpoint=changed,
+            summary="Freeze or thaw an account, or change its overdraft",
+            body=bodies.ChangedAccount,
+            answer=answers.Account,
+        ),
+        Route(
+            method="POST",
+            path=f"{root}/accounts/{{id}}/credits",
+            permission=permission,
+            endpoint=credited,
+            summary="Grant credit, or book a purchase, a refund or an adjustment",
+            body=bodies.NewCredit,
+            answer=answers.Entry,
+            status=201,
+            refusals=(Case.CONFLICT,),
+        ),
+    )
+
+
 ROUTES: Final[tuple[Route, ...]] = (
-    Route(
-        method="GET",
-        path="/admin/accounts",
-        permission=Permission.ADMIN_TOKEN,
-        endpoint=listed,
-        summary="Accounts, oldest first",
-        query=queries.Page,
-        answer=answers.Page[answers.Account],
-    ),
+    *shared("/admin", Permission.ADMIN_TOKEN),
     Route(
         method="POST",
         path="/admin/accounts",
@@ -79,35 +115,6 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=bodies.NewAccount,
         answer=answers.Account,
         status=201,
-    ),
-    Route(
-        method="GET",
-        path="/admin/accounts/{id}",
-        permission=Permission.ADMIN_TOKEN,
-        endpoint=read,
-        summary="An account with its balance",
-        query=queries.Fresh,
-        answer=answers.Account,
-    ),
-    Route(
-        method="PATCH",
-        path="/admin/accounts/{id}",
-        permission=Permission.ADMIN_TOKEN,
-        endpoint=changed,
-        summary="Freeze or thaw an account, or change its overdraft",
-        body=bodies.ChangedAccount,
-        answer=answers.Account,
-    ),
-    Route(
-        method="POST",
-        path="/admin/accounts/{id}/credits",
-        permission=Permission.ADMIN_TOKEN,
-        endpoint=credited,
-        summary="Grant credit, or book a purchase, a refund or an adjustment",
-        body=bodies.NewCredit,
-        answer=answers.Entry,
-        status=201,
-        refusals=(Case.CONFLICT,),
     ),
     Route(
         method="GET",

@@ -29,6 +29,7 @@ async def _activity(on: Services, call: Call) -> web.Response:
         call,
         "activity.html",
         rows=listed.data,
+        retained_from=await on.activity.retained_from(),
         wanted=wanted,
         following=urlencode({**wanted, "cursor": listed.next_cursor}) if listed.next_cursor else None,
         exported=urlencode(wanted),

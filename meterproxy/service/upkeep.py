@@ -13,6 +13,7 @@ from meterproxy.store.logged import tidy_logged
 from meterproxy.store.notifications import delete_old_notifications
 from meterproxy.store.people import tidy_people
 from meterproxy.store.pool import Pool
+from meterproxy.store.retention import drop_old_usage
 from meterproxy.store.upkeep import delete_old_owners, delete_old_windows, fold_leases, make_partitions
 
 FIRST_SECONDS: Final = 60.0
@@ -21,8 +22,8 @@ UPKEEP_SECONDS: Final = 3600.0
 FLEET_SECONDS: Final = 15.0
 
 
-async def keep_tidy(pool: Pool) -> None:
-    """Make room for rows to come, and let go of what providers have forgotten and of what has ended."""
+async def keep_tidy(pool: Pool, retention_days: int | None) -> None:
+    """Make room for rows to come, and let go of what providers have forgotten, of what has ended, and of old rows."""
     await asyncio.sleep(FIRST_SECONDS)
     while True:
         with contextlib.suppress(StoreUnavailable):
@@ -35,6 +36,8 @@ async def keep_tidy(pool: Pool) -> None:
             await delete_expired(pool)
             await tidy_people(pool)
             await tidy_logged(pool)
+            if retention_days is not None:
+                await drop_old_usage(pool, retention_days)
         await asyncio.sleep(UPKEEP_SECONDS)
 
 

@@ -252,7 +252,7 @@ class Worker:
         self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)
-        self._tasks.start("upkeep", lambda: keep_tidy(self._pool))
+        self._tasks.start("upkeep", lambda: keep_tidy(self._pool, self._config.usage.retention_days))
         self._tasks.start("fleet gauges", lambda: keep_fleet_counted(self._pool, self._metrics))
         self._tasks.start("heirs", self._heirs.keep_looking)
         lost, longest_seconds = LostSessions(self._pool), self._config.exchange.max_seconds

@@ -10,6 +10,7 @@ import asyncpg
 import orjson
 
 from meterproxy.store.pool import transaction
+from meterproxy.store.retention import retained_from
 from meterproxy.store.sqlfiles import queries
 from meterproxy.store.whose import Whose
 
@@ -90,6 +91,10 @@ class Activity:
         async with transaction(self._pool, readonly=True) as connection:
             rows = await connection.fetch(_SQL["list"], *_arguments(whose, wanted, before, limit))
         return [_row(row) for row in rows]
+
+    async def retained_from(self) -> datetime | None:
+        """The instant from which on rows are kept; None: all are."""
+        return await retained_from(self._pool)
 
     async def exported(
         self, whose: Whose, wanted: ActivityFilter, format_: Literal["csv", "json"]

@@ -13,6 +13,7 @@ from meterproxy.core.usage import KINDS, Usage
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.instants import to_datetime
 from meterproxy.store.pool import Connection, transaction
+from meterproxy.store.retention import read_retained_from
 from meterproxy.store.sqlfiles import queries
 from meterproxy.store.staging import COLUMN_KINDS
 
@@ -31,7 +32,9 @@ async def explain(pool: asyncpg.Pool, request_id: UUID) -> dict[str, Any]:
         durable = await connection.fetchrow(_SQL["read_durable"], request_id)
         found = row or rejected or durable
         if found is None:
-            raise ApiError(Case.NOT_FOUND, f"Nothing is settled under request id {request_id}.")
+            kept_from = await read_retained_from(connection)
+            since = "" if kept_from is None else f" Rows of usage are kept from {kept_from:%Y-%m-%d} on."
+            raise ApiError(Case.NOT_FOUND, f"Nothing is settled under request id {request_id}.{since}")
         entries = await connection.fetch(_SQL["read_entries"], found["account_id"], request_id)
         draws = await _limits_drawn(connection, row) if row else []
     answer: dict[str, Any] = {"request_id": request_id, "account_id": found["account_id"]}

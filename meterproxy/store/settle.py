@@ -13,6 +13,7 @@ import dataclasses
 import struct
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -33,7 +34,7 @@ from meterproxy.store.durable import (
     drop_deferred,
     end_durable,
 )
-from meterproxy.store.instants import to_datetime
+from meterproxy.store.instants import to_datetime, to_us
 from meterproxy.store.owners import book_owners
 from meterproxy.store.pool import Connection, retried, transaction
 from meterproxy.store.sqlfiles import queries
@@ -41,6 +42,7 @@ from meterproxy.store.staging import DrawRow, draw_rows, stage, summed_rows
 
 _SQL: Final = queries("settle")
 
+LAST_US: Final = to_us(datetime.max.replace(tzinfo=UTC))
 LATENCY_THRESHOLDS_MS: Final = [2**power for power in range(23)]
 """Upper ends of the latency buckets: 1 ms … 70 minutes."""
 
@@ -127,7 +129,9 @@ class Settlement:
             for draw in subject.draws:
                 await connection.execute(_SQL["lock_session"], draw.session_id)
             await connection.execute(_SQL["lock_account"], subject.account_id)
-            new = await connection.fetchval(_SQL["add_rejected"], *_rejected(batch, record, settling, error))
+            new = await connection.fetchval(
+                _SQL["add_rejected"], *_rejected(batch, record, settling, error), _placed(subject)
+            )
             if new is None:
                 return
             deduction = record.amount_nanos - record.overrun_nanos
@@ -315,6 +319,11 @@ def minimal_subject(subject: Subject) -> Subject:
         bound_input_tokens=_clamped(subject.bound_input_tokens, MAX_COUNT),
         bound_output_tokens=_clamped(subject.bound_output_tokens, MAX_COUNT),
     )
+
+
+def _placed(subject: Subject) -> datetime:
+    """When its request was placed, as any query takes it."""
+    return to_datetime(_clamped(subject.occurred_us, LAST_US))
 
 
 def _clamped(value: int, highest: int) -> int:

@@ -36,11 +36,19 @@ FROM usage_events u LEFT JOIN (
 WHERE COALESCE(e.deduction, 0) <> u.amount_nanos - u.overrun_nanos OR COALESCE(e.overrun, 0) <> u.overrun_nanos LIMIT 100
 
 -- name: each_charge_has_its_row
-SELECT e.request_id::text AS subject, format('entry %s of account %s', e.entry_no, e.account_id) AS detail
-FROM ledger_entries e
-WHERE e.request_id IS NOT NULL
-  AND NOT EXISTS (SELECT FROM usage_events u WHERE u.id = e.request_id AND u.account_id = e.account_id)
-  AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = e.request_id AND r.account_id = e.account_id) LIMIT 100
+-- What was charged without a row is what rows of dropped months had cost; without such months nothing.
+SELECT account_id::text AS subject,
+    format('charged without a row %s (%s entries, the first for request %s), dropped rows %s', e.nanos, e.entries, e.first,
+        d.amount_nanos) AS detail
+FROM (
+    SELECT account_id, -sum(amount_nanos) AS nanos, count(*) AS entries,
+        (array_agg(request_id ORDER BY entry_no))[1] AS first
+    FROM ledger_entries e
+    WHERE e.request_id IS NOT NULL
+      AND NOT EXISTS (SELECT FROM usage_events u WHERE u.id = e.request_id AND u.account_id = e.account_id)
+      AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = e.request_id AND r.account_id = e.account_id)
+    GROUP BY 1) e FULL JOIN usage_dropped d USING (account_id)
+WHERE COALESCE(e.nanos, 0) <> COALESCE(d.amount_nanos, 0) LIMIT 100
 
 -- name: drawn_is_what_was_lent_and_not_returned
 SELECT w.limit_id::text AS subject,
@@ -76,13 +84,14 @@ FROM limit_windows w LEFT JOIN (
 WHERE w.unspent <> COALESCE(b.unspent, 0) LIMIT 100
 
 -- name: durable_holds_end_with_their_rows
--- One that has ended has a row of its amount, one that is open has none.
+-- One that has ended has a row of its amount, unless its month was dropped; one that is open has none.
 SELECT h.request_id::text AS subject, format('%s with %s, row %s with %s', h.state, h.amount_nanos, u.ending, u.amount_nanos)
     AS detail
 FROM durable_holds h
 LEFT JOIN usage_events u ON (u.account_id, u.occurred_at, u.id) = (h.account_id, h.placed_at, h.request_id)
 WHERE (h.state, h.amount_nanos) IS DISTINCT FROM (COALESCE(u.ending, 'open'), u.amount_nanos)
-  AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = h.request_id) LIMIT 100
+  AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = h.request_id)
+  AND (h.placed_at >= retained_from() OR h.state = 'open') LIMIT 100
 
 -- name: credit_cap_is_credits_and_overdraft
 SELECT a.id::text AS subject, format('cap %s, credits %s, overdraft %s', w.cap, a.credits_nanos, a.overdraft_nanos) AS detail
@@ -103,10 +112,11 @@ WITH counted AS (
         sum(tokens_cached(cache_read_tokens, other_usage)) AS cached_tokens,
         sum(tokens_out(output_tokens, reasoning_tokens, other_usage)) AS output_tokens,
         sum(cost_nanos) AS cost_nanos, sum(amount_nanos) AS amount_nanos
-    FROM usage_events GROUP BY 1, 2, 3, 4, 5, 6, 7)
+    FROM usage_events WHERE occurred_at >= retained_from() GROUP BY 1, 2, 3, 4, 5, 6, 7)
 SELECT account_id::text AS subject, format('hour %s, key %s, user %s, %s %s %s', hour, key_id, user_id, provider, model,
     operation) AS detail
-FROM counted e FULL JOIN usage_by_hour r USING (account_id, hour, key_id, user_id, provider, model, operation)
+FROM counted e FULL JOIN (SELECT * FROM usage_by_hour WHERE hour >= retained_from()) r
+    USING (account_id, hour, key_id, user_id, provider, model, operation)
 WHERE (e.requests, e.failures, e.input_tokens, e.cached_tokens, e.output_tokens, e.cost_nanos, e.amount_nanos)
     IS DISTINCT FROM (r.requests, r.failures, r.input_tokens, r.cached_tokens, r.output_tokens, r.cost_nanos, r.amount_nanos)
 LIMIT 100
@@ -119,27 +129,64 @@ WITH counted AS (
         sum(tokens_cached(cache_read_tokens, other_usage)) AS cached_tokens,
         sum(tokens_out(output_tokens, reasoning_tokens, other_usage)) AS output_tokens,
         sum(cost_nanos) AS cost_nanos, sum(amount_nanos) AS amount_nanos
-    FROM usage_events GROUP BY 1, 2, 3, 4, 5, 6, 7)
+    FROM usage_events WHERE occurred_at >= retained_from() GROUP BY 1, 2, 3, 4, 5, 6, 7)
 SELECT account_id::text AS subject, format('day %s, key %s, user %s, %s %s %s', day, key_id, user_id, provider, model,
     operation) AS detail
-FROM counted e FULL JOIN usage_by_day r USING (account_id, day, key_id, user_id, provider, model, operation)
+FROM counted e FULL JOIN (SELECT * FROM usage_by_day WHERE day >= retained_day()) r
+    USING (account_id, day, key_id, user_id, provider, model, operation)
 WHERE (e.requests, e.failures, e.input_tokens, e.cached_tokens, e.output_tokens, e.cost_nanos, e.amount_nanos)
+    IS DISTINCT FROM (r.requests, r.failures, r.input_tokens, r.cached_tokens, r.output_tokens, r.cost_nanos, r.amount_nanos)
+LIMIT 100
+
+-- name: rollups_know_what_was_dropped
+-- Before the instant from which on rows are kept, rollups are what was dropped and what is about to be.
+WITH rows_left AS (
+    SELECT account_id, count(*) AS requests, count(*) FILTER (WHERE outcome <> 'completed') AS failures,
+        sum(tokens_in(input_tokens, cache_write_tokens, other_usage)) AS input_tokens,
+        sum(tokens_cached(cache_read_tokens, other_usage)) AS cached_tokens,
+        sum(tokens_out(output_tokens, reasoning_tokens, other_usage)) AS output_tokens,
+        sum(cost_nanos) AS cost_nanos, sum(amount_nanos) AS amount_nanos
+    FROM usage_events WHERE occurred_at < retained_from() GROUP BY 1
+), before AS (
+    SELECT account_id, sum(requests) AS requests, sum(failures) AS failures, sum(input_tokens) AS input_tokens,
+        sum(cached_tokens) AS cached_tokens, sum(output_tokens) AS output_tokens, sum(cost_nanos) AS cost_nanos,
+        sum(amount_nanos) AS amount_nanos
+    FROM (SELECT * FROM rows_left UNION ALL SELECT * FROM usage_dropped) all_rows GROUP BY 1
+), rolled AS (
+    SELECT 'hours' AS rollup, account_id, requests, failures, input_tokens, cached_tokens, output_tokens, cost_nanos,
+        amount_nanos
+    FROM usage_by_hour WHERE hour < retained_from()
+    UNION ALL
+    SELECT 'days', account_id, requests, failures, input_tokens, cached_tokens, output_tokens, cost_nanos, amount_nanos
+    FROM usage_by_day WHERE day < retained_day()
+), summed AS (
+    SELECT rollup, account_id, sum(requests) AS requests, sum(failures) AS failures, sum(input_tokens) AS input_tokens,
+        sum(cached_tokens) AS cached_tokens, sum(output_tokens) AS output_tokens, sum(cost_nanos) AS cost_nanos,
+        sum(amount_nanos) AS amount_nanos
+    FROM rolled GROUP BY 1, 2)
+SELECT account_id::text AS subject,
+    format('%s: %s requests, %s nanodollars; dropped and left %s, %s', rollup, r.requests, r.amount_nanos, b.requests,
+        b.amount_nanos) AS detail
+FROM (SELECT * FROM before, (VALUES ('hours'), ('days')) AS rollups (rollup)) b
+FULL JOIN summed r USING (rollup, account_id)
+WHERE (b.requests, b.failures, b.input_tokens, b.cached_tokens, b.output_tokens, b.cost_nanos, b.amount_nanos)
     IS DISTINCT FROM (r.requests, r.failures, r.input_tokens, r.cached_tokens, r.output_tokens, r.cost_nanos, r.amount_nanos)
 LIMIT 100
 
 -- name: latencies_count_every_row
 SELECT account_id::text AS subject, format('hour %s, model %s: rows %s, buckets %s', hour, model, e.requests, r.requests) AS detail
 FROM (SELECT account_id, date_trunc('hour', occurred_at, 'UTC') AS hour, model, count(*) AS requests
-      FROM usage_events GROUP BY 1, 2, 3) e
-FULL JOIN (SELECT account_id, hour, model, sum(requests) AS requests FROM latency_by_hour GROUP BY 1, 2, 3) r
+      FROM usage_events WHERE occurred_at >= retained_from() GROUP BY 1, 2, 3) e
+FULL JOIN (SELECT account_id, hour, model, sum(requests) AS requests FROM latency_by_hour
+           WHERE hour >= retained_from() GROUP BY 1, 2, 3) r
     USING (account_id, hour, model)
 WHERE e.requests IS DISTINCT FROM r.requests LIMIT 100
 
 -- name: tools_count_their_rows
 SELECT account_id::text AS subject, format('day %s, tool %s: rows %s, counted %s', day, tool, e.requests, r.requests) AS detail
 FROM (SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, tool, count(*) AS requests
-      FROM usage_events, unnest(tools) AS tool GROUP BY 1, 2, 3) e
-FULL JOIN tools_by_day r USING (account_id, day, tool)
+      FROM usage_events, unnest(tools) AS tool WHERE occurred_at >= retained_from() GROUP BY 1, 2, 3) e
+FULL JOIN (SELECT * FROM tools_by_day WHERE day >= retained_day()) r USING (account_id, day, tool)
 WHERE e.requests IS DISTINCT FROM r.requests LIMIT 100
 
 -- name: tags_count_their_rows
@@ -147,18 +194,20 @@ WHERE e.requests IS DISTINCT FROM r.requests LIMIT 100
 SELECT account_id::text AS subject, format('day %s, tag %s: rows %s, counted %s', day, tag, e.requests, r.requests) AS detail
 FROM (SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, t.key AS tag, count(*) AS requests,
           sum(amount_nanos) AS amount_nanos
-      FROM usage_events, jsonb_each_text(tags) t WHERE tags IS NOT NULL GROUP BY 1, 2, 3) e
+      FROM usage_events, jsonb_each_text(tags) t WHERE tags IS NOT NULL AND occurred_at >= retained_from()
+      GROUP BY 1, 2, 3) e
 FULL JOIN (SELECT account_id, day, tag, sum(requests) AS requests, sum(amount_nanos) AS amount_nanos
-           FROM tags_by_day GROUP BY 1, 2, 3) r USING (account_id, day, tag)
+           FROM tags_by_day WHERE day >= retained_day() GROUP BY 1, 2, 3) r USING (account_id, day, tag)
 WHERE (e.requests, e.amount_nanos) IS DISTINCT FROM (r.requests, r.amount_nanos) LIMIT 100
 
 -- name: conversations_are_the_sum_of_their_rows
+-- Those that began before the instant from which on rows are kept have more than their rows say.
 SELECT account_id::text AS subject, format('conversation %s', conversation) AS detail
 FROM (SELECT account_id, conversation, min(occurred_at) AS first_at, max(occurred_at) AS last_at, count(*) AS requests,
           sum(amount_nanos) AS amount_nanos
       FROM usage_events WHERE conversation IS NOT NULL GROUP BY 1, 2) e
 FULL JOIN conversations r USING (account_id, conversation)
-WHERE (e.first_at, e.last_at, e.requests, e.amount_nanos)
+WHERE COALESCE(r.first_at, e.first_at) >= retained_from() AND (e.first_at, e.last_at, e.requests, e.amount_nanos)
     IS DISTINCT FROM (r.first_at, r.last_at, r.requests, r.amount_nanos) LIMIT 100
 
 -- name: each_charged_row_has_its_price

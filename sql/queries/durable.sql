@@ -3,7 +3,7 @@
 -- name: book_deferrals
 -- Part of a settle's transaction, with accounts, windows and leases locked: the holds that are not durable yet, be it
 -- that their own journal says so or that their ending came first. Their leases pay all that was held. A request that was
--- settled in any other way stays so. Of a window that upkeep has let go of nothing is drawn any more. Answers how many were
+-- settled in any other way stays so; of one whose row was dropped with its month the ledger knows that it was. Of a window that upkeep has let go of nothing is drawn any more. Answers how many were
 -- new.
 WITH fresh AS (
     INSERT INTO durable_holds (account_id, request_id, placed_at, resource_kind, resource_id, provider, operation, model,
@@ -15,6 +15,7 @@ WITH fresh AS (
     WHERE NOT EXISTS (SELECT FROM usage_events u
                       WHERE (u.account_id, u.occurred_at, u.id) = (t.account_id, t.placed_at, t.request_id))
       AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = t.request_id)
+      AND (t.placed_at >= retained_from() OR charged_nanos(t.account_id, t.request_id) = 0)
     ON CONFLICT DO NOTHING
     RETURNING account_id, request_id
 ), draws AS (

@@ -21,10 +21,12 @@ WITH known AS (
 DELETE FROM logged_events WHERE account_id = $1 AND event_id = $2 AND $3
 
 -- name: read_event
--- What the books say of it, be it that its record waits for a person.
+-- What the books say of it, be it that its record waits for a person or that its row was dropped since.
 SELECT amount_nanos FROM usage_events WHERE (account_id, occurred_at, id) = ($1, $2, $3)
 UNION ALL
 SELECT amount_nanos FROM settle_rejected WHERE account_id = $1 AND request_id = $3
+UNION ALL
+SELECT charged_nanos($1, $3) WHERE $2 < retained_from()
 LIMIT 1
 
 -- name: tidy_events

@@ -10,10 +10,11 @@ import asyncpg
 import msgspec
 import pytest
 
+from meterproxy.config.schema import LEAST_RETENTION_DAYS
 from meterproxy.core.hold import DurableHold, Rest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.resource import Resource
-from meterproxy.errors import ApiError, JournalFailed
+from meterproxy.errors import ApiError, JournalFailed, Unbookable
 from meterproxy.ledger import journal as journal_module
 from meterproxy.ledger.journal import SLACK_BYTES
 from meterproxy.ledger.recover import OpenHoldPolicy
@@ -22,6 +23,7 @@ from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import audit
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.explain import explain
+from meterproxy.store.retention import drop_old_usage
 from meterproxy.store.settle import Settlement
 from tests.ledger.bank import REFUSED, balance, completed, customer, hold_request, ledger_of, pool_of
 from tests.ledger.bank_faults import Snapshot
@@ -444,6 +446,44 @@ async def test_an_ending_that_no_row_can_hold_ends_the_hold_all_the_same(
         assert await states(pool) == ["captured"]
         await pool.execute("UPDATE journal_progress SET open_from = 0, position = $1", batch.start)
         await Settlement(pool).reject(batch, "again")
+    await ledger.stop()
+    assert await drawn(pool) == 600_000
+
+
+@pytest.mark.parametrize("over_after", ["placing", "deferring", "ending"])
+async def test_one_whose_month_is_over_is_charged_once_all_the_same(
+    pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path, over_after: str
+) -> None:
+    """Whatever of it was settled before old rows are dropped; an open one keeps its month."""
+
+    async def months_go(at: str) -> None:
+        if at == over_after:
+            await pool.execute("SELECT advance_retention(now() + interval '40 days')")
+            await drop_old_usage(pool, LEAST_RETENTION_DAYS)
+
+    ledger = await started(pool, tmp_path)
+    hold = await deferred(ledger, key)
+    batches = []
+    await months_go("placing")
+    batches.append(ledger.settler._batch(list(ledger.settler._queue._front)))
+    await settle(ledger)
+    await months_go("deferring")
+    ledger.durable.capture(hold, completed(600))
+    batches.append(ledger.settler._batch(list(ledger.settler._queue._front)))
+    await settle(ledger)
+    await months_go("ending")
+    rejected = {"placing": {WAITS}, "deferring": set(), "ending": set()}[over_after]
+    assert await wrong(pool) == rejected
+    for batch in (*batches, *batches):
+        await pool.execute("UPDATE journal_progress SET open_from = 0, position = $1", batch.start)
+        try:
+            await Settlement(pool).book(batch)
+        except Unbookable:
+            await Settlement(pool).reject(batch, "again")
+        assert await wrong(pool) == rejected
+        assert await balance(pool, key.account_id) == CREDIT - 600_000
+        assert await states(pool) == ["captured"]
+    await pool.execute("UPDATE journal_progress SET position = $1", batches[-1].end)
     await ledger.stop()
     assert await drawn(pool) == 600_000
 

@@ -34,6 +34,8 @@ BREAKS = {
     "ended_sessions_hold_nothing": "UPDATE leases SET granted = granted + 1",
     "hours_are_the_sum_of_their_rows": "UPDATE usage_by_hour SET output_tokens = output_tokens + 1",
     "days_are_the_sum_of_their_rows": "UPDATE usage_by_day SET amount_nanos = amount_nanos - 1",
+    "rollups_know_what_was_dropped":
+        "INSERT INTO usage_dropped VALUES (gen_random_uuid(), 1, 0, 0, 0, 0, 0, 0)",
     "latencies_count_every_row": "DELETE FROM latency_by_hour",
     "tools_count_their_rows": "UPDATE tools_by_day SET requests = requests + 1",
     "tags_count_their_rows": "UPDATE tags_by_day SET amount_nanos = amount_nanos + 1",

@@ -1,0 +1,91 @@
+"""Retention: usage rows older than they are to be kept are dropped by the month; their sums stay.
+
+Rules
+-----
+- A row keeps its request from being booked again, so before a month goes it refuses new rows, for ever. What settle is
+  still told of such a month it books as money alone, and only where the ledger has not charged for it.
+- A month is kept as long as anything in it may change: an open durable hold, an undecided replacement, a record that
+  waits for a person.
+- Rollups, entries, statements and leases stay. What is gone is kept as one line of sums an account, so that the audit
+  still compares to the nanodollar.
+- Nobody waits for it: rows are summed up without a lock, and dropping gives up after a moment where somebody reads.
+"""
+
+import logging
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+
+from meterproxy.errors import StoreUnavailable
+from meterproxy.store.pool import Connection, transaction
+from meterproxy.store.sqlfiles import queries
+
+_SQL: Final = queries("retention")
+
+LOCK_MS: Final = 500
+SUM_SECONDS: Final = 3600.0
+ROWS_AT_ONCE: Final = 5000
+_LOCK: Final = 0x6D657465725F7265
+
+_log: Final = logging.getLogger(__name__)
+
+
+async def drop_old_usage(pool: asyncpg.Pool, days: int) -> int:
+    """Drop months that ended more than so many days ago; answers how many rows. Raises StoreUnavailable."""
+    async with transaction(pool) as connection:
+        if not await connection.fetchval(_SQL["try_lock"], _LOCK):
+            return 0
+        await connection.execute(_SQL["wait_shortly"], f"{LOCK_MS}ms")
+        await connection.fetchval(_SQL["advance"], days)
+    async with transaction(pool, readonly=True) as connection:
+        over = await connection.fetch(_SQL["months_over"])
+    return sum([await _drop_month(pool, month["partition"]) for month in over]) + await _drop_rows(pool)
+
+
+async def retained_from(pool: asyncpg.Pool) -> datetime | None:
+    """The instant from which on usage rows are kept; None: all are."""
+    async with transaction(pool, readonly=True) as connection:
+        return await read_retained_from(connection)
+
+
+async def read_retained_from(connection: Connection) -> datetime | None:
+    """The same, within a transaction."""
+    found: datetime | None = await connection.fetchval(_SQL["retained_from"])
+    return found
+
+
+async def _drop_month(pool: asyncpg.Pool, partition: str) -> int:
+    """Sum a month up and drop it, unless another worker does or somebody reads it; answers how many rows it had."""
+    async with transaction(pool) as connection:
+        if not await connection.fetchval(_SQL["try_lock"], _LOCK):
+            return 0
+        months = {row["partition"]: row["is_summed"] for row in await connection.fetch(_SQL["months_over"])}
+        if partition not in months:
+            return 0
+        if not months[partition]:
+            await connection.execute(_SQL["sum_month"], partition, timeout=SUM_SECONDS)
+    try:
+        async with transaction(pool) as connection:
+            if not await connection.fetchval(_SQL["try_lock"], _LOCK):
+                return 0
+            await connection.execute(_SQL["wait_shortly"], f"{LOCK_MS}ms")
+            rows = int(await connection.fetchval(_SQL["drop_month"], partition))
+    except (StoreUnavailable, asyncpg.UndefinedTableError) as error:
+        _log.warning("a month of usage was not dropped yet", extra={"partition": partition, "error": str(error)})
+        return 0
+    _log.info("dropped a month of usage rows", extra={"partition": partition, "rows": rows})
+    return rows
+
+
+async def _drop_rows(pool: asyncpg.Pool) -> int:
+    """Delete old rows that have no month of their own; answers how many."""
+    total = 0
+    while True:
+        async with transaction(pool) as connection:
+            if not await connection.fetchval(_SQL["try_lock"], _LOCK):
+                return total
+            deleted = int(await connection.fetchval(_SQL["drop_rows"], ROWS_AT_ONCE))
+        total += deleted
+        if deleted < ROWS_AT_ONCE:
+            return total

@@ -1,0 +1,309 @@
+"""Retention: old months go, and nothing is booked twice, lost or out of balance by it."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from meterproxy.config.schema import LEAST_RETENTION_DAYS
+from meterproxy.control import log_endpoints
+from meterproxy.core.lending import Batch, Settling
+from meterproxy.core.money import NANOS_PER_USD
+from meterproxy.core.record import EndRecord
+from meterproxy.errors import ApiError, StoreUnavailable, Unbookable
+from meterproxy.service.invention import DAY_US, invented
+from meterproxy.service.upkeep import keep_tidy
+from meterproxy.store import retention
+from meterproxy.store.accounts import Accounts
+from meterproxy.store.activity import Activity, ActivityFilter
+from meterproxy.store.audit import audit
+from meterproxy.store.explain import explain
+from meterproxy.store.keys import Keys
+from meterproxy.store.logged import Booked, LoggedEvents
+from meterproxy.store.retention import drop_old_usage, retained_from
+from meterproxy.store.settle import Settlement
+from meterproxy.store.usage import UsageFigures
+from meterproxy.store.whose import Whose
+from tests.control.asking import Asking
+from tests.control.history import PRICES, spender_of
+from tests.dashboard.visitor import Visitor
+from tests.ledger.bank import pool_of
+
+DAYS = 150
+KEPT_DAYS = 40
+CREDITS = 100 * NANOS_PER_USD
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
+    async with pool_of(database) as pool:
+        yield pool
+
+
+class Past(NamedTuple):
+    """An account with half a year of exchanges, none of which is booked yet."""
+
+    account_id: UUID
+    records: list[EndRecord]
+
+    @property
+    def amount(self) -> int:
+        return sum(record.amount_nanos for record in self.records)
+
+
+async def past_of(pool: asyncpg.Pool, rows: int = 90, seed: int = 1) -> Past:
+    account = await Accounts(pool).create("Acme")
+    await Accounts(pool).credit(account.id, CREDITS, "grant", "", "first")
+    key = await Keys(pool).create(account.id, "k")
+    now_us = time.time_ns() // 1000
+    await pool.execute("SELECT make_usage_partitions(now() - make_interval(days => $1), 5)", DAYS // 2)
+    spender = await spender_of(pool, key.row.id)
+    return Past(account.id, list(invented([spender], PRICES, now_us - DAYS * DAY_US, now_us, rows, seed)))
+
+
+async def settle(pool: asyncpg.Pool, records: Sequence[EndRecord], at_once: int = 16) -> None:
+    """What a journal with these records has booked: batches are divided where PostgreSQL refuses one of their records."""
+    settlement, journal_id = Settlement(pool), uuid4()
+    await settlement.progress(journal_id)
+    documents = {price.id: price.document() for price in PRICES}
+
+    async def book(start: int, part: Sequence[EndRecord]) -> None:
+        endings = [Settling(start + place, record) for place, record in enumerate(part, start=1)]
+        batch = Batch(journal_id, start, start + len(part), start + len(part), endings, documents, None)
+        try:
+            await settlement.book(batch)
+        except Unbookable as error:
+            if len(part) == 1:
+                await settlement.reject(batch, str(error))
+            else:
+                middle = len(part) // 2
+                await book(start, part[:middle])
+                await book(start + middle, part[middle:])
+
+    for start in range(0, len(records), at_once):
+        await book(start, records[start : start + at_once])
+
+
+async def broken(pool: asyncpg.Pool) -> list[str]:
+    return [f"{result.name}: {result.detail}" for result in await audit(pool) if not result.ok]
+
+
+async def balance(pool: asyncpg.Pool, past: Past) -> int:
+    return (await Accounts(pool).read(past.account_id)).balance_nanos
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_is_told_again_after_its_month_is_gone_is_charged_once(pool: asyncpg.Pool, seed: int) -> None:
+    """Journals come back in any order, before and after: each request is charged once, and the books add up."""
+    chance = random.Random(seed)
+    past = await past_of(pool, rows=60, seed=seed)
+    known = [record for record in past.records if chance.random() < 0.7]
+    await settle(pool, known)
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert await broken(pool) == []
+    for _ in range(2):
+        told = list(past.records)
+        chance.shuffle(told)
+        await settle(pool, told, at_once=chance.randint(1, 40))
+        await drop_old_usage(pool, KEPT_DAYS)
+        assert await balance(pool, past) == CREDITS - past.amount
+    mark = await retained_from(pool)
+    assert mark is not None
+    late = {
+        record.subject.request_id
+        for record in past.records
+        if record not in known and record.amount_nanos and record.subject.occurred_us < mark.timestamp() * 1_000_000
+    }
+    assert late, "else this shows nothing"
+    waiting = {row["request_id"] for row in await pool.fetch("SELECT request_id FROM settle_rejected")}
+    assert waiting == late, "what came too late for a row waits for a person, with its money booked"
+    named = [told.partition(":")[0] for told in await broken(pool)]
+    assert named == ["no_record_waits_for_a_person"]
+
+
+async def test_sums_and_statements_stay_as_they_were(pool: asyncpg.Pool) -> None:
+    """Only lists end where rows do."""
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    whose, figures, today = Whose(past.account_id), UsageFigures(pool), datetime.now(UTC).date()
+    span = today - timedelta(days=DAYS), today
+
+    async def told() -> list[Any]:
+        return [
+            await figures.report(past.account_id, "month", *span),
+            await figures.totals(whose, *span),
+            await figures.peak_hours(whose, *span),
+        ]
+
+    async def listed() -> int:
+        return len(await Activity(pool).list(whose, ActivityFilter(), None, 500))
+
+    before, rows = await told(), await listed()
+    assert rows == len(past.records)
+    dropped = await drop_old_usage(pool, KEPT_DAYS)
+    assert await told() == before
+    assert (await listed(), dropped > 0) == (rows - dropped, True)
+    assert await Activity(pool).list(whose, ActivityFilter(completed=False), None, 500) == [
+        row for row in await Activity(pool).list(whose, ActivityFilter(), None, 500) if row.outcome != "completed"
+    ]
+    mark = await retained_from(pool)
+    assert mark is not None
+    assert (mark.day, mark.hour, mark.minute) == (1, 0, 0)
+    assert mark <= datetime.now(UTC) - timedelta(days=KEPT_DAYS) < mark + timedelta(days=31)
+    with pytest.raises(ApiError, match=f"kept from {mark:%Y-%m-%d} on"):
+        await explain(pool, past.records[0].subject.request_id)
+    assert await drop_old_usage(pool, KEPT_DAYS) == 0
+    assert await drop_old_usage(pool, 10_000) == 0, "it never goes back"
+    assert await retained_from(pool) == mark
+
+
+async def test_rows_that_no_month_has_go_as_well(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the default partition, a slice at a time."""
+    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 7)
+    past = await past_of(pool)
+    await pool.execute("ALTER TABLE usage_events DETACH PARTITION " + await oldest_month(pool))
+    await settle(pool, past.records)
+    in_default = await pool.fetchval("SELECT count(*) FROM usage_events_default")
+    assert in_default > 7
+    assert await drop_old_usage(pool, KEPT_DAYS) >= in_default
+    assert await pool.fetchval("SELECT count(*) FROM usage_events_default") == 0
+    assert await broken(pool) == []
+
+
+async def oldest_month(pool: asyncpg.Pool) -> str:
+    oldest: str = await pool.fetchval(
+        "SELECT min(c.relname) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
+        "WHERE i.inhparent = 'usage_events'::regclass AND c.relname ~ '[0-9]$'"
+    )
+    return oldest
+
+
+KEEPING = {
+    "a durable hold that is open": """
+        INSERT INTO durable_holds (account_id, request_id, placed_at, resource_kind, resource_id, provider, operation, model,
+            price_id, hold_nanos, subject, input_estimate)
+        VALUES ($1, $2, $3, 'response', 'r', 'openai', 'response', 'm', $2, 0, '', 0)""",
+    "a replacement that is not decided": """
+        INSERT INTO replaced_requests
+        VALUES ($1, $2, $3, $2, gen_random_uuid(), $3, $2, 'pending', now(), now(), NULL)""",
+    "a record that waits for a person": """
+        INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error,
+            record)
+        SELECT id, account_id, amount_nanos, 0, $2, 0, 'x', '' FROM usage_events
+        WHERE account_id = $1 AND occurred_at >= $3 ORDER BY occurred_at LIMIT 1""",
+}
+
+
+@pytest.mark.parametrize("keeping", KEEPING)
+async def test_a_month_in_which_something_may_still_change_is_kept(pool: asyncpg.Pool, keeping: str) -> None:
+    """Its row, or that it has none, is still needed."""
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    at = datetime.now(UTC) - timedelta(days=100)
+    await pool.execute(KEEPING[keeping], past.account_id, uuid4(), at)
+    await drop_old_usage(pool, KEPT_DAYS)
+    mark = await retained_from(pool)
+    assert mark is not None
+    assert mark <= at < mark + timedelta(days=62)
+
+
+async def test_who_reads_is_not_waited_for(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody reads the table, months stay, whoever settles goes on, and the next time they go."""
+    monkeypatch.setattr(retention, "LOCK_MS", 20)
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    async with pool.acquire() as reader:
+        reading = reader.transaction(isolation="repeatable_read", readonly=True)
+        await reading.start()
+        rows = await reader.fetchval("SELECT count(*) FROM usage_events")
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            await drop_old_usage(pool, KEPT_DAYS)
+        assert await retained_from(pool) is None
+        await settle(pool, past.records[-1:])
+        assert await reader.fetchval("SELECT count(*) FROM usage_events") == rows
+        await reading.rollback()
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert await broken(pool) == []
+
+
+async def test_between_summing_up_and_dropping_the_books_balance(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies there leaves a month that refuses rows and is dropped by the next."""
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    with monkeypatch.context() as patch:
+        patch.setitem(retention._SQL, "drop_month", "SELECT 1 / (length($1::text) * 0)")
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await drop_old_usage(pool, KEPT_DAYS)
+    assert await pool.fetchval("SELECT count(*) FROM usage_dropping") > 0
+    assert await broken(pool) == []
+    await settle(pool, past.records)
+    assert await broken(pool) == []
+    assert await balance(pool, past) == CREDITS - past.amount
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert await broken(pool) == []
+
+
+async def test_an_audit_sees_a_month_or_its_sums_never_neither(pool: asyncpg.Pool) -> None:
+    """However both run into each other."""
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    audits = [asyncio.create_task(broken(pool)) for _ in range(3)]
+    dropping = asyncio.create_task(drop_old_usage(pool, KEPT_DAYS))
+    audits += [asyncio.create_task(broken(pool)) for _ in range(3)]
+    assert await asyncio.gather(*audits) == [[]] * 6
+    await asyncio.wait([dropping])
+    dropping.exception()
+    await drop_old_usage(pool, KEPT_DAYS)
+    assert await broken(pool) == []
+
+
+async def test_a_logged_event_is_still_known_when_its_row_is_gone(pool: asyncpg.Pool) -> None:
+    """Told again, it is answered as it was booked, not booked again; none can be told first for a month that is gone."""
+    assert timedelta(days=LEAST_RETENTION_DAYS) > log_endpoints.OLDEST
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    record = past.records[0]
+    occurred_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=record.subject.occurred_us)
+    await pool.execute(
+        "INSERT INTO logged_events (account_id, event_id, digest, request_id, occurred_at, claimed_until) "
+        "VALUES ($1, 'e', $4, $2, $3, now())", past.account_id, record.subject.request_id, occurred_at, bytes(32),
+    )  # fmt: skip
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    found = await LoggedEvents(pool).claim(past.account_id, "e", bytes(32), datetime.now(UTC))
+    assert found == Booked(record.subject.request_id, occurred_at, record.amount_nanos)
+
+
+async def test_the_page_of_requests_says_from_when_they_are_kept(pool: asyncpg.Pool) -> None:
+    """And where to look for what was used before."""
+    asking = Asking(pool)
+    visitor = await Visitor.of(asking, await asking.person("ann"))
+    assert b"are kept from" not in (await visitor.get("/activity")).body
+    await drop_old_usage(pool, KEPT_DAYS)
+    mark = await retained_from(pool)
+    assert mark is not None
+    assert f"kept from {mark:%Y-%m-%d} on".encode() in (await visitor.get("/activity")).body
+
+
+async def test_upkeep_drops_what_the_configuration_says(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset, it keeps all."""
+    monkeypatch.setattr("meterproxy.service.upkeep.FIRST_SECONDS", 0)
+    dropped: asyncio.Queue[int] = asyncio.Queue()
+
+    async def told(pool: asyncpg.Pool, days: int) -> int:
+        dropped.put_nowait(await drop_old_usage(pool, days))
+        return 0
+
+    monkeypatch.setattr("meterproxy.service.upkeep.drop_old_usage", told)
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    task = asyncio.create_task(keep_tidy(pool, KEPT_DAYS))
+    assert await dropped.get() > 0
+    task.cancel()
