@@ -1,5 +1,6 @@
 """API keys: made (the secret is shown once, with snippets that work), seen, changed, rotated, revoked."""
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -22,6 +23,8 @@ class KeysQuery(queries.Page):
     done: str = ""
 
 
+OFFERS_SECONDS: Final = 1.0
+"""How long a key that was made waits to be shown for an example of a model."""
 _CLEARABLE: Final = ("models", "operations", "networks", "highest_request", "expires_at")
 
 
@@ -89,8 +92,9 @@ async def _shown_once(on: Services, call: Call, name: str, secret: str) -> web.R
 async def _a_model(on: Services) -> str:
     """A model for the snippets: the cheapest that chats, if any list can be had."""
     try:
-        offers = await on.machine.offers()
-    except ApiError:
+        async with asyncio.timeout(OFFERS_SECONDS):
+            offers = await on.machine.offers()
+    except (ApiError, TimeoutError):
         offers = []
     chatting = [
         (offer.price.cards["default"].tiers[0].rates.output, offer.model)

@@ -36,7 +36,9 @@ async def _removed(on: Services, call: Call) -> web.Response:
 
 async def _key_added(on: Services, call: Call) -> web.Response:
     try:
-        body = forms.read(NewProviderKey, {**call.form, "provider_id": call.ids[0]})
+        given = {**call.form, "provider_id": call.ids[0]}
+        given["test"] = "0" if given.pop("untested", "") else "1"
+        body = forms.read(NewProviderKey, given)
         await provider_endpoints.key_added(on, call.asking(body=body))
     except ApiError as error:
         return await _providers(on, call, error)

@@ -4,8 +4,9 @@ Rules
 -----
 - A model is listed only by the provider that its requests would go to, only with a price, and only if the key may use
   it. What is not listed does not exist.
-- A provider's list is fetched when it is asked for, at most once a minute, by one request at a time; while it cannot
-  be fetched the last one that could be stands.
+- A provider's list is fetched when it is asked for, at most once a minute, by one request at a time, in ten seconds at
+  most; by the next of its keys where one is refused. While it cannot be fetched the last one that could be stands, and
+  where there is none, who asks hears of the failure at once for a while.
 - A provider's own words about a model pass as they are.
 """
 
@@ -18,7 +19,7 @@ import orjson
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.price import Price
-from meterproxy.errors import ApiError
+from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.authenticate import may_use_model
 from meterproxy.proxy.forward import failed, nothing_held
 from meterproxy.proxy.headers import to_provider
@@ -28,7 +29,8 @@ from meterproxy.proxy.upstream import UpstreamError
 
 FRESH_US: Final = 60_000_000
 RETRY_US: Final = 5_000_000
-"""How long a failed fetch is not repeated while there is an older list."""
+"""How long a failed fetch is not repeated."""
+FETCH_SECONDS: Final = 10.0
 LIST_BYTES: Final = 16 << 20
 
 Model = dict[str, Any]
@@ -49,6 +51,8 @@ class ProviderModels:
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
         self._models: dict[str, Model] | None = None
+        self._failure: ApiError | None = None
+        """Why there is no list yet."""
         self._next_fetch_us = 0
         self._fetching = asyncio.Lock()
 
@@ -58,39 +62,46 @@ class ProviderModels:
         Raises:
             ApiError: the list was never fetched and cannot be now.
         """
-        if self._models is not None and now_us < self._next_fetch_us:
-            return self._models
-        async with self._fetching:
-            if self._models is None or now_us >= self._next_fetch_us:
-                await self._refresh(now_us)
-            assert self._models is not None
-            return self._models
+        if now_us >= self._next_fetch_us:
+            async with self._fetching:
+                if now_us >= self._next_fetch_us:
+                    await self._refresh(now_us)
+        if self._models is None:
+            assert self._failure is not None, "it was asked for"
+            raise self._failure.again()
+        return self._models
 
     async def _refresh(self, now_us: int) -> None:
         try:
             self._models = await self._fetch()
-        except ApiError:
-            self._next_fetch_us = now_us + RETRY_US
-            if self._models is None:
-                raise
+        except ApiError as error:
+            self._next_fetch_us, self._failure = now_us + RETRY_US, error.again()
         else:
             self._next_fetch_us = now_us + FRESH_US
 
     async def _fetch(self) -> dict[str, Model]:
-        provider = self.provider
-        try:
-            answer = await provider.upstream.send(
-                b"GET", "/models", to_provider((), provider.own_headers), b"", before_first_byte=nothing_held
-            )
-            body = await answer.read_all(LIST_BYTES)
-        except UpstreamError as error:
-            raise failed(error) from None
-        if answer.status != 200:
-            raise account_refused()
-        return dict(_listed(body))
+        for provider in self.provider.chain():
+            try:
+                async with asyncio.timeout(FETCH_SECONDS):
+                    status, body = await ask(provider)
+            except UpstreamError as error:
+                raise failed(error) from None
+            except TimeoutError:
+                raise ApiError(Case.UPSTREAM_TIMEOUT, "The provider did not list its models in time.") from None
+            if status == 200:
+                return dict(listed(body))
+        raise account_refused()
 
 
-def _listed(body: bytes) -> Iterator[tuple[str, Model]]:
+async def ask(provider: Provider) -> tuple[int, bytes]:
+    """Ask a provider for its models: the status of its answer, and what it says. Raises UpstreamError."""
+    headers = to_provider((), provider.own_headers)
+    answer = await provider.upstream.send(b"GET", "/models", headers, b"", before_first_byte=nothing_held)
+    return answer.status, await answer.read_all(LIST_BYTES)
+
+
+def listed(body: bytes) -> Iterator[tuple[str, Model]]:
+    """The models that a provider lists, by id. Raises ApiError UPSTREAM_ACCOUNT where it is no list."""
     try:
         data = orjson.loads(body)["data"]
     except (orjson.JSONDecodeError, KeyError, TypeError):

@@ -1,22 +1,31 @@
 """A probe: whether a provider takes a key, found out by asking it for its models before the key is kept."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from meterproxy.errors import ApiError, Case, ConfigError
-from meterproxy.proxy.models import ProviderModels
+from meterproxy.proxy.models import ask, listed
 from meterproxy.proxy.provider import Provider
-from meterproxy.proxy.upstream import Origin, Upstream
+from meterproxy.proxy.upstream import Origin, Upstream, UpstreamError
 
 SECONDS: Final = 15.0
+_UNREACHABLE: Final[Mapping[str, str]] = {
+    "dns": "The name in its address is not known.",
+    "connect": "Nothing answers at its address.",
+    "connect_timeout": "Nothing answers at its address.",
+    "proxy": "The proxy that HTTPS_PROXY names does not let us there.",
+    "tls": "It shows no certificate that is trusted here.",
+}
+_UNTESTED: Final = "If you know better, add the key untested."
 
 
 async def probe(base_url: str, secret: str) -> int:
     """How many models the provider lists for this key.
 
     Raises:
-        ApiError: MALFORMED where the address cannot be used, or the provider refuses the key or cannot be reached; what
-            is said tells nothing of the key.
+        ApiError: MALFORMED where the address cannot be used, or the provider refuses the key, has no list, or cannot be
+            reached; what is said tells nothing of the key.
     """
     try:
         upstream = Upstream(Origin.from_base_url(base_url, connect_seconds=5.0, first_byte_seconds=10.0))
@@ -24,12 +33,29 @@ async def probe(base_url: str, secret: str) -> int:
         raise ApiError(Case.MALFORMED, f"base_url: {error}.", param="base_url") from error
     try:
         async with asyncio.timeout(SECONDS):
-            return len(await ProviderModels(Provider("probe", upstream, secret)).read(0))
-    except ApiError as error:
-        refused = error.case is Case.UPSTREAM_ACCOUNT
-        text = "The provider does not take this key." if refused else "The provider cannot be reached at its address."
-        raise ApiError(Case.MALFORMED, text, param="secret" if refused else "base_url") from error
+            status, body = await ask(Provider("probe", upstream, secret))
+    except UpstreamError as error:
+        why = _UNREACHABLE.get(error.reason, "It does not speak HTTP as it should.")
+        raise _failed(f"The provider cannot be reached. {why}") from error
     except TimeoutError as error:
-        raise ApiError(Case.MALFORMED, "The provider did not answer in time.", param="base_url") from error
+        raise _failed("The provider did not answer in time.") from error
     finally:
         await upstream.close()
+    _check(status)
+    try:
+        return len(list(listed(body)))
+    except ApiError as error:
+        raise _failed(f"What the provider answers to /models is no list of models. {_UNTESTED}") from error
+
+
+def _check(status: int) -> None:
+    if status in {401, 403}:
+        raise _failed("The provider does not take this key.", param="secret")
+    if status in {404, 405}:
+        raise _failed(f"There is no list of models at this address ({status}). {_UNTESTED}")
+    if status != 200:
+        raise _failed(f"The provider answered with status {status}: nothing is known of the key. {_UNTESTED}")
+
+
+def _failed(text: str, param: str = "base_url") -> ApiError:
+    return ApiError(Case.MALFORMED, text, param=param)

@@ -7,6 +7,7 @@ next one as the spare of the one before.
 
 import base64
 import logging
+from collections.abc import Iterable
 from typing import Final
 
 from meterproxy.config import Config
@@ -45,6 +46,7 @@ class StoredProviders(Looking):
         self._configured = configured
         self._router = router
         self._known: tuple[OpenedProvider, ...] = ()
+        self._made: dict[OpenedProvider, Provider] = {}
         self._left: list[Upstream] = []
         """Connections of providers as they were, which exchanges may still use."""
 
@@ -54,26 +56,29 @@ class StoredProviders(Looking):
         if stored == self._known:
             return
         taken = {provider.name for provider in self._configured}
-        made = []
+        made: dict[OpenedProvider, Provider] = {}
         for one in stored:
             if one.name in taken:
                 _log.error("a provider has a configured one's name and is left out", extra={"provider": one.name})
                 continue
             try:
-                made.append(stored_provider(one))
+                made[one] = self._made.get(one) or stored_provider(one)
             except ConfigError as error:
                 _log.error("a provider cannot be used", extra={"provider": one.name, "error": str(error)})
-        self._known = stored
-        before = self._router.providers[len(self._configured) :]
-        self._router.replace((*self._configured, *made))
+        gone = [provider for one, provider in self._made.items() if one not in made]
+        self._known, self._made = stored, made
+        self._router.replace((*self._configured, *made.values()))
         self._left = [upstream for upstream in self._left if upstream.stats().open]
-        self._left += [one.upstream for provider in before for one in provider.chain()]
+        self._left += _upstreams(gone)
 
     async def close(self) -> None:
         """Close all connections of stored providers."""
-        stored = self._router.providers[len(self._configured) :]
-        for upstream in (*self._left, *(one.upstream for provider in stored for one in provider.chain())):
+        for upstream in (*self._left, *_upstreams(self._made.values())):
             await upstream.close()
+
+
+def _upstreams(providers: Iterable[Provider]) -> list[Upstream]:
+    return [one.upstream for provider in providers for one in provider.chain()]
 
 
 def stored_provider(stored: OpenedProvider) -> Provider:

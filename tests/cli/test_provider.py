@@ -51,12 +51,13 @@ def test_what_cannot_be_a_provider_is_told_in_one_line(on_database: Command, mon
 
 
 def test_the_exhibit_says_that_it_is_made_up(on_database: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once; the second time it says that it is there."""
+    """It is made once; the second time there is a new password for it."""
     monkeypatch.setattr("meterproxy.service.exhibit.make_exhibit.__defaults__", (200,))
     done = on_database("demo", "--json")
     assert done.status == 0
     assert done.json["requests"] == 200
     assert "made up" in done.err
     assert on_database("audit").status == 0
-    done = on_database("demo")
-    assert (done.status, "is there already" in done.err) == (1, True)
+    again = on_database("demo", "--json")
+    assert (again.status, again.json["account_id"], again.json["requests"]) == (0, done.json["account_id"], 0)
+    assert again.json["password"] != done.json["password"]

@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
 import pytest_asyncio
 
+from meterproxy.catalog.catalog import Catalog
+from meterproxy.proxy.route import Router
+from meterproxy.service.providers import StoredProviders
 from meterproxy.simulator.app import running as simulator
 from meterproxy.simulator.settings import SimulatorSettings
+from meterproxy.store.providers import OpenedProvider, ProviderRows
 from tests import postgres
 from tests.service.running import Service, service
 
@@ -110,3 +114,35 @@ async def test_the_next_key_is_used_where_one_is_refused(narrow: Service) -> Non
         for _ in range(20):
             await asked(narrow, key, "gpt-4.1-mini")
             await asyncio.sleep(0.05)
+
+
+class Rows:
+    """Stored providers, as a test says."""
+
+    def __init__(self) -> None:
+        self.stored: list[OpenedProvider] = []
+
+    async def opened(self) -> list[OpenedProvider]:
+        return list(self.stored)
+
+
+def opened(name: str, *secrets: str) -> OpenedProvider:
+    return OpenedProvider(name, "https://127.0.0.1:1/v1", "openai", ("*",), secrets)
+
+
+async def test_what_has_not_changed_stays_with_its_connections() -> None:
+    """A change of one provider costs the others neither their warm connections nor what they have learnt."""
+    rows, router = Rows(), Router((), Catalog())
+    stored = StoredProviders(cast("ProviderRows", rows), (), router)
+    rows.stored = [opened("a", "1"), opened("b", "1")]
+    await stored.look()
+    a, b = router.providers
+    rows.stored = [opened("a", "1", "2"), opened("b", "1"), opened("c", "1")]
+    await stored.look()
+    assert router.providers[0] is not a
+    assert router.providers[1] is b
+    assert [provider.name for provider in router.providers] == ["a", "b", "c"]
+    rows.stored = [opened("b", "1")]
+    await stored.look()
+    assert router.providers == (b,)
+    await stored.close()

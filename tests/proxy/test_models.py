@@ -1,0 +1,134 @@
+"""A provider's list of models: fetched seldom, bounded in time, by the key that is taken."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from meterproxy.errors import ApiError, Case
+from meterproxy.proxy import models as models_module
+from meterproxy.proxy import probe as probe_module
+from meterproxy.proxy.models import FRESH_US, RETRY_US, ProviderModels
+from meterproxy.proxy.probe import probe
+from meterproxy.proxy.provider import Provider
+from meterproxy.proxy.upstream import Origin, Upstream
+from tests.proxy import scripted
+from tests.proxy.scripted import Peer, Script, answers
+
+
+def says(status: int, body: Any = b"") -> bytes:
+    content = body if isinstance(body, bytes) else orjson.dumps(body)
+    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(content), content)
+
+
+def lists(*names: str) -> bytes:
+    return says(200, {"object": "list", "data": [{"id": name} for name in names]})
+
+
+async def silent(peer: Peer) -> None:
+    await peer.request()
+    await peer.closed()
+
+
+def by(port: int, key: str, spare: Provider | None = None) -> Provider:
+    return Provider("p", Upstream(Origin.from_base_url(f"http://127.0.0.1:{port}/v1")), key, spare=spare)
+
+
+async def closed(*providers: Provider) -> None:
+    for provider in providers:
+        for one in provider.chain():
+            await one.upstream.close()
+
+
+async def test_a_list_is_fetched_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask; while it cannot be fetched the last one stands."""
+    async with scripted.provider(answers(lists("a"), says(500), lists("b"))) as served:
+        provider = by(served.port, "k")
+        known = ProviderModels(provider)
+        assert [list(one) for one in await asyncio.gather(*(known.read(0) for _ in range(5)))] == [["a"]] * 5
+        assert list(await known.read(FRESH_US - 1)) == ["a"]
+        assert list(await known.read(FRESH_US)) == ["a"]
+        assert list(await known.read(FRESH_US + RETRY_US)) == ["b"]
+        await closed(provider)
+
+
+async def test_a_provider_that_is_silent_keeps_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks meanwhile hears of the failure at once; after a while it is asked again."""
+    monkeypatch.setattr(models_module, "FETCH_SECONDS", 0.05)
+    async with scripted.provider(silent, answers(lists("a"))) as served:
+        provider = by(served.port, "k")
+        known = ProviderModels(provider)
+        for _ in range(3):
+            with pytest.raises(ApiError) as refused:
+                await known.read(0)
+            assert refused.value.case is Case.UPSTREAM_TIMEOUT
+        assert served.connections == 1
+        monkeypatch.setattr(models_module, "FETCH_SECONDS", 10.0)
+        assert list(await known.read(RETRY_US)) == ["a"]
+        await closed(provider)
+
+
+async def test_the_next_key_is_asked_where_one_is_refused() -> None:
+    """A list can be had as long as one key of a provider is taken."""
+    heard: list[str] = []
+
+    def told(answer: bytes) -> Script:
+        async def script(peer: Peer) -> None:
+            heard.append(dict((await peer.answer(answer)).headers)["Authorization"])
+            await peer.closed()
+
+        return script
+
+    async with scripted.provider(told(says(401)), told(lists("a"))) as served:
+        provider = by(served.port, "first", by(served.port, "second"))
+        assert list(await ProviderModels(provider).read(0)) == ["a"]
+        await closed(provider)
+    assert heard == ["Bearer first", "Bearer second"]
+
+
+@pytest.mark.parametrize(("answer", "param", "said"), [
+    (says(401), "secret", "does not take this key"),
+    (says(403), "secret", "does not take this key"),
+    (says(404), "base_url", "no list of models at this address (404)"),
+    (says(503), "base_url", "status 503: nothing is known of the key"),
+    (says(429), "base_url", "status 429: nothing is known of the key"),
+    (says(200, b"<html>"), "base_url", "no list of models"),
+    (says(200, {"data": 3}), "base_url", None),
+    (b"SSH-2.0-OpenSSH_9.6\r\n", "base_url", "does not speak HTTP"),
+])  # fmt: skip
+async def test_what_is_said_of_a_key_that_could_not_be_tried(answer: bytes, param: str, said: str | None) -> None:
+    """What the operator can do about it, in one sentence, and nothing of the key."""
+
+    async def script(peer: Peer) -> None:
+        await peer.answer(answer)
+        peer.close()
+
+    async with scripted.provider(script) as served:
+        if said is None:
+            assert await probe(f"http://127.0.0.1:{served.port}/v1", "sk-very-secret") == 0
+            return
+        with pytest.raises(ApiError) as refused:
+            await probe(f"http://127.0.0.1:{served.port}/v1", "sk-very-secret")
+    assert (refused.value.case, refused.value.param) == (Case.MALFORMED, param)
+    assert said in refused.value.message
+    assert "very-secret" not in refused.value.message
+
+
+@pytest.mark.parametrize(("address", "said"), [
+    ("http://127.0.0.1:1/v1", "Nothing answers at its address."),
+    ("http://nowhere.invalid/v1", "The name in its address is not known."),
+])  # fmt: skip
+async def test_an_address_where_nobody_is_is_told(address: str, said: str) -> None:
+    """Not that the key is wrong."""
+    with pytest.raises(ApiError, match=said) as refused:
+        await probe(address, "k")
+    assert refused.value.param == "base_url"
+
+
+async def test_a_certificate_that_is_not_trusted_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what it is."""
+    monkeypatch.setattr(probe_module, "SECONDS", 5.0)
+    async with scripted.provider(tls=True) as served:
+        with pytest.raises(ApiError, match="no certificate that is trusted here"):
+            await probe(f"https://127.0.0.1:{served.port}/v1", "k")
