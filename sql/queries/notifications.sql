@@ -10,11 +10,13 @@ WHERE n.account_id = $1 AND ($2::uuid IS NULL OR n.user_id = $2) AND ($3 OR NOT 
 ORDER BY n.id DESC LIMIT $7
 
 -- name: count_unread
--- As many as anybody wants to see a number of.
+-- Of the latest thousand, and as many as anybody wants to see a number of: each page asks.
 SELECT count(*) FROM (
-    SELECT FROM notifications n
-    WHERE n.account_id = $1 AND ($2::uuid IS NULL OR n.user_id = $2) AND ($3 OR NOT n.for_payers)
-      AND NOT EXISTS (SELECT FROM notification_reads r WHERE r.notification_id = n.id AND r.user_id = $4)
+    SELECT FROM (
+        SELECT n.id FROM notifications n
+        WHERE n.account_id = $1 AND ($2::uuid IS NULL OR n.user_id = $2) AND ($3 OR NOT n.for_payers)
+        ORDER BY n.id DESC LIMIT 1000) latest
+    WHERE NOT EXISTS (SELECT FROM notification_reads r WHERE r.notification_id = latest.id AND r.user_id = $4)
     LIMIT $5) unread
 
 -- name: mark_read
@@ -67,4 +69,5 @@ SELECT account_id FROM credit_marks WHERE account_id > $1 ORDER BY account_id LI
 SELECT below_nanos FROM credit_marks WHERE account_id = $1
 
 -- name: set_mark
-UPDATE credit_marks SET below_nanos = $2 WHERE account_id = $1
+INSERT INTO credit_marks (account_id, below_nanos) VALUES ($1, $2)
+ON CONFLICT (account_id) DO UPDATE SET below_nanos = excluded.below_nanos
