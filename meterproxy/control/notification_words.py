@@ -32,12 +32,18 @@ def words_of(kind: str, subject_id: object, detail: Mapping[str, Any], *, sees_b
 
 def _limit_passed(detail: Mapping[str, Any]) -> Words:
     mark = detail["mark"]
-    what = f"The budget “{detail['name']}”" if detail["name"] else f"A budget of one {detail['scope']}"
-    if not detail["name"] and detail["scope"] in {"account", "organization"}:
-        what = "A budget of the organization"
+    what = _name_of(detail)
     title = f"{what} is used up" if mark >= FULL else f"{what} has passed {mark} %"
     used = f"{_quantity(detail, 'used')} of {_quantity(detail, 'cap')}{_BY_WINDOW.get(detail['window'], '')} were used."
     return Words(title, f"{used} {_meaning(detail)}", "/budgets")
+
+
+def _name_of(detail: Mapping[str, Any]) -> str:
+    noun = "budget" if detail["measure"] == "amount" else "limit"
+    if detail["name"]:
+        return f"The {noun} “{detail['name']}”"
+    whose = "the organization" if detail["scope"] in {"account", "organization"} else f"one {detail['scope']}"
+    return f"A {noun} of {whose}"
 
 
 def _meaning(detail: Mapping[str, Any]) -> str:

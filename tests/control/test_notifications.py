@@ -37,7 +37,7 @@ async def asking(database: str) -> AsyncIterator[Asking]:
     ({"mark": 100, "grace": 1_000_000_000}, "The budget “team” is used up",
      "$7.50 of $10.00 a month were used. When all of it and its grace of $1.00 is used, requests that draw from it are refused."),
     ({"mark": 100, "window": "total", "measure": "tokens", "used": 1234, "cap": 1000, "name": ""},
-     "A budget of the organization is used up",
+     "A limit of the organization is used up",
      "1,234 tokens of 1,000 tokens in all were used. Requests that draw from it are refused until its cap is raised."),
     ({"enforcement": "soft", "name": "", "scope": "key"}, "A budget of one key has passed 75 %",
      "$7.50 of $10.00 a month were used. It only counts: nothing is refused."),
@@ -85,7 +85,7 @@ async def test_everybody_hears_what_concerns_him(asking: Asking) -> None:
             ("owner", owner.token), ("member", member.token), ("viewer", viewer.token), ("admin token", ADMIN_TOKEN),
         )
     }  # fmt: skip
-    limits = ["The budget “his” has passed 75 %", "The budget “all” has passed 75 %"]
+    limits = ["The limit “his” has passed 75 %", "The limit “all” has passed 75 %"]
     titles = {name: [one["title"] for one in told["data"]] for name, told in heard.items()}
     assert titles["owner"] == titles["admin token"] == ["$19.00 of credit was added", *limits]
     assert (titles["viewer"], titles["member"]) == (limits, limits[:1])

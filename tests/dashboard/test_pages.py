@@ -262,7 +262,8 @@ async def test_what_people_write_is_text(asking: Asking) -> None:
 
 async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(asking: Asking) -> None:
     """With the field at fault named."""
-    ann = await Visitor.of(asking, await asking.person("ann"))
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
     heard = await ann.post("/keys", name="reporting", highest_request="much")
     assert heard.status == 400
     assert b"highest_request: not an amount" in heard.body
@@ -274,8 +275,16 @@ async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(
     assert heard.status == 400
     heard = await ann.post(f"/keys/{uuid4()}/rotate", grace_seconds="--5")
     assert heard.status == 400
-    heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="15")
+    heard = await ann.post(
+        "/budgets", name="b", whose="account", measure="requests", window="day", cap="15", marks="50"
+    )
     assert heard.status == 303
+    (budget,) = (await ann.asking("GET", "/api/budgets", token=person.token)).body["data"]
+    path = f"/budgets/{budget['id']}"
+    assert (budget["marks"], (await ann.post(path, cap="15", marks="50, 5000")).status) == ([50], 400)
+    assert (await ann.post(path, cap="20", marks="60, 80")).status == 303
+    (budget,) = (await ann.asking("GET", "/api/budgets", token=person.token)).body["data"]
+    assert (budget["cap"], budget["marks"]) == (20, [60, 80])
 
 
 async def test_credit_is_ordered_and_confirmed_by_forms(asking: Asking) -> None:
