@@ -34,7 +34,7 @@ from meterproxy.ledger.draws import Lacking
 from meterproxy.ledger.ports import SessionStore
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.view import DENIAL_US, IDLE_SECONDS, MOST_BORROWED, QUICK_SECONDS, View
-from meterproxy.runtime.tasks import at_most
+from meterproxy.runtime.tasks import at_most, set_within
 
 T = TypeVar("T")
 
@@ -185,8 +185,7 @@ class Borrower:
     async def room(self, key: LeaseKey, timeout_seconds: float) -> None:
         """Wait until a hold of this lease ends, somebody returns money, or the time is over."""
         event = self._changed.setdefault(key, asyncio.Event())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), timeout_seconds)
+        await set_within(event, timeout_seconds)
 
     @contextmanager
     def in_line(self, key: LeaseKey) -> Iterator[None]:

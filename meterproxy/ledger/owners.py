@@ -17,7 +17,6 @@ Rules
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -29,7 +28,7 @@ from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.ports import OwnerStore
 from meterproxy.ledger.settle import Settler
-from meterproxy.runtime.tasks import at_most
+from meterproxy.runtime.tasks import at_most, set_within
 
 V = TypeVar("V")
 
@@ -185,8 +184,7 @@ class Owners:
 
     async def _pause(self, for_us: int) -> None:
         """Wait until something is due again, or somebody wants more."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._more.wait(), for_us / 1e6)
+        await set_within(self._more, for_us / 1e6)
 
     async def _ask(self, keys: Sequence[ResourceKey], asked_us: int) -> None:
         try:

@@ -20,7 +20,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -42,6 +41,7 @@ from meterproxy.ledger.backlog import Backlog, Item, item_of
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.ports import SettleStore
+from meterproxy.runtime.tasks import set_within
 
 BATCH_ENDINGS: Final = 512
 """So many that settling keeps up with a worker under full load: most of a batch's time is waiting for PostgreSQL."""
@@ -169,8 +169,7 @@ class Settler:
     async def run(self) -> None:
         """Settle for ever: every interval, or sooner when a batch is full."""
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), self._interval_seconds)
+            await set_within(self._full, self._interval_seconds)
             self._full.clear()
             self._hastened = False
             await self.drain()

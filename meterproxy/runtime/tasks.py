@@ -64,6 +64,18 @@ class SideTasks:
             delay_seconds = min(delay_seconds * 2, LONGEST_DELAY_SECONDS)
 
 
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event, so long at most; whether it came.
+
+    Not by `asyncio.wait_for`, which in Python 3.11 takes being cancelled for an event that comes in the same moment.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
 async def at_most(seconds: float, work: Awaitable[T]) -> T:
     """Wait for work so long and no longer: what is not done by then is left to end by itself, however late that is.
 

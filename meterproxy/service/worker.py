@@ -417,7 +417,8 @@ class Worker:
         await self._counter.close()
         await server.shutdown(1.0)
         with contextlib.suppress(TimeoutError):  # cut short, closing becomes cutting connections
-            await asyncio.wait_for(asyncio.gather(*(pool.close() for pool in self._pools)), CLOSE_SECONDS)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.gather(*(pool.close() for pool in self._pools))
 
     async def _finish_logging(self) -> None:
         """Let what is being logged come into the journal, and nothing more."""

@@ -9,10 +9,10 @@ Rules
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import Any, Final
 
 from meterproxy.errors import StoreUnavailable
+from meterproxy.runtime.tasks import set_within
 from meterproxy.store.connector import Connector
 from meterproxy.store.pool import translated
 
@@ -37,9 +37,7 @@ class Notices:
         """Wait so long, or until there is news."""
         breath = min(BREATH_SECONDS, seconds)
         await asyncio.sleep(breath)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds - breath):  # `wait_for` may swallow being cancelled as news come
-                await self._news.wait()
+        await set_within(self._news, seconds - breath)
         self._news.clear()
 
     async def keep_heard(self) -> None:

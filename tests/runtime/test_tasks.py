@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from meterproxy.runtime.tasks import SideTasks, at_most
+from meterproxy.runtime.tasks import SideTasks, at_most, set_within
 
 
 async def test_failing_task_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,6 +92,26 @@ async def test_waiting_ends_in_time_and_the_work_goes_on() -> None:
         await at_most(0.0, work())
     go_on.set()
     await done.wait()
+
+
+async def test_waiting_for_an_event_says_whether_it_came() -> None:
+    """In time, too late, or before."""
+    event = asyncio.Event()
+    assert not await set_within(event, 0.0)
+    asyncio.get_running_loop().call_soon(event.set)
+    assert await set_within(event, 60.0)
+    assert await set_within(event, 0.0)
+
+
+async def test_who_is_cancelled_as_the_event_comes_is_cancelled() -> None:
+    """Else what stops a task would wait for it for ever."""
+    event = asyncio.Event()
+    waiting = asyncio.create_task(set_within(event, 60.0))
+    await asyncio.sleep(0)
+    event.set()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_work_that_is_in_time_answers_as_it_would_by_itself() -> None:
