@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "team": ("team", "Teams: keys that share limits."),
     "key": ("key", "Keys: the secrets that clients present."),
     "credit": ("credit", "Credit: grants, balance, history."),
+    "purchase": ("purchase", "Purchases: credit that is ordered and paid by transfer."),
     "limit": ("limit", "Limits: budgets and rate limits."),
     "price": ("price", "Prices: what a model is charged at."),
     "provider": ("provider", "Providers beside those of the configuration."),

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from meterproxy.config.billing import Billing
 from meterproxy.config.limits import LimitDefaults
 from meterproxy.config.openid import OpenIdTerms
 from meterproxy.config.section import Section
@@ -219,6 +220,7 @@ class Config(Section):
     usage: Usage = Usage()
     limits: LimitDefaults = LimitDefaults()
     openid: OpenIdTerms = OpenIdTerms()
+    billing: Billing = Billing()
     log: Log = Log()
 
     @model_validator(mode="after")

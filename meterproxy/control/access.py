@@ -27,6 +27,7 @@ class Permission(Enum):
     READ_OWN = "one's own activity, and the balance it is paid from"
     READ_OWN_KEYS = "one's own keys"
     WRITE_OWN = "one's own keys and chat"
+    READ_NOTIFICATIONS = "what one should hear of"
     LOG_OWN = "telling what one has used elsewhere"
     READ_USAGE = "everybody's usage in the organization"
     READ_ORGANIZATION = "budgets, everybody's keys, members and teams"
@@ -42,6 +43,7 @@ _READERS: Final = frozenset({Role.OWNER, Role.ADMIN, Role.BILLING, Role.VIEWER})
 ROLES: Final[Mapping[Permission, frozenset[Role]]] = {
     Permission.READ_OWN: frozenset(Role),
     Permission.READ_OWN_KEYS: frozenset(Role),
+    Permission.READ_NOTIFICATIONS: frozenset(Role),
     Permission.WRITE_OWN: frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER}),
     Permission.LOG_OWN: frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER}),
     Permission.READ_USAGE: _READERS,

@@ -19,14 +19,17 @@ from meterproxy.store.accounts import Accounts
 from meterproxy.store.activity import Activity
 from meterproxy.store.audit import InvariantResult
 from meterproxy.store.audit_log import AuditLog
+from meterproxy.store.credit_marks import CreditMarks
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
 from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
+from meterproxy.store.notifications import Notifications
 from meterproxy.store.people import People
 from meterproxy.store.providers import ProviderRows
+from meterproxy.store.purchases import Purchases
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
 from meterproxy.store.whose import Whose
@@ -78,6 +81,9 @@ class Services:
     logged: LoggedEvents
     audit: Callable[[], Awaitable[Sequence[InvariantResult]]]
     providers: ProviderRows
+    purchases: Purchases
+    notifications: Notifications
+    credit_marks: CreditMarks
     watch: Callable[[UUID, web.BaseRequest], Awaitable[web.StreamResponse]]
     machine: Machine
 

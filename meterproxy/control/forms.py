@@ -20,6 +20,10 @@ CSRF: Final = "csrf"
 MOST_FIELDS: Final = 200
 
 
+class _Numbers(list[int]):
+    """Stands for a list of numbers."""
+
+
 def fields(body: bytes) -> dict[str, str]:
     """The fields of a form by name; of several the last. Raises ApiError MALFORMED."""
     try:
@@ -44,7 +48,7 @@ def read(kind: type[T], given: Mapping[str, str]) -> T:
 
 
 def _kind_of(annotation: Any, metadata: list[Any]) -> type:
-    """Whether a member is a list, a switch, a number or a text."""
+    """Whether a member is a list (of numbers or of texts), a switch, a number or a text."""
     if any(getattr(part, "strict", None) for part in metadata) and annotation is bool:
         return bool
     origin = get_origin(annotation)
@@ -54,7 +58,7 @@ def _kind_of(annotation: Any, metadata: list[Any]) -> type:
         kinds = {_kind_of(part, []) for part in get_args(annotation) if part is not type(None)}
         return kinds.pop() if len(kinds) == 1 else str
     if origin in {tuple, list}:
-        return list
+        return _Numbers if _kind_of(get_args(annotation)[0], []) is int else list
     if annotation in {bool, StrictBool}:
         return bool
     if any(isinstance(part, BeforeValidator) for part in metadata):
@@ -63,8 +67,9 @@ def _kind_of(annotation: Any, metadata: list[Any]) -> type:
 
 
 def _converted(text: str, kind: type) -> Any:
-    if kind is list:
-        return [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+    if issubclass(kind, list):
+        parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+        return [_converted(part, int) for part in parts] if kind is _Numbers else parts
     if kind is bool:
         return text not in {"", "0", "false", "off"}
     if kind is int and text.strip().removeprefix("-").isdecimal() and len(text) <= 20:

@@ -19,11 +19,13 @@ from meterproxy.control import (
     key_endpoints,
     limit_endpoints,
     log_endpoints,
+    notification_endpoints,
     openai_usage_endpoints,
     organization_endpoints,
     own_key_endpoints,
     price_endpoints,
     provider_endpoints,
+    purchase_endpoints,
     usage_endpoints,
 )
 from meterproxy.control.access import Permission
@@ -61,6 +63,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *organization_endpoints.ROUTES,
     *own_key_endpoints.ROUTES,
     *credit_endpoints.ROUTES,
+    *purchase_endpoints.ROUTES,
+    *notification_endpoints.ROUTES,
     *activity_endpoints.ROUTES,
     *usage_endpoints.ROUTES,
     *log_endpoints.ROUTES,

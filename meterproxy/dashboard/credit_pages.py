@@ -2,15 +2,26 @@
 
 from typing import Final, TypeVar
 from urllib.parse import urlencode
+from uuid import uuid4
 
 from aiohttp import web
 
-from meterproxy.control import budget_endpoints, credit_endpoints, forms, limit_bodies, queries, usage_endpoints
+from meterproxy.control import (
+    budget_endpoints,
+    credit_endpoints,
+    forms,
+    limit_bodies,
+    notification_endpoints,
+    purchase_endpoints,
+    queries,
+    usage_endpoints,
+)
 from meterproxy.control.access import Permission
 from meterproxy.control.budget_endpoints import NewBudget
 from meterproxy.control.call import Call, Services
 from meterproxy.control.credit_endpoints import ReportQuery
 from meterproxy.control.limit_answers import Limit
+from meterproxy.control.purchase_endpoints import PurchasePage
 from meterproxy.control.route import Route
 from meterproxy.control.usage_endpoints import GroupQuery
 from meterproxy.core.money import NANOS_PER_USD
@@ -18,6 +29,7 @@ from meterproxy.dashboard.pages import may, page, page_route, redirect
 from meterproxy.errors import ApiError
 
 ROWS: Final = 50
+PURCHASES: Final = 20
 BUDGETS: Final = 20
 """On one page; each of them is looked up."""
 MOST_DIGITS: Final = 20
@@ -45,17 +57,26 @@ class ReportsQuery(GroupQuery):
     period: str = "daily"
 
 
-async def _credits(on: Services, call: Call) -> web.Response:
-    query = call.query_as(CreditsQuery)
-    entries = None
+async def credits_page(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
+    """What there is, how it came to that, and how to get more."""
+    cursor = call.query.cursor if isinstance(call.query, CreditsQuery) else None
+    entries = purchases = mark = None
     if may(call, Permission.READ_USAGE):
         entries = await credit_endpoints.transactions(
-            on, call.asking(query=queries.NumberedPage(cursor=query.cursor, limit=ROWS))
+            on, call.asking(query=queries.NumberedPage(cursor=cursor, limit=ROWS))
         )
+        mark = await notification_endpoints.mark(on, call)
+    if may(call, Permission.READ_BILLING):
+        purchases = (await purchase_endpoints.listed(on, call.asking(query=PurchasePage(limit=PURCHASES)))).data
     return await page(
         on,
         call,
         "credits.html",
+        error=error,
+        purchases=purchases,
+        mark=mark,
+        terms=on.purchases.terms,
+        idempotency_key=str(uuid4()),
         balance=await credit_endpoints.balance(on, call.asking(query=queries.Fresh())),
         outlook=await usage_endpoints.outlook(on, call),
         entries=None if entries is None else entries.data,
@@ -138,7 +159,7 @@ async def _reports(on: Services, call: Call) -> web.Response:
 
 
 ROUTES: Final[tuple[Route, ...]] = (
-    page_route("GET", "/credits", Permission.READ_OWN, _credits, CreditsQuery),
+    page_route("GET", "/credits", Permission.READ_OWN, credits_page, CreditsQuery),
     page_route("GET", "/budgets", Permission.READ_ORGANIZATION, _budgets, BudgetsQuery),
     page_route("POST", "/budgets", Permission.MANAGE, _budget_made),
     page_route("POST", "/budgets/{id}", Permission.MANAGE, _budget_changed),

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from meterproxy.control.access import OF_KEYS, ROLES, Permission, is_operator
 from meterproxy.control.call import Call, Services
+from meterproxy.control.notification_endpoints import reader_of
 from meterproxy.control.principal import User
 from meterproxy.control.queries import Query
 from meterproxy.control.route import Endpoint, Route
@@ -47,6 +48,12 @@ DONE: Final[Mapping[str, str]] = {
     "withdrawn": "The invitation was withdrawn.",
     "joined": "You belong to this organization now.",
     "team": "The team was made.",
+    "ordered": "The credit was ordered. How to pay is said below.",
+    "cancelled": "The order was taken back.",
+    "confirmed": "The purchase was confirmed, and what arrived was booked.",
+    "declined": "The purchase was declined.",
+    "mark": "The mark was moved.",
+    "read": "All notifications were read.",
     "credited": "The entry was booked.",
     "account": "The account was changed.",
     "suspended": "The user was suspended, with all keys.",
@@ -108,6 +115,8 @@ async def page(
         csrf=None if user is None else user.csrf,
         organizations=await _organizations(on, user),
         operates=is_operator(principal),
+        unread=0 if user is None or account is None else await on.notifications.unread(reader_of(call)),
+        waiting=await on.purchases.pending() if is_operator(principal) else 0,
         may=lambda name: may(call, Permission[name]),
         path=call.request.path,
         done=DONE.get(call.request.query.get("done", "")),
@@ -119,7 +128,7 @@ def html(template: str, *, status: int = 200, **content: Any) -> web.Response:
     """A template, rendered."""
     blank: dict[str, Any] = {
         "error": None, "form": _Filled(), "account": None, "user": None, "csrf": None, "organizations": (),
-        "operates": False,
+        "operates": False, "waiting": 0, "unread": 0,
         "may": lambda _name: False, "path": "", "done": None,
     }  # fmt: skip
     text = _environment().get_template(template).render(**{**blank, **content})

@@ -1,15 +1,20 @@
-"""Marking: has crossings written down soon after what was settled made them."""
+"""Marking: has crossings of limits and of credit marks written down soon after what was settled made them."""
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
+from uuid import UUID
 
 from meterproxy.core.lending import LeaseKey, Settling
 from meterproxy.errors import StoreUnavailable
+from meterproxy.store.credit_marks import ACCOUNTS_AT_ONCE, Fallen, look_through_credit, mark_credit
 from meterproxy.store.crossings import WINDOWS_AT_ONCE, Crossed, look_through, mark_crossings
 from meterproxy.store.pool import Pool, transaction
+
+T = TypeVar("T")
 
 LOOK_SECONDS: Final = 1.0
 
@@ -17,16 +22,18 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Marking:
-    """Remembers the windows of limits in which something was settled, and looks at each of them once a second."""
+    """Remembers the windows and accounts in which something was settled, and looks at each of them once a second."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._touched: dict[LeaseKey, None] = {}
+        self._charged: dict[UUID, None] = {}
 
     def settled(self, endings: Sequence[Settling]) -> None:
-        """A batch is in PostgreSQL; who draws from nothing but credit, which has no marks, is passed over."""
+        """A batch is in PostgreSQL; who draws from nothing but credit has no windows to look at."""
         for settling in endings:
             subject = settling.record.subject
+            self._charged[subject.account_id] = None
             if len(subject.draws) > 1:
                 for draw in subject.draws:
                     self._touched[LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)] = None
@@ -38,6 +45,7 @@ class Marking:
             try:
                 if not looked_through:
                     _tell(await look_through(self._pool))
+                    _tell_fallen(await look_through_credit(self._pool))
                     looked_through = True
                 await self.look()
             except StoreUnavailable:
@@ -45,18 +53,35 @@ class Marking:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Write down what was passed in the windows that were touched. Raises StoreUnavailable."""
+        """Write down what was passed in the windows and accounts that were touched. Raises StoreUnavailable."""
         while self._touched:
-            keys = list(islice(self._touched, WINDOWS_AT_ONCE))
-            for key in keys:
-                del self._touched[key]
-            try:
+            with _taken(self._touched, WINDOWS_AT_ONCE) as keys:
                 async with transaction(self._pool) as connection:
                     crossed = await mark_crossings(connection, keys)
-            except BaseException:
-                self._touched.update(dict.fromkeys(keys))
-                raise
             _tell(crossed)
+        while self._charged:
+            with _taken(self._charged, ACCOUNTS_AT_ONCE) as account_ids:
+                async with transaction(self._pool) as connection:
+                    fallen = await mark_credit(connection, account_ids)
+            _tell_fallen(fallen)
+
+
+@contextmanager
+def _taken(waiting: dict[T, None], most: int) -> Iterator[list[T]]:
+    """The first of what waits; where looking at it fails it waits again."""
+    taken = list(islice(waiting, most))
+    for each in taken:
+        del waiting[each]
+    try:
+        yield taken
+    except BaseException:
+        waiting.update(dict.fromkeys(taken))
+        raise
+
+
+def _tell_fallen(fallen: Iterable[Fallen]) -> None:
+    for each in fallen:
+        _log.info("credit has fallen below its mark", extra={"account_id": str(each.account_id), "kind": each.kind})
 
 
 def _tell(crossed: Iterable[Crossed]) -> None:

@@ -34,6 +34,7 @@ from meterproxy.store.accounts import Accounts
 from meterproxy.store.activity import Activity
 from meterproxy.store.audit import audit
 from meterproxy.store.audit_log import AuditLog
+from meterproxy.store.credit_marks import CreditMarks
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.identities import Identities
@@ -42,9 +43,11 @@ from meterproxy.store.limits import Limits
 from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
+from meterproxy.store.notifications import Notifications
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.people import People
 from meterproxy.store.pool import Pool, open_pool
+from meterproxy.store.purchases import Purchases
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
@@ -156,6 +159,9 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         LoggedEvents(pool),
         partial(audit, pool),
         providers.provider_rows(config, pool),
+        Purchases(pool, config.billing.purchase.terms),
+        Notifications(pool),
+        CreditMarks(pool),
         live.watch,
         machine,
     )

@@ -10,6 +10,7 @@ from meterproxy.store.crossings import delete_old_crossings
 from meterproxy.store.durable import DurableRows
 from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.logged import tidy_logged
+from meterproxy.store.notifications import delete_old_notifications
 from meterproxy.store.people import tidy_people
 from meterproxy.store.pool import Pool
 from meterproxy.store.retention import drop_old_usage
@@ -31,6 +32,7 @@ async def keep_tidy(pool: Pool, retention_days: int | None) -> None:
             await fold_leases(pool)
             await delete_old_windows(pool)
             await delete_old_crossings(pool)
+            await delete_old_notifications(pool)
             await delete_expired(pool)
             await tidy_people(pool)
             await tidy_logged(pool)

@@ -161,25 +161,12 @@ class Accounts:
 
         async def attempt() -> EntryRow:
             async with transaction(self._pool) as connection:
-                account = await connection.fetchrow(_SQL["lock_account"], account_id)
-                if account is None:
-                    raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
+                account = await have_account(connection, account_id)
                 earlier = await _earlier(connection, account_id, idempotency_key, digest)
                 if earlier:
                     return earlier
-                if not -MOST_CREDITS_NANOS <= account["credits_nanos"] + amount_nanos <= MOST_CREDITS_NANOS:
-                    raise ApiError(Case.MALFORMED, "The account's credits would become too large.", param="amount")
-                row = await connection.fetchrow(
-                    _SQL["add_entry"], account_id, kind, amount_nanos, description, acting(self._actor),
-                    idempotency_key,
-                    digest if idempotency_key else None,
-                )  # fmt: skip
-                assert row is not None
-                entry = EntryRow(**row)
-                credit_limit = await connection.fetchval(_SQL["credit_limit"], account_id)
-                await self._audit(connection, f"credit.{kind}", account_id, {"entry_no": entry.entry_no})
-                await connection.execute(_SQL["record_change"], "limit", credit_limit)
-                return entry
+                key = (idempotency_key, digest) if idempotency_key else (None, None)
+                return await book(connection, acting(self._actor), account, amount_nanos, kind, description, *key)
 
         return await retried(attempt)
 
@@ -196,8 +183,7 @@ class Accounts:
 
         async def attempt() -> AccountRow:
             async with transaction(self._pool) as connection:
-                if await connection.fetchrow(_SQL["lock_account"], account_id) is None:
-                    raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
+                await have_account(connection, account_id)
                 await connection.execute(_SQL["change_account"], account_id, overdraft_nanos, frozen)
                 given = {"frozen": frozen, "overdraft_nanos": overdraft_nanos}
                 detail = {name: value for name, value in given.items() if value is not None}
@@ -229,9 +215,8 @@ class Accounts:
 
     async def _audit(self, connection: Connection, action: str, subject_id: UUID, detail: dict[str, Any]) -> None:
         kind = action.partition(".")[0]
-        subject = {"credit": "account"}.get(kind, kind)
         await connection.execute(
-            _SQL["add_audit"], acting(self._actor), action, subject, subject_id, orjson.dumps(detail).decode()
+            _SQL["add_audit"], acting(self._actor), action, kind, subject_id, orjson.dumps(detail).decode()
         )
 
 
@@ -242,6 +227,40 @@ def _check_credit(amount_nanos: int, kind: str) -> None:
         raise ApiError(Case.MALFORMED, "The amount is larger than any account holds.", param="amount")
     if amount_nanos == 0 or (amount_nanos < 0 and kind != "adjustment"):
         raise ApiError(Case.MALFORMED, f"The amount of a {kind} must be above zero.", param="amount")
+
+
+async def have_account(connection: Connection, account_id: UUID) -> asyncpg.Record:
+    """Lock an account until the transaction ends; what `book` must know of it. Raises ApiError NOT_FOUND."""
+    account = await connection.fetchrow(_SQL["lock_account"], account_id)
+    if account is None:
+        raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
+    return account
+
+
+async def book(
+    connection: Connection,
+    actor: str,
+    account: asyncpg.Record,
+    amount_nanos: int,
+    kind: str,
+    description: str,
+    idempotency_key: str | None = None,
+    idempotency_digest: bytes | None = None,
+) -> EntryRow:
+    """Book an entry of people's within a transaction that has the account. Raises ApiError MALFORMED (too much)."""
+    if not -MOST_CREDITS_NANOS <= account["credits_nanos"] + amount_nanos <= MOST_CREDITS_NANOS:
+        raise ApiError(Case.MALFORMED, "The account's credits would become too large.", param="amount")
+    row = await connection.fetchrow(
+        _SQL["add_entry"], account["id"], kind, amount_nanos, description, actor, idempotency_key, idempotency_digest
+    )
+    assert row is not None
+    entry = EntryRow(**row)
+    detail = orjson.dumps({"entry_no": entry.entry_no}).decode()
+    await connection.execute(_SQL["add_audit"], actor, f"credit.{kind}", "account", account["id"], detail)
+    await connection.execute(_SQL["lift_credit_marks"], account["id"])
+    credit_limit = await connection.fetchval(_SQL["credit_limit"], account["id"])
+    await connection.execute(_SQL["record_change"], "limit", credit_limit)
+    return entry
 
 
 async def _read(connection: Connection, account_id: UUID) -> AccountRow:

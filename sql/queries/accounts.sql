@@ -84,6 +84,14 @@ SELECT id, last_entry_no, $2, $3, balance_nanos, $4, $5, $6, $7 FROM account
 RETURNING account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id, description, actor, idempotency_key,
     idempotency_digest, created_at
 
+-- name: lift_credit_marks
+-- What is above its mark again may fall below it again; see `mark_credit` of the notifications.
+UPDATE credit_marks m SET
+    low_since = CASE WHEN a.balance_nanos + a.overdraft_nanos < m.below_nanos THEN m.low_since END,
+    exhausted_since = CASE WHEN a.balance_nanos + a.overdraft_nanos < 10000000 THEN m.exhausted_since END
+FROM accounts a
+WHERE m.account_id = $1 AND a.id = m.account_id AND (m.low_since IS NOT NULL OR m.exhausted_since IS NOT NULL)
+
 -- name: credit_limit
 SELECT id FROM limits WHERE account_id = $1 AND kind = 'credit'
 

@@ -243,6 +243,12 @@ FROM kept_answers k FULL JOIN (
     USING (account_id)
 WHERE COALESCE(k.bytes, 0) <> COALESCE(i.bytes, 0) LIMIT 100
 
+-- name: confirmed_purchases_are_booked
+-- A confirmed purchase has its entry, of what was confirmed.
+SELECT p.code AS subject, format('confirmed %s, booked %s', p.booked_nanos, COALESCE(e.amount_nanos, 0)) AS detail
+FROM purchases p LEFT JOIN ledger_entries e ON (e.account_id, e.entry_no) = (p.account_id, p.entry_no)
+WHERE p.state = 'confirmed' AND (e.kind, e.amount_nanos) IS DISTINCT FROM ('purchase', p.booked_nanos) LIMIT 100
+
 -- name: no_record_waits_for_a_person
 SELECT request_id::text AS subject, left(error, 200) AS detail FROM settle_rejected ORDER BY rejected_at LIMIT 100
 

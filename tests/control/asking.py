@@ -23,6 +23,7 @@ from meterproxy.control.typesetter import Typesetter
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.logged import LoggedUsage
 from meterproxy.core.price import Price, RateCard
+from meterproxy.core.purchase import PurchaseTerms
 from meterproxy.core.role import Role
 from meterproxy.core.seal import Seal
 from meterproxy.dashboard.live import Live
@@ -34,6 +35,7 @@ from meterproxy.store.accounts import Accounts
 from meterproxy.store.activity import Activity
 from meterproxy.store.audit import audit
 from meterproxy.store.audit_log import AuditLog
+from meterproxy.store.credit_marks import CreditMarks
 from meterproxy.store.explain import explain
 from meterproxy.store.fleet import Fleet
 from meterproxy.store.identities import Identities
@@ -42,14 +44,17 @@ from meterproxy.store.limits import Limits
 from meterproxy.store.logged import LoggedEvents
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.members import Members
+from meterproxy.store.notifications import Notifications
 from meterproxy.store.people import People
 from meterproxy.store.providers import PURPOSE, ProviderRows
+from meterproxy.store.purchases import Purchases
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
 
 ADMIN_TOKEN = "hush"
 SECRET = "a secret that is long enough for the longest of the signatures that are tried"
 PASSWORD = "correct horse battery"
+TERMS = PurchaseTerms(instructions="Bank of Examples, account 42")
 
 
 @dataclass
@@ -85,7 +90,9 @@ class Asking:
         services = Services(
             accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
             Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), LoggedEvents(pool),
-            partial(audit, pool), ProviderRows(pool, Seal(bytes(32), PURPOSE)), Live(accounts.look).watch, machine or machine_of(pool),
+            partial(audit, pool), ProviderRows(pool, Seal(bytes(32), PURPOSE)), Purchases(pool, TERMS),
+            Notifications(pool), CreditMarks(pool),
+            Live(accounts.look).watch, machine or machine_of(pool),
         )  # fmt: skip
         known = openid(Identities(pool, accounts, registration))
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)

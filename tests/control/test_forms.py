@@ -3,6 +3,7 @@
 import pytest
 
 from meterproxy.control import bodies, forms
+from meterproxy.control.limit_bodies import ChangedLimit
 from meterproxy.control.organization_endpoints import NewInvitation
 from meterproxy.control.own_key_endpoints import OwnKey, Rotation
 from meterproxy.errors import ApiError, Case
@@ -20,12 +21,14 @@ def test_lists_switches_numbers_and_what_is_empty() -> None:
     read = forms.read(OwnKey, {"name": "k", "models": "gpt-*, o3\no4", "reads_usage": "on", "description": ""})
     assert (read.models, read.reads_usage, read.description) == (("gpt-*", "o3", "o4"), True, "")
     assert forms.read(Rotation, {"grace_seconds": "60"}).grace_seconds == 60
+    assert forms.read(ChangedLimit, {"marks": "50, 80,100"}).marks == (50, 80, 100)
 
 
 @pytest.mark.parametrize(("kind", "given", "param"), [
     (bodies.NewCredit, {"amount": "5,00", "kind": "grant"}, "amount"),
     (bodies.NewCredit, {"amount": "5.00", "kind": "grant", "balance": "1"}, "balance"),
     (Rotation, {"grace_seconds": "soon"}, "grace_seconds"),
+    (ChangedLimit, {"marks": "50, soon"}, "marks.1"),
     (NewInvitation, {"email": "nobody", "role": "member"}, "email"),
 ])  # fmt: skip
 def test_a_fault_names_its_field(kind: type, given: dict[str, str], param: str) -> None:

@@ -45,7 +45,7 @@ class Operator:
                 none,
                 none,
                 AuditLog(pool),
-                *[none] * 10,
+                *[none] * 13,
             ),
             Identity("hush", none, none, none),
             ROUTES,

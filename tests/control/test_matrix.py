@@ -22,11 +22,14 @@ MAY = {
     Permission.SIGNED_IN: USERS,
     Permission.READ_OWN: EVERYBODY - {"nobody"},
     Permission.READ_OWN_KEYS: EVERYBODY - {"nobody", "key"},
+    Permission.READ_NOTIFICATIONS: EVERYBODY - {"nobody", "key"},
     Permission.WRITE_OWN: {"owner", "admin", "member"} | OPERATORS,
     Permission.LOG_OWN: {"owner", "admin", "member", "key"} | OPERATORS,
     Permission.READ_ORGANIZATION: {"owner", "admin", "billing", "viewer"} | OPERATORS,
     Permission.MANAGE: {"owner", "admin"} | OPERATORS,
     Permission.READ_USAGE: {"owner", "admin", "billing", "viewer"} | OPERATORS,
+    Permission.READ_BILLING: {"owner", "billing"} | OPERATORS,
+    Permission.BILL: {"owner", "billing"} | OPERATORS,
     Permission.OPERATE: OPERATORS,
     Permission.ADMIN_TOKEN: {"admin token"},
 }
@@ -46,20 +49,25 @@ ROUTES_BY_PERMISSION = {
     "GET /api/user/activity/export · GET /api/usage/logs · GET /api/usage/requests/{id} · GET /api/usage/stats · "
     "GET /api/usage/forecast · GET /api/credits/usage · GET /api/prices · GET /api/prices/compare · GET /api/ai/models",
     Permission.READ_OWN_KEYS: "GET /api/keys · GET /api/keys/{id}/usage",
+    Permission.READ_NOTIFICATIONS: "GET /api/notifications · POST /api/notifications/read · "
+    "POST /api/notifications/{id}/read",
     Permission.WRITE_OWN: "POST /api/keys · PATCH /api/keys/{id} · DELETE /api/keys/{id} · POST /api/keys/{id}/rotate · "
     "POST /api/chat · POST /api/ai/chat · POST /api/ai/chat/stream · POST /api/auth/refresh-api-key",
     Permission.LOG_OWN: "POST /api/usage/log",
-    Permission.READ_USAGE: "GET /api/credits/transactions · GET /api/credits/report · "
+    Permission.READ_USAGE: "GET /api/credits/mark · GET /api/credits/transactions · GET /api/credits/report · "
     "GET /v1/organization/usage/completions · GET /v1/organization/usage/embeddings · "
     "GET /v1/organization/usage/moderations · GET /v1/organization/usage/images · "
     "GET /v1/organization/usage/audio_speeches · GET /v1/organization/usage/audio_transcriptions · "
     "GET /v1/organization/costs",
+    Permission.READ_BILLING: "GET /api/credits/purchases",
+    Permission.BILL: "PATCH /api/credits/mark · POST /api/credits/purchase · POST /api/credits/purchases/{id}/cancel",
     Permission.OPERATE: "GET /api/audit · GET /api/admin/users · PATCH /api/admin/users/{id} · "
     "POST /api/admin/users/{id}/reset · GET /api/admin/accounts · GET /api/admin/organizations · "
     "GET /api/admin/accounts/{id} · PATCH /api/admin/accounts/{id} · POST /api/admin/accounts/{id}/credits · "
     "GET /api/admin/system · GET /api/admin/providers · POST /api/admin/providers · DELETE /api/admin/providers/{id} · "
     "GET /api/admin/provider-keys · POST /api/admin/provider-keys · POST /api/admin/provider-keys/{id}/rotate · "
-    "DELETE /api/admin/provider-keys/{id}",
+    "DELETE /api/admin/provider-keys/{id} · GET /api/admin/purchases · "
+    "POST /api/admin/purchases/{id}/confirm · POST /api/admin/purchases/{id}/decline",
 }
 """Whoever adds a route says here whom it is for; all of `/admin` and the metrics want the admin token."""
 REFUSED = {Case.NOT_SIGNED_IN, Case.PERMISSION_DENIED, Case.ADMIN_TOKEN_INVALID}

@@ -29,7 +29,10 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/api/organizations/{id}/members/{user_id}"): {"role": "viewer"},
 }
 """What is said where a body is wanted together with an id of something."""
-TABLES = ("keys", "limits", "memberships", "invitations", "teams", "users", "audit_log")
+TABLES = (
+    "keys", "limits", "memberships", "invitations", "teams", "users", "audit_log",
+    "purchases", "notification_reads", "credit_marks",
+)  # fmt: skip
 HOSTILE = (
     "'; DROP TABLE users; --", "' OR '1'='1", '" OR 1=1 --', "%", "_", "\\", "$1", "{{7*7}}", "${jndi:ldap://x}",
     "../../etc/passwd", "a\r\nSet-Cookie: x=1", "\u202e", "a\0b", "'||pg_sleep(10)||'", "1); SELECT 1; --",
@@ -48,6 +51,12 @@ async def belongings(asking: Asking, person: Person) -> dict[str, str]:
     key = (await asking("POST", "/api/keys", {"name": "k"}, token=person.token)).body
     budget = {"measure": "amount", "window": "month", "cap": "5.00"}
     invitation = {"email": "somebody@example.com", "role": "member"}
+    purchase = (await asking("POST", "/api/credits/purchase", {"amount": "20"}, token=person.token)).body["id"]
+    told = await asking.pool.fetchval(
+        "INSERT INTO notifications (account_id, kind, subject_id, detail) VALUES ($1, 'credit.exhausted', $1, '{}')"
+        " RETURNING id",
+        person.account_id,
+    )
     (record,) = await history(asking.pool, [UUID(key["id"])], rows=1)
     return {
         "keys": key["id"],
@@ -55,6 +64,8 @@ async def belongings(asking: Asking, person: Person) -> dict[str, str]:
         "invitations": (await asking("POST", f"{path}/invitations", invitation, token=person.token)).body["id"],
         "teams": (await asking("POST", f"{path}/teams", {"name": "t"}, token=person.token)).body["id"],
         "members": str(person.id),
+        "purchases": purchase,
+        "notifications": str(told),
         "requests": str(record.subject.request_id),
         "key": key["key"],
     }

@@ -168,6 +168,55 @@ async def test_an_operator_at_work(chromium: Browser, open_service: Service) -> 
             await expect(page.get_by_text("broken")).to_have_count(0)
 
 
+async def test_credit_is_bought(chromium: Browser, open_service: Service) -> None:
+    """Ordered, paid under its code, confirmed by an operator, spent; and told, like the credit that runs low again."""
+    async with visiting(chromium, open_service) as fay, visiting(chromium, open_service) as operator:
+        page = fay.page
+        await registered(fay, "fay")
+        await fay.open("/credits")
+        await page.get_by_label("Amount in USD").fill("5")
+        await page.get_by_label("Your reference").fill("PO 4711")
+        await fay.press("Order credit")
+        await expect(page.get_by_role("status")).to_contain_text("ordered")
+        code = await page.locator("p.secret code").inner_text()
+        assert await fay.barriers() == []
+        await page.get_by_label("Warn below").fill("5")
+        await fay.press("Set")
+
+        seen = operator.page
+        await operator.sign_in("operator@localhost", operator_password(open_service))
+        await seen.get_by_role("link", name="Purchases").click()
+        await seen.get_by_label("Code on the transfer").fill(code.lower().replace("-", " "))
+        await operator.press("Show")
+        await expect(seen.get_by_role("heading", name="$5.00 for fay")).to_be_visible()
+        assert await operator.barriers() == []
+        seen.on("dialog", lambda dialog: dialog.accept())
+        await operator.press("Confirm")
+        await expect(seen.get_by_role("cell", name=code)).to_be_visible()
+
+        await fay.open("/keys")
+        await page.get_by_label("Name").fill("fay's key")
+        await fay.press("Create key")
+        await asked(open_service, await page.locator("#secret").inner_text())
+        await fay.open("/credits")
+        await expect(page.get_by_role("row", name="PO 4711").first).to_contain_text("confirmed")
+        await until_told(fay, "Credit is low")
+        await expect(page.get_by_role("link", name="$5.00 of credit was added")).to_be_visible()
+        assert await fay.barriers() == []
+        await fay.press("Mark all as read")
+        await expect(page.get_by_role("button", name="Mark as read")).to_have_count(0)
+        await expect(page.locator(".bell .count")).to_have_count(0)
+
+
+async def until_told(visit: Visit, title: str) -> None:
+    """What was settled is looked at once a second."""
+    for _ in range(200):
+        await visit.open("/notifications")
+        if await visit.page.get_by_role("link", name=title).count():
+            return
+    raise AssertionError(f"nobody was told: {title}")
+
+
 async def test_an_operator_adds_a_provider_and_rotates_its_key(chromium: Browser, open_service: Service) -> None:
     """A key that the provider refuses is not kept, and says so; of one that it takes the last four letters are shown."""
     async with simulator(SimulatorSettings(key="sk-the-right-one-1234")) as second:
@@ -256,7 +305,7 @@ async def test_with_the_keyboard_alone(chromium: Browser, open_service: Service)
 
 PAGES = (
     "/", "/activity", "/credits", "/keys", "/budgets", "/chat", "/reports", "/reports?group_by=model", "/prices",
-    "/members", "/profile", "/operate/organizations", "/operate/people", "/operate/providers", "/operate/system", "/operate/audit",
+    "/members", "/profile", "/operate/organizations", "/operate/people", "/operate/purchases", "/notifications", "/operate/providers", "/operate/system", "/operate/audit",
 )  # fmt: skip
 
 

@@ -34,7 +34,10 @@ PAGES_BY_PERMISSION = {
     Permission.MANAGE: "POST /budgets · POST /budgets/{id} · POST /budgets/{id}/retire · POST /members/invite · "
     "POST /members/teams · POST /members/{id}/role · POST /members/{id}/remove · "
     "POST /members/invitations/{id}/withdraw",
-    Permission.OPERATE: "GET /operate/organizations · POST /operate/organizations · GET /operate/organizations/{id} · "
+    Permission.READ_NOTIFICATIONS: "GET /notifications · POST /notifications/read · POST /notifications/{id}/read",
+    Permission.BILL: "POST /credits/mark · POST /credits/purchase · POST /credits/purchases/{id}/cancel",
+    Permission.OPERATE: "GET /operate/purchases · POST /operate/purchases/{id}/confirm · "
+    "POST /operate/purchases/{id}/decline · GET /operate/organizations · POST /operate/organizations · GET /operate/organizations/{id} · "
     "POST /operate/organizations/{id} · POST /operate/organizations/{id}/credit · GET /operate/people · "
     "POST /operate/people/{id} · POST /operate/people/{id}/reset · GET /operate/system · GET /operate/audit · "
     "GET /operate/providers · POST /operate/providers · POST /operate/providers/{id}/remove · "
@@ -227,12 +230,20 @@ async def test_what_people_write_is_text(asking: Asking) -> None:
         await pool.execute(f"UPDATE {table} SET {column} = $1 || {column}", HOSTILE)
     request_id = await pool.fetchval("SELECT id FROM usage_events WHERE amount_nanos > 0 LIMIT 1")
     account = person.account_id
+    await pool.execute(
+        "INSERT INTO notifications (account_id, kind, subject_id, detail) SELECT $1, kind, $1, jsonb_build_object("
+        " 'name', $2::text, 'scope', 'account', 'measure', 'amount', 'window', 'day', 'enforcement', 'hard', 'grace', 0,"
+        " 'mark', 100, 'used', 1, 'cap', 1, 'code', $2::text, 'amount_nanos', 1, 'reason', $2::text, 'left_nanos', 1,"
+        " 'below_nanos', 1, 'booked_nanos', 2) FROM unnest(ARRAY['limit.passed', 'credit.low', 'credit.exhausted',"
+        " 'purchase.declined', 'purchase.confirmed', $2]) AS kind",
+        account, HOSTILE,
+    )  # fmt: skip
     since = datetime.now(UTC).date() - timedelta(days=50)
     paths = [
         "/", "/latest", "/activity", f"/activity/{request_id}", "/credits", "/keys", f"/keys/{key_id}", "/budgets",
         "/chat", f"/reports?from={since}", "/reports?group_by=key", "/reports?group_by=conversation", "/members",
         "/profile", "/operate/organizations", f"/operate/organizations/{account}", "/operate/people",
-        "/operate/audit", "/prices", f"/activity?model={HOSTILE}", f"/operate/people?q={HOSTILE}",
+        "/operate/audit", "/operate/purchases", "/notifications", "/prices", f"/activity?model={HOSTILE}", f"/operate/people?q={HOSTILE}",
         f"/register?token={HOSTILE}", f"/login?next=/{HOSTILE}", f"/invitation?token={HOSTILE}",
     ]  # fmt: skip
     for path in paths:
@@ -251,7 +262,8 @@ async def test_what_people_write_is_text(asking: Asking) -> None:
 
 async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(asking: Asking) -> None:
     """With the field at fault named."""
-    ann = await Visitor.of(asking, await asking.person("ann"))
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
     heard = await ann.post("/keys", name="reporting", highest_request="much")
     assert heard.status == 400
     assert b"highest_request: not an amount" in heard.body
@@ -263,8 +275,57 @@ async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(
     assert heard.status == 400
     heard = await ann.post(f"/keys/{uuid4()}/rotate", grace_seconds="--5")
     assert heard.status == 400
-    heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="15")
+    heard = await ann.post(
+        "/budgets", name="b", whose="account", measure="requests", window="day", cap="15", marks="50"
+    )
     assert heard.status == 303
+    (budget,) = (await ann.asking("GET", "/api/budgets", token=person.token)).body["data"]
+    path = f"/budgets/{budget['id']}"
+    assert (budget["marks"], (await ann.post(path, cap="15", marks="50, 5000")).status) == ([50], 400)
+    assert (await ann.post(path, cap="20", marks="60, 80")).status == 303
+    (budget,) = (await ann.asking("GET", "/api/budgets", token=person.token)).body["data"]
+    assert (budget["cap"], budget["marks"]) == (20, [60, 80])
+
+
+async def test_credit_is_ordered_and_confirmed_by_forms(asking: Asking) -> None:
+    """What cannot be ordered is said with what was filled in; an order is shown with its code until it has ended."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
+    heard = await ann.post("/credits/purchase", amount="1", reference=HOSTILE[:100])
+    assert (heard.status, b"must be from 5.00 to" in heard.body, b"<script>alert" in heard.body) == (400, True, False)
+    for reference in (HOSTILE[:100], "second"):
+        heard = await ann.post("/credits/purchase", amount="20", reference=reference, idempotency_key=reference)
+        assert (heard.status, heard.headers["Location"]) == (303, "/credits?done=ordered")
+    second, first = (await asking("GET", "/api/credits/purchases", token=person.token)).body["data"]
+    assert first["code"].encode() in (await ann.get("/credits")).body
+    assert (await ann.post(f"/credits/purchases/{second['id']}/cancel")).status == 303
+    await asking.pool.execute("UPDATE users SET is_operator = true WHERE id = $1", person.id)
+    heard = await ann.post(f"/operate/purchases/{first['id']}/confirm", amount="0")
+    assert (heard.status, b"<script>alert" in heard.body) == (400, False)
+    assert (await ann.post(f"/operate/purchases/{first['id']}/confirm", amount="19.50")).status == 303
+    assert (await ann.post(f"/operate/purchases/{first['id']}/decline", reason="x")).status == 409
+    shown = (await ann.get("/operate/purchases?state=confirmed&code=")).body
+    assert (first["code"].encode() in shown, second["code"].encode() in shown) == (True, False)
+    assert b"$19.50" in (await ann.get("/credits")).body
+
+
+async def test_what_was_read_is_not_counted(asking: Asking) -> None:
+    """The bell counts what one has not read; the mark below which credit is low is moved and taken away by its form."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
+    await asking.pool.execute(
+        "INSERT INTO notifications (account_id, kind, subject_id, detail)"
+        " SELECT $1, 'credit.exhausted', $1, '{}' FROM generate_series(1, 3)",
+        person.account_id,
+    )
+    for left, path in ((2, "/notifications/1/read"), (0, "/notifications/read")):
+        assert (await ann.post(path)).status == 303
+        shown = (await ann.get("/notifications?unread=1")).body.decode()
+        assert (shown.count('<li class="unread">'), f'{left}<span class="hidden"> unread' in shown) == (left, left > 0)
+    for below, told in (("2.50", b'less than <span class="usd">$2.50'), ("", b"and not before")):
+        assert (await ann.post("/credits/mark", below=below)).status == 303
+        assert told in (await ann.get("/credits")).body
+    assert (await ann.post("/credits/mark", below="much")).status == 400
 
 
 async def test_a_keys_policy_is_changed_and_cleared_by_its_form(asking: Asking) -> None:

@@ -25,8 +25,9 @@ class Settled:
 
 
 async def test_only_windows_of_limits_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests that draw from credit alone leave nothing to do; an outage leaves it to be done."""
+    """Requests that draw from credit alone leave only their account; an outage leaves it all to be done."""
     looked: list[list[LeaseKey]] = []
+    charged: list[list[UUID]] = []
     away = True
 
     class Transaction:
@@ -42,14 +43,20 @@ async def test_only_windows_of_limits_are_looked_at(monkeypatch: pytest.MonkeyPa
         looked.append(windows)
         return []
 
+    async def mark_credit(_connection: object, account_ids: list[UUID]) -> list[Any]:
+        charged.append(account_ids)
+        return []
+
     monkeypatch.setattr(module, "transaction", Transaction)
+    monkeypatch.setattr(module, "mark_credit", mark_credit)
     monkeypatch.setattr(module, "mark_crossings", mark)
     none: Any = None
     marking = Marking(none)
     alone: Any = Settled(CREDIT)
     limited: Any = Settled(LIMIT, CREDIT)
     marking.settled([alone])
-    await marking.look()
+    with pytest.raises(StoreUnavailable):
+        await marking.look()
     marking.settled([limited, limited])
     with pytest.raises(StoreUnavailable):
         await marking.look()
@@ -57,3 +64,4 @@ async def test_only_windows_of_limits_are_looked_at(monkeypatch: pytest.MonkeyPa
     await marking.look()
     await marking.look()
     assert looked == [[LeaseKey(ACCOUNT, LIMIT, 0), LeaseKey(ACCOUNT, CREDIT, 0)]]
+    assert charged == [[ACCOUNT]]

@@ -47,6 +47,9 @@ BREAKS = {
     "no_key_is_charged_twice":
         "INSERT INTO replaced_requests VALUES (gen_random_uuid(), gen_random_uuid(), now(), gen_random_uuid(), "
         "gen_random_uuid(), now(), gen_random_uuid(), 'pending', now(), now() - interval '1 hour', NULL)",
+    "confirmed_purchases_are_booked":
+        "INSERT INTO purchases (id, account_id, method, code, amount_nanos, reference, state, ended_at, booked_nanos, "
+        "entry_no) SELECT id, id, 'transfer', 'x', 10000000, '', 'confirmed', now(), 10000000, 1 FROM accounts",
     "audit_log_is_a_chain": "UPDATE audit_log SET actor = 'nobody' WHERE id = (SELECT min(id) FROM audit_log)",
     "kept_answers_are_counted": "INSERT INTO kept_answers VALUES (gen_random_uuid(), 5)",
     "no_record_waits_for_a_person":

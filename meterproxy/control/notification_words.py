@@ -1,0 +1,92 @@
+"""Notifications in words: what happened, what it means, and where to look."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from meterproxy.core.money import format_usd
+
+FULL: Final = 100
+_BY_WINDOW: Final = {"day": " a day", "week": " a week", "month": " a month", "total": " in all"}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A notification as people read it; `link` leads to a page of ours."""
+
+    title: str
+    text: str
+    link: str
+
+
+def words_of(kind: str, subject_id: object, detail: Mapping[str, Any], *, sees_budgets: bool) -> Words:
+    """The words of a notification; of a kind that a later release has written, its name."""
+    told = _BY_KIND.get(kind)
+    if told is None:
+        return Words(kind, "", "/notifications")
+    words = told(detail)
+    if kind == "limit.passed":
+        return Words(words.title, words.text, f"/budgets#b{subject_id}" if sees_budgets else "/activity")
+    return words
+
+
+def _limit_passed(detail: Mapping[str, Any]) -> Words:
+    mark = detail["mark"]
+    what = _name_of(detail)
+    title = f"{what} is used up" if mark >= FULL else f"{what} has passed {mark} %"
+    used = f"{_quantity(detail, 'used')} of {_quantity(detail, 'cap')}{_BY_WINDOW.get(detail['window'], '')} were used."
+    return Words(title, f"{used} {_meaning(detail)}", "/budgets")
+
+
+def _name_of(detail: Mapping[str, Any]) -> str:
+    noun = "budget" if detail["measure"] == "amount" else "limit"
+    if detail["name"]:
+        return f"The {noun} “{detail['name']}”"
+    whose = "the organization" if detail["scope"] in {"account", "organization"} else f"one {detail['scope']}"
+    return f"A {noun} of {whose}"
+
+
+def _meaning(detail: Mapping[str, Any]) -> str:
+    if detail["enforcement"] != "hard":
+        return "It only counts: nothing is refused."
+    grace = f" and its grace of {_quantity(detail, 'grace')}" if detail["grace"] else ""
+    if detail["mark"] < FULL or grace:
+        return f"When all of it{grace} is used, requests that draw from it are refused."
+    until = "its cap is raised" if detail["window"] == "total" else f"the next {detail['window']} begins"
+    return f"Requests that draw from it are refused until {until}."
+
+
+def _quantity(detail: Mapping[str, Any], name: str) -> str:
+    number = detail[name]
+    return f"${format_usd(number)}" if detail["measure"] == "amount" else f"{number:,} {detail['measure']}"
+
+
+def _credit_low(detail: Mapping[str, Any]) -> Words:
+    left, below = format_usd(detail["left_nanos"]), format_usd(detail["below_nanos"])
+    return Words("Credit is low", f"${left} was left, less than your mark of ${below}.", "/credits#add")
+
+
+def _credit_exhausted(_detail: Mapping[str, Any]) -> Words:
+    text = "Less than a cent was left. Requests that may cost more than that are refused until credit is added."
+    return Words("Credit is used up", text, "/credits#add")
+
+
+def _purchase_confirmed(detail: Mapping[str, Any]) -> Words:
+    booked, ordered = format_usd(detail["booked_nanos"]), format_usd(detail["amount_nanos"])
+    other = "" if booked == ordered else f" ${ordered} had been ordered."
+    return Words(f"${booked} of credit was added", f"The purchase {detail['code']} was paid.{other}", "/credits")
+
+
+def _purchase_declined(detail: Mapping[str, Any]) -> Words:
+    why = f": {detail['reason']}" if detail["reason"] else "."
+    text = f"Nothing was booked of the ${format_usd(detail['amount_nanos'])} that had been ordered{why}"
+    return Words(f"The purchase {detail['code']} was declined", text, "/credits")
+
+
+_BY_KIND: Final[Mapping[str, Callable[[Mapping[str, Any]], Words]]] = {
+    "limit.passed": _limit_passed,
+    "credit.low": _credit_low,
+    "credit.exhausted": _credit_exhausted,
+    "purchase.confirmed": _purchase_confirmed,
+    "purchase.declined": _purchase_declined,
+}
