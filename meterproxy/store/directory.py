@@ -26,7 +26,7 @@ from meterproxy.core.account import AccountEntry
 from meterproxy.core.key import KeyEntry
 from meterproxy.errors import StoreUnavailable
 from meterproxy.runtime.tasks import at_most
-from meterproxy.store.keys import FoundKey, find_key
+from meterproxy.store.found_keys import FoundKey, find_key
 from meterproxy.store.limits import read_accounts
 from meterproxy.store.pool import Connection, transaction
 

@@ -1,4 +1,4 @@
-"""Keys: made, listed, changed, rotated and revoked; and found by digest for the directory.
+"""Keys: made, listed, changed, rotated and revoked, by people.
 
 Rules
 -----
@@ -12,22 +12,20 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
 import orjson
 
-from meterproxy.core.account import AccountEntry
-from meterproxy.core.key import KEY_PREFIX, KeyEntry, KeyPolicy, digest_of
+from meterproxy.core.key import KEY_PREFIX, KeyPolicy, digest_of
 from meterproxy.core.limit import Scope
 from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.actor import acting
+from meterproxy.store.found_keys import FoundKey, find_key, policy_of
 from meterproxy.store.ids import new_id
-from meterproxy.store.instants import to_us
 from meterproxy.store.limits import lock_account, make_limit
 from meterproxy.store.pool import Connection, transaction
 from meterproxy.store.sqlfiles import queries
@@ -36,7 +34,6 @@ _SQL: Final = queries("keys")
 _ACCOUNTS: Final = queries("accounts")
 _TEAMS: Final = queries("teams")
 
-POLICIES_SHARED: Final = 4096
 VISIBLE_CHARACTERS: Final = 11
 """How much of a secret is kept to recognise it: the prefix and eight characters."""
 
@@ -190,7 +187,7 @@ class Keys:
             _check_going_on(key_id, await connection.fetchrow(_SQL["read_end"], key_id))
             await connection.execute(_SQL["expire_key"], key_id, grace_seconds)
             wish = _Wish(
-                old.account_id, old.user_id, old.team_id, old.origin_id, old.name, old.description, _policy(row),
+                old.account_id, old.user_id, old.team_id, old.origin_id, old.name, old.description, policy_of(row),
                 old.expires_at, old.reads_usage,
             )  # fmt: skip
             new = await _insert(connection, wish)
@@ -250,46 +247,6 @@ class Keys:
         await connection.execute(_ACCOUNTS["record_change"], "key", key_id)
 
 
-class FoundKey(NamedTuple):
-    """What PostgreSQL says of a live key: `entry` makes what workers keep of it, once its account is there."""
-
-    row: asyncpg.Record
-
-    @property
-    def account_id(self) -> UUID:
-        """Whose credit it spends."""
-        account_id: UUID = self.row["account_id"]
-        return account_id
-
-    @property
-    def policy(self) -> KeyPolicy:
-        """What it may do."""
-        return _policy(self.row)
-
-    def new_account(self) -> AccountEntry:
-        """Its account, of whose limits nothing is known yet."""
-        return AccountEntry(self.account_id, self.row["organization_id"], self.row["credit_limit_id"])
-
-    def entry(self, account: AccountEntry) -> KeyEntry:
-        """The key as workers keep it."""
-        row = self.row
-        return KeyEntry(
-            key_id=row["id"],
-            account=account,
-            user_id=row["user_id"],
-            policy=self.policy,
-            expires_us=to_us(row["expires_at"]) if row["expires_at"] else None,
-            team_id=row["team_id"],
-            origin_id=row["origin_id"] if row["origin_id"] != row["id"] else None,
-        )
-
-
-async def find_key(connection: Connection, digest: bytes) -> FoundKey | None:
-    """The live key with this digest."""
-    row = await connection.fetchrow(_SQL["find_key"], digest)
-    return None if row is None else FoundKey(row)
-
-
 class _Wish(NamedTuple):
     """A key to be made; `origin_id` is None for the first of its chain."""
 
@@ -339,24 +296,6 @@ async def _insert(connection: Connection, wish: _Wish) -> NewKey:
     )  # fmt: skip
     assert row is not None
     return NewKey(KeyRow(**row), secret)
-
-
-def _policy(row: asyncpg.Record) -> KeyPolicy:
-    networks = row["networks"]
-    return _shared(
-        KeyPolicy(
-            models=tuple(row["models"]) if row["models"] is not None else None,
-            operations=tuple(row["operations"]) if row["operations"] is not None else None,
-            networks=tuple(ip_network(network) for network in networks) if networks is not None else None,
-            highest_request_nanos=row["highest_request_nanos"],
-        )
-    )
-
-
-@lru_cache(maxsize=POLICIES_SHARED)
-def _shared(policy: KeyPolicy) -> KeyPolicy:
-    """One object for equal policies: most keys of a worker may do the same."""
-    return policy
 
 
 def _list(values: Sequence[object] | None) -> list[object] | None:

@@ -17,7 +17,8 @@ from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.durable import DurableRows
-from meterproxy.store.keys import Keys, find_key
+from meterproxy.store.found_keys import find_key
+from meterproxy.store.keys import Keys
 from meterproxy.store.limits import read_accounts, set_exposure
 from meterproxy.store.owners import OwnerRows
 from meterproxy.store.pool import open_pool

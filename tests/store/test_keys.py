@@ -14,8 +14,9 @@ from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.window import WindowKind
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import AccountRow, Accounts
+from meterproxy.store.found_keys import find_key
 from meterproxy.store.instants import to_us
-from meterproxy.store.keys import Keys, NewKey, find_key
+from meterproxy.store.keys import Keys, NewKey
 from meterproxy.store.limits import Limits
 from meterproxy.store.teams import Teams
 from tests.ledger.bank import pool_of
