@@ -26,7 +26,7 @@ def words_of(kind: str, subject_id: object, detail: Mapping[str, Any], *, sees_b
         return Words(kind, "", "/notifications")
     words = told(detail)
     if kind == "limit.passed":
-        return Words(words.title, words.text, f"/budgets#b{subject_id}" if sees_budgets else "/activity")
+        return Words(words.title, words.text, f"/budgets?first={subject_id}" if sees_budgets else "/activity")
     return words
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final, TypeVar
 from urllib.parse import urlencode
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from aiohttp import web
 
@@ -46,9 +46,14 @@ class CreditsQuery(queries.NumberedPage):
 
 
 class BudgetsQuery(queries.Page):
-    """One page of budgets, and what has just been done."""
+    """One page of budgets, and what has just been done. `first`: the page that begins with this one."""
 
+    first: UUID | None = None
     done: str = ""
+
+    @property
+    def after(self) -> UUID | None:
+        return self.cursor if self.first is None else UUID(int=max(self.first.int - 1, 0))
 
 
 class ReportsQuery(GroupQuery):
@@ -85,9 +90,8 @@ async def credits_page(on: Services, call: Call, error: ApiError | None = None) 
 
 
 async def _budgets(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
-    query = call.query
-    cursor = query.cursor if isinstance(query, BudgetsQuery) else None
-    rows = await on.limits.list(call.account_id, None, cursor, BUDGETS + 1)
+    after = call.query.after if isinstance(call.query, BudgetsQuery) else None
+    rows = await on.limits.list(call.account_id, None, after, BUDGETS + 1)
     told = [(Limit.of(row), await budget_endpoints.status_of(on, row)) for row in rows[:BUDGETS]]
     members = await on.members.list(call.organization_id, None, queries.MOST_ROWS)
     return await page(

@@ -45,7 +45,7 @@ async def asking(database: str) -> AsyncIterator[Asking]:
 def test_a_limit_in_words(changes: dict[str, Any], title: str, text: str) -> None:
     """What was used of what, and what happens next."""
     words = words_of("limit.passed", "x", {**BUDGET, **changes}, sees_budgets=True)
-    assert (words.title, words.text, words.link) == (title, text, "/budgets#bx")
+    assert (words.title, words.text, words.link) == (title, text, "/budgets?first=x")
     assert words_of("limit.passed", "x", BUDGET, sees_budgets=False).link == "/activity"
 
 

@@ -170,6 +170,9 @@ async def test_budgets_are_paged(asking: Asking) -> None:
     assert sorted({*shown[0], *shown[1]}) == [f"budget {number:02}" for number in range(23)]
     assert not {*shown[0]} & {*shown[1]}
     assert "cursor=" not in second
+    limits = (await asking("GET", "/api/budgets?limit=50", token=owner.token)).body["data"]
+    linked = (await visitor.get(f"/budgets?first={limits[21]['id']}")).body.decode()
+    assert re.findall(r"budget \d\d", linked) == ["budget 21", "budget 22"], "a link to one leads to the page it is on"
     login_id = await asking.pool.fetchval("SELECT id FROM logins ORDER BY id DESC LIMIT 1")
     ann = Visitor(asking, login_id, await asking.pool.fetchval("SELECT user_id FROM logins WHERE id = $1", login_id))
     assert (await ann.get("/profile")).status == 200
