@@ -3,7 +3,7 @@
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from meterproxy.config.section import Section
 
@@ -30,6 +30,8 @@ class OpenIdTerms(Section):
     issuer: Url | None = None
     audience: Word | None = None
     jwks_url: Url | None = None
+    client_id: Word | None = None
+    client_secret: Annotated[SecretStr, Field(min_length=1)] | None = None
     name_claim: Word = "name"
     email_claim: Word = "email"
 
@@ -39,4 +41,8 @@ class OpenIdTerms(Section):
             raise ValueError(
                 "openid.issuer and openid.audience belong together: a token for somebody else is none for us"
             )
+        if self.client_id is not None and self.issuer is None:
+            raise ValueError("openid.client_id needs openid.issuer, where people are sent to sign in")
+        if self.client_secret is not None and self.client_id is None:
+            raise ValueError("openid.client_secret needs openid.client_id")
         return self

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from meterproxy.control.access import Acting
 from meterproxy.control.sign_in import SignIn
+from meterproxy.control.single_sign_on import SingleSignOn
 from meterproxy.control.tokens import Tokens
 from meterproxy.control.typesetter import Typesetter
 from meterproxy.core.logged import LoggedUsage
@@ -86,6 +87,7 @@ class Services:
     credit_marks: CreditMarks
     watch: Callable[[UUID, web.BaseRequest], Awaitable[web.StreamResponse]]
     machine: Machine
+    single_sign_on: SingleSignOn | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,21 +16,18 @@ from typing import Any, Final
 
 import aiohttp
 import jwt
-import orjson
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from meterproxy.control.issuer import FETCH_SECONDS, address_in, discovered, fetched
 from meterproxy.errors import ApiError, Case
 
 KEPT_SECONDS: Final = 3600.0
 STALE_SECONDS: Final = 86_400.0
 UNKNOWN_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 10.0
-FETCH_SECONDS: Final = 5.0
-MOST_BYTES: Final = 512 * 1024
 MOST_KEYS: Final = 100
 SHORTEST_RSA_BITS: Final = 2048
-DISCOVERY: Final = "/.well-known/openid-configuration"
 
 PublicKey = RSAPublicKey | EllipticCurvePublicKey
 
@@ -73,37 +70,12 @@ class KeySet:
         self._tried = now
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(FETCH_SECONDS)) as session:
-                url = self._url or await self._discovered(session)
-                self._keys = _keys_of(await _read(session, url))
+                url = self._url or address_in(await discovered(session, self._issuer), "jwks_uri", self._issuer)
+                self._keys = _keys_of(await fetched(session, url))
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             _log.warning("the keys of an issuer cannot be fetched", extra={"issuer": self._issuer, "error": str(error)})
         else:
             self._fetched, self._tried = now, _NEVER
-
-    async def _discovered(self, session: aiohttp.ClientSession) -> str:
-        document = await _read(session, self._issuer.rstrip("/") + DISCOVERY)
-        url = document.get("jwks_uri")
-        if document.get("issuer") != self._issuer or not isinstance(url, str):
-            raise ValueError("the discovery document is not this issuer's")
-        if not url.startswith(self._issuer.partition("://")[0] + "://") and not url.startswith("https://"):
-            raise ValueError("the discovery document leads away from https")
-        return url
-
-
-async def _read(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    """A JSON object from an address. Raises ValueError, aiohttp.ClientError, TimeoutError."""
-    async with session.get(url, allow_redirects=False) as answer:
-        if answer.status != 200:
-            raise ValueError(f"{url} answers {answer.status}")
-        body = bytearray()
-        async for piece in answer.content.iter_any():
-            body += piece
-            if len(body) > MOST_BYTES:
-                raise ValueError(f"{url} answers more than {MOST_BYTES} bytes")
-    document = orjson.loads(bytes(body))
-    if not isinstance(document, dict):
-        raise ValueError(f"{url} answers no object")  # noqa: TRY004  as all that is wrong with an answer
-    return document
 
 
 def _keys_of(document: dict[str, Any]) -> dict[tuple[str, str], PublicKey]:

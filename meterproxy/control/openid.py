@@ -37,17 +37,19 @@ class OpenId:
         """What the configuration says; None where it names no issuer."""
         return None if terms.issuer is None else cls(terms, KeySet(terms.issuer, terms.jwks_url), identities)
 
-    async def person(self, token: str) -> PersonRow | None:
-        """Who has this token; None for one that proves nothing.
+    async def person(self, token: str, audience: str | None = None, nonce: str | None = None) -> PersonRow | None:
+        """Who has this token; None for one that proves nothing, or that is not for this audience and nonce.
 
         Raises:
             ApiError: PERMISSION_DENIED where he may not become a user, UNAVAILABLE where its issuer cannot be asked.
         """
-        content = await self._verified(token)
+        content = await self._verified(token, audience or self._terms.audience)
+        if content is not None and audience is not None and not _is_for(content, audience, nonce):
+            return None
         who = None if content is None else self._introduced(content)
         return None if who is None else await self._identities.person(who)
 
-    async def _verified(self, token: str) -> dict[str, Any] | None:
+    async def _verified(self, token: str, audience: str | None) -> dict[str, Any] | None:
         try:
             header = jwt.get_unverified_header(token)
             algorithm, key_id = header.get("alg"), header.get("kid", "")
@@ -57,7 +59,7 @@ class OpenId:
             if key is None:
                 return None
             return jwt.decode(
-                token, key, algorithms=[algorithm], audience=self._terms.audience, issuer=self._terms.issuer,
+                token, key, algorithms=[algorithm], audience=audience, issuer=self._terms.issuer,
                 leeway=LEEWAY_SECONDS, options={"require": REQUIRED},
             )  # fmt: skip
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
@@ -78,3 +80,9 @@ class OpenId:
         told = name if isinstance(name, str) and name.strip() else address or subject
         assert self._terms.issuer is not None, "there is an issuer where tokens are read"
         return Introduced(self._terms.issuer, subject, bookable_text(told, LONGEST), address)
+
+
+def _is_for(content: dict[str, Any], client_id: str, nonce: str | None) -> bool:
+    """Whether a token is for this client alone, or authorizes it, and answers what it asked."""
+    several = isinstance(content["aud"], list) and len(content["aud"]) > 1
+    return content.get("nonce") == nonce and content.get("azp", None if several else client_id) == client_id

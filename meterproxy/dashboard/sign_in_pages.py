@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from meterproxy.control import auth_endpoints, forms, organization_endpoints
 from meterproxy.control.access import Permission, is_operator
@@ -15,12 +15,16 @@ from meterproxy.control.identity import COOKIE
 from meterproxy.control.principal import User
 from meterproxy.control.queries import Query
 from meterproxy.control.route import Route
-from meterproxy.control.sign_in import LOGIN_SECONDS
+from meterproxy.control.sign_in import LOGIN_SECONDS, SignedIn
+from meterproxy.control.single_sign_on import LONGEST, SECONDS
 from meterproxy.control.tokens import PAGES
 from meterproxy.dashboard.pages import own_path, page, page_route, redirect
 from meterproxy.errors import ApiError, Case
 
 Path = Annotated[str, Field(max_length=2000)]
+BACK: Final = "/login/openid/back"
+BEGUN: Final = "meterproxy_openid"
+"""The cookie of who is signing in at the OpenID provider."""
 
 
 class SignInQuery(Query):
@@ -28,6 +32,16 @@ class SignInQuery(Query):
 
     next: Path = "/"
     done: Path = ""
+
+
+class CameBack(Query):
+    """What an OpenID provider sends back; it may say more than we read."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    code: Annotated[str, Field(max_length=LONGEST)] = ""
+    state: Annotated[str, Field(max_length=LONGEST)] = ""
+    error: Annotated[str, Field(max_length=LONGEST)] = ""
 
 
 class InvitedQuery(Query):
@@ -46,7 +60,12 @@ class Chosen(Query):
 async def _login(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
     if isinstance(call.acting.principal, User) and error is None:
         return redirect(call.query_as(SignInQuery).next)
-    return await page(on, call, "login.html", error=error, next=own_path(call.query_as(SignInQuery).next))
+    return await _door(on, call, own_path(call.query_as(SignInQuery).next), error)
+
+
+async def _door(on: Services, call: Call, next_: str, error: ApiError | None) -> web.Response:
+    elsewhere = None if on.single_sign_on is None else on.single_sign_on.name
+    return await page(on, call, "login.html", error=error, next=next_, elsewhere=elsewhere)
 
 
 async def _signed_in(on: Services, call: Call) -> web.Response:
@@ -55,10 +74,50 @@ async def _signed_in(on: Services, call: Call) -> web.Response:
         signed = await on.sign_in.log_in(given.email, given.password, call.address)
     except ApiError as error:
         return await _login(on, call, error)
-    response = redirect(own_path(call.query_as(SignInQuery).next))
+    return _let_in(on, call, signed, call.query_as(SignInQuery).next)
+
+
+def _let_in(on: Services, call: Call, signed: SignedIn, next_: str) -> web.Response:
+    """On to where somebody wanted to go, with his log-in in a cookie."""
+    response = redirect(own_path(next_))
     token = on.tokens.make(signed.claim, int(time.time()), PAGES, LOGIN_SECONDS)
+    _keep(response, call, COOKIE, token, LOGIN_SECONDS, "/")
+    return response
+
+
+def _keep(response: web.Response, call: Call, name: str, value: str, seconds: int, path: str) -> None:
+    """Have the browser keep what scripts cannot read and other sites' forms do not send."""
     secure = call.own_url.startswith("https:")
-    response.set_cookie(COOKIE, token, max_age=LOGIN_SECONDS, path="/", httponly=True, samesite="Lax", secure=secure)
+    response.set_cookie(name, value, max_age=seconds, path=path, httponly=True, samesite="Lax", secure=secure)
+
+
+async def _sent_away(on: Services, call: Call) -> web.Response:
+    """To the OpenID provider, to sign in there."""
+    if on.single_sign_on is None:
+        raise ApiError(Case.NOT_FOUND, "People do not sign in elsewhere for this service.")
+    try:
+        begun = await on.single_sign_on.begin(f"{call.own_url}{BACK}", own_path(call.query_as(SignInQuery).next))
+    except ApiError as error:
+        return await _login(on, call, error)
+    response = web.Response(status=303, headers={"Location": begun.url, "Cache-Control": "no-store"})
+    _keep(response, call, BEGUN, begun.kept, SECONDS, BACK)
+    return response
+
+
+async def _came_back(on: Services, call: Call) -> web.Response:
+    """From the OpenID provider, with a code or with what went wrong."""
+    query = call.query_as(CameBack)
+    if on.single_sign_on is None:
+        raise ApiError(Case.NOT_FOUND, "People do not sign in elsewhere for this service.")
+    try:
+        code = "" if query.error else query.code
+        ended = await on.single_sign_on.end(call.request.cookies.get(BEGUN, ""), query.state, code)
+        signed = await on.sign_in.log_in_known(ended.person.id)
+    except ApiError as error:
+        response = await _door(on, call, "/", error)
+    else:
+        response = _let_in(on, call, signed, ended.next)
+    response.del_cookie(BEGUN, path=BACK, httponly=True, samesite="Lax")
     return response
 
 
@@ -136,6 +195,8 @@ async def _joined(on: Services, call: Call) -> web.Response:
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/login", Permission.OPEN, _login, SignInQuery),
     page_route("POST", "/login", Permission.OPEN, _signed_in, SignInQuery),
+    page_route("GET", "/login/openid", Permission.OPEN, _sent_away, SignInQuery),
+    page_route("GET", BACK, Permission.OPEN, _came_back, CameBack),
     page_route("POST", "/logout", Permission.SIGNED_IN, _signed_out, InvitedQuery),
     page_route("GET", "/register", Permission.OPEN, _register, InvitedQuery),
     page_route("POST", "/register", Permission.OPEN, _registered, InvitedQuery),

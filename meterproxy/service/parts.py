@@ -10,10 +10,12 @@ from meterproxy.config import Config
 from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.identity import Identity
+from meterproxy.control.issuer import Issuer
 from meterproxy.control.openid import OpenId
 from meterproxy.control.passwords import Passwords
 from meterproxy.control.routes import ROUTES
 from meterproxy.control.sign_in import SignIn
+from meterproxy.control.single_sign_on import SingleSignOn
 from meterproxy.control.tokens import Tokens
 from meterproxy.control.typesetter import Typesetter
 from meterproxy.core.lending import Change
@@ -132,6 +134,14 @@ def poller_of(config: Config, pool: Pool, ledger: WorkerLedger, exchanges: Excha
     return Poller(DurableRows(pool), ledger.durable, ask, OpenHoldPolicy(config.recovery.open_hold))
 
 
+def _single_sign_on(config: Config, openid: OpenId | None, secret: str) -> SingleSignOn | None:
+    """How people sign in elsewhere, where the configuration names a client of theirs."""
+    terms = config.openid
+    if openid is None or terms.issuer is None or terms.client_id is None:
+        return None
+    return SingleSignOn(terms, Issuer(terms.issuer), openid, secret)
+
+
 def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
     """What answers everything outside of the data plane, and what tells open pages of changes."""
     token, secret = config.admin_token, config.jwt_secret
@@ -141,6 +151,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
     keys = Keys(pool, new_limits=config.limits.of_keys)
     people, members, live = People(pool, accounts), Members(pool), Live(accounts.look)
     tokens = Tokens(secret.get_secret_value())
+    openid = OpenId.of(config.openid, Identities(pool, accounts, config.registration))
     services = Services(
         accounts,
         keys,
@@ -164,8 +175,8 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         CreditMarks(pool),
         live.watch,
         machine,
+        _single_sign_on(config, openid, secret.get_secret_value()),
     )
-    openid = OpenId.of(config.openid, Identities(pool, accounts, config.registration))
     api = Api(
         services,
         Identity(token.get_secret_value(), keys, people, tokens, openid),

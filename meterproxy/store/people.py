@@ -198,6 +198,14 @@ class People:
             )
         return login_id
 
+    async def begin_login_of(self, user_id: UUID, digest: bytes, seconds: float) -> UUID | None:
+        """The same for whom somebody else vouches. None where he is suspended."""
+        async with transaction(self._pool) as connection:
+            login_id: UUID | None = await connection.fetchval(
+                _SQL["begin_login_of"], new_id(), user_id, digest, seconds
+            )
+        return login_id
+
     async def renew_login(self, digest: bytes, new_digest: bytes, seconds: float) -> tuple[UUID, UUID] | None:
         """Go on with a log-in under another secret; its user and id, None where there is nothing to go on with."""
         async with transaction(self._pool) as connection:

@@ -43,6 +43,12 @@ SELECT $1, u.id, $3, now() + make_interval(secs => $4) FROM users u
 WHERE u.id = $2 AND u.password_hash = $5 AND u.suspended_at IS NULL FOR SHARE
 RETURNING id
 
+-- name: begin_login_of
+-- The same where somebody else vouches for him. No row: he is suspended.
+INSERT INTO logins (id, user_id, digest, expires_at)
+SELECT $1, u.id, $3, now() + make_interval(secs => $4) FROM users u WHERE u.id = $2 AND u.suspended_at IS NULL FOR SHARE
+RETURNING id
+
 -- name: renew_login
 -- A renewal secret works once. No row: it was used, or the log-in has ended.
 UPDATE logins l SET digest = $2, expires_at = now() + make_interval(secs => $3) FROM users u

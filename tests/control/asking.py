@@ -18,6 +18,7 @@ from meterproxy.control.openid import OpenId
 from meterproxy.control.passwords import Passwords
 from meterproxy.control.routes import ROUTES
 from meterproxy.control.sign_in import SignIn
+from meterproxy.control.single_sign_on import SingleSignOn
 from meterproxy.control.tokens import Tokens
 from meterproxy.control.typesetter import Typesetter
 from meterproxy.core.bound import ModelFacts
@@ -80,6 +81,7 @@ class Asking:
         openid: Callable[[Identities], OpenId | None] = lambda _identities: None,
         machine: Machine | None = None,
         public_url: str | None = None,
+        single_sign_on: Callable[[OpenId], SingleSignOn] | None = None,
     ) -> None:
         accounts, keys = Accounts(pool), Keys(pool)
         self.pool = pool
@@ -87,14 +89,15 @@ class Asking:
         self.passwords = Passwords()
         members = Members(pool)
         sign_in = SignIn(self.people, members, self.passwords, self.tokens, registration)
+        known = openid(Identities(pool, accounts, registration))
         services = Services(
             accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
             Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), LoggedEvents(pool),
             partial(audit, pool), ProviderRows(pool, Seal(bytes(32), PURPOSE)), Purchases(pool, TERMS),
             Notifications(pool), CreditMarks(pool),
             Live(accounts.look).watch, machine or machine_of(pool),
+            None if single_sign_on is None or known is None else single_sign_on(known),
         )  # fmt: skip
-        known = openid(Identities(pool, accounts, registration))
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)
         self.api = Api(
             services, identity, (*ROUTES, *PAGES), open_metrics=False, public_url=public_url, on_page_error=told

@@ -1,11 +1,14 @@
 """Tokens of another issuer: whom they introduce, and what is none."""
 
+import base64
 import contextlib
+import hashlib
 import hmac
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
+from urllib.parse import quote_plus
 
 import asyncpg
 import jwt
@@ -15,9 +18,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from yarl import URL
 
 from meterproxy.config.openid import OpenIdTerms
 from meterproxy.control import key_set
+from meterproxy.control.issuer import DISCOVERY
 from meterproxy.control.key_set import KeySet
 from meterproxy.control.openid import OpenId
 from meterproxy.errors import ApiError, Case
@@ -27,6 +32,7 @@ from tests.ledger.bank import pool_of
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 AUDIENCE = "meterproxy-test"
+CLIENT, CLIENT_SECRET = "meterproxy-pages", "of the client"
 
 
 def published(kid: str, key: Any, **members: Any) -> dict[str, Any]:
@@ -43,9 +49,41 @@ class Issuer:
         self.away = False
         self.now = 1000.0
         self.url = ""
+        self.codes: dict[str, dict[str, str]] = {}
+        """What was asked for with each code that was given and not exchanged yet."""
+        self.told: dict[str, Any] = {}
+        """What the next identity token says beside what it must."""
 
     async def discovery(self, _request: web.Request) -> web.Response:
-        return web.json_response({"issuer": self.url, "jwks_uri": f"{self.url}/keys"})
+        addresses = {"jwks_uri": "/keys", "authorization_endpoint": "/authorize", "token_endpoint": "/token"}
+        return web.json_response({"issuer": self.url, **{name: self.url + path for name, path in addresses.items()}})
+
+    async def authorize(self, request: web.Request) -> web.Response:
+        """Somebody signs in at once, and is sent back."""
+        asked, code = dict(request.query), f"code-{len(self.codes)}"
+        self.codes[code] = asked
+        back = URL(asked["redirect_uri"]).with_query(code=code, state=asked["state"], session_state="more")
+        return web.Response(status=302, headers={"Location": str(back)})
+
+    async def token_for(self, request: web.Request) -> web.Response:
+        """An identity token for a code, once, to whoever can show that he has begun."""
+        form = await request.post()
+        asked = self.codes.pop(str(form["code"]), None)
+        client = request.headers.get("Authorization", f"client {form.get('client_id')}")
+        verified = base64.urlsafe_b64encode(hashlib.sha256(str(form["code_verifier"]).encode()).digest())
+        if (
+            asked is None
+            or client not in {self.basic, f"client {CLIENT}"}
+            or form["redirect_uri"] != asked["redirect_uri"]
+            or verified.rstrip(b"=").decode() != asked["code_challenge"]
+        ):
+            return web.json_response({"error": "invalid_grant"}, status=400)
+        token = self.token(**{"aud": CLIENT, "nonce": asked["nonce"], **self.told})
+        return web.json_response({"id_token": token, "token_type": "Bearer"})
+
+    @property
+    def basic(self) -> str:
+        return "Basic " + base64.b64encode(f"{quote_plus(CLIENT)}:{quote_plus(CLIENT_SECRET)}".encode()).decode()
 
     async def key_set(self, _request: web.Request) -> web.Response:
         self.fetched += 1
@@ -67,8 +105,10 @@ class Issuer:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Issuer]:
     issuer, app = Issuer(), web.Application()
-    app.router.add_get(key_set.DISCOVERY, issuer.discovery)
+    app.router.add_get(DISCOVERY, issuer.discovery)
     app.router.add_get("/keys", issuer.key_set)
+    app.router.add_get("/authorize", issuer.authorize)
+    app.router.add_post("/token", issuer.token_for)
     async with TestServer(app) as server:
         issuer.url = str(server.make_url("")).rstrip("/")
         yield issuer

@@ -21,7 +21,7 @@ from tests.dashboard.visitor import Visitor
 from tests.ledger.bank import pool_of
 
 PAGES_BY_PERMISSION = {
-    Permission.OPEN: "GET /static/{digest}/{name} · GET /login · POST /login · GET /register · POST /register · "
+    Permission.OPEN: "GET /static/{digest}/{name} · GET /login · POST /login · GET /login/openid · GET /login/openid/back · GET /register · POST /register · "
     "GET /reset · POST /reset · GET /docs",
     Permission.SIGNED_IN: "POST /logout · GET /profile · POST /profile/password · POST /profile/organization · "
     "GET /invitation · POST /invitation",
