@@ -110,10 +110,13 @@ def make_app(settings: SimulatorSettings | None = None) -> web.Application:
 
 @asynccontextmanager
 async def running(
-    settings: SimulatorSettings | None = None, host: str = "127.0.0.1", port: int = 0
+    settings: SimulatorSettings | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    shutdown_seconds: float = _SHUTDOWN_SECONDS,
 ) -> AsyncIterator[str]:
     """Run the provider for the duration of a block; yields its base URL, as an OpenAI SDK is given it."""
-    runner = web.AppRunner(make_app(settings), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+    runner = web.AppRunner(make_app(settings), access_log=None, shutdown_timeout=shutdown_seconds)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

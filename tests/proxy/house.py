@@ -119,7 +119,7 @@ async def built(
 
     `server` is what `raw.serving` takes besides.
     """
-    async with running(simulator or SimulatorSettings()) as url:
+    async with running(simulator or SimulatorSettings(), shutdown_seconds=0.1) as url:
         origin = Origin.from_base_url(
             provider_url or url,
             first_byte_seconds=first_byte_seconds,

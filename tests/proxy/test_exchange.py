@@ -536,6 +536,7 @@ class TestModels:
                 client.send(request("/v1/models", method="GET"))
                 assert (await client.answer()).error["code"] == "upstream_unreachable"
                 house.provider.upstream = upstream
+                house.clock.advance(6)
                 client.send(request("/v1/models", method="GET"))
                 assert (await client.answer()).status == 200
                 house.provider.upstream = _Away()  # type: ignore[assignment]
