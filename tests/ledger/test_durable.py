@@ -450,9 +450,10 @@ async def test_an_ending_that_no_row_can_hold_ends_the_hold_all_the_same(
     assert await drawn(pool) == 600_000
 
 
+@pytest.mark.parametrize("tokens", [600, 0])
 @pytest.mark.parametrize("over_after", ["placing", "deferring", "ending"])
 async def test_one_whose_month_is_over_is_charged_once_all_the_same(
-    pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path, over_after: str
+    pool: asyncpg.Pool, key: KeyEntry, tmp_path: Path, over_after: str, tokens: int
 ) -> None:
     """Whatever of it was settled before old rows are dropped; an open one keeps its month."""
 
@@ -468,7 +469,7 @@ async def test_one_whose_month_is_over_is_charged_once_all_the_same(
     batches.append(ledger.settler._batch(list(ledger.settler._queue._front)))
     await settle(ledger)
     await months_go("deferring")
-    ledger.durable.capture(hold, completed(600))
+    ledger.durable.capture(hold, completed(tokens))
     batches.append(ledger.settler._batch(list(ledger.settler._queue._front)))
     await settle(ledger)
     await months_go("ending")
@@ -481,11 +482,11 @@ async def test_one_whose_month_is_over_is_charged_once_all_the_same(
         except Unbookable:
             await Settlement(pool).reject(batch, "again")
         assert await wrong(pool) == rejected
-        assert await balance(pool, key.account_id) == CREDIT - 600_000
+        assert await balance(pool, key.account_id) == CREDIT - tokens * 1000
         assert await states(pool) == ["captured"]
     await pool.execute("UPDATE journal_progress SET position = $1", batches[-1].end)
     await ledger.stop()
-    assert await drawn(pool) == 600_000
+    assert await drawn(pool) == tokens * 1000
 
 
 async def test_a_deferral_that_postgresql_refuses_is_booked_with_what_it_takes(
