@@ -16,26 +16,19 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
-from uuid import UUID
+from typing import Final, TypeVar
 
 import uvloop
-from aiohttp import web
 
 from meterproxy.config import Config
-from meterproxy.control.call import Machine
 from meterproxy.core.lending import Change, Settling
-from meterproxy.core.logged import LoggedUsage
 from meterproxy.errors import ApiError, Case, JournalFailed, MeterproxyError, SessionOver, StoreUnavailable
 from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.client import Client, Room
-from meterproxy.proxy.direct import log_usage
 from meterproxy.proxy.exchanges import Exchanges
 from meterproxy.proxy.house import Ports
-from meterproxy.proxy.models import Offer
-from meterproxy.proxy.other_request import asked_instead
 from meterproxy.proxy.server import Dispatch, HttpServer
 from meterproxy.runtime import logs
 from meterproxy.runtime.keeping import cancelled
@@ -52,11 +45,11 @@ from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
 from meterproxy.service.marking import Marking
 from meterproxy.service.parts import Pools, api_of, exchanges_of, journal_of, ledger_of, poller_of
+from meterproxy.service.serving import Serving
 from meterproxy.service.siblings import Siblings, settle_now
 from meterproxy.service.sweeper import Sweeper
 from meterproxy.service.upkeep import keep_fleet_counted, keep_tidy
 from meterproxy.store.directory import KeyDirectory
-from meterproxy.store.explain import explain
 from meterproxy.store.limits import set_exposure
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.notices import Notices
@@ -80,7 +73,6 @@ UNANSWERED_SECONDS: Final = 10.0
 """How long connections may wait in the socket's queue for a worker that starts, before they are told that it does."""
 OTHERS_INTERVALS: Final = 2
 """Settle intervals after which a worker of another host has settled what it captured before."""
-CHAT_PATH: Final = "/v1/chat/completions"
 CLOSE_SECONDS: Final = 2.0
 BACKLOG: Final = 1024
 BODIES_BYTES: Final = 512 << 20
@@ -126,8 +118,6 @@ class Worker:
         self._stopping = asyncio.Event()
         self._told_to_stop = asyncio.Event()
         self._leaving = False
-        self._closing = False
-        self._logging: set[asyncio.Future[None]] = set()
         self._exchanges: Exchanges | None = None
         self._providers: providers.StoredProviders | None = None
         self._room = Room(BODIES_BYTES)
@@ -151,7 +141,8 @@ class Worker:
         on_parent_gone(self._orphaned)
         self._pools = await Pools.opened(self._handover.dsn, pooled=self._handover.pooled)
         self._pool = self._pools.others
-        api, self._live = api_of(self._config, self._pools.people, self._machine())
+        self._serving = Serving(self._pool, self._siblings, self._unready, self._settle_own, self._config.markup_ppm)
+        api, self._live = api_of(self._config, self._pools.people, self._serving.machine)
         server = HttpServer(Dispatch(self._exchange, api.answer, api.admit))
         listening = socket.socket(fileno=self._handover.listening_fd)
         starting = asyncio.create_task(self._start(), name="start")
@@ -211,6 +202,7 @@ class Worker:
         await self._until_available(self._providers.look)
         self._tasks.start("providers", self._providers.keep_told)
         self._exchanges = exchanges
+        self._serving.begin(exchanges)
         poller = poller_of(self._config, self._pool, self._ledger, self._exchanges)
         self._tasks.start("durable holds", poller.keep_polled)
         self._tasks.start("kept answers", self._exchanges.house.idempotency.keep_told)
@@ -307,45 +299,6 @@ class Worker:
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _machine(self) -> Machine:
-        return Machine(
-            self._unready,
-            self._siblings.exposition,
-            self._siblings.settle_everywhere,
-            self._explain,
-            self._offers,
-            self._chat,
-            self._log,
-            self._config.markup_ppm,
-        )
-
-    async def _offers(self) -> Sequence[Offer]:
-        if self._exchanges is None:
-            raise ApiError(Case.UNAVAILABLE, f"The service is starting: {self._unfit[0]}.")
-        house = self._exchanges.house
-        return await house.models.offers(house.ports.clock.now_us())
-
-    async def _chat(self, request: web.BaseRequest, secret: str, body: bytes) -> None:
-        self._check_open()
-        await asked_instead(request, CHAT_PATH, secret, body, self._exchange)
-
-    async def _log(self, logged: LoggedUsage) -> None:
-        exchanges = self._check_open()
-        done = asyncio.get_running_loop().create_future()
-        self._logging.add(done)
-        try:
-            await log_usage(exchanges.house, logged)
-        finally:
-            self._logging.discard(done)
-            done.set_result(None)
-        await self._settle_own()
-
-    def _check_open(self) -> Exchanges:
-        """The way to the ledger for who did not come by way of the server's connections, which are drained."""
-        if self._exchanges is None or self._closing:
-            raise ApiError(Case.UNAVAILABLE, "The service is starting or ending right now.")
-        return self._exchanges
-
     def _exchange(self, client: Client) -> Awaitable[None]:
         return self._refuse(client) if self._exchanges is None else self._exchanges.run(client)
 
@@ -363,9 +316,6 @@ class Worker:
     async def _settle_own(self) -> None:
         if self._exchanges is not None:
             await settle_now(self._ledger)
-
-    async def _explain(self, request_id: UUID) -> dict[str, Any]:
-        return await explain(self._pool, request_id)
 
     def _stop(self) -> None:
         """Begin the end; told again, hasten it."""
@@ -401,7 +351,7 @@ class Worker:
         server.drain()
         if self._exchanges is not None:
             await self._exchanges.finish(self._config.drain_seconds)
-            await self._finish_logging()
+            await self._serving.finish()
             await self._tasks.stop()
             await finish_telling(self._exchanges.house.idempotency)
             try:
@@ -419,12 +369,6 @@ class Worker:
         with contextlib.suppress(TimeoutError):  # cut short, closing becomes cutting connections
             async with asyncio.timeout(CLOSE_SECONDS):
                 await asyncio.gather(*(pool.close() for pool in self._pools))
-
-    async def _finish_logging(self) -> None:
-        """Let what is being logged come into the journal, and nothing more."""
-        self._closing = True
-        if self._logging:
-            await asyncio.wait(self._logging, timeout=STOP_SECONDS)
 
     async def _linger(self, server: HttpServer) -> None:
         """Let clients hear of the end with their next answer, unless everything is to end."""
