@@ -16,9 +16,8 @@ from tests.tools import missing
 
 _OLDEST = 15
 _NOTHING_COLLECTED = 5
-_AT_ONCE = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder"]
-"""Each process has a PostgreSQL of its own; a file's tests share their services, so they stay together, in the order of
-`tests/conftest.py`."""
+_AT_ONCE = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
+"""Each process has a PostgreSQL of its own; a file's tests share their services, so they stay together."""
 
 
 def named() -> list[Path]:

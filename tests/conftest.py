@@ -22,19 +22,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "database: touches PostgreSQL (set by itself, for runs on other versions)")
 
 
-_BEGIN_FIRST = ("tests/service/test_background", "tests/service/", "tests/dashboard/test_journeys", "tests/control/")
-"""What takes long: whole files go to one process, and the last one to be handed out should be short."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_turn)
     for item in items:
         if _DATABASE_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("database")
-
-
-def _turn(item: pytest.Item) -> int:
-    return next((turn for turn, path in enumerate(_BEGIN_FIRST) if item.nodeid.startswith(path)), len(_BEGIN_FIRST))
 
 
 @pytest.fixture(scope="session")
