@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from meterproxy.errors import StoreUnavailable
@@ -21,24 +24,29 @@ FIRST_SECONDS: Final = 60.0
 UPKEEP_SECONDS: Final = 3600.0
 FLEET_SECONDS: Final = 15.0
 
+_log: Final = logging.getLogger(__name__)
+
 
 async def keep_tidy(pool: Pool, retention_days: int | None) -> None:
     """Make room for rows to come, and let go of what providers have forgotten, of what has ended, and of old rows."""
     await asyncio.sleep(FIRST_SECONDS)
     while True:
-        with contextlib.suppress(StoreUnavailable):
-            await make_partitions(pool)
-            await delete_old_owners(pool)
-            await fold_leases(pool)
-            await delete_old_windows(pool)
-            await delete_old_crossings(pool)
-            await delete_old_notifications(pool)
-            await delete_expired(pool)
-            await tidy_people(pool)
-            await tidy_logged(pool)
-            if retention_days is not None:
-                await drop_old_usage(pool, retention_days)
+        for step in _steps(retention_days):
+            try:
+                await step(pool)
+            except StoreUnavailable as error:  # it comes again; what follows must not wait for it
+                _log.warning("a part of upkeep was put off", extra={"error": str(error)})
         await asyncio.sleep(UPKEEP_SECONDS)
+
+
+def _steps(retention_days: int | None) -> Sequence[Callable[[Pool], Awaitable[object]]]:
+    steps: list[Callable[[Pool], Awaitable[object]]] = [
+        make_partitions, delete_old_owners, fold_leases, delete_old_windows, delete_old_crossings,
+        delete_old_notifications, delete_expired, tidy_people, tidy_logged,
+    ]  # fmt: skip
+    if retention_days is not None:
+        steps.append(partial(drop_old_usage, days=retention_days))
+    return steps
 
 
 async def keep_fleet_counted(pool: Pool, metrics: Metrics) -> None:

@@ -57,17 +57,13 @@ async def read_retained_from(connection: Connection) -> datetime | None:
 
 async def _drop_month(pool: asyncpg.Pool, partition: str) -> int:
     """Sum a month up and drop it, unless another worker does or somebody reads it; answers how many rows it had."""
-    async with transaction(pool) as connection:
-        if not await connection.fetchval(_SQL["try_lock"], _LOCK):
-            return 0
-        months = {row["partition"]: row["is_summed"] for row in await connection.fetch(_SQL["months_over"])}
-        if partition not in months:
-            return 0
-        if not months[partition]:
-            await connection.execute(_SQL["sum_month"], partition, timeout=SUM_SECONDS)
     try:
         async with transaction(pool) as connection:
-            if not await connection.fetchval(_SQL["try_lock"], _LOCK):
+            is_summed = await _is_summed(connection, partition)
+            if is_summed is False:
+                await connection.execute(_SQL["sum_month"], partition, timeout=SUM_SECONDS)
+        async with transaction(pool) as connection:
+            if not await _is_summed(connection, partition):
                 return 0
             await connection.execute(_SQL["wait_shortly"], f"{LOCK_MS}ms")
             rows = int(await connection.fetchval(_SQL["drop_month"], partition))
@@ -76,6 +72,14 @@ async def _drop_month(pool: asyncpg.Pool, partition: str) -> int:
         return 0
     _log.info("dropped a month of usage rows", extra={"partition": partition, "rows": rows})
     return rows
+
+
+async def _is_summed(connection: Connection, partition: str) -> bool | None:
+    """Whether a month's sums are there; None where it is not ours to drop, by now or at this moment."""
+    if not await connection.fetchval(_SQL["try_lock"], _LOCK):
+        return None
+    months = {row["partition"]: row["is_summed"] for row in await connection.fetch(_SQL["months_over"])}
+    return months.get(partition)
 
 
 async def _drop_rows(pool: asyncpg.Pool) -> int:

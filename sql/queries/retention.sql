@@ -11,7 +11,11 @@ SELECT set_config('lock_timeout', $1, true)
 SELECT advance_retention(now() - make_interval(days => $1))
 
 -- name: months_over
-SELECT partition, is_summed FROM usage_months_over ORDER BY month
+-- Those that are there: what a person has detached to keep it is his.
+SELECT partition, is_summed FROM usage_months_over m
+WHERE EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+              WHERE i.inhparent = 'usage_events'::regclass AND c.relname = m.partition)
+ORDER BY month
 
 -- name: sum_month
 SELECT sum_month($1)

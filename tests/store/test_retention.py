@@ -251,6 +251,25 @@ async def test_between_summing_up_and_dropping_the_books_balance(
     assert await broken(pool) == []
 
 
+@pytest.mark.parametrize("summed", [False, True])
+async def test_a_month_that_somebody_has_taken_out_is_not_dropped(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch, summed: bool
+) -> None:
+    """What is detached to be kept stays, whenever it was, and the other months go all the same."""
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    with monkeypatch.context() as patch:
+        patch.setitem(retention._SQL, "drop_month" if summed else "sum_month", "SELECT 1 / (length($1::text) * 0)")
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await drop_old_usage(pool, KEPT_DAYS)
+    kept = await oldest_month(pool)
+    await pool.execute(f"ALTER TABLE usage_events DETACH PARTITION {kept}")
+    rows = await pool.fetchval(f"SELECT count(*) FROM {kept}")
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert await pool.fetchval(f"SELECT count(*) FROM {kept}") == rows > 0
+    assert [row["partition"] for row in await pool.fetch("SELECT partition FROM usage_months_over")] == [kept]
+
+
 async def test_an_audit_sees_a_month_or_its_sums_never_neither(pool: asyncpg.Pool) -> None:
     """However both run into each other."""
     past = await past_of(pool)
@@ -290,6 +309,27 @@ async def test_the_page_of_requests_says_from_when_they_are_kept(pool: asyncpg.P
     mark = await retained_from(pool)
     assert mark is not None
     assert f"kept from {mark:%Y-%m-%d} on".encode() in (await visitor.get("/activity")).body
+
+
+async def test_what_upkeep_cannot_do_keeps_nothing_else_from_being_done(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told of, and old months go all the same."""
+    monkeypatch.setattr("meterproxy.service.upkeep.FIRST_SECONDS", 0)
+    dropped = asyncio.Event()
+
+    async def fails(_pool: asyncpg.Pool) -> None:
+        raise StoreUnavailable("a statement took too long")
+
+    async def drops(_pool: asyncpg.Pool, days: int) -> None:
+        dropped.set()
+
+    monkeypatch.setattr("meterproxy.service.upkeep.fold_leases", fails)
+    monkeypatch.setattr("meterproxy.service.upkeep.drop_old_usage", drops)
+    task = asyncio.create_task(keep_tidy(pool, KEPT_DAYS))
+    await dropped.wait()
+    task.cancel()
+    assert [record.error for record in caplog.records if hasattr(record, "error")] == ["a statement took too long"]
 
 
 async def test_upkeep_drops_what_the_configuration_says(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
