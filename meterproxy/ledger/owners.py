@@ -266,6 +266,9 @@ class Owners:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait((self._asking,))
+        self._fail(
+            list(self._wanted), StoreUnavailable("the look-up was ended")
+        )  # a task that never ran has told nobody
 
 
 def _cut(entries: OrderedDict[ResourceKey, V], most: int) -> None:

@@ -455,6 +455,7 @@ async def test_a_stop_ends_what_is_being_looked_up(pool: asyncpg.Pool, key: KeyE
     finding = asyncio.create_task(find(here, key, "resp_1"))
     await asyncio.sleep(0)
     await here.stop()
+    assert finding.done(), "also where its question had not been sent yet"
     with suppress(asyncio.CancelledError), pytest.raises(StoreUnavailable):
         await finding
     await other.stop()
