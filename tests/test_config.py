@@ -242,6 +242,15 @@ def test_later_features_are_refused(setting: str, value: str) -> None:
     assert "not supported yet" in line
 
 
+def test_people_reach_the_service_at_a_root() -> None:
+    """A path before all of its own would lead every link of its pages astray."""
+    (line,) = problems(None, {"METERPROXY_PUBLIC_URL": "https://example.com/meter"})
+    assert "public_url" in line
+    assert "must have no path" in line
+    told = Config.load(None, {"METERPROXY_PUBLIC_URL": "https://meter.example.com/"})
+    assert told.public_url == "https://meter.example.com"
+
+
 @pytest.mark.parametrize(("days", "hours", "fault"), [
     ("34", "24", "must be greater than or equal to 35"),
     ("35", "840", "usage.retention_days must be longer than journal.retain_hours"),

@@ -38,6 +38,7 @@ from meterproxy.config.values import (
     Networks,
     NotNegative,
     Positive,
+    PublicUrl,
     Rate,
     Seconds,
     SecondsOrOff,
@@ -196,7 +197,7 @@ class Config(Section):
     registration: Literal["open", "invitation", "closed"] = "closed"
     max_body_bytes: Size = 64 * 2**20
     trusted_proxies: Networks = ()
-    public_url: BaseUrl | None = None
+    public_url: PublicUrl | None = None
     cors_origins: Annotated[Words, later()] = ()
     out_of_credit_status: Status = 429
     on_disconnect: Literal["drain", "cancel"] = "drain"

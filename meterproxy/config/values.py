@@ -117,6 +117,14 @@ def parse_base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def parse_public_url(value: str) -> str:
+    """Check the URL at which people reach the service; a slash at its end goes away."""
+    url = parse_base_url(value)
+    if urlsplit(url).path:
+        raise ValueError("must have no path: pages link to one another from the root")
+    return url
+
+
 def parse_database_url(value: SecretStr) -> SecretStr:
     """Check that a database URL is PostgreSQL's."""
     if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
@@ -174,6 +182,7 @@ Rate = Annotated[int, BeforeValidator(parse_rate), PlainSerializer(format_usd)]
 Listen = Annotated[Address, BeforeValidator(parse_address), PlainSerializer(str)]
 Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(parse_list)]
 BaseUrl = Annotated[str, AfterValidator(parse_base_url)]
+PublicUrl = Annotated[str, AfterValidator(parse_public_url)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(parse_database_url)]
 Networks = Annotated[
     tuple[IPv4Network | IPv6Network, ...],

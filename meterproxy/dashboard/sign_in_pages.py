@@ -16,7 +16,7 @@ from meterproxy.control.principal import User
 from meterproxy.control.queries import Query
 from meterproxy.control.route import Route
 from meterproxy.control.sign_in import LOGIN_SECONDS, SignedIn
-from meterproxy.control.single_sign_on import LONGEST, SECONDS
+from meterproxy.control.single_sign_on import LONGEST, SECONDS, SingleSignOn
 from meterproxy.control.tokens import PAGES
 from meterproxy.dashboard.pages import own_path, page, page_route, redirect
 from meterproxy.errors import ApiError, Case
@@ -91,12 +91,17 @@ def _keep(response: web.Response, call: Call, name: str, value: str, seconds: in
     response.set_cookie(name, value, max_age=seconds, path=path, httponly=True, samesite="Lax", secure=secure)
 
 
-async def _sent_away(on: Services, call: Call) -> web.Response:
-    """To the OpenID provider, to sign in there."""
+def _elsewhere(on: Services) -> SingleSignOn:
     if on.single_sign_on is None:
         raise ApiError(Case.NOT_FOUND, "People do not sign in elsewhere for this service.")
+    return on.single_sign_on
+
+
+async def _sent_away(on: Services, call: Call) -> web.Response:
+    """To the OpenID provider, to sign in there."""
+    elsewhere = _elsewhere(on)
     try:
-        begun = await on.single_sign_on.begin(f"{call.own_url}{BACK}", own_path(call.query_as(SignInQuery).next))
+        begun = await elsewhere.begin(f"{call.own_url}{BACK}", own_path(call.query_as(SignInQuery).next))
     except ApiError as error:
         return await _login(on, call, error)
     response = web.Response(status=303, headers={"Location": begun.url, "Cache-Control": "no-store"})
@@ -106,12 +111,10 @@ async def _sent_away(on: Services, call: Call) -> web.Response:
 
 async def _came_back(on: Services, call: Call) -> web.Response:
     """From the OpenID provider, with a code or with what went wrong."""
-    query = call.query_as(CameBack)
-    if on.single_sign_on is None:
-        raise ApiError(Case.NOT_FOUND, "People do not sign in elsewhere for this service.")
+    query, elsewhere = call.query_as(CameBack), _elsewhere(on)
     try:
         code = "" if query.error else query.code
-        ended = await on.single_sign_on.end(call.request.cookies.get(BEGUN, ""), query.state, code)
+        ended = await elsewhere.end(call.request.cookies.get(BEGUN, ""), query.state, code)
         signed = await on.sign_in.log_in_known(ended.person.id)
     except ApiError as error:
         response = await _door(on, call, "/", error)

@@ -16,6 +16,7 @@ import asyncpg
 from meterproxy.core.lending import LeaseKey
 from meterproxy.store.instants import to_datetime, to_us
 from meterproxy.store.pool import Connection, transaction
+from meterproxy.store.slices import delete_in_slices
 from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("crossings")
@@ -72,14 +73,7 @@ async def look_through(pool: asyncpg.Pool) -> list[Crossed]:
 
 async def delete_old_crossings(pool: asyncpg.Pool) -> int:
     """Delete crossings that nobody is interested in any more; answers how many. Raises StoreUnavailable."""
-    total = 0
-    while True:
-        async with transaction(pool) as connection:
-            done = await connection.execute(_SQL["delete_old_crossings"], DAYS_KEPT, DELETED_AT_ONCE)
-        deleted = int(done.split()[-1])
-        total += deleted
-        if deleted < DELETED_AT_ONCE:
-            return total
+    return await delete_in_slices(pool, _SQL["delete_old_crossings"], DAYS_KEPT, at_once=DELETED_AT_ONCE)
 
 
 def _key(row: asyncpg.Record) -> LeaseKey:

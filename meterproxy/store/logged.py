@@ -18,6 +18,7 @@ from meterproxy.core.identifier import uuid7
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.instants import to_us
 from meterproxy.store.pool import transaction
+from meterproxy.store.slices import delete_in_slices
 from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("logged")
@@ -95,11 +96,7 @@ class Booked(NamedTuple):
 
 async def tidy_logged(pool: asyncpg.Pool) -> None:
     """Forget events that are too old to be told of again. Raises StoreUnavailable."""
-    while True:
-        async with transaction(pool) as connection:
-            done = await connection.execute(_SQL["tidy_events"], DAYS_KEPT, DELETED_AT_ONCE)
-        if int(done.split()[-1]) < DELETED_AT_ONCE:
-            return
+    await delete_in_slices(pool, _SQL["tidy_events"], DAYS_KEPT, at_once=DELETED_AT_ONCE)
 
 
 def _request_id(account_id: UUID, event_id: str, occurred_at: datetime) -> UUID:

@@ -18,6 +18,7 @@ import orjson
 
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.pool import transaction
+from meterproxy.store.slices import delete_in_slices
 from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("notifications")
@@ -94,11 +95,4 @@ def _who(reader: Reader) -> tuple[UUID, UUID | None, bool]:
 
 async def delete_old_notifications(pool: asyncpg.Pool) -> int:
     """Delete what nobody reads any more; answers how many. Raises StoreUnavailable."""
-    total = 0
-    while True:
-        async with transaction(pool) as connection:
-            done = await connection.execute(_SQL["delete_old_notifications"], DAYS_KEPT, DELETED_AT_ONCE)
-        deleted = int(done.split()[-1])
-        total += deleted
-        if deleted < DELETED_AT_ONCE:
-            return total
+    return await delete_in_slices(pool, _SQL["delete_old_notifications"], DAYS_KEPT, at_once=DELETED_AT_ONCE)

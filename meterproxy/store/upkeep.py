@@ -6,6 +6,7 @@ import asyncpg
 
 from meterproxy.store.migrate import SchemaError, check_schema
 from meterproxy.store.pool import transaction
+from meterproxy.store.slices import delete_in_slices
 from meterproxy.store.sqlfiles import queries
 
 _UPKEEP: Final = queries("upkeep")
@@ -40,14 +41,7 @@ OWNERS_AT_ONCE: Final = 5000
 
 async def delete_old_owners(pool: asyncpg.Pool) -> int:
     """Delete owners of what providers do not know any more; answers how many. Raises StoreUnavailable."""
-    total = 0
-    while True:
-        async with transaction(pool) as connection:
-            done = await connection.execute(_UPKEEP["delete_old_owners"], OWNER_DAYS, ITEM_DAYS, OWNERS_AT_ONCE)
-        deleted = int(done.split()[-1])
-        total += deleted
-        if deleted < OWNERS_AT_ONCE:
-            return total
+    return await delete_in_slices(pool, _UPKEEP["delete_old_owners"], OWNER_DAYS, ITEM_DAYS, at_once=OWNERS_AT_ONCE)
 
 
 MINUTES_KEPT_SECONDS: Final = 2 * 3600
@@ -58,16 +52,9 @@ WINDOWS_AT_ONCE: Final = 5000
 
 async def delete_old_windows(pool: asyncpg.Pool) -> int:
     """Delete windows of rate limits that ended long ago; answers how many. Raises StoreUnavailable."""
-    total = 0
-    while True:
-        async with transaction(pool) as connection:
-            done = await connection.execute(
-                _UPKEEP["delete_old_windows"], MINUTES_KEPT_SECONDS, HOURS_KEPT_SECONDS, WINDOWS_AT_ONCE
-            )
-        deleted = int(done.split()[-1])
-        total += deleted
-        if deleted < WINDOWS_AT_ONCE:
-            return total
+    return await delete_in_slices(
+        pool, _UPKEEP["delete_old_windows"], MINUTES_KEPT_SECONDS, HOURS_KEPT_SECONDS, at_once=WINDOWS_AT_ONCE
+    )
 
 
 FOLDED_AFTER_SECONDS: Final = 3600.0
