@@ -5,14 +5,19 @@ Rules
 - A model is listed only by the provider that its requests would go to, only with a price, and only if the key may use
   it. What is not listed does not exist.
 - A provider's list is fetched when it is asked for, at most once a minute, by one request at a time, in ten seconds at
-  most; by the next of its keys where one is refused. While it cannot be fetched the last one that could be stands, and
-  where there is none, who asks hears of the failure at once for a while.
-- A provider's own words about a model pass as they are.
+  most; by the next of its keys where one is refused, within the same ten. While it cannot be fetched the last one that
+  could be stands, also for those who come while it is fetched. Where there is none, who asks hears of the failure at
+  once for a while, which begins when it failed.
+- What is not read to its end is aborted, so that a provider that says nothing more keeps no connection.
+- A provider's own words about a model pass as they are, of its first `MOST_MODELS`: of more than can be remembered each
+  would be looked up anew with each request.
 """
 
 import asyncio
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
@@ -24,7 +29,7 @@ from meterproxy.proxy.authenticate import may_use_model
 from meterproxy.proxy.forward import failed, nothing_held
 from meterproxy.proxy.headers import to_provider
 from meterproxy.proxy.provider import Provider, account_refused
-from meterproxy.proxy.route import Router, not_found
+from meterproxy.proxy.route import MODELS_REMEMBERED, Router, not_found
 from meterproxy.proxy.upstream import UpstreamError
 
 FRESH_US: Final = 60_000_000
@@ -32,6 +37,11 @@ RETRY_US: Final = 5_000_000
 """How long a failed fetch is not repeated."""
 FETCH_SECONDS: Final = 10.0
 LIST_BYTES: Final = 16 << 20
+MOST_MODELS: Final = MODELS_REMEMBERED
+MODELS_A_TURN: Final = 32
+"""How many are looked up between two turns of the loop."""
+
+T = TypeVar("T")
 
 Model = dict[str, Any]
 
@@ -62,7 +72,7 @@ class ProviderModels:
         Raises:
             ApiError: the list was never fetched and cannot be now.
         """
-        if now_us >= self._next_fetch_us:
+        if now_us >= self._next_fetch_us and not (self._models is not None and self._fetching.locked()):
             async with self._fetching:
                 if now_us >= self._next_fetch_us:
                     await self._refresh(now_us)
@@ -72,24 +82,26 @@ class ProviderModels:
         return self._models
 
     async def _refresh(self, now_us: int) -> None:
+        began = time.monotonic_ns()
         try:
             self._models = await self._fetch()
         except ApiError as error:
-            self._next_fetch_us, self._failure = now_us + RETRY_US, error.again()
+            failed_us = now_us + (time.monotonic_ns() - began) // 1000
+            self._next_fetch_us, self._failure = failed_us + RETRY_US, error.again()
         else:
             self._next_fetch_us = now_us + FRESH_US
 
     async def _fetch(self) -> dict[str, Model]:
-        for provider in self.provider.chain():
-            try:
-                async with asyncio.timeout(FETCH_SECONDS):
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                for provider in self.provider.chain():
                     status, body = await ask(provider)
-            except UpstreamError as error:
-                raise failed(error) from None
-            except TimeoutError:
-                raise ApiError(Case.UPSTREAM_TIMEOUT, "The provider did not list its models in time.") from None
-            if status == 200:
-                return dict(listed(body))
+                    if status == 200:
+                        return dict(islice(listed(body), MOST_MODELS))
+        except UpstreamError as error:
+            raise failed(error) from None
+        except TimeoutError:
+            raise ApiError(Case.UPSTREAM_TIMEOUT, "The provider did not list its models in time.") from None
         raise account_refused()
 
 
@@ -97,7 +109,10 @@ async def ask(provider: Provider) -> tuple[int, bytes]:
     """Ask a provider for its models: the status of its answer, and what it says. Raises UpstreamError."""
     headers = to_provider((), provider.own_headers)
     answer = await provider.upstream.send(b"GET", "/models", headers, b"", before_first_byte=nothing_held)
-    return answer.status, await answer.read_all(LIST_BYTES)
+    try:
+        return answer.status, await answer.read_all(LIST_BYTES)
+    finally:
+        answer.abort()  # nothing once all has been read
 
 
 def listed(body: bytes) -> Iterator[tuple[str, Model]]:
@@ -109,6 +124,14 @@ def listed(body: bytes) -> Iterator[tuple[str, Model]]:
     for model in data if isinstance(data, list) else ():
         if isinstance(model, dict) and isinstance(model.get("id"), str):
             yield model["id"], model
+
+
+async def _by_turns(items: Iterable[T]) -> AsyncIterator[T]:
+    """One after the other; the first look at a model takes a while, and others have their turn in between."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % MODELS_A_TURN == 0:
+            await asyncio.sleep(0)
 
 
 class Models:
@@ -136,13 +159,13 @@ class Models:
         Raises:
             ApiError: no provider's list can be had.
         """
-        visible = [model for id_, model in await self._all(now_us) if self._visible(id_, key, now_us)]
+        visible = [model async for id_, model in _by_turns(await self._all(now_us)) if self._visible(id_, key, now_us)]
         return orjson.dumps({"object": "list", "data": visible})
 
     async def offers(self, now_us: int) -> list[Offer]:
         """All models that have a price, by name. Raises ApiError where no provider's list can be had."""
         found = []
-        for id_, _ in await self._all(now_us):
+        async for id_, _ in _by_turns(await self._all(now_us)):
             provider = self._router.provider_of(id_)
             price = None if provider is None else self._router.price(provider, id_, now_us)
             if provider is not None and price is not None:

@@ -9,7 +9,7 @@ import pytest
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy import models as models_module
 from meterproxy.proxy import probe as probe_module
-from meterproxy.proxy.models import FRESH_US, RETRY_US, ProviderModels
+from meterproxy.proxy.models import FRESH_US, MOST_MODELS, RETRY_US, ProviderModels
 from meterproxy.proxy.probe import probe
 from meterproxy.proxy.provider import Provider
 from meterproxy.proxy.upstream import Origin, Upstream
@@ -49,7 +49,7 @@ async def test_a_list_is_fetched_once_a_minute(monkeypatch: pytest.MonkeyPatch) 
         assert [list(one) for one in await asyncio.gather(*(known.read(0) for _ in range(5)))] == [["a"]] * 5
         assert list(await known.read(FRESH_US - 1)) == ["a"]
         assert list(await known.read(FRESH_US)) == ["a"]
-        assert list(await known.read(FRESH_US + RETRY_US)) == ["b"]
+        assert list(await known.read(FRESH_US + 2 * RETRY_US)) == ["b"]
         await closed(provider)
 
 
@@ -65,7 +65,81 @@ async def test_a_provider_that_is_silent_keeps_nobody_for_long(monkeypatch: pyte
             assert refused.value.case is Case.UPSTREAM_TIMEOUT
         assert served.connections == 1
         monkeypatch.setattr(models_module, "FETCH_SECONDS", 10.0)
-        assert list(await known.read(RETRY_US)) == ["a"]
+        assert list(await known.read(2 * RETRY_US)) == ["a"]
+        await closed(provider)
+
+
+async def test_a_failure_that_took_long_is_not_followed_by_the_next_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who came while it was fetched hears of it at once, however long that took: nobody stands in line for another."""
+    monkeypatch.setattr(models_module, "FETCH_SECONDS", 0.2)
+    monkeypatch.setattr(models_module, "RETRY_US", 100_000)
+    async with scripted.provider(silent) as served:
+        provider = by(served.port, "k")
+        known = ProviderModels(provider)
+        came = (0, 50_000, 110_000, 190_000)
+        for failure in await asyncio.gather(*(known.read(at) for at in came), return_exceptions=True):
+            assert isinstance(failure, ApiError)
+        assert served.connections == 1
+        await closed(provider)
+
+
+async def test_the_last_list_stands_for_who_comes_while_it_is_fetched() -> None:
+    """One waits for the provider, nobody else."""
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.answer(lists("a"))
+        await peer.request()
+        asked.set()
+        await told.wait()
+        await peer.send(lists("b"))
+        await peer.closed()
+
+    async with scripted.provider(script) as served:
+        provider = by(served.port, "k")
+        known = ProviderModels(provider)
+        await known.read(0)
+        waiting = asyncio.create_task(known.read(FRESH_US))
+        await asked.wait()
+        assert list(await known.read(FRESH_US)) == ["a"]
+        told.set()
+        assert list(await waiting) == ["b"]
+        await closed(provider)
+
+
+async def test_a_provider_that_begins_and_says_no_more_keeps_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor time for each of its keys: the fetch ends, and what it had open is closed."""
+    monkeypatch.setattr(models_module, "FETCH_SECONDS", 0.2)
+    ended = asyncio.Event()
+
+    async def begins(peer: Peer) -> None:
+        await peer.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+        await peer.closed()
+        ended.set()
+
+    async def refuses_late(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(0.15)
+        await peer.send(says(401))
+        await peer.closed()
+
+    async with scripted.provider(refuses_late, begins) as served:
+        provider = by(served.port, "first", by(served.port, "second"))
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(ApiError) as refused:
+            await ProviderModels(provider).read(0)
+        assert refused.value.case is Case.UPSTREAM_TIMEOUT
+        assert asyncio.get_running_loop().time() - began < 0.3
+        await asyncio.wait_for(ended.wait(), 5)
+        await closed(provider)
+
+
+async def test_of_an_endless_list_the_first_are_taken() -> None:
+    """Whoever lists more than can be remembered would have each looked up anew with each request."""
+    async with scripted.provider(answers(lists(*(f"m{number}" for number in range(MOST_MODELS + 5))))) as served:
+        provider = by(served.port, "k")
+        found = list(await ProviderModels(provider).read(0))
+        assert (len(found), found[0], found[-1]) == (MOST_MODELS, "m0", f"m{MOST_MODELS - 1}")
         await closed(provider)
 
 
