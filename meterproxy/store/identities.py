@@ -3,8 +3,9 @@
 Rules
 -----
 - An issuer and a subject are one person for ever, whatever e-mail address he has by then.
-- A verified address makes somebody the user who has it, where nobody can have taken it before without proof: with open
-  registration only one without a password, and never an operator.
+- A verified address makes somebody the user who has it, where nobody can have taken it before without proof: never an
+  operator, and one with a password only where registration is closed. An invitation proves nothing of an address:
+  whoever invites names it, and has its secret.
 """
 
 from typing import Any, Final, Literal, NamedTuple
@@ -69,7 +70,7 @@ class Identities:
         known = None if who.email is None else await connection.fetchrow(_SQL["find_known"], who.email)
         if known is None:
             user_id = await self._made(connection, who)
-        elif known["is_operator"] or (known["has_password"] and self._registration == "open"):
+        elif known["is_operator"] or (known["has_password"] and self._registration != "closed"):
             text = "A user with this e-mail address signs in by password here, so this token cannot stand for him."
             raise ApiError(Case.PERMISSION_DENIED, text)
         else:

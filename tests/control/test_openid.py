@@ -240,12 +240,14 @@ async def test_registration_holds_for_those_who_are_introduced(issuer: Issuer, p
 async def test_a_verified_address_is_its_users_where_nobody_can_have_taken_it(
     issuer: Issuer, pool: asyncpg.Pool
 ) -> None:
-    """With open registration anybody may have registered it, so a password stays another's; operators are never linked."""
+    """Where anybody may have registered it, or had himself invited under it, a password stays another's; operators are
+    never linked."""
     ann, boss = await Asking(pool).person("ann"), await Asking(pool).person("boss")
     await pool.execute("UPDATE users SET is_operator = true WHERE id = $1", boss.id)
     open_, closed = issuer.asking(pool, "open"), issuer.asking(pool, "closed")
     verified = {"email": ann.email.upper(), "email_verified": True}
     assert (await me(open_, issuer.token(**verified))).case is Case.PERMISSION_DENIED
+    assert (await me(issuer.asking(pool, "invitation"), issuer.token(**verified))).case is Case.PERMISSION_DENIED
     assert (await me(closed, issuer.token(email=ann.email))).case is Case.PERMISSION_DENIED, "not verified"
     operator = issuer.token(sub="boss", email=boss.email, email_verified=True)
     assert (await me(closed, operator)).case is Case.PERMISSION_DENIED
@@ -253,6 +255,18 @@ async def test_a_verified_address_is_its_users_where_nobody_can_have_taken_it(
     assert (await me(open_, issuer.token())).body["id"] == str(ann.id)
     await pool.execute("UPDATE users SET suspended_at = now() WHERE id = $1", ann.id)
     assert (await me(open_, issuer.token())).case is Case.NOT_SIGNED_IN
+
+
+async def test_nobody_takes_an_address_by_inviting_it(issuer: Issuer, pool: asyncpg.Pool) -> None:
+    """Whoever has made up a user under another's address, by his own invitation, does not find him there later."""
+    invited = issuer.asking(pool, "invitation")
+    mallory = await Asking(pool).person("mallory")
+    path, address = f"/api/organizations/{mallory.organization_id}/invitations", "boss@example.com"
+    secret = (await invited("POST", path, {"email": address}, token=mallory.token)).body["invitation_token"]
+    made_up = {"username": "Boss", "email": address, "password": "known to mallory", "invitation_token": secret}
+    assert (await invited("POST", "/api/auth/register", made_up)).status == 201
+    refused = await me(invited, issuer.token(sub="boss", email=address, email_verified=True))
+    assert refused.case is Case.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize("document", [
