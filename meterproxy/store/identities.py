@@ -2,7 +2,8 @@
 
 Rules
 -----
-- An issuer and a subject are one person for ever, whatever e-mail address he has by then.
+- An issuer and a subject are one person for ever, whatever e-mail address he has by then; another subject of the same
+  issuer is another person, also where he was given the address of one who has left.
 - A verified address makes somebody the user who has it, where nobody can have taken it before without proof: never an
   operator, and one with a password only where registration is closed. An invitation proves nothing of an address:
   whoever invites names it, and has its secret.
@@ -67,11 +68,14 @@ class Identities:
             return None if row is None else await _person(connection, row)
 
     async def _take_in(self, connection: Connection, who: Introduced) -> None:
-        known = None if who.email is None else await connection.fetchrow(_SQL["find_known"], who.email)
+        known = None if who.email is None else await connection.fetchrow(_SQL["find_known"], who.email, who.issuer)
         if known is None:
             user_id = await self._made(connection, who)
         elif known["is_operator"] or (known["has_password"] and self._registration != "closed"):
             text = "A user with this e-mail address signs in by password here, so this token cannot stand for him."
+            raise ApiError(Case.PERMISSION_DENIED, text)
+        elif known["is_another"]:
+            text = "A user with this e-mail address is known here as somebody else of this issuer."
             raise ApiError(Case.PERMISSION_DENIED, text)
         else:
             user_id = known["id"]

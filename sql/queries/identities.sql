@@ -6,8 +6,11 @@ SELECT u.id, u.name, u.email, u.is_operator, u.suspended_at
 FROM identities i JOIN users u ON u.id = i.user_id WHERE i.issuer = $1 AND i.subject = $2
 
 -- name: find_known
--- Who has an address that the issuer has verified. Operators are never found so: the word of another issuer makes none.
-SELECT id, password_hash IS NOT NULL AS has_password, is_operator FROM users WHERE lower(email) = lower($1) AND NOT is_service
+-- Who has an address that the issuer ($2) has verified, and whether it knows him as somebody else. Operators are never found
+-- so: the word of another issuer makes none.
+SELECT id, password_hash IS NOT NULL AS has_password, is_operator,
+    EXISTS (SELECT FROM identities i WHERE i.user_id = users.id AND i.issuer = $2) AS is_another
+FROM users WHERE lower(email) = lower($1) AND NOT is_service
 
 -- name: add_identity
 INSERT INTO identities (issuer, subject, user_id) VALUES ($1, $2, $3)

@@ -257,6 +257,18 @@ async def test_a_verified_address_is_its_users_where_nobody_can_have_taken_it(
     assert (await me(open_, issuer.token())).case is Case.NOT_SIGNED_IN
 
 
+@pytest.mark.parametrize("registration", ["open", "closed"])
+async def test_who_was_given_the_address_of_one_who_has_left_is_another(
+    issuer: Issuer, pool: asyncpg.Pool, registration: Literal["open", "closed"]
+) -> None:
+    """An issuer that names two subjects says that they are two."""
+    verified = {"email": "ann@example.com", "email_verified": True}
+    ann = await me(issuer.asking(pool), issuer.token(**verified))
+    asking = issuer.asking(pool, registration)
+    assert (await me(asking, issuer.token(sub="another-ann", **verified))).case is Case.PERMISSION_DENIED
+    assert (await me(asking, issuer.token(**verified))).body["id"] == ann.body["id"]
+
+
 async def test_nobody_takes_an_address_by_inviting_it(issuer: Issuer, pool: asyncpg.Pool) -> None:
     """Whoever has made up a user under another's address, by his own invitation, does not find him there later."""
     invited = issuer.asking(pool, "invitation")
