@@ -1,6 +1,7 @@
 """API keys: made (the secret is shown once, with snippets that work), seen, changed, rotated, revoked."""
 
 import asyncio
+from datetime import UTC
 from typing import Final
 
 from aiohttp import web
@@ -64,7 +65,7 @@ async def _key(on: Services, call: Call, error: ApiError | None = None) -> web.R
 
 async def _changed(on: Services, call: Call) -> web.Response:
     try:
-        given = forms.read(bodies.ChangedKey, _dated(call))
+        given = forms.read(bodies.ChangedKey, await _with_its_end(on, call))
         cleared = {name: None for name in _CLEARABLE if call.form.get(name) == ""}
         wish = given.model_copy(update={**cleared, "reads_usage": given.reads_usage})
         await own_key_endpoints.changed(on, call.asking(body=wish))
@@ -102,6 +103,16 @@ async def _a_model(on: Services) -> str:
         if "output" in offer.price.cards["default"].written_kinds
     ]
     return min(chatting, default=(0, "gpt-4o-mini"))[1]
+
+
+async def _with_its_end(on: Services, call: Call) -> dict[str, str]:
+    """The form's fields; a key whose day was left as it was ends when it would have, not where that day begins."""
+    given = _dated(call)
+    if given.get("expires_at"):
+        end = own_key_endpoints.shown(await own_key_endpoints.visible(on, call, changes=True)).expires_at
+        if end is not None and end.astimezone(UTC).date().isoformat() == call.form["expires_at"]:
+            given["expires_at"] = end.isoformat()
+    return given
 
 
 def _dated(call: Call) -> dict[str, str]:

@@ -349,6 +349,20 @@ async def test_a_keys_policy_is_changed_and_cleared_by_its_form(asking: Asking) 
     assert (key["highest_request"], key["expires_at"]) == ("0.50", "2040-01-31T00:00:00+00:00")
 
 
+async def test_a_key_that_is_renamed_ends_when_it_would_have(asking: Asking) -> None:
+    """The form has a day, the key an instant: who leaves the day as it is moves nothing, least of all before now."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
+    end = "2040-01-31T18:30:15.250000+00:00"
+    made = await asking("POST", "/api/keys", {"name": "one", "expires_at": end}, token=person.token)
+    path = f"/keys/{made.body['id']}"
+    assert b'type="date" value="2040-01-31"' in (await ann.get(path)).body
+    for day, then in (("2040-01-31", end), ("2040-02-01", "2040-02-01T00:00:00+00:00")):
+        assert (await ann.post(path, name="two", description="", expires_at=day)).status == 303
+        (key,) = (await asking("GET", "/api/keys", token=person.token)).body["data"]
+        assert (key["name"], key["expires_at"]) == ("two", then)
+
+
 async def test_static_files_are_kept_for_as_long_as_they_are_the_same(asking: Asking) -> None:
     """Under an address that changes with them; nothing but those files is there."""
     for name in static.names():
