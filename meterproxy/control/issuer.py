@@ -50,6 +50,8 @@ class Issuer:
 
     async def document(self) -> Document:
         """What it publishes. Raises ApiError UNAVAILABLE."""
+        if self._document is not None and self._turn.locked() and self._clock() - self._fetched < STALE_SECONDS:
+            return self._document  # somebody fetches it anew, and this one stands meanwhile
         async with self._turn:
             now = self._clock()
             if now - self._fetched >= KEPT_SECONDS and now - self._tried >= RETRY_SECONDS:

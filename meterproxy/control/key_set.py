@@ -4,6 +4,7 @@ Rules
 -----
 - One fetch at a time, bounded in time and bytes, without redirects. A failed one is not repeated for `RETRY_SECONDS`.
 - Keys are kept for `KEPT_SECONDS`, while their issuer is away for `STALE_SECONDS`. Beyond that nobody is known: 503.
+- Whoever comes with a known key while the set is fetched does not wait for that: a stranger may have it fetched.
 - A key id that is not there has the set fetched anew, at most once in `UNKNOWN_SECONDS`: ids come from strangers.
 - A key serves the algorithm that is its own: an RSA key RS256, one on P-256 ES256, and nothing else.
 """
@@ -53,6 +54,9 @@ class KeySet:
 
     async def find(self, key_id: str, algorithm: str) -> PublicKey | None:
         """The key that a token names; None where there is none. Raises ApiError UNAVAILABLE."""
+        known = self._keys.get((key_id, algorithm))
+        if known is not None and self._turn.locked() and self._clock() - self._fetched < STALE_SECONDS:
+            return known
         async with self._turn:
             now = self._clock()
             if now - self._fetched >= KEPT_SECONDS:

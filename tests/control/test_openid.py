@@ -1,11 +1,12 @@
 """Tokens of another issuer: whom they introduce, and what is none."""
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 from urllib.parse import quote_plus
@@ -23,6 +24,7 @@ from yarl import URL
 from meterproxy.config.openid import OpenIdTerms
 from meterproxy.control import key_set
 from meterproxy.control.issuer import DISCOVERY
+from meterproxy.control.issuer import Issuer as Published
 from meterproxy.control.key_set import KeySet
 from meterproxy.control.openid import OpenId
 from meterproxy.errors import ApiError, Case
@@ -47,6 +49,8 @@ class Issuer:
         self.keys = [published("r1", RSA_KEY), published("e1", EC_KEY)]
         self.fetched = 0
         self.away = False
+        self.silent: asyncio.Event | None = None
+        """Set: it says nothing, and tells by this that it was asked."""
         self.now = 1000.0
         self.url = ""
         self.codes: dict[str, dict[str, str]] = {}
@@ -55,6 +59,9 @@ class Issuer:
         """What the next identity token says beside what it must."""
 
     async def discovery(self, _request: web.Request) -> web.Response:
+        if self.silent is not None:
+            self.silent.set()
+            await asyncio.sleep(60)
         addresses = {"jwks_uri": "/keys", "authorization_endpoint": "/authorize", "token_endpoint": "/token"}
         return web.json_response({"issuer": self.url, **{name: self.url + path for name, path in addresses.items()}})
 
@@ -199,6 +206,23 @@ async def test_a_key_that_is_new_is_fetched_and_strangers_have_nothing_fetched(
     assert (await me(asking, issuer.token(new, "r2"))).status == 200
     assert (await me(asking, issuer.token())).case is Case.NOT_SIGNED_IN, "the old key is gone"
     assert issuer.fetched == 2
+
+
+async def test_nobody_who_is_known_waits_for_an_issuer_that_is_silent(issuer: Issuer) -> None:
+    """Neither where a stranger's key has its keys fetched, nor where its document is to be fetched anew."""
+    keys, about = KeySet(issuer.url, None, lambda: issuer.now), Published(issuer.url, lambda: issuer.now)
+    asks: list[tuple[Callable[[], Awaitable[Any]], Callable[[], Awaitable[Any]]]] = [
+        (lambda: keys.find("r1", "RS256"), lambda: keys.find("made up", "RS256")),
+        (about.document, about.document),
+    ]
+    known = [await asked() for asked, _ in asks]
+    issuer.silent, issuer.now = asyncio.Event(), issuer.now + key_set.KEPT_SECONDS
+    for (asked, as_a_stranger), was in zip(asks, known, strict=True):
+        issuer.silent.clear()
+        waiting = asyncio.ensure_future(as_a_stranger())
+        await asyncio.wait_for(issuer.silent.wait(), 2)
+        assert await asyncio.wait_for(asked(), 1) == was is not None
+        waiting.cancel()
 
 
 async def test_keys_outlive_their_issuer_for_a_day(issuer: Issuer, pool: asyncpg.Pool) -> None:
