@@ -1,6 +1,6 @@
 """`key`: the secrets that clients present."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from meterproxy.cli.arguments import (
 from meterproxy.cli.invocation import Invocation, invoked, note
 from meterproxy.core.key import OPERATIONS
 from meterproxy.core.money import parse_usd
+from meterproxy.store.instants import storable
 
 if TYPE_CHECKING:
     from meterproxy.store.keys import NewKey
@@ -222,8 +223,8 @@ def _instant(text: str | None) -> datetime | None:
         instant = datetime.fromisoformat(text)
         if instant.tzinfo is None:
             raise ValueError("it needs a time zone")  # noqa: TRY301  told like what fromisoformat tells
-        return instant.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
+        return storable(instant)
+    except ValueError as error:
         raise click.BadParameter(
             f"not an instant such as 2030-01-31T00:00:00Z: {error}", param_hint="--expires-at"
         ) from error

@@ -1,6 +1,6 @@
 """Bodies: what the operator's API accepts, validated; a fault is a 400 that names the member."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
@@ -22,6 +22,7 @@ from meterproxy.control.faults import malformed
 from meterproxy.core.key import OPERATIONS, KeyPolicy
 from meterproxy.core.money import parse_usd
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.instants import storable
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -53,10 +54,7 @@ def _instant(value: Any) -> datetime:
     instant = datetime.fromisoformat(value)
     if instant.tzinfo is None:
         raise ValueError("must have a time zone")
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("is not in the years 1 to 9999") from error
+    return storable(instant)
 
 
 def _operation(text: str) -> str:

