@@ -105,7 +105,7 @@ class Api:
         acting = await self._acting(request, route, query, ids)
         if isinstance(acting.principal, Key) and not is_within(address, acting.principal.networks):
             raise ApiError(Case.PERMISSION_DENIED, "This API key may not be used from this address.")
-        _check_site(request, acting.principal, form)
+        _check_site(request, acting.principal, form, self._public_url)
         body = None
         if route.body is not None:
             body = bodies.read(route.body, await request.read())
@@ -150,8 +150,14 @@ class Api:
         return route.permission is Permission.ADMIN_TOKEN and not (self._open_metrics and route.path == METRICS)
 
 
-def _check_site(request: web.BaseRequest, principal: Principal, form: dict[str, str] | None) -> None:
-    """Refuse what another site has a browser do. Raises ApiError PERMISSION_DENIED."""
+def _check_site(
+    request: web.BaseRequest, principal: Principal, form: dict[str, str] | None, public_url: str | None
+) -> None:
+    """Refuse what another site has a browser do; what ends TLS for us may name another host to us than people see.
+
+    Raises:
+        ApiError: PERMISSION_DENIED.
+    """
     if request.method in _SAFE:
         return
     by_cookie = isinstance(principal, User) and principal.csrf is not None
@@ -159,7 +165,8 @@ def _check_site(request: web.BaseRequest, principal: Principal, form: dict[str, 
         return
     origin_of_page = request.headers.get("Origin")
     elsewhere = request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"} or (
-        origin_of_page is not None and origin_of_page.partition("://")[2] != request.headers.get("Host")
+        origin_of_page not in {None, public_url}
+        and str(origin_of_page).partition("://")[2] != request.headers.get("Host")
     )
     told = (form or {}).get(forms.CSRF) or request.headers.get("X-CSRF-Token") or ""
     known = (principal.csrf if isinstance(principal, User) else None) or ""

@@ -97,6 +97,18 @@ async def test_every_page_is_for_whom_the_table_says(asking: Asking) -> None:
     assert wrong == []
 
 
+async def test_pages_work_behind_what_names_another_host_to_us(asking: Asking) -> None:
+    """A page at the public address is ours, whatever `Host` says; one elsewhere is not."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(Asking(asking.pool, public_url="https://meter.example.com"), person)
+    for origin, status in (
+        ("https://meter.example.com", 200), ("http://meter.example.com", 403), ("https://meter.example.com.evil", 403),
+        ("https://evil.example", 403), ("null", 403), ("", 403),
+    ):  # fmt: skip
+        headers = {"Origin": origin, "Host": "127.0.0.1:8080", "Sec-Fetch-Site": "same-origin"}
+        assert (await ann.post("/keys", headers=headers, name="x")).status == status, origin
+
+
 async def test_nothing_is_changed_without_what_only_our_pages_know(asking: Asking) -> None:
     """Neither by a form nor by the API, with another's token, none, or from another site's page."""
     ann = await Visitor.of(asking, await asking.person("ann"))
