@@ -105,6 +105,20 @@ class SignIn:
             raise ApiError(Case.PERMISSION_DENIED, "You may not sign in here.")
         return self._signed_in(Claim(user_id, login_id), secret)
 
+    @asynccontextmanager
+    async def attempt_from(self, address: str) -> AsyncIterator[None]:
+        """Count what is refused in here as MALFORMED as a failure of this address. Raises ApiError SIGN_IN_SLOWED."""
+        whence = {f"address {address}": FREE_FAILURES_OF_AN_ADDRESS}
+        async with self._attempt(whence):
+            pass
+        try:
+            yield
+        except ApiError as error:
+            if error.case is not Case.MALFORMED:
+                await self._people.undo_attempts(whence)
+            raise
+        await self._people.undo_attempts(whence)
+
     async def renew(self, renewal_token: str) -> SignedIn:
         """Go on with a log-in. Raises ApiError NOT_SIGNED_IN where it is over, or this secret was used before."""
         secret = secrets.token_urlsafe(32)

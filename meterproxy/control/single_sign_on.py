@@ -36,6 +36,8 @@ EXCHANGE_SECONDS: Final = 10.0
 AT_ONCE: Final = 16
 LONGEST: Final = 4096
 """Characters of a code, a state or a cookie."""
+COOKIE_BYTES: Final = 3800
+"""What a browser keeps of a cookie beside its name and attributes."""
 SCOPE: Final = "openid profile email"
 
 
@@ -81,7 +83,10 @@ class SingleSignOn:
         url = f"{address}{'&' if '?' in address else '?'}{urlencode(asked)}"
         kept = {"aud": AUDIENCE, "exp": int(time.time()) + SECONDS, "state": state, "nonce": nonce,
                 "verifier": verifier, "back": back, "next": next_}  # fmt: skip
-        return Begun(url, jwt.encode(kept, self._secret, ALGORITHM))
+        signed = jwt.encode(kept, self._secret, ALGORITHM)
+        if len(signed) > COOKIE_BYTES:  # of letters that take six or more each where they are kept
+            signed = jwt.encode(kept | {"next": "/"}, self._secret, ALGORITHM)
+        return Begun(url, signed)
 
     async def end(self, kept: str, state: str, code: str) -> Ended:
         """Who it is that has come back with a code; an empty one where the provider has refused.

@@ -114,7 +114,8 @@ async def _came_back(on: Services, call: Call) -> web.Response:
     query, elsewhere = call.query_as(CameBack), _elsewhere(on)
     try:
         code = "" if query.error else query.code
-        ended = await elsewhere.end(call.request.cookies.get(BEGUN, ""), query.state, code)
+        async with on.sign_in.attempt_from(call.address):
+            ended = await elsewhere.end(call.request.cookies.get(BEGUN, ""), query.state, code)
         signed = await on.sign_in.log_in_known(ended.person.id)
     except ApiError as error:
         response = await _door(on, call, "/", error)

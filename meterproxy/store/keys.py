@@ -2,7 +2,8 @@
 
 Rules
 -----
-- A key that another one was rotated to goes on under the limits of the first of the chain, `origin_id`.
+- A key that another one was rotated to goes on under the limits of the first of the chain, `origin_id`. The old one
+  may come to its end sooner than it was given then, not later.
 - Every change takes a number of the change counter, so that workers hear of it.
 - A key is somebody's as long as he belongs to its organization; his membership is held while one is made.
 - Locks are taken in one order: the membership, the account before its keys and limits, the change counter last.
@@ -145,13 +146,17 @@ class Keys:
         """Change some of a key's name, description, team, policy and expiry; in force fleet-wide within a second.
 
         Raises:
-            ApiError: NOT_FOUND where there is no such key, it was revoked, or the team is not of its organization.
+            ApiError: NOT_FOUND where there is no such key, it was revoked, or the team is not of its organization;
+                CONFLICT where it was rotated and would live longer.
         """
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(_SQL["lock_key"], key_id)
             if row is None or row["revoked_at"] is not None:
                 raise ApiError(Case.NOT_FOUND, f"There is no live key {key_id}.")
-            new = replace(KeyRow(**row), **changes)
+            old = KeyRow(**row)
+            new = replace(old, **changes)
+            if old.expires_at is not None and (new.expires_at is None or new.expires_at > old.expires_at):
+                _check_latest(key_id, await connection.fetchrow(_SQL["read_end"], key_id))
             await _check_team(connection, new.account_id, new.team_id)
             changed = await connection.fetchrow(
                 _SQL["change_key"], key_id, new.name, new.description, _list(new.models), _list(new.operations),
@@ -278,9 +283,13 @@ async def _check_team(connection: Connection, account_id: UUID, team_id: UUID | 
         raise ApiError(Case.NOT_FOUND, "There is no such team in this account's organization.", param="team_id")
 
 
-def _check_going_on(key_id: UUID, end: asyncpg.Record | None) -> None:
+def _check_latest(key_id: UUID, end: asyncpg.Record | None) -> None:
     if end is not None and end["successor_id"] is not None:
         raise ApiError(Case.CONFLICT, f"Key {key_id} was rotated already, to {end['successor_id']}.")
+
+
+def _check_going_on(key_id: UUID, end: asyncpg.Record | None) -> None:
+    _check_latest(key_id, end)
     if end is not None and end["has_ended"]:
         raise ApiError(Case.CONFLICT, f"Key {key_id} has expired: make a new one, or change its end first.")
 

@@ -44,8 +44,8 @@ RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix
 -- name: read_end
 -- Whether a key has come to its end, and by which key it was followed.
 SELECT COALESCE(k.expires_at <= now(), false) AS has_ended,
-    (SELECT id FROM keys n WHERE n.origin_id = k.origin_id AND n.id > k.id LIMIT 1)
-        AS successor_id
+    (SELECT id FROM keys n WHERE n.origin_id = k.origin_id AND (n.created_at, n.id) > (k.created_at, k.id)
+        ORDER BY n.created_at, n.id LIMIT 1) AS successor_id
 FROM keys k WHERE id = $1
 
 -- name: expire_key
@@ -81,5 +81,5 @@ VALUES ($1, $2, $3, 'chat', $4, $5, $1, true)
 SELECT k.id FROM keys k JOIN users u ON u.id = k.user_id
 WHERE k.account_id = $1 AND ($2::uuid = k.user_id OR ($2 IS NULL AND u.is_service)) AND NOT k.is_chat
   AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
-  AND NOT EXISTS (SELECT FROM keys n WHERE n.origin_id = k.origin_id AND n.id > k.id)
-ORDER BY k.id DESC LIMIT 1
+  AND NOT EXISTS (SELECT FROM keys n WHERE n.origin_id = k.origin_id AND (n.created_at, n.id) > (k.created_at, k.id))
+ORDER BY k.created_at DESC, k.id DESC LIMIT 1

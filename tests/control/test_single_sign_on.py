@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
 import asyncpg
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from meterproxy.config.openid import OpenIdTerms
-from meterproxy.control import single_sign_on
+from meterproxy.control import sign_in, single_sign_on
 from meterproxy.control.issuer import RETRY_SECONDS, Issuer
 from meterproxy.control.key_set import KeySet
 from meterproxy.control.openid import OpenId
@@ -205,6 +205,30 @@ async def test_only_so_many_exchange_a_code_at_a_time(
     browser = Browser(asking_of(provider, pool))
     heard = await browser.get(await browser.signed_in_there())
     assert (heard.status, b"Too many people" in heard.body) == (503, True)
+
+
+async def test_codes_are_not_guessed_for_long(
+    provider: Provider, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails counts for the address it comes from; what succeeds does not."""
+    monkeypatch.setattr(sign_in, "FREE_FAILURES_OF_AN_ADDRESS", 3)
+    browser = Browser(asking_of(provider, pool))
+    for _ in range(5):
+        assert (await browser.get(await browser.signed_in_there())).status == 303
+    heard = [await browser.get(f"{BACK}?state=made+up&code=made+up") for _ in range(5)]
+    assert [answer.status for answer in heard[:3]] == [400] * 3
+    assert heard[-1].status == 429
+
+
+async def test_a_browser_can_keep_where_somebody_wanted_to_go_or_he_goes_home(
+    provider: Provider, pool: asyncpg.Pool
+) -> None:
+    """A cookie of more than four thousand bytes would be dropped, and nobody could sign in."""
+    for next_, goes_on in (("/keys?first=1", "/keys?first=1"), ("/" + quote("ä") * 600, "/")):
+        browser = Browser(asking_of(provider, pool))
+        path = await browser.signed_in_there(quote(next_, safe="/%"))
+        assert all(len(cookie.value) < 4000 for cookie in browser.cookies.values())
+        assert (await browser.get(path)).headers["Location"] == goes_on
 
 
 async def test_where_there_is_no_client_nobody_is_sent_away(pool: asyncpg.Pool) -> None:

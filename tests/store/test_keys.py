@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -90,6 +90,36 @@ async def test_rotation_leaves_the_old_secret_its_grace_and_no_more(
     short = await keys.create(account.id, "k", expires_at=soon)
     await keys.rotate(short.row.id, grace_seconds=3600)
     assert await pool.fetchval("SELECT expires_at FROM keys WHERE id = $1", short.row.id) == soon
+
+
+async def test_a_key_that_was_rotated_is_not_revived(pool: asyncpg.Pool, keys: Keys, account: AccountRow) -> None:
+    """Its end may come sooner than its grace says, not later; its name may change."""
+    old = await keys.create(account.id, "k")
+    await keys.rotate(old.row.id, grace_seconds=3600)
+    for later in (None, datetime.now(UTC) + timedelta(days=1)):
+        with pytest.raises(ApiError) as refused:
+            await keys.change(old.row.id, {"expires_at": later})
+        assert refused.value.case is Case.CONFLICT
+    sooner = datetime.now(UTC) + timedelta(minutes=1)
+    changed = await keys.change(old.row.id, {"expires_at": sooner, "name": "old"})
+    assert (changed.expires_at, changed.name) == (sooner, "old")
+
+
+async def test_a_key_is_rotated_once_whatever_the_clocks_of_hosts_say(
+    pool: asyncpg.Pool, keys: Keys, account: AccountRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A successor made on a host whose clock is behind has the smaller id, and is the successor all the same."""
+    old = await keys.create(account.id, "k")
+    early = UUID(int=old.row.id.int - (60_000 << 80))
+    monkeypatch.setattr("meterproxy.store.keys.new_id", lambda: early)
+    new = await keys.rotate(old.row.id, grace_seconds=3600)
+    monkeypatch.undo()
+    assert new.row.id < old.row.id
+    with pytest.raises(ApiError) as refused:
+        await keys.rotate(old.row.id)
+    assert refused.value.case is Case.CONFLICT
+    assert await keys.latest(account.id, None) == new.row.id
+    await keys.rotate(new.row.id)
 
 
 async def test_a_revoked_key_is_dead_and_stays_dead(pool: asyncpg.Pool, keys: Keys, account: AccountRow) -> None:
