@@ -12,6 +12,7 @@ from meterproxy.control.notification_words import words_of
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
 from meterproxy.errors import ApiError, Case
+from meterproxy.store.credit_marks import Mark
 from meterproxy.store.notifications import NotificationRow, Reader
 
 MOST_DIGITS: Final = 18
@@ -57,14 +58,24 @@ class Notifications(answers.Page[Notification]):
 
 
 class CreditMark(Answer):
-    """Below what an organization's people are told that credit is low; null: never."""
+    """Below what an organization's people are told that credit is low, and what is ordered by itself then."""
 
     below: Usd | None
     below_nanos: Nanos | None
+    recharge: Usd | None
+    recharge_nanos: Nanos | None
+
+    @classmethod
+    def of(cls, row: Mark) -> Self:
+        given = {name: nanos for name, nanos in zip(("below", "recharge"), row, strict=True) if nanos is not None}
+        return cls(**(dict.fromkeys(cls.model_fields) | money(**given)))
 
 
 class ChangedMark(Body):
+    """`recharge` stays as it is where it is not given; without a mark nothing is ordered."""
+
     below: AmountAboveZero | None
+    recharge: AmountAboveZero | None = None
 
 
 async def listed(on: Services, call: Call) -> Notifications:
@@ -88,14 +99,16 @@ async def read_all(on: Services, call: Call) -> None:
 
 async def mark(on: Services, call: Call) -> CreditMark:
     """From when on credit is low."""
-    return _mark(await on.credit_marks.read(call.account_id))
+    return CreditMark.of(await on.credit_marks.read(call.account_id))
 
 
 async def marked(on: Services, call: Call) -> CreditMark:
     """Move that mark."""
-    below = call.body_as(ChangedMark).below
-    await on.credit_marks.set(call.account_id, below)
-    return _mark(below)
+    wish = call.body_as(ChangedMark)
+    if wish.recharge is not None:
+        on.purchases.check(wish.recharge, "recharge")
+    keep = "recharge" not in wish.model_fields_set
+    return CreditMark.of(await on.credit_marks.set(call.account_id, wish.below, wish.recharge, keep=keep))
 
 
 def reader_of(call: Call) -> Reader:
@@ -115,10 +128,6 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
         raise ApiError(Case.NOT_FOUND, "There is nothing under this id.")
     return int(text)
-
-
-def _mark(below: int | None) -> CreditMark:
-    return CreditMark(below=None, below_nanos=None) if below is None else CreditMark(**money(below=below))
 
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -154,7 +163,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         path="/api/credits/mark",
         permission=Permission.READ_USAGE,
         endpoint=mark,
-        summary="Below what people are told that credit is low",
+        summary="Below what people are told that credit is low, and what is ordered by itself then",
         answer=CreditMark,
     ),
     Route(
@@ -162,7 +171,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         path="/api/credits/mark",
         permission=Permission.BILL,
         endpoint=marked,
-        summary="Say below what people are told that credit is low",
+        summary="Say below what people are told that credit is low, and what is ordered by itself then",
         body=ChangedMark,
         answer=CreditMark,
     ),

@@ -71,6 +71,11 @@ def _credit_exhausted(_detail: Mapping[str, Any]) -> Words:
     return Words("Credit is used up", text, "/credits#add")
 
 
+def _purchase_ordered(detail: Mapping[str, Any]) -> Words:
+    text = "Credit fell below your mark. It is there when the money has arrived: the credits page says how to pay."
+    return Words(f"${format_usd(detail['amount_nanos'])} of credit was ordered: {detail['code']}", text, "/credits")
+
+
 def _purchase_confirmed(detail: Mapping[str, Any]) -> Words:
     booked, ordered = format_usd(detail["booked_nanos"]), format_usd(detail["amount_nanos"])
     other = "" if booked == ordered else f" ${ordered} had been ordered."
@@ -87,6 +92,7 @@ _BY_KIND: Final[Mapping[str, Callable[[Mapping[str, Any]], Words]]] = {
     "limit.passed": _limit_passed,
     "credit.low": _credit_low,
     "credit.exhausted": _credit_exhausted,
+    "purchase.ordered": _purchase_ordered,
     "purchase.confirmed": _purchase_confirmed,
     "purchase.declined": _purchase_declined,
 }

@@ -60,7 +60,10 @@ class EveryPurchasePage(PurchasePage):
 
 
 class Purchase(Answer):
-    """A purchase; `code` belongs on the transfer. `booked` is what was confirmed, in the ledger as `entry_no`."""
+    """A purchase; `code` belongs on the transfer. `booked` is what was confirmed, in the ledger as `entry_no`.
+
+    `automatic`: nobody has ordered it but the organization's own mark.
+    """
 
     id: UUID
     account_id: UUID
@@ -72,6 +75,7 @@ class Purchase(Answer):
     state: PurchaseState
     instructions: str | None
     ordered_by: str | None
+    automatic: bool
     reason: str
     booked: Usd | None
     booked_nanos: Nanos | None
@@ -154,6 +158,7 @@ def _told(row: PurchaseRow, instructions: str) -> dict[str, Any]:
         "state": state,
         "instructions": instructions if state is PurchaseState.PENDING else None,
         "ordered_by": row.ordered_by,
+        "automatic": row.automatic,
         "reason": row.reason,
         **booked,
         "entry_no": row.entry_no,

@@ -48,9 +48,11 @@ async def _read_one(on: Services, call: Call) -> web.Response:
 
 async def _marked(on: Services, call: Call) -> web.Response:
     try:
-        below = call.form.get("below", "").strip()
-        given = forms.read(ChangedMark, {"below": below}) if below else ChangedMark(below=None)
-        await notification_endpoints.marked(on, call.asking(body=given))
+        given = {name: text.strip() for name, text in call.form.items()}
+        read = forms.read(ChangedMark, given | {"below": given.get("below") or "1"})
+        below = read.below if given.get("below") else None
+        wish = read.model_copy(update={"below": below, "recharge": read.recharge})  # what is left empty is taken away
+        await notification_endpoints.marked(on, call.asking(body=wish))
     except ApiError as error:
         return await credits_page(on, call, error)
     return redirect("/credits", done="mark")

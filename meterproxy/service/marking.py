@@ -1,4 +1,7 @@
-"""Marking: has crossings of limits and of credit marks written down soon after what was settled made them."""
+"""Marking: has crossings of limits and of credit marks written down soon after what was settled made them.
+
+Where credit has fallen below its mark and is to be recharged, it is ordered.
+"""
 
 import asyncio
 import logging
@@ -13,6 +16,7 @@ from meterproxy.errors import StoreUnavailable
 from meterproxy.store.credit_marks import ACCOUNTS_AT_ONCE, Fallen, look_through_credit, mark_credit
 from meterproxy.store.crossings import WINDOWS_AT_ONCE, Crossed, look_through, mark_crossings
 from meterproxy.store.pool import Pool, transaction
+from meterproxy.store.recharge import Recharge, recharge
 
 T = TypeVar("T")
 
@@ -28,6 +32,7 @@ class Marking:
         self._pool = pool
         self._touched: dict[LeaseKey, None] = {}
         self._charged: dict[UUID, None] = {}
+        self._fallen: dict[UUID, None] = {}
 
     def settled(self, endings: Sequence[Settling]) -> None:
         """A batch is in PostgreSQL; who draws from nothing but credit has no windows to look at."""
@@ -46,6 +51,7 @@ class Marking:
                 if not looked_through:
                     _tell(await look_through(self._pool))
                     _tell_fallen(await look_through_credit(self._pool))
+                    _tell_ordered(await recharge(self._pool))
                     looked_through = True
                 await self.look()
             except StoreUnavailable:
@@ -64,6 +70,11 @@ class Marking:
                 async with transaction(self._pool) as connection:
                     fallen = await mark_credit(connection, account_ids)
             _tell_fallen(fallen)
+            self._fallen.update(dict.fromkeys([each.account_id for each in fallen]))
+        while self._fallen:
+            with _taken(self._fallen, ACCOUNTS_AT_ONCE) as account_ids:
+                ordered = await recharge(self._pool, account_ids)
+            _tell_ordered(ordered)
 
 
 @contextmanager
@@ -82,6 +93,11 @@ def _taken(waiting: dict[T, None], most: int) -> Iterator[list[T]]:
 def _tell_fallen(fallen: Iterable[Fallen]) -> None:
     for each in fallen:
         _log.info("credit has fallen below its mark", extra={"account_id": str(each.account_id), "kind": each.kind})
+
+
+def _tell_ordered(ordered: Iterable[Recharge]) -> None:
+    for each in ordered:
+        _log.info("credit was ordered by itself", extra={name: str(value) for name, value in each._asdict().items()})
 
 
 def _tell(crossed: Iterable[Crossed]) -> None:

@@ -1,5 +1,7 @@
 """Credit marks: people are told once when what is left of their credit falls below the mark that they have set.
 
+What is ordered by itself then is `recharge`'s.
+
 Rules
 -----
 - Whoever settles looks at the accounts that it settled in; that several do so at a time changes nothing.
@@ -34,6 +36,13 @@ class Fallen(NamedTuple):
     kind: str
 
 
+class Mark(NamedTuple):
+    """Below what an account's people are told, and what is ordered by itself then; None: never, and nothing."""
+
+    below_nanos: int | None
+    recharge_nanos: int | None
+
+
 async def mark_credit(connection: Connection, account_ids: Iterable[UUID]) -> list[Fallen]:
     """Tell which of these accounts have fallen below their marks; answers those that are new."""
     rows = await connection.fetch(_SQL["mark_credit"], list(account_ids))
@@ -61,20 +70,30 @@ class CreditMarks:
         self._pool = pool
         self._actor = actor
 
-    async def read(self, account_id: UUID) -> int | None:
-        """Below what an account's people are told; None: never."""
+    async def read(self, account_id: UUID) -> Mark:
+        """The mark of an account."""
         async with transaction(self._pool, readonly=True) as connection:
-            nanos: int | None = await connection.fetchval(_SQL["read_mark"], account_id)
-            return nanos
+            row = await connection.fetchrow(_SQL["read_mark"], account_id)
+        return Mark(None, None) if row is None else Mark(*row)
 
-    async def set(self, account_id: UUID, below_nanos: int | None) -> None:
-        """Move the mark of an account. Raises ApiError MALFORMED."""
+    async def set(
+        self, account_id: UUID, below_nanos: int | None, recharge_nanos: int | None = None, *, keep: bool = False
+    ) -> Mark:
+        """Move the mark of an account; `keep`: what is ordered by itself stays as it is, if there is a mark.
+
+        Raises:
+            ApiError: MALFORMED.
+        """
         if below_nanos is not None and below_nanos <= 0:
             raise ApiError(Case.MALFORMED, "below: must be above zero.", param="below")
+        if below_nanos is None and recharge_nanos is not None:
+            raise ApiError(Case.MALFORMED, "recharge: needs a mark below which it is ordered.", param="recharge")
         async with transaction(self._pool) as connection:
-            await connection.execute(_SQL["set_mark"], account_id, below_nanos)
+            row = await connection.fetchrow(_SQL["set_mark"], account_id, below_nanos, recharge_nanos, keep)
+            assert row is not None
             await connection.execute(_ACCOUNTS["lift_credit_marks"], account_id)
-            detail = orjson.dumps({"below_nanos": below_nanos}).decode()
+            detail = orjson.dumps(dict(row)).decode()
             await connection.execute(
                 _ACCOUNTS["add_audit"], acting(self._actor), "credit.mark", "account", account_id, detail
             )
+            return Mark(*row)

@@ -7,6 +7,7 @@ Rules
 - Whoever orders or ends a purchase has the account locked. The same ending again is the first one's answer; another one
   is a conflict.
 - How a purchase is paid is its `method`. There is one, a transfer that an operator confirms.
+- What nobody has ordered but the account's own mark is `automatic`: see `recharge`.
 """
 
 import hashlib
@@ -52,6 +53,7 @@ class PurchaseRow:
     reference: str
     state: str
     ordered_by: str | None
+    automatic: bool
     created_at: datetime
     ended_at: datetime | None
     reason: str
@@ -81,7 +83,7 @@ class Purchases:
             ApiError: NOT_FOUND (account), MALFORMED (out of bounds), CONFLICT (too many are pending, or the idempotency
                 key was used for something else).
         """
-        self._check(amount_nanos)
+        self.check(amount_nanos)
         digest = hashlib.sha256(orjson.dumps([amount_nanos, reference])).digest()
 
         async def attempt() -> PurchaseRow:
@@ -94,7 +96,7 @@ class Purchases:
                     text = f"At most {MOST_PENDING} purchases may be pending at a time: cancel what nobody will pay."
                     raise ApiError(Case.CONFLICT, text)
                 key = (idempotency_key, digest) if idempotency_key else (None, None)
-                made = await _made(connection, account_id, amount_nanos, reference, user_id, *key)
+                made = await make_purchase(connection, account_id, amount_nanos, reference, user_id, *key)
                 await self._note(connection, "order", made, {"amount_nanos": amount_nanos})
                 return await _read(connection, made)
 
@@ -178,10 +180,11 @@ class Purchases:
             _ACCOUNTS["add_audit"], acting(self._actor), f"purchase.{verb}", "purchase", purchase_id, told
         )
 
-    def _check(self, amount_nanos: int) -> None:
+    def check(self, amount_nanos: int, param: str = "amount") -> None:
+        """Whether so much may be bought at a time. Raises ApiError MALFORMED."""
         if not self.terms.least_nanos <= amount_nanos <= self.terms.highest_nanos:
             least, highest = format_usd(self.terms.least_nanos), format_usd(self.terms.highest_nanos)
-            raise ApiError(Case.MALFORMED, f"amount: must be from {least} to {highest} USD.", param="amount")
+            raise ApiError(Case.MALFORMED, f"{param}: must be from {least} to {highest} USD.", param=param)
 
 
 _VERBS: Final = {
@@ -222,15 +225,15 @@ async def _earlier(connection: Connection, account_id: UUID, key: str | None, di
     return purchase_id
 
 
-async def _made(
-    connection: Connection, account_id: UUID, amount_nanos: int, reference: str, user_id: UUID | None,
-    idempotency_key: str | None, digest: bytes | None,
+async def make_purchase(
+    connection: Connection, account_id: UUID, amount_nanos: int, reference: str = "", user_id: UUID | None = None,
+    idempotency_key: str | None = None, digest: bytes | None = None, *, automatic: bool = False,
 ) -> UUID:  # fmt: skip
-    """A pending purchase under a code that nobody has."""
+    """Make a pending purchase, under a code that nobody has; the caller has the account locked."""
     while True:
         made: UUID | None = await connection.fetchval(
             _SQL["order"], new_id(), account_id, TRANSFER, code_of(os.urandom(CODE_BYTES)), amount_nanos, reference,
-            user_id, idempotency_key, digest,
+            user_id, idempotency_key, digest, automatic,
         )  # fmt: skip
         if made is not None:
             return made

@@ -66,8 +66,12 @@ RETURNING account_id, kind
 SELECT account_id FROM credit_marks WHERE account_id > $1 ORDER BY account_id LIMIT $2
 
 -- name: read_mark
-SELECT below_nanos FROM credit_marks WHERE account_id = $1
+SELECT below_nanos, recharge_nanos FROM credit_marks WHERE account_id = $1
 
 -- name: set_mark
-INSERT INTO credit_marks (account_id, below_nanos) VALUES ($1, $2)
-ON CONFLICT (account_id) DO UPDATE SET below_nanos = excluded.below_nanos
+-- $4: what is ordered by itself stays as it is; without a mark nothing is.
+INSERT INTO credit_marks (account_id, below_nanos, recharge_nanos) VALUES ($1, $2, CASE WHEN $2::bigint IS NOT NULL THEN $3::bigint END)
+ON CONFLICT (account_id) DO UPDATE SET below_nanos = excluded.below_nanos,
+    recharge_nanos = CASE WHEN NOT $4::boolean THEN excluded.recharge_nanos
+        WHEN excluded.below_nanos IS NOT NULL THEN credit_marks.recharge_nanos END
+RETURNING below_nanos, recharge_nanos

@@ -112,7 +112,9 @@ async def test_the_mark_of_credit_is_the_organizations(asking: Asking) -> None:
     """A dollar until somebody who pays moves it or takes it away; who did is written down."""
     owner = await asking.person("owner")
     path = "/api/credits/mark"
-    assert (await asking("GET", path, token=owner.token)).body == {"below": "1.00", "below_nanos": 1_000_000_000}
+    assert (await asking("GET", path, token=owner.token)).body == {
+        "below": "1.00", "below_nanos": 1_000_000_000, "recharge": None, "recharge_nanos": None,
+    }  # fmt: skip
     for below in ("12.50", None):
         assert (await asking("PATCH", path, {"below": below}, token=owner.token)).body["below"] == below
         assert (await asking("GET", path, token=owner.token)).body["below"] == below
@@ -120,3 +122,21 @@ async def test_the_mark_of_credit_is_the_organizations(asking: Asking) -> None:
         assert (await asking("PATCH", path, senseless, token=owner.token)).case is Case.MALFORMED
     told = await asking("GET", "/api/audit?action=credit.mark", token=ADMIN_TOKEN)
     assert [one["detail"]["below_nanos"] for one in told.body["data"]] == [None, 12_500_000_000]
+
+
+async def test_what_is_ordered_by_itself_is_the_organizations_too(asking: Asking) -> None:
+    """Within the bounds of purchases, kept where it is not mentioned, and gone with the mark."""
+    owner = await asking.person("owner")
+    path = "/api/credits/mark"
+    for wish, recharge in (
+        ({"below": "10", "recharge": "50"}, "50.00"), ({"below": "12"}, "50.00"),
+        ({"below": "12", "recharge": None}, None), ({"below": "12", "recharge": "60"}, "60.00"), ({"below": None}, None),
+    ):  # fmt: skip
+        assert (await asking("PATCH", path, wish, token=owner.token)).body["recharge"] == recharge
+        assert (await asking("GET", path, token=owner.token)).body["recharge"] == recharge
+    for senseless in (
+        {"below": "1", "recharge": "0.01"},
+        {"below": "1", "recharge": "1000000"},
+        {"below": None, "recharge": "50"},
+    ):
+        assert (await asking("PATCH", path, senseless, token=owner.token)).case is Case.MALFORMED

@@ -17,7 +17,7 @@ from meterproxy.core.window import WindowKind
 from meterproxy.errors import ApiError, Case
 from meterproxy.store import credit_marks, notifications
 from meterproxy.store.accounts import AccountRow, Accounts
-from meterproxy.store.credit_marks import CreditMarks, Fallen, look_through_credit, mark_credit
+from meterproxy.store.credit_marks import CreditMarks, Fallen, Mark, look_through_credit, mark_credit
 from meterproxy.store.crossings import mark_crossings
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import LimitRow, Limits
@@ -57,13 +57,13 @@ async def test_credit_that_falls_is_told_once_until_it_was_above(pool: asyncpg.P
         at_once = await asyncio.gather(*(looked(pool, account) for _ in range(3)))
         assert [kind for kinds in at_once for kind in kinds] == told, amount
     marks = CreditMarks(pool, "test")
-    assert await marks.read(account.id) == USD
+    assert await marks.read(account.id) == Mark(USD, None)
     await marks.set(account.id, USD // 10)
     assert await looked(pool, account) == []
     await marks.set(account.id, USD)
     assert await looked(pool, account) == ["credit.low"]
     await marks.set(account.id, None)
-    assert (await marks.read(account.id), await looked(pool, account)) == (None, [])
+    assert (await marks.read(account.id), await looked(pool, account)) == (Mark(None, None), [])
     with pytest.raises(ApiError):
         await marks.set(account.id, 0)
 
