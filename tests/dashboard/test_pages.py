@@ -349,6 +349,14 @@ async def test_a_keys_policy_is_changed_and_cleared_by_its_form(asking: Asking) 
     assert (key["highest_request"], key["expires_at"]) == ("0.50", "2040-01-31T00:00:00+00:00")
 
 
+async def test_the_snippets_of_a_new_key_name_a_model_that_answers_it(asking: Asking) -> None:
+    """The cheapest that chats, of those that the key may use; what only judges texts is none."""
+    ann = await Visitor.of(asking, await asking.person("ann"))
+    assert b'"model": "cheap"' in (await ann.post("/keys", name="any")).body
+    assert b'"model": "dear"' in (await ann.post("/keys", name="one", models="d*, judge")).body
+    assert b">judge" not in (await ann.get("/chat")).body
+
+
 async def test_static_files_are_kept_for_as_long_as_they_are_the_same(asking: Asking) -> None:
     """Under an address that changes with them; nothing but those files is there."""
     for name in static.names():
