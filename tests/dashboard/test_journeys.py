@@ -105,6 +105,7 @@ async def test_from_registering_to_a_statement(chromium: Browser, open_service: 
         with pytest.raises(openai.RateLimitError) as refused:
             await asked_until_refused(open_service, secret)
         assert "almost nothing" in str(refused.value)
+        assert "may cost up to $0.0" in str(refused.value)
         await ann.open("/budgets")
         await expect(page.get_by_text("Marks passed")).to_be_visible()
 
