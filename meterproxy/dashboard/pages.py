@@ -186,13 +186,18 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("meterproxy.dashboard"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(usd=format_usd, grouped=_grouped, instant=_instant, iso=_iso)
+    environment.filters.update(usd=format_usd, about=about, grouped=_grouped, instant=_instant, iso=_iso)
     environment.globals.update(static=address_of, activity_of=_activity_of, today=lambda: _now().date(), now=_now)
     return environment
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def about(nanos: int) -> str:
+    """An amount that is estimated: its first three digits, or to the cent where that is more."""
+    return format_usd(round(nanos, min(0, max(-7, 3 - len(str(nanos))))))
 
 
 def _grouped(number: float) -> str:

@@ -13,7 +13,7 @@ import pytest
 from meterproxy.control.access import Permission
 from meterproxy.core.role import Role
 from meterproxy.dashboard import static
-from meterproxy.dashboard.pages import DONE, own_path
+from meterproxy.dashboard.pages import DONE, about, own_path
 from meterproxy.dashboard.routes import PAGES
 from tests.control.asking import ADMIN_TOKEN, PASSWORD, Asking
 from tests.control.history import history
@@ -455,6 +455,15 @@ async def test_static_files_are_kept_for_as_long_as_they_are_the_same(asking: As
     assert (await asking("GET", "/static/0/app.css")).headers["Cache-Control"] == "no-cache"
     for name in ("pages.py", "..%2Fpages.py", "%2e%2e", "app.css%00"):
         assert (await asking("GET", f"/static/0/{name}")).status == 404, name
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [(0, "0.00"), (7, "0.000000007"), (12_345, "0.0000123"), (940_793_962, "0.941"), (12_345_678_901, "12.35")],
+)
+def test_what_is_estimated_is_not_shown_to_the_last_digit(nanos: int, text: str) -> None:
+    """Three digits of what is below ten dollars, else to the cent."""
+    assert about(nanos) == text
 
 
 def test_what_was_done_is_said_in_our_own_words() -> None:
