@@ -11,6 +11,7 @@ from meterproxy.core.money import parse_usd
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 LONGEST_NAME = 200
+_NO_NAME = f"must have 1 to {LONGEST_NAME} characters, not only blanks"
 
 
 def _amount(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
@@ -21,15 +22,19 @@ def _amount(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 def _name(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if not 1 <= len(value) <= LONGEST_NAME or "\0" in value:
-        raise click.BadParameter(f"must have 1 to {LONGEST_NAME} characters", context, parameter)
+    if not _is_name(value):
+        raise click.BadParameter(_NO_NAME, context, parameter)
     return value
+
+
+def _is_name(value: str) -> bool:
+    return len(value) <= LONGEST_NAME and value.strip() != "" and "\0" not in value
 
 
 def checked_name(value: str, hint: str) -> str:
     """A name as it may be stored."""
-    if not 1 <= len(value) <= LONGEST_NAME or "\0" in value:
-        raise click.BadParameter(f"must have 1 to {LONGEST_NAME} characters", param_hint=hint)
+    if not _is_name(value):
+        raise click.BadParameter(_NO_NAME, param_hint=hint)
     return value
 
 

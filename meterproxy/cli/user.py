@@ -1,5 +1,6 @@
 """`user`: who owns keys, and may sign in."""
 
+import re
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -28,6 +29,10 @@ def command() -> None:
 @invoked
 def create(invocation: Invocation, account_id: UUID, name: str, email: str | None, password_link: bool) -> None:
     """Make a user in an account's organization."""
+    from meterproxy.control.auth_endpoints import EMAIL_PATTERN
+
+    if email is not None and not re.fullmatch(EMAIL_PATTERN, email):
+        raise click.BadParameter(f"not an e-mail address: {email!r}", param_hint="--email")
     if password_link and not email:
         raise click.UsageError("--password-link needs --email: who has no address cannot sign in")
     invocation.show(invocation.with_session(lambda session: _made(session, account_id, name, email, password_link)))

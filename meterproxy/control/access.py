@@ -54,6 +54,12 @@ ROLES: Final[Mapping[Permission, frozenset[Role]]] = {
 }
 """What each role may do in its organization; the operator may all of it in every one."""
 
+_REFUSALS: Final[Mapping[type, str]] = {
+    Key: "An API key does not allow this: sign in, or use a key that may read usage where that is what is wanted.",
+    Operator: "The admin token does not allow this: sign in as a user.",
+}
+"""Why somebody who is no user may not do something."""
+
 OF_KEYS: Final = frozenset({Permission.READ_OWN, Permission.LOG_OWN})
 """What a key may do in the organization that it belongs to."""
 OF_READING_KEYS: Final = OF_KEYS | {Permission.READ_USAGE}
@@ -153,5 +159,5 @@ def _in_organization(principal: Principal, permission: Permission, place: Member
 
 def _allowed(principal: Principal, *, allowed: bool) -> Acting:
     if not allowed:
-        raise ApiError(Case.PERMISSION_DENIED, "Your role does not allow this.")
+        raise ApiError(Case.PERMISSION_DENIED, _REFUSALS.get(type(principal), "Your role does not allow this."))
     return Acting(principal)

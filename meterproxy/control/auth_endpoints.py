@@ -23,7 +23,8 @@ def _encodable(text: str) -> str:
     return text
 
 
-Email = Annotated[str, Field(min_length=3, max_length=254, pattern=r"^[^@\s\x00]+@[^@\s\x00]+$"), Text]
+EMAIL_PATTERN: Final = r"^[^@\s\x00]+@[^@\s\x00]+$"
+Email = Annotated[str, Field(min_length=3, max_length=254, pattern=EMAIL_PATTERN), Text]
 NewPassword = Annotated[str, Field(min_length=SHORTEST_PASSWORD, max_length=200), AfterValidator(_encodable)]
 Password = Annotated[str, Field(max_length=200), AfterValidator(_encodable)]
 RenewalToken = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_encodable)]

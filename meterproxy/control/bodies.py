@@ -42,6 +42,12 @@ def _storable(text: str) -> str:
     return text
 
 
+def _visible(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
 def _network(value: Any) -> IPv4Network | IPv6Network:
     if not isinstance(value, str):
         raise ValueError('must be a network such as "10.0.0.0/8"')  # noqa: TRY004  pydantic wants ValueError
@@ -64,7 +70,9 @@ def _operation(text: str) -> str:
 
 
 Text = AfterValidator(_storable)
-Name = Annotated[str, Field(min_length=1, max_length=200), Text]
+Name = Annotated[
+    str, Field(min_length=1, max_length=200, json_schema_extra={"pattern": r"\S"}), Text, AfterValidator(_visible)
+]
 Description = Annotated[str, Field(max_length=2000), Text]
 _TOLD_AMOUNT: Final = {"type": "string", "pattern": AMOUNT_PATTERN, "description": "USD, decimal", "examples": ["5.00"]}
 Amount = Annotated[int, BeforeValidator(_nanos), WithJsonSchema(_TOLD_AMOUNT)]

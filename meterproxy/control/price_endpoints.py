@@ -10,7 +10,7 @@ from meterproxy.control.call import Call, Services
 from meterproxy.control.queries import Query
 from meterproxy.control.route import Route
 from meterproxy.core.money import PPM, format_usd
-from meterproxy.core.price import DEFAULT, SIZES, Price, RateCard
+from meterproxy.core.price import DEFAULT, SIZES, RateCard
 from meterproxy.core.usage import KINDS, MAX_COUNT, Usage
 from meterproxy.errors import Case
 from meterproxy.proxy.models import Offer
@@ -54,6 +54,11 @@ class ModelPrice(Answer):
             max_output_tokens=offer.facts.max_output_tokens,
             cards=[Card(service_tier=name, rates=_rates(card, markup_ppm)) for name, card in offer.price.cards.items()],
         )
+
+    @property
+    def chats(self) -> bool:
+        """Whether it answers chat completions: it is made for that, or nobody says what for, and it writes."""
+        return self.mode == "chat" or (self.mode is None and self.rate("output") is not None)
 
     def rate(self, kind: str) -> str | None:
         """What a unit size of a kind costs on the first card, with little input."""
@@ -106,13 +111,14 @@ async def compared(on: Services, call: Call) -> Comparisons:
             **money(amount=offer.price.amounts(usage, None, on.machine.markup_ppm).amount_nanos),
         )
         for offer in await on.machine.offers()
-        if _writes(offer.price) or not asked.output_tokens
+        if _writes(offer) or not asked.output_tokens
     ]
     return Comparisons(data=sorted(told, key=lambda one: (one.amount_nanos, one.model)))
 
 
-def _writes(price: Price) -> bool:
-    return "output" in price.cards[DEFAULT].written_kinds
+def _writes(offer: Offer) -> bool:
+    """A price list may have a rate for what a model never does: one that judges texts writes none."""
+    return "output" in offer.price.cards[DEFAULT].written_kinds and offer.facts.mode != "moderation"
 
 
 def _rates(card: RateCard, markup_ppm: int) -> list[RateOfKind]:

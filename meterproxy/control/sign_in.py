@@ -44,6 +44,9 @@ class SignedIn:
     expires_in: int = ACCESS_SECONDS
 
 
+Registration = Literal["open", "invitation", "closed"]
+
+
 class SignIn:
     """Registers people and signs them in and out."""
 
@@ -53,13 +56,18 @@ class SignIn:
         members: Members,
         passwords: Passwords,
         tokens: Tokens,
-        registration: Literal["open", "invitation", "closed"],
+        registration: Registration,
     ) -> None:
         self._people = people
         self._members = members
         self._passwords = passwords
         self._tokens = tokens
         self._registration = registration
+
+    @property
+    def registration(self) -> Registration:
+        """Who may become a user by registering."""
+        return self._registration
 
     async def register(self, name: str, email: str, password: str, address: str, invitation: str | None = None) -> UUID:
         """Make a user who owns an organization of his own, and belongs to the one that has invited him.

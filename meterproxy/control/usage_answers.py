@@ -123,7 +123,10 @@ class Latency(Answer):
 
 
 class Forecast(Answer):
-    """What is to be expected; `low` and `high` bound the middle 80 %. Days that lie beyond a year are null."""
+    """What is to be expected; `low` and `high` bound the middle 80 %. Days that lie beyond a year are null.
+
+    Days on which the credit runs out are by what everybody spends who is paid from it, whoever asks.
+    """
 
     days_of_data: int
     until: date
@@ -138,14 +141,15 @@ class Forecast(Answer):
     runs_out_latest: date | None
 
     @classmethod
-    def of(cls, told: ForecastFigures) -> Self:
+    def of(cls, told: ForecastFigures, everybodys: ForecastFigures | None = None) -> Self:
+        everybodys = everybodys or told
         return cls(
             days_of_data=told.days_of_data,
             until=told.until,
             **money(expected=told.expected_nanos, low=told.low_nanos, high=told.high_nanos),
-            runs_out=told.runs_out,
-            runs_out_earliest=told.runs_out_earliest,
-            runs_out_latest=told.runs_out_latest,
+            runs_out=everybodys.runs_out,
+            runs_out_earliest=everybodys.runs_out_earliest,
+            runs_out_latest=everybodys.runs_out_latest,
         )
 
 

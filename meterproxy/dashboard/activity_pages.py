@@ -12,6 +12,7 @@ from meterproxy.control.activity_endpoints import ActivityFile, ActivityPage
 from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
 from meterproxy.dashboard.pages import page, page_route
+from meterproxy.errors import ApiError
 
 ROWS: Final = 50
 
@@ -21,24 +22,30 @@ async def _activity(on: Services, call: Call) -> web.Response:
     for name in ("from", "to"):  # a day, as browsers send it, begins in UTC
         if len(wanted.get(name, "")) == len("2026-01-31"):
             wanted[name] += "T00:00:00Z"
-    query = queries.read(ActivityPage, {**wanted, "limit": str(ROWS)})
-    listed = await activity_endpoints.listed(on, call.asking(query=query))
+    listed, error = None, None
+    try:
+        query = queries.read(ActivityPage, {**wanted, "limit": str(ROWS)})
+        listed = await activity_endpoints.listed(on, call.asking(query=query))
+    except ApiError as cannot_be_read:
+        error = cannot_be_read
     wanted.pop("cursor", None)
     return await page(
         on,
         call,
         "activity.html",
-        rows=listed.data,
+        error=error,
+        rows=None if listed is None else listed.data,
         retained_from=await on.activity.retained_from(),
         wanted=wanted,
-        following=urlencode({**wanted, "cursor": listed.next_cursor}) if listed.next_cursor else None,
+        following=urlencode({**wanted, "cursor": listed.next_cursor}) if listed and listed.next_cursor else None,
         exported=urlencode(wanted),
     )
 
 
 async def _exchange(on: Services, call: Call) -> web.Response:
     told: dict[str, Any] = await activity_endpoints.explained(on, call)
-    return await page(on, call, "exchange.html", exchange=told)
+    key = await on.keys.read(told["key_id"], call.account_id) if told.get("key_id") else None
+    return await page(on, call, "exchange.html", exchange=told, key=key)
 
 
 class AnyQuery(queries.Query):

@@ -11,15 +11,12 @@ from meterproxy.control.route import Route
 from meterproxy.dashboard.pages import page, page_route
 from meterproxy.errors import ApiError
 
-CHATTING: Final = frozenset({"chat", "responses"})
-"""What models are made for that one can chat with."""
-
 
 async def _chat(on: Services, call: Call) -> web.Response:
     models: list[ModelPrice] = []
     trouble = None
     try:
-        models = [model for model in (await prices(on, call)).data if model.mode in CHATTING]
+        models = [model for model in (await prices(on, call)).data if model.chats]
     except ApiError as error:
         trouble = error.message
     return await page(on, call, "chat.html", models=models, trouble=trouble)

@@ -1,5 +1,6 @@
 """Credits, budgets and reports: what there is, what may be spent, and where it went."""
 
+from collections.abc import Iterable
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
@@ -27,6 +28,9 @@ from meterproxy.control.usage_endpoints import GroupQuery
 from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.dashboard.pages import may, page, page_route, redirect
 from meterproxy.errors import ApiError
+from meterproxy.store.keys import KeyRow
+from meterproxy.store.members import MemberRow
+from meterproxy.store.teams import TeamRow
 
 ROWS: Final = 50
 PURCHASES: Final = 20
@@ -94,6 +98,8 @@ async def _budgets(on: Services, call: Call, error: ApiError | None = None) -> w
     rows = await on.limits.list(call.account_id, None, after, BUDGETS + 1)
     told = [(Limit.of(row), await budget_endpoints.status_of(on, row)) for row in rows[:BUDGETS]]
     members = await on.members.list(call.organization_id, None, queries.MOST_ROWS)
+    keys = await on.keys.list(call.account_id, None, queries.MOST_ROWS)
+    teams = await on.teams.list(call.account_id, None, queries.MOST_ROWS)
     return await page(
         on,
         call,
@@ -102,9 +108,14 @@ async def _budgets(on: Services, call: Call, error: ApiError | None = None) -> w
         budgets=told,
         following=rows[BUDGETS - 1].id if len(rows) > BUDGETS else None,
         members=members,
-        keys=await on.keys.list(call.account_id, None, queries.MOST_ROWS),
-        teams=await on.teams.list(call.account_id, None, queries.MOST_ROWS),
+        keys=keys,
+        teams=teams,
+        names={**_names(members), **_names(keys), **_names(teams)},
     )
+
+
+def _names(rows: Iterable[MemberRow | KeyRow | TeamRow]) -> dict[UUID, str]:
+    return {row.id: row.name for row in rows}
 
 
 async def _budget_made(on: Services, call: Call) -> web.Response:
@@ -144,7 +155,12 @@ def _in_its_unit(given: T, measure: str) -> T:
 
 async def _reports(on: Services, call: Call) -> web.Response:
     query = call.query_as(ReportsQuery)
-    grouped = await usage_endpoints.grouped(on, call)
+    error = None
+    try:
+        grouped = await usage_endpoints.grouped(on, call)
+    except ApiError as no_such_span:
+        error = no_such_span
+        grouped = await usage_endpoints.grouped(on, call.asking(query=ReportsQuery(group_by=query.group_by)))
     span = {"from": str(grouped.first_day), "to": str(grouped.last_day)}
     statement = await credit_endpoints.statement_of(
         on, call.asking(query=ReportQuery.model_validate({**span, "period": query.period}))
@@ -153,6 +169,7 @@ async def _reports(on: Services, call: Call) -> web.Response:
         on,
         call,
         "reports.html",
+        error=error,
         grouped=grouped,
         statement=statement,
         groupings=GROUPINGS,

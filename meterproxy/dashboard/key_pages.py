@@ -1,15 +1,20 @@
 """API keys: made (the secret is shown once, with snippets that work), seen, changed, rotated, revoked."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC
+from decimal import Decimal
+from fnmatch import fnmatchcase
 from typing import Final
 
 from aiohttp import web
 
 from meterproxy.control import bodies, forms, own_key_endpoints, queries
 from meterproxy.control.access import Permission
+from meterproxy.control.answers import NewlyMadeKey
 from meterproxy.control.call import Call, Services
 from meterproxy.control.own_key_endpoints import OwnKey, Rotation
+from meterproxy.control.price_endpoints import prices
 from meterproxy.control.route import Route
 from meterproxy.control.usage_endpoints import StatsQuery, stats
 from meterproxy.core.key import OPERATIONS
@@ -52,7 +57,7 @@ async def _made(on: Services, call: Call) -> web.Response:
         made = await own_key_endpoints.created(on, call.asking(body=forms.read(OwnKey, _dated(call))))
     except ApiError as error:
         return await _keys(on, call, error)
-    return await _shown_once(on, call, made.name, made.key)
+    return await _shown_once(on, call, made)
 
 
 async def _key(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
@@ -76,7 +81,7 @@ async def _changed(on: Services, call: Call) -> web.Response:
 
 async def _rotated(on: Services, call: Call) -> web.Response:
     made = await own_key_endpoints.rotated(on, call.asking(body=forms.read(Rotation, call.form)))
-    return await _shown_once(on, call, made.name, made.key)
+    return await _shown_once(on, call, made)
 
 
 async def _revoked(on: Services, call: Call) -> web.Response:
@@ -84,25 +89,25 @@ async def _revoked(on: Services, call: Call) -> web.Response:
     return redirect("/keys", done="key-revoked")
 
 
-async def _shown_once(on: Services, call: Call, name: str, secret: str) -> web.Response:
+async def _shown_once(on: Services, call: Call, made: NewlyMadeKey) -> web.Response:
     base_url = f"{call.own_url}/v1"
-    offers = await _a_model(on)
-    return await page(on, call, "key_made.html", name=name, secret=secret, base_url=base_url, model=offers)
+    model = await _a_model(on, call, made.models or ())
+    return await page(on, call, "key_made.html", name=made.name, secret=made.key, base_url=base_url, model=model)
 
 
-async def _a_model(on: Services) -> str:
-    """A model for the snippets: the cheapest that chats, if any list can be had."""
+async def _a_model(on: Services, call: Call, patterns: Sequence[str]) -> str:
+    """A model for the snippets: the cheapest that chats of those that the key may use, if any list can be had."""
     try:
         async with asyncio.timeout(OFFERS_SECONDS):
-            offers = await on.machine.offers()
+            models = (await prices(on, call)).data
     except (ApiError, TimeoutError):
-        offers = []
+        models = []
     chatting = [
-        (offer.price.cards["default"].tiers[0].rates.output, offer.model)
-        for offer in offers
-        if "output" in offer.price.cards["default"].written_kinds
+        (Decimal(model.rate("output") or 0), model.id)
+        for model in models
+        if model.chats and any(fnmatchcase(model.id, pattern) for pattern in patterns or ("*",))
     ]
-    return min(chatting, default=(0, "gpt-4o-mini"))[1]
+    return min(chatting, default=(Decimal(0), "gpt-4o-mini"))[1]
 
 
 async def _with_its_end(on: Services, call: Call) -> dict[str, str]:

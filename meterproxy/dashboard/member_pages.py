@@ -31,6 +31,7 @@ async def _members(
         used={group.value: group.counts for group in totals.by.get("user", ())},
         roles=[role.value for role in Role],
         invitation=invitation,
+        registration=on.sign_in.registration,
         base_url=call.own_url,
     )
 

@@ -108,8 +108,11 @@ async def _system(on: Services, call: Call) -> web.Response:
 
 async def _audit(on: Services, call: Call) -> web.Response:
     given = {name: value for name, value in call.request.query.items() if value and name != "organization_id"}
-    query = queries.read(AuditPage, {**given, "limit": str(ROWS)})
-    listed = await audit_endpoints.listed(on, call.asking(query=query))
+    try:
+        query = queries.read(AuditPage, {**given, "limit": str(ROWS)})
+        listed = await audit_endpoints.listed(on, call.asking(query=query))
+    except ApiError as error:
+        return await page(on, call, "operate_audit.html", error=error, entries=(), wanted=given, following=None)
     following = urlencode({**given, "cursor": listed.next_cursor}) if listed.next_cursor else None
     return await page(on, call, "operate_audit.html", entries=listed.data, wanted=given, following=following)
 

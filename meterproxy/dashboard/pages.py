@@ -1,17 +1,19 @@
 """Pages: templates rendered with what all of them show, and errors as people see them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
+from uuid import UUID
 
 import jinja2
 from aiohttp import web
 from pydantic import Field
 
-from meterproxy.control.access import OF_KEYS, ROLES, Permission, is_operator
+from meterproxy.control.access import OF_KEYS, ROLES, Acting, Permission, is_operator, wanted_organization
 from meterproxy.control.call import Call, Services
 from meterproxy.control.notification_endpoints import reader_of
 from meterproxy.control.principal import User
@@ -34,6 +36,9 @@ HEADERS: Final = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+NOWHERE: Final = UUID(int=0)
+"""The id of no organization."""
 
 DONE: Final[Mapping[str, str]] = {
     "key-changed": "The key was changed.",
@@ -61,6 +66,7 @@ DONE: Final[Mapping[str, str]] = {
     "provider": "The provider was added. It serves once it has a key.",
     "provider-removed": "The provider was removed with its keys.",
     "provider-key": "The provider takes the key. It is in use within a second.",
+    "provider-key-untested": "The key was kept without asking the provider. It is in use within a second.",
     "provider-key-removed": "The key was forgotten.",
     "registered": "You are registered. Sign in.",
 }
@@ -101,6 +107,7 @@ async def page(
     on: Services, call: Call, template: str, *, error: ApiError | None = None, **content: Any
 ) -> web.Response:
     """A page; with an error where what was sent could not be done, then with what was filled in."""
+    call = _placed(call)
     acting = call.acting
     account = None if acting.account_id is None else await on.accounts.read(acting.account_id)
     principal = acting.principal
@@ -122,6 +129,18 @@ async def page(
         done=DONE.get(call.request.query.get("done", "")),
         **content,
     )
+
+
+def _placed(call: Call) -> Call:
+    """The call in its user's organization, where its page is about none: what leads to other pages stays there."""
+    user = call.acting.principal
+    if not isinstance(user, User) or call.acting.account_id is not None:
+        return call
+    place = user.memberships.get(wanted_organization(user, None) or NOWHERE)
+    if place is None:
+        return call
+    role = None if user.is_operator else place.role
+    return replace(call, acting=Acting(user, place.organization_id, place.account_id, role))
 
 
 def html(template: str, *, status: int = 200, **content: Any) -> web.Response:
@@ -167,9 +186,18 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("meterproxy.dashboard"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(usd=format_usd, grouped=_grouped, instant=_instant, iso=_iso)
-    environment.globals.update(static=address_of, activity_of=_activity_of, today=lambda: datetime.now(UTC).date())
+    environment.filters.update(usd=format_usd, about=about, grouped=_grouped, instant=_instant, iso=_iso)
+    environment.globals.update(static=address_of, activity_of=_activity_of, today=lambda: _now().date(), now=_now)
     return environment
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def about(nanos: int) -> str:
+    """An amount that is estimated: its first three digits, or to the cent where that is more."""
+    return format_usd(round(nanos, min(0, max(-7, 3 - len(str(nanos))))))
 
 
 def _grouped(number: float) -> str:

@@ -42,7 +42,7 @@ async def _key_added(on: Services, call: Call) -> web.Response:
         await provider_endpoints.key_added(on, call.asking(body=body))
     except ApiError as error:
         return await _providers(on, call, error)
-    return redirect(PATH, done="provider-key")
+    return redirect(PATH, done="provider-key" if body.test else "provider-key-untested")
 
 
 async def _key_rotated(on: Services, call: Call) -> web.Response:

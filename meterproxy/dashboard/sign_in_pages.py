@@ -65,7 +65,9 @@ async def _login(on: Services, call: Call, error: ApiError | None = None) -> web
 
 async def _door(on: Services, call: Call, next_: str, error: ApiError | None) -> web.Response:
     elsewhere = None if on.single_sign_on is None else on.single_sign_on.name
-    return await page(on, call, "login.html", error=error, next=next_, elsewhere=elsewhere)
+    return await page(
+        on, call, "login.html", error=error, next=next_, elsewhere=elsewhere, registration=on.sign_in.registration
+    )
 
 
 async def _signed_in(on: Services, call: Call) -> web.Response:
@@ -133,7 +135,8 @@ async def _signed_out(on: Services, call: Call) -> web.Response:
 
 
 async def _register(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
-    return await page(on, call, "register.html", error=error, token=call.query_as(InvitedQuery).token)
+    token = call.query_as(InvitedQuery).token
+    return await page(on, call, "register.html", error=error, token=token, registration=on.sign_in.registration)
 
 
 async def _registered(on: Services, call: Call) -> web.Response:

@@ -11,6 +11,7 @@ Rules
 from typing import Final
 
 from meterproxy.core.limit import Measure
+from meterproxy.core.money import format_usd
 from meterproxy.core.plan import Planned
 from meterproxy.core.window import FOREVER_US
 from meterproxy.errors import ApiError, Case
@@ -21,9 +22,9 @@ SOON_US: Final = 1_000_000
 def refusal(planned: Planned, amount: int, now_us: int, *, spent: bool) -> ApiError:
     """The error for a request that needs `amount` of a limit; `now_us` is the time by which its window ends."""
     if planned.limit is None:
-        return _credit_spent() if spent else _credit_held()
+        return _credit_spent(amount) if spent else _credit_held()
     if planned.measure is Measure.AMOUNT:
-        return _budget_spent(planned, now_us) if spent else _budget_held(planned)
+        return _budget_spent(planned, amount, now_us) if spent else _budget_held(planned)
     return _rate_reached(planned, amount, now_us, spent=spent)
 
 
@@ -32,10 +33,11 @@ def unavailable() -> ApiError:
     return ApiError(Case.UNAVAILABLE, "The service cannot check this account's credit right now. Please try again.")
 
 
-def _credit_spent() -> ApiError:
+def _credit_spent(amount: int) -> ApiError:
     return ApiError(
         Case.CREDIT_SPENT,
-        "You exceeded your current quota: this request may cost more than the credit that is left on the account.",
+        f"You exceeded your current quota: this request may cost up to ${format_usd(amount)}, more than the credit "
+        "that is left on the account.",
     )
 
 
@@ -43,11 +45,12 @@ def _credit_held() -> ApiError:
     return ApiError(Case.CREDIT_HELD, "Running requests hold the rest of this account's credit.")
 
 
-def _budget_spent(planned: Planned, now_us: int) -> ApiError:
+def _budget_spent(planned: Planned, amount: int, now_us: int) -> ApiError:
     seconds = -(-max(planned.window.end_us - now_us, 1) // 1_000_000)
     return ApiError(
         Case.BUDGET_SPENT,
-        f"You exceeded your current quota: this request may cost more than is left of the {_named(planned)}.",
+        f"You exceeded your current quota: this request may cost up to ${format_usd(amount)}, more than is left of the "
+        f"{_named(planned)}.",
         headers={"Retry-After": str(seconds)} if planned.window.end_us < FOREVER_US else None,
     )
 

@@ -189,6 +189,7 @@ def _hello(config: Config, base_url: str, operator: FirstOperator | None, *, sim
     """What a person who starts it wants to know."""
     token = secret_path(config, "admin_token")
     lines = [f"meterproxy {__version__} is ready", f"  base URL     {base_url}"]
+    lines.append(f"  dashboard    {base_url.removesuffix('v1')}")
     lines.append(f"  admin token  {token if token.exists() else 'as configured'}")
     if operator is not None:
         lines.append(f"  operator     {operator.email}, password {operator.password}   (this once; {operator.kept_in})")

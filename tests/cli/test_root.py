@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -67,6 +68,14 @@ def test_every_command_takes_config_and_json() -> None:
         (["--config", "/nowhere.yaml", "version"], "meterproxy: Invalid value for '--config'"),
         (["serve", "--workers"], "meterproxy: Option '--workers' requires an argument"),
         (["account", "create", "--name", ""], "meterproxy: Invalid value for '--name': must have 1 to 200 characters"),
+        (
+            ["account", "create", "--name", "  "],
+            "meterproxy: Invalid value for '--name': must have 1 to 200 characters",
+        ),
+        (
+            ["user", "create", "--account", str(UUID(int=1)), "--name", "Ann", "--email", "ann"],
+            "meterproxy: Invalid value for --email: not an e-mail address: 'ann'",
+        ),
         (
             ["credit", "grant", "--account", "0199e0a0-0000-7000-8000-000000000000", "--amount", "0.0000000001"],
             "meterproxy: Invalid value for '--amount': not an amount in USD with at most nine decimals",

@@ -151,7 +151,7 @@ class Person:
 
 
 def machine_of(pool: asyncpg.Pool) -> Machine:
-    """What the API asks of its worker, without one: the books are real, and two models can be had."""
+    """What the API asks of its worker, without one: the books are real, and three models can be had."""
 
     async def explained(request_id: UUID) -> dict[str, Any]:
         return await explain(pool, request_id)
@@ -170,10 +170,12 @@ async def _settled() -> None:
 async def _offered() -> list[Offer]:
     facts = ModelFacts(128_000, 16_384)
     dear = RateCard.written([(-1, {"input": 5_000_000_000, "output": 15_000_000_000})])
+    free = RateCard.written([(-1, {"input": 0, "output": 0})])
     cheap = RateCard.written([(-1, {"input": 100_000_000, "output": 400_000_000})])
     return [
         Offer("dear", "openai", Price("openai", "dear", {"default": dear}), facts),
         Offer("cheap", "openai", Price("openai", "cheap", {"default": cheap}), facts),
+        Offer("judge", "openai", Price("openai", "judge", {"default": free}), ModelFacts(32_768, 0, mode="moderation")),
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from meterproxy.core.lending import Batch, Settling
-from meterproxy.core.money import NANOS_PER_USD
+from meterproxy.core.money import NANOS_PER_USD, format_usd
 from meterproxy.core.record import EndRecord
 from meterproxy.core.role import Role
 from meterproxy.errors import Case
@@ -227,6 +227,21 @@ async def test_a_statement_is_set_as_pdf_and_csv(past: Past) -> None:
     assert heard.headers["Content-Disposition"].startswith('attachment; filename="statement-')
     rows = list(csv.DictReader(io.StringIO(heard.body.decode(), newline="")))
     assert {row["model"] for row in rows} <= {"big", "small", "embed"}
+
+
+async def test_credit_runs_out_by_what_everybody_spends(past: Past) -> None:
+    """Whoever sees only his own usage is told the same days, of his own expectation."""
+    about = f"?organization_id={past.owner.organization_id}"
+    left, spent = (await past.get("/api/credits/balance"))["available_nanos"], amount(past.records)
+    taken = {"amount": f"-{format_usd(left - spent)}", "kind": "adjustment"}
+    await past.asking("POST", f"/admin/accounts/{past.owner.account_id}/credits", taken, token=ADMIN_TOKEN)
+    all_of_it = (await past.get("/api/usage/forecast"))["forecast"]
+    own = (await past.get(f"/api/usage/forecast{about}", past.member.token))["forecast"]
+    key = (await past.get("/api/usage/forecast", past.secrets[1]))["forecast"]
+    ends = ("runs_out", "runs_out_earliest", "runs_out_latest")
+    assert [own[end] for end in ends] == [key[end] for end in ends] == [all_of_it[end] for end in ends]
+    assert all_of_it["runs_out"] is not None
+    assert own["expected_nanos"] < all_of_it["expected_nanos"]
 
 
 async def test_spans_that_make_no_sense_are_refused(past: Past) -> None:

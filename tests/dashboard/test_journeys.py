@@ -105,6 +105,7 @@ async def test_from_registering_to_a_statement(chromium: Browser, open_service: 
         with pytest.raises(openai.RateLimitError) as refused:
             await asked_until_refused(open_service, secret)
         assert "almost nothing" in str(refused.value)
+        assert "may cost up to $0.0" in str(refused.value)
         await ann.open("/budgets")
         await expect(page.get_by_text("Marks passed")).to_be_visible()
 
@@ -236,6 +237,10 @@ async def test_an_operator_adds_a_provider_and_rotates_its_key(chromium: Browser
             await page.get_by_label("New secret of the key …1234").fill("sk-the-right-one-1234")
             await operator.press("Rotate")
             await expect(page.get_by_role("status")).to_contain_text("takes the key")
+            await page.get_by_label("Secret", exact=True).fill("sk-of-another-day-5678")
+            await page.get_by_label("keep it without asking").check()
+            await operator.press("Add key")
+            await expect(page.get_by_role("status")).to_contain_text("without asking the provider")
             await operator.open("/operate/audit?action=provider_key.rotate")
             await expect(page.get_by_role("cell", name="provider_key.rotate")).to_be_visible()
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from typing import Literal
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
@@ -12,7 +13,7 @@ import pytest
 from meterproxy.control.access import Permission
 from meterproxy.core.role import Role
 from meterproxy.dashboard import static
-from meterproxy.dashboard.pages import DONE, own_path
+from meterproxy.dashboard.pages import DONE, about, own_path
 from meterproxy.dashboard.routes import PAGES
 from tests.control.asking import ADMIN_TOKEN, PASSWORD, Asking
 from tests.control.history import history
@@ -302,6 +303,93 @@ async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(
     assert (budget["cap"], budget["marks"]) == (20, [60, 80])
 
 
+async def test_a_form_that_cannot_be_done_keeps_whom_and_what_it_was_about(asking: Asking) -> None:
+    """What was chosen stays chosen, and what was folded away is seen where it may be at fault."""
+    ann = await Visitor.of(asking, await asking.person("ann"))
+    text = (await ann.post("/budgets", measure="tokens", window="day", enforcement="soft", cap="1,5")).body.decode()
+    for chosen in ('<option value="tokens" selected>', "<option selected>day<", '<option value="soft" selected>'):
+        assert chosen in text
+    assert b"<details open>" in (await ann.post("/keys", name="one", networks="nowhere")).body
+    assert b"<option selected>viewer<" in (await ann.post("/members/invite", email="nobody", role="viewer")).body
+
+
+@pytest.mark.parametrize("path", ["/activity?from=soon", "/reports?from=2026-02-02&to=2026-02-01"])
+async def test_a_filter_that_cannot_be_read_leaves_its_page_where_it_is(asking: Asking, path: str) -> None:
+    """With the filters and the way to all other pages."""
+    ann = await Visitor.of(asking, await asking.person("ann"))
+    heard = await ann.get(path)
+    assert (heard.status, b'class="filters' in heard.body, b'href="/budgets"' in heard.body) == (400, True, True)
+
+
+async def test_all_pages_lead_to_the_same_pages(asking: Asking) -> None:
+    """Also those that are about a person and no organization."""
+    ann = await Visitor.of(asking, await asking.person("ann"))
+    links = re.compile(rb'<nav.*?</nav>|<p class="org">.*?</p>', re.DOTALL)
+    shown = {
+        path: links.findall((await ann.get(path)).body.replace(b' aria-current="page"', b""))
+        for path in ("/", "/profile")
+    }
+    assert shown["/"] == shown["/profile"] != []
+
+
+async def test_a_budget_says_of_whom_it_is_and_what_is_left(asking: Asking) -> None:
+    """A request is refused before the cap is reached if it may cost more than is left."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
+    made = await asking("POST", "/api/keys", {"name": "website"}, token=person.token)
+    await ann.post("/budgets", whose=f"key {made.body['id']}", measure="amount", window="day", cap="5")
+    text = (await ann.get("/budgets")).body.decode()
+    assert "for the key website." in text
+    assert "<dt>Left</dt><dd>$5.00</dd>" in text
+
+
+async def test_an_exchange_says_by_which_key_it_was_and_what_it_drew_in_dollars(asking: Asking) -> None:
+    """With a way to the key."""
+    person = await asking.person("ann")
+    made = await asking("POST", "/api/keys", {"name": "website"}, token=person.token)
+    await history(asking.pool, [UUID(made.body["id"])], rows=3)
+    request_id = await asking.pool.fetchval("SELECT id FROM usage_events WHERE amount_nanos > 0 LIMIT 1")
+    text = (await (await Visitor.of(asking, person)).get(f"/activity/{request_id}")).body.decode()
+    assert f'<dt>Key</dt><dd><a href="/keys/{made.body["id"]}">website</a></dd>' in text
+
+
+async def test_a_key_that_is_over_is_not_said_to_live_on(asking: Asking) -> None:
+    """Until its end it is told when that is."""
+    person = await asking.person("ann")
+    ann = await Visitor.of(asking, person)
+    await ann.post("/keys", name="one", expires_at="2040-01-31")
+    assert b"until <time" in (await ann.get("/keys")).body
+    await asking.pool.execute("UPDATE keys SET expires_at = now()")
+    assert b">expired<" in (await ann.get("/keys")).body
+
+
+@pytest.mark.parametrize("path", ["/keys", "/members/teams"])
+async def test_what_has_no_visible_name_is_not_made(asking: Asking, path: str) -> None:
+    """Nobody could press on it."""
+    heard = await (await Visitor.of(asking, await asking.person("ann"))).post(path, name="  ")
+    assert (heard.status, b"name: must not be blank" in heard.body) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("registration", "login", "register", "members"),
+    [
+        ("open", 'href="/register"', "<form", "/register?token="),
+        ("invitation", "invited registers", "takes an invitation", "/register?token="),
+        ("closed", "Ask your operator for one", "Nobody registers here", "needs one from the operator"),
+    ],
+)
+async def test_nobody_is_sent_to_register_where_he_cannot(
+    database: str, registration: Literal["open", "invitation", "closed"], login: str, register: str, members: str
+) -> None:
+    """Neither by the page for signing in nor by an invitation."""
+    async with pool_of(database) as pool:
+        ann = await Visitor.of(Asking(pool), await Asking(pool).person("ann"))
+        ann.asking = asking = Asking(pool, registration)
+        assert login in (await asking("GET", "/login")).body.decode()
+        assert register in (await asking("GET", "/register")).body.decode()
+        assert members in (await ann.post("/members/invite", email="bob@example.com", role="member")).body.decode()
+
+
 async def test_credit_is_ordered_and_confirmed_by_forms(asking: Asking) -> None:
     """What cannot be ordered is said with what was filled in; an order is shown with its code until it has ended."""
     person = await asking.person("ann")
@@ -375,6 +463,14 @@ async def test_a_key_that_is_renamed_ends_when_it_would_have(asking: Asking) -> 
         assert (key["name"], key["expires_at"]) == ("two", then)
 
 
+async def test_the_snippets_of_a_new_key_name_a_model_that_answers_it(asking: Asking) -> None:
+    """The cheapest that chats, of those that the key may use; what only judges texts is none."""
+    ann = await Visitor.of(asking, await asking.person("ann"))
+    assert b'"model": "cheap"' in (await ann.post("/keys", name="any")).body
+    assert b'"model": "dear"' in (await ann.post("/keys", name="one", models="d*, judge")).body
+    assert b">judge" not in (await ann.get("/chat")).body
+
+
 async def test_static_files_are_kept_for_as_long_as_they_are_the_same(asking: Asking) -> None:
     """Under an address that changes with them; nothing but those files is there."""
     for name in static.names():
@@ -385,6 +481,15 @@ async def test_static_files_are_kept_for_as_long_as_they_are_the_same(asking: As
     assert (await asking("GET", "/static/0/app.css")).headers["Cache-Control"] == "no-cache"
     for name in ("pages.py", "..%2Fpages.py", "%2e%2e", "app.css%00"):
         assert (await asking("GET", f"/static/0/{name}")).status == 404, name
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [(0, "0.00"), (7, "0.000000007"), (12_345, "0.0000123"), (940_793_962, "0.941"), (12_345_678_901, "12.35")],
+)
+def test_what_is_estimated_is_not_shown_to_the_last_digit(nanos: int, text: str) -> None:
+    """Three digits of what is below ten dollars, else to the cent."""
+    assert about(nanos) == text
 
 
 def test_what_was_done_is_said_in_our_own_words() -> None:
