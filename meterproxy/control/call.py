@@ -31,6 +31,7 @@ from meterproxy.store.notifications import Notifications
 from meterproxy.store.people import People
 from meterproxy.store.providers import ProviderRows
 from meterproxy.store.purchases import Purchases
+from meterproxy.store.refusals import Refusals
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
 from meterproxy.store.whose import Whose
@@ -85,6 +86,7 @@ class Services:
     purchases: Purchases
     notifications: Notifications
     credit_marks: CreditMarks
+    refusals: Refusals
     watch: Callable[[UUID, web.BaseRequest], Awaitable[web.StreamResponse]]
     machine: Machine
     single_sign_on: SingleSignOn | None = None

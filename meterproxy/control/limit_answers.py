@@ -51,7 +51,7 @@ class Limit(Answer):
             model=row.model_pattern,
             window=_window(row),
             time_zone=row.time_zone,
-            **_quantities(row.measure, cap=row.cap, grace=row.grace),
+            **quantities(row.measure, cap=row.cap, grace=row.grace),
             enforcement=row.enforcement,
             marks=list(row.marks),
             is_own=row.is_own,
@@ -72,7 +72,7 @@ class Crossing(Answer):
 
     @classmethod
     def of(cls, measure: str, row: CrossingRow) -> Self:
-        return cls(mark=row.mark, **_quantities(measure, used=row.used, cap=row.cap), crossed_at=row.crossed_at)
+        return cls(mark=row.mark, **quantities(measure, used=row.used, cap=row.cap), crossed_at=row.crossed_at)
 
 
 class LimitStatus(Answer):
@@ -107,7 +107,7 @@ class LimitStatus(Answer):
             window=_window(row),
             window_start=of.window_start,
             window_end=of.window_end,
-            **_quantities(row.measure, cap=row.cap, used=of.used, held=of.held, remaining=of.remaining),
+            **quantities(row.measure, cap=row.cap, used=of.used, held=of.held, remaining=of.remaining),
             crossings=[Crossing.of(row.measure, crossing) for crossing in of.crossings],
             as_of=of.as_of,
         )
@@ -117,11 +117,12 @@ def _window(row: LimitRow) -> str | None:
     return None if row.window_kind == "none" else row.window_kind
 
 
-def _quantities(measure: str, **quantities: int | None) -> dict[str, Any]:
+def quantities(measure: str, **given: int | None) -> dict[str, Any]:
+    """Quantities of a measure by their names: as they are, or as money with its nanodollars beside it."""
     if measure != AMOUNT:
-        return dict(quantities)
+        return dict(given)
     told: dict[str, Any] = {}
-    for name, nanos in quantities.items():
+    for name, nanos in given.items():
         told[name] = None if nanos is None else format_usd(nanos)
         told[f"{name}_nanos"] = nanos
     return told

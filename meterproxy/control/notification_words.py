@@ -25,7 +25,7 @@ def words_of(kind: str, subject_id: object, detail: Mapping[str, Any], *, sees_b
     if told is None:
         return Words(kind, "", "/notifications")
     words = told(detail)
-    if kind == "limit.passed":
+    if kind in {"limit.passed", "limit.refused"}:
         return Words(words.title, words.text, f"/budgets?first={subject_id}" if sees_budgets else "/activity")
     return words
 
@@ -66,6 +66,21 @@ def _credit_low(detail: Mapping[str, Any]) -> Words:
     return Words("Credit is low", f"${left} was left, less than your mark of ${below}.", "/credits#add")
 
 
+def _limit_refused(detail: Mapping[str, Any]) -> Words:
+    what, often = _name_of(detail), _BY_WINDOW.get(detail["window"], "")
+    asked = f"{_asked_by(detail)} may use up to {_quantity(detail, 'amount')}, more than was left"
+    return Words(f"{what} refuses requests", f"{asked} of {_quantity(detail, 'cap')}{often}.", "/budgets")
+
+
+def _credit_refused(detail: Mapping[str, Any]) -> Words:
+    text = f"{_asked_by(detail)} may cost up to {_quantity(detail, 'amount')}, more than was left."
+    return Words("Requests are refused for want of credit", text, "/credits#add")
+
+
+def _asked_by(detail: Mapping[str, Any]) -> str:
+    return f"What the key “{detail['key']}” asked for" if detail["key"] else "What was asked for"
+
+
 def _credit_exhausted(_detail: Mapping[str, Any]) -> Words:
     text = "Less than a cent was left. Requests that may cost more than that are refused until credit is added."
     return Words("Credit is used up", text, "/credits#add")
@@ -90,6 +105,8 @@ def _purchase_declined(detail: Mapping[str, Any]) -> Words:
 
 _BY_KIND: Final[Mapping[str, Callable[[Mapping[str, Any]], Words]]] = {
     "limit.passed": _limit_passed,
+    "limit.refused": _limit_refused,
+    "credit.refused": _credit_refused,
     "credit.low": _credit_low,
     "credit.exhausted": _credit_exhausted,
     "purchase.ordered": _purchase_ordered,

@@ -26,6 +26,7 @@ from meterproxy.control import (
     price_endpoints,
     provider_endpoints,
     purchase_endpoints,
+    refusal_endpoints,
     usage_endpoints,
 )
 from meterproxy.control.access import Permission
@@ -69,6 +70,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *usage_endpoints.ROUTES,
     *log_endpoints.ROUTES,
     *budget_endpoints.ROUTES,
+    *refusal_endpoints.ROUTES,
     *chat_endpoints.ROUTES,
     *price_endpoints.ROUTES,
     *openai_usage_endpoints.ROUTES,

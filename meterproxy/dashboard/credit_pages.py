@@ -26,6 +26,7 @@ from meterproxy.control.purchase_endpoints import PurchasePage
 from meterproxy.control.route import Route
 from meterproxy.control.usage_endpoints import GroupQuery
 from meterproxy.core.money import NANOS_PER_USD
+from meterproxy.dashboard.overview_page import refused
 from meterproxy.dashboard.pages import may, page, page_route, redirect
 from meterproxy.errors import ApiError
 from meterproxy.store.keys import KeyRow
@@ -106,6 +107,7 @@ async def _budgets(on: Services, call: Call, error: ApiError | None = None) -> w
         "budgets.html",
         error=error,
         budgets=told,
+        refusals=await refused(on, call),
         following=rows[BUDGETS - 1].id if len(rows) > BUDGETS else None,
         members=members,
         keys=keys,

@@ -2,13 +2,22 @@
 
 from datetime import date, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from aiohttp import web
 
-from meterproxy.control import activity_endpoints, budget_endpoints, credit_endpoints, queries, usage_endpoints
+from meterproxy.control import (
+    activity_endpoints,
+    budget_endpoints,
+    credit_endpoints,
+    queries,
+    refusal_endpoints,
+    usage_endpoints,
+)
 from meterproxy.control.access import Permission
 from meterproxy.control.activity_endpoints import ActivityPage
 from meterproxy.control.call import Call, Services
+from meterproxy.control.refusal_endpoints import Refusal
 from meterproxy.control.route import Route
 from meterproxy.control.usage_endpoints import StatsQuery
 from meterproxy.core.money import NANOS_PER_USD
@@ -29,6 +38,7 @@ async def _overview(on: Services, call: Call) -> web.Response:
         peaks=[(peak.weekday, peak.hour, peak.requests) for peak in figures.peak_hours],
         next_day=_next_day,
         budgets=await _budgets(on, call) if may(call, Permission.READ_ORGANIZATION) else [],
+        refusals=await refused(on, call),
         **await _live(on, call),
     )
 
@@ -48,6 +58,12 @@ async def _live(on: Services, call: Call) -> dict[str, Any]:
         "balance": await credit_endpoints.balance(on, call.asking(query=queries.Fresh())),
         "latest": (await activity_endpoints.listed(on, call.asking(query=ActivityPage(limit=LATEST)))).data,
     }
+
+
+async def refused(on: Services, call: Call) -> dict[UUID, Refusal]:
+    """What was refused in the last day, by limit, for those who may see budgets."""
+    told = (await refusal_endpoints.listed(on, call)).data if may(call, Permission.READ_ORGANIZATION) else []
+    return {refusal.limit_id: refusal for refusal in told}
 
 
 async def _budgets(on: Services, call: Call) -> list[Any]:

@@ -12,6 +12,7 @@ Rules
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Final
 from uuid import UUID
@@ -24,7 +25,7 @@ from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
 from meterproxy.core.limit import Measure
 from meterproxy.core.money import MAX_NANOS
-from meterproxy.core.plan import Plan, exposed, plan_for
+from meterproxy.core.plan import Plan, Planned, exposed, plan_for
 from meterproxy.core.price import Amounts, Price
 from meterproxy.core.record import (
     Draw,
@@ -109,6 +110,8 @@ class Holds:
         self.shadow = False
         self.shadowed = 0
         """How many holds were placed in shadow mode that would have been refused."""
+        self.on_refused: Callable[[Planned, HoldRequest, int], None] = lambda _planned, _request, _amount: None
+        """Told of each request that is refused: by which limit, and how much of it was asked for."""
 
     # ── place ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -165,6 +168,7 @@ class Holds:
     def _refuse(self, request: HoldRequest, plan: Plan, short: Lacking) -> Hold:
         """Raise what the client is told; in shadow mode only count that, and all that the request takes."""
         if not self.shadow:
+            self.on_refused(short.planned, request, short.amount)
             raise refusal(short.planned, short.amount, self._session.now_us(), spent=short.spent)
         self.shadowed += 1
         draws = counted_draws(plan, request, self._session.session_id)

@@ -50,6 +50,7 @@ from meterproxy.store.owners import OwnerRows
 from meterproxy.store.people import People
 from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.purchases import Purchases
+from meterproxy.store.refusals import Refusals
 from meterproxy.store.settle import Settlement
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
@@ -173,6 +174,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         Purchases(pool, config.billing.purchase.terms),
         Notifications(pool),
         CreditMarks(pool),
+        Refusals(pool),
         live.watch,
         machine,
         _single_sign_on(config, openid, secret.get_secret_value()),

@@ -45,6 +45,7 @@ from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
 from meterproxy.service.marking import Marking
 from meterproxy.service.parts import Pools, api_of, exchanges_of, journal_of, ledger_of, poller_of
+from meterproxy.service.refusing import Refusing
 from meterproxy.service.serving import Serving
 from meterproxy.service.siblings import Siblings, settle_now
 from meterproxy.service.sweeper import Sweeper
@@ -53,6 +54,7 @@ from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.limits import set_exposure
 from meterproxy.store.lost import LostSessions
 from meterproxy.store.notices import Notices
+from meterproxy.store.refusals import Refusals
 from meterproxy.store.upkeep import (
     living_workers,
     self_test,
@@ -189,6 +191,8 @@ class Worker:
             _log.error("the worker is not ready: %s", problem)
         self._braking = Braking(self._pool, self._ledger, self._brakes, socket.gethostname())
         self._marking = Marking(self._pool)
+        self._refusing = Refusing(Refusals(self._pool))
+        self._ledger.holds.on_refused = self._refusing.refused
         self._start_tasks()
         await self._until_available(self._braking.look)
         self._ledger.settler.observe = self._settled
@@ -241,6 +245,7 @@ class Worker:
         self._tasks.start("notices", self._notices.keep_heard)
         self._tasks.start("brakes", self._braking.keep_told)
         self._tasks.start("crossings", self._marking.keep_marked)
+        self._tasks.start("refusals", self._refusing.keep_noted)
         self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)
         self._tasks.start("journal sweep", ledger.keep_swept)

@@ -39,7 +39,7 @@ ROUTES_BY_PERMISSION = {
     Permission.SIGNED_IN: "POST /api/auth/logout · GET /api/auth/me · POST /api/auth/password · GET /api/organizations · "
     "POST /api/invitations/accept",
     Permission.READ_ORGANIZATION: "GET /api/organizations/{id}/members · GET /api/organizations/{id}/invitations · "
-    "GET /api/budgets · GET /api/budgets/{id}/status · "
+    "GET /api/budgets · GET /api/budgets/{id}/status · GET /api/refusals · "
     "GET /api/organizations/{id}/teams",
     Permission.MANAGE: "PATCH /api/organizations/{id}/members/{user_id} · "
     "DELETE /api/organizations/{id}/members/{user_id} · POST /api/organizations/{id}/invitations · "

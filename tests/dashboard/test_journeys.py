@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, expect
 
 from meterproxy.simulator.app import running as simulator
 from meterproxy.simulator.settings import SimulatorSettings
@@ -108,6 +108,9 @@ async def test_from_registering_to_a_statement(chromium: Browser, open_service: 
         assert "may cost up to $0.0" in str(refused.value)
         await ann.open("/budgets")
         await expect(page.get_by_text("Marks passed")).to_be_visible()
+        await told_why(page)
+        await ann.open("/")
+        await expect(page.get_by_role("heading", name="Refused in the last day")).to_be_visible()
 
         await ann.open("/activity")
         async with page.expect_download() as downloading:
@@ -123,6 +126,16 @@ async def test_from_registering_to_a_statement(chromium: Browser, open_service: 
         pdf = tmp_path / "statement.pdf"
         await (await downloading.value).save_as(pdf)
         assert pdf.read_bytes().startswith(b"%PDF-")
+
+
+async def told_why(page: Page) -> None:
+    """Workers tell what they have refused every few seconds."""
+    for _ in range(40):
+        if await page.get_by_text("it might have used up to").is_visible():
+            return
+        await page.wait_for_timeout(250)
+        await page.reload()
+    raise AssertionError("the page does not say why requests are refused")
 
 
 async def asked_until_refused(running: Service, secret: str) -> None:

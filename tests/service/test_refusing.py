@@ -1,0 +1,78 @@
+"""Refusing: what limits refuse is counted in memory, bounded, and told in sums; an outage loses none of it."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from meterproxy.core.lending import LeaseKey
+from meterproxy.errors import StoreUnavailable
+from meterproxy.service import refusing as module
+from meterproxy.service.refusing import Refusing
+from meterproxy.store.refusals import Refused
+
+ACCOUNT, LIMIT, KEY = (UUID(int=number) for number in range(1, 4))
+WINDOW = LeaseKey(ACCOUNT, LIMIT, 0)
+
+
+class Rows:
+    """Takes what it is told, unless it is away."""
+
+    def __init__(self) -> None:
+        self.told: list[list[tuple[LeaseKey, Refused]]] = []
+        self.away = False
+        self.meanwhile = lambda: None
+
+    async def note(self, refused: list[tuple[LeaseKey, Refused]]) -> None:
+        self.meanwhile()
+        if self.away:
+            raise StoreUnavailable("gone")
+        self.told.append(refused)
+
+
+class Asked:
+    """A limit's window and a request, as far as refusing looks at them."""
+
+    def __init__(self, window: LeaseKey, occurred_us: int = 0) -> None:
+        self.key: Any = window
+        self.occurred_us = occurred_us
+
+
+class OfKey(Asked):
+    key_id = KEY
+
+    def __init__(self, occurred_us: int) -> None:
+        super().__init__(self, occurred_us)  # type: ignore[arg-type]
+
+
+def refuse(refusing: Refusing, at_us: int, amount: int, window: LeaseKey = WINDOW) -> None:
+    planned: Any = Asked(window)
+    request: Any = OfKey(at_us)
+    refusing.refused(planned, request, amount)
+
+
+async def test_what_was_refused_in_an_outage_is_told_afterwards() -> None:
+    """Summed up with what came meanwhile, of which the last is the latest."""
+    rows: Any = Rows()
+    refusing = Refusing(rows)
+    refuse(refusing, 1, 10)
+    refuse(refusing, 2, 20)
+    rows.away, rows.meanwhile = True, lambda: refuse(refusing, 3, 30)
+    with pytest.raises(StoreUnavailable):
+        await refusing.note()
+    rows.away, rows.meanwhile = False, lambda: None
+    await refusing.note()
+    await refusing.note()
+    assert rows.told == [[(WINDOW, Refused(3, 3, KEY, 30))]]
+
+
+async def test_memory_of_refusals_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known goes on being counted; new windows wait until there is room."""
+    monkeypatch.setattr(module, "MOST_REMEMBERED", 2)
+    rows: Any = Rows()
+    refusing = Refusing(rows)
+    windows = [LeaseKey(ACCOUNT, LIMIT, start) for start in range(3)]
+    for window in (*windows, *windows):
+        refuse(refusing, 1, 1, window)
+    await refusing.note()
+    assert {key: each.count for key, each in rows.told[0]} == dict.fromkeys(windows[:2], 2)
