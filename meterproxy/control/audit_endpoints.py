@@ -29,11 +29,12 @@ class AuditPage(NumberedPage):
 
 
 class AuditEntry(Answer):
-    """One thing that somebody did; `detail` is as it was at that time."""
+    """One thing that somebody did; `detail` is as it was at that time, `actor_name` as a user is called now."""
 
     id: int
     occurred_at: datetime
     actor: str
+    actor_name: str | None
     action: str
     subject_kind: str
     subject_id: UUID | None

@@ -1,5 +1,6 @@
 """Prices: what the models cost that can be had, as this service charges them; and a given usage over all of them."""
 
+from decimal import Decimal
 from typing import Annotated, Final, Self
 
 from pydantic import Field
@@ -94,6 +95,20 @@ class Comparisons(Answer):
     data: list[Compared]
 
 
+class Costs(Answer):
+    """All models that can be had, at what their providers charge us; `markup` times that is what is charged here."""
+
+    markup: str
+    data: list[ModelPrice]
+
+
+async def costs(on: Services, _call: Call) -> Costs:
+    """What the operator pays."""
+    offers = await on.machine.offers()
+    markup = format(Decimal(on.machine.markup_ppm) / PPM, "f")
+    return Costs(markup=markup, data=[ModelPrice.of(offer, PPM) for offer in offers])
+
+
 async def prices(on: Services, _call: Call) -> Prices:
     """All models that can be had, with their prices."""
     offers = await on.machine.offers()
@@ -152,6 +167,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         endpoint=prices,
         summary="The same as /api/prices",
         answer=Prices,
+        refusals=(Case.UPSTREAM_ACCOUNT, Case.UPSTREAM_UNREACHABLE, Case.UPSTREAM_TIMEOUT),
+    ),
+    Route(
+        method="GET",
+        path="/api/admin/prices",
+        permission=Permission.OPERATE,
+        endpoint=costs,
+        summary="Models that can be had, at what their providers charge us",
+        answer=Costs,
         refusals=(Case.UPSTREAM_ACCOUNT, Case.UPSTREAM_UNREACHABLE, Case.UPSTREAM_TIMEOUT),
     ),
     Route(

@@ -255,7 +255,8 @@ async def book(
     )
     assert row is not None
     entry = EntryRow(**row)
-    detail = orjson.dumps({"entry_no": entry.entry_no}).decode()
+    told = {"entry_no": entry.entry_no, "amount_nanos": amount_nanos}
+    detail = orjson.dumps(told | ({"description": description} if description else {})).decode()
     await connection.execute(_SQL["add_audit"], actor, f"credit.{kind}", "account", account["id"], detail)
     await connection.execute(_SQL["lift_credit_marks"], account["id"])
     credit_limit = await connection.fetchval(_SQL["credit_limit"], account["id"])

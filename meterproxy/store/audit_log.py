@@ -33,6 +33,7 @@ class AuditRow:
     id: int
     occurred_at: datetime
     actor: str
+    actor_name: str | None
     action: str
     subject_kind: str
     subject_id: UUID | None

@@ -12,7 +12,7 @@ Rules
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -94,8 +94,11 @@ class Keys:
         `reads_usage`: whoever has it may read everybody's usage in the organization.
 
         Raises:
-            ApiError: NOT_FOUND where the account, user or team does not exist or they do not belong together.
+            ApiError: NOT_FOUND where the account, user or team does not exist or they do not belong together; MALFORMED
+                where it would end before it begins.
         """
+        if expires_at is not None and expires_at <= datetime.now(UTC):
+            raise ApiError(Case.MALFORMED, "expires_at: is over already.", param="expires_at")
         async with transaction(self._pool) as connection:
             owner = await _owner(connection, account_id, user_id)
             await _check_team(connection, account_id, team_id)

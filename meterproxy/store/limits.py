@@ -160,9 +160,9 @@ class Limits:
 
         async def attempt() -> LimitRow:
             async with transaction(self._pool) as connection:
+                now = await lock_account(connection, (await _read(connection, limit_id)).account_id)
                 old = await _read(connection, limit_id)
-                now = await lock_account(connection, old.account_id)
-                new = replace(await _read(connection, limit_id), **changes)
+                new = replace(old, **changes)
                 _check(new)
                 row = await connection.fetchrow(
                     _SQL["change_limit"], limit_id, new.cap, new.grace, new.enforcement, new.name, list(new.marks)
@@ -170,7 +170,8 @@ class Limits:
                 start = to_datetime(new.limit.window_at(to_us(now)).start_us)
                 await connection.execute(_SQL["move_caps"], new.account_id, limit_id, start, lendable(new))
                 await mark_crossings(connection, (LeaseKey(new.account_id, limit_id, to_us(start)),))
-                await _note(connection, acting(self._actor), "limit.change", new, changes)
+                before = {f"{name}_before": getattr(old, name) for name in changes}
+                await _note(connection, acting(self._actor), "limit.change", new, {**changes, **before})
                 assert row is not None
                 return _row(row)
 
@@ -233,7 +234,9 @@ async def make_limit(
     made = _row(row)
     if seed and terms.seedable:
         await _seed(connection, made, to_us(now))
-    await _note(connection, actor, "limit.create", made, {"scope": scope.value, "scope_id": str(scope_id)})
+    told = {"name": made.name, "scope": scope.value, "scope_id": str(scope_id), "measure": made.measure,
+            "window": made.window_kind, "cap": made.cap, "enforcement": made.enforcement}  # fmt: skip
+    await _note(connection, actor, "limit.create", made, told)
     return made
 
 

@@ -160,7 +160,9 @@ class Purchases:
                 if state is PurchaseState.CONFIRMED:
                     booked = await self._book(connection, account, purchase, amount_nanos or purchase.amount_nanos)
                 await connection.execute(_SQL["end"], purchase_id, state, reason, *booked)
-                await self._note(connection, _VERBS[state], purchase_id, {"reason": reason} if reason else {})
+                told: dict[str, Any] = {"reason": reason} if reason else {}
+                told |= {"booked_nanos": booked[0], "entry_no": booked[1]} if booked[0] else {}
+                await self._note(connection, _VERBS[state], purchase_id, {"code": purchase.code, **told})
                 if state is not PurchaseState.CANCELLED:
                     await connection.execute(_SQL["tell"], purchase_id)
                 return await _read(connection, purchase_id)

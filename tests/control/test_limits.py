@@ -45,7 +45,7 @@ class Operator:
                 none,
                 none,
                 AuditLog(pool),
-                *[none] * 13,
+                *[none] * 14,
             ),
             Identity("hush", none, none, none),
             ROUTES,

@@ -65,7 +65,7 @@ ROUTES_BY_PERMISSION = {
     "POST /api/admin/users/{id}/reset · GET /api/admin/accounts · GET /api/admin/organizations · "
     "GET /api/admin/accounts/{id} · PATCH /api/admin/accounts/{id} · POST /api/admin/accounts/{id}/credits · "
     "GET /api/admin/system · GET /api/admin/providers · POST /api/admin/providers · DELETE /api/admin/providers/{id} · "
-    "GET /api/admin/provider-keys · POST /api/admin/provider-keys · POST /api/admin/provider-keys/{id}/rotate · "
+    "GET /api/admin/prices · GET /api/admin/provider-keys · POST /api/admin/provider-keys · POST /api/admin/provider-keys/{id}/rotate · "
     "DELETE /api/admin/provider-keys/{id} · GET /api/admin/purchases · "
     "POST /api/admin/purchases/{id}/confirm · POST /api/admin/purchases/{id}/decline",
 }

@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -302,6 +303,9 @@ async def test_prices_are_told_as_they_are_charged(past: Past) -> None:
     told = await past.get("/api/prices")
     rates = {(model["id"], rate["kind"]): rate["usd"] for model in told["data"] for rate in model["cards"][0]["rates"]}
     assert rates["cheap", "output"] == "0.80"
+    costs = await past.get("/api/admin/prices", ADMIN_TOKEN)
+    paid = {(model["id"], rate["kind"]): rate["usd"] for model in costs["data"] for rate in model["cards"][0]["rates"]}
+    assert Decimal(paid["cheap", "output"]) * Decimal(costs["markup"]) == Decimal("0.80")
     told = await past.get("/api/prices/compare?input_tokens=1000000&output_tokens=500000")
     assert [(one["model"], one["amount"]) for one in told["data"]] == [("cheap", "0.60"), ("dear", "25.00")]
 

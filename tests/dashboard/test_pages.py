@@ -431,6 +431,23 @@ async def test_what_was_read_is_not_counted(asking: Asking) -> None:
     assert (await ann.post("/credits/mark", below="much")).status == 400
 
 
+async def test_the_audit_trail_says_who_did_what_and_how_much(asking: Asking) -> None:
+    """Users by their names, limits with their caps before and after, money with its amount; by day."""
+    owner, operating = await asking.person("ann"), await asking.person("operator")
+    await asking.pool.execute("UPDATE users SET is_operator = true WHERE id = $1", operating.id)
+    operator = await Visitor.of(asking, operating)
+    terms = {"name": "team", "measure": "requests", "window": "day", "cap": 10}
+    made = await asking("POST", "/api/budgets", terms, token=owner.token)
+    await asking("PATCH", f"/api/budgets/{made.body['id']}", {"cap": 12}, token=owner.token)
+    account = made.body["account_id"]
+    await asking("POST", f"/api/admin/accounts/{account}/credits", {"amount": "7", "kind": "grant"}, token=ADMIN_TOKEN)
+    told = (await operator.get("/operate/audit?since=2020-01-01")).body.decode()
+    assert ">ann</a>" in told
+    for detail in ("&#34;cap&#34;: 12", "&#34;cap_before&#34;: 10", "&#34;amount_nanos&#34;: 7000000000"):
+        assert detail in told or detail.replace("&#34;", '"') in told, detail
+    assert "Nothing like this was done" in (await operator.get("/operate/audit?until=2020-01-01")).body.decode()
+
+
 async def test_a_keys_policy_is_changed_and_cleared_by_its_form(asking: Asking) -> None:
     """Fields that were emptied take a restriction away; a day is a day of UTC."""
     person = await asking.person("ann")

@@ -309,6 +309,7 @@ async def test_a_key_shows_its_secret_once(call: Caller, shared: Service) -> Non
         (400, "highest_request", {"highest_request": "-1"}),
         (400, "highest_request", {"highest_request": 1}),
         (400, "expires_at", {"expires_at": "tomorrow"}),
+        (400, "expires_at", {"expires_at": "2020-01-01T00:00:00Z"}),
         (400, "expires_at", {"expires_at": 1_800_000_000}),
         (400, "expires_at", {"expires_at": "2030-01-01T00:00:00"}),
         (400, "expires_at", {"expires_at": "9999-12-31T23:59:59-23:00"}),
@@ -347,7 +348,6 @@ async def test_a_user_of_another_organization_owns_no_key(call: Caller, shared: 
         ({"highest_request": "0.01"}, {}, 200, None),
         ({"highest_request": "0.01"}, {"max_tokens": 16384, "n": 2}, 403, "permission_denied"),
         ({"highest_request": "0.000000001"}, {"max_tokens": None}, 403, "permission_denied"),
-        ({"expires_at": "2020-01-01T00:00:00Z"}, {}, 401, "invalid_api_key"),
         ({"expires_at": "9999-12-31T23:59:59Z"}, {}, 200, None),
     ],
 )
