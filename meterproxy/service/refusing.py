@@ -16,6 +16,8 @@ NOTE_SECONDS: Final = 3.0
 MOST_REMEMBERED: Final = 10_000
 """Limit windows; what others refuse is not counted until these are told."""
 AT_ONCE: Final = 1000
+MOST_TOLD: Final = 2**63 - 1
+"""What PostgreSQL can keep; a request may ask for more than any limit has."""
 
 
 class Refusing:
@@ -26,13 +28,14 @@ class Refusing:
         self._refused: dict[LeaseKey, Refused] = {}
 
     def refused(self, planned: Planned, request: HoldRequest, amount: int) -> None:
-        """A limit has refused a request that asked for so much of it."""
+        """A limit has refused a request that asked for so much of it, however much that is."""
+        at_us, told = request.accepted_us or request.occurred_us, min(amount, MOST_TOLD)
         known = self._refused.get(planned.key)
         if known is not None:
             known.count += 1
-            known.last_us, known.key_id, known.amount = request.occurred_us, request.key.key_id, amount
+            known.last_us, known.key_id, known.amount = at_us, request.key.key_id, told
         elif len(self._refused) < MOST_REMEMBERED:
-            self._refused[planned.key] = Refused(1, request.occurred_us, request.key.key_id, amount)
+            self._refused[planned.key] = Refused(1, at_us, request.key.key_id, told)
 
     async def keep_noted(self) -> None:
         """Tell PostgreSQL again and again; while it is away what was refused is remembered."""

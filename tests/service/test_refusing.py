@@ -40,6 +40,7 @@ class Asked:
 
 class OfKey(Asked):
     key_id = KEY
+    accepted_us = 0
 
     def __init__(self, occurred_us: int) -> None:
         super().__init__(self, occurred_us)  # type: ignore[arg-type]
@@ -76,3 +77,12 @@ async def test_memory_of_refusals_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
         refuse(refusing, 1, 1, window)
     await refusing.note()
     assert {key: each.count for key, each in rows.told[0]} == dict.fromkeys(windows[:2], 2)
+
+
+async def test_what_no_limit_has_is_told_as_far_as_it_can_be_kept() -> None:
+    """A request that asks for more than any number in PostgreSQL must not stop the telling of all others."""
+    rows: Any = Rows()
+    refusing = Refusing(rows)
+    refuse(refusing, 1, 2**70)
+    await refusing.note()
+    assert rows.told == [[(WINDOW, Refused(1, 1, KEY, 2**63 - 1))]]
