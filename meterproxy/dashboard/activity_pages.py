@@ -1,18 +1,21 @@
 """Activity: the rows behind all figures, by filters, and one of them in detail."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from aiohttp import web
 from pydantic import ConfigDict
 
-from meterproxy.control import activity_endpoints, queries
+from meterproxy.control import activity_endpoints, own_key_endpoints, queries
 from meterproxy.control.access import Permission
 from meterproxy.control.activity_endpoints import ActivityFile, ActivityPage
 from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
-from meterproxy.dashboard.pages import page, page_route
+from meterproxy.core.key import OPERATIONS
+from meterproxy.dashboard.pages import may, page, page_route
 from meterproxy.errors import ApiError
+from meterproxy.store.members import MemberRow
 
 ROWS: Final = 50
 
@@ -37,9 +40,18 @@ async def _activity(on: Services, call: Call) -> web.Response:
         rows=None if listed is None else listed.data,
         retained_from=await on.activity.retained_from(),
         wanted=wanted,
+        operations=OPERATIONS,
+        keys=(await own_key_endpoints.listed(on, call.asking(query=queries.Page(limit=queries.MOST_ROWS)))).data,
+        members=await _members(on, call),
         following=urlencode({**wanted, "cursor": listed.next_cursor}) if listed and listed.next_cursor else None,
         exported=urlencode(wanted),
     )
+
+
+async def _members(on: Services, call: Call) -> Sequence[MemberRow]:
+    """Whose activity may be looked for, by those who see everybody's."""
+    sees_all = may(call, Permission.READ_ORGANIZATION) and may(call, Permission.READ_USAGE)
+    return await on.members.list(call.organization_id, None, queries.MOST_ROWS) if sees_all else ()
 
 
 async def _exchange(on: Services, call: Call) -> web.Response:

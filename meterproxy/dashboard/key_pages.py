@@ -16,6 +16,7 @@ from meterproxy.control.call import Call, Services
 from meterproxy.control.own_key_endpoints import OwnKey, Rotation
 from meterproxy.control.price_endpoints import prices
 from meterproxy.control.route import Route
+from meterproxy.control.spans import days_of
 from meterproxy.control.usage_endpoints import StatsQuery, stats
 from meterproxy.core.key import OPERATIONS
 from meterproxy.dashboard.pages import page, page_route, redirect
@@ -40,12 +41,14 @@ async def _keys(on: Services, call: Call, error: ApiError | None = None) -> web.
         on, call.asking(query=queries.Page(cursor=query.cursor if isinstance(query, KeysQuery) else None))
     )
     teams = await on.teams.list(call.account_id, None, queries.MOST_ROWS)
+    totals = await on.usage.totals(call.whose(), *days_of(None, None))
     return await page(
         on,
         call,
         "keys.html",
         error=error,
         keys=listed.data,
+        used={group.value: group.counts for group in totals.by.get("key", ())},
         following=listed.next_cursor,
         operations=OPERATIONS,
         teams=teams,

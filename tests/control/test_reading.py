@@ -23,6 +23,7 @@ from meterproxy.store.audit import audit
 from meterproxy.store.settle import Settlement
 from tests.control.asking import ADMIN_TOKEN, Asking, Person
 from tests.control.history import PRICES, history
+from tests.dashboard.visitor import Visitor
 from tests.ledger.bank import pool_of
 
 
@@ -446,3 +447,23 @@ async def test_figures_equal_the_books_whatever_has_become_of_a_record(past: Pas
     entries = await pool.fetchval("SELECT sum(amount_nanos)::bigint FROM ledger_entries WHERE account_id = $1",
                                   past.owner.account_id)  # fmt: skip
     assert entries == balance
+
+
+async def test_a_page_of_keys_says_what_each_has_used(past: Past) -> None:
+    """And leads to the rows behind it, where keys and people can be chosen; a member sees his own."""
+    owner, member = [await Visitor.of(past.asking, person) for person in (past.owner, past.member)]
+    first = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=29)
+    lately = [record for record in past.records if record.subject.occurred_us >= first.timestamp() * 1e6]
+    used = [amount([record for record in lately if record.subject.key_id == key_id]) for key_id in past.keys]
+    about = f"?organization_id={past.owner.organization_id}"
+    assert min(used) > 0
+    told = (await owner.get("/keys")).body.decode()
+    for key_id, nanos in zip(past.keys, used, strict=True):
+        assert f'<a href="/activity?key_id={key_id}"><span class="usd">${format_usd(nanos)}</span></a>' in told
+    his = (await member.get(f"/keys{about}")).body.decode()
+    assert (str(past.keys[0]) in his, format_usd(used[1]) in his) == (False, True)
+
+    rows = (await owner.get(f"/activity?key_id={past.keys[1]}")).body.decode()
+    assert f'<option value="{past.keys[1]}" selected>' in rows
+    assert f'<option value="{past.member.id}">' in rows
+    assert 'name="user_id"' not in (await member.get(f"/activity{about}")).body.decode()
