@@ -340,7 +340,7 @@ async def test_a_budget_says_of_whom_it_is_and_what_is_left(asking: Asking) -> N
     await ann.post("/budgets", whose=f"key {made.body['id']}", measure="amount", window="day", cap="5")
     text = (await ann.get("/budgets")).body.decode()
     assert "for the key website." in text
-    assert "<dt>Left</dt><dd>$5.00</dd>" in text
+    assert '<dt>Left</dt><dd><span class="usd">$5.00</span></dd>' in text
 
 
 async def test_an_exchange_says_by_which_key_it_was_and_what_it_drew_in_dollars(asking: Asking) -> None:
