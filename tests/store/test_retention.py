@@ -272,6 +272,23 @@ async def test_a_month_that_somebody_has_taken_out_is_not_dropped(
     assert [row["partition"] for row in await pool.fetch("SELECT partition FROM usage_months_over")] == [kept]
 
 
+async def test_a_month_that_something_hangs_on_keeps_no_other(
+    pool: asyncpg.Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A view of a person's, say: it is told of, and goes when that is gone."""
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    kept = await oldest_month(pool)
+    await pool.execute(f"CREATE VIEW reading AS SELECT * FROM {kept}")
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert [row["partition"] for row in await pool.fetch("SELECT partition FROM usage_months_over")] == [kept]
+    assert "view reading depends" in next(record.error for record in caplog.records if hasattr(record, "error"))
+    assert await broken(pool) == []
+    await pool.execute("DROP VIEW reading")
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert await broken(pool) == []
+
+
 async def test_an_audit_sees_a_month_or_its_sums_never_neither(pool: asyncpg.Pool) -> None:
     """However both run into each other."""
     past = await past_of(pool)
@@ -357,11 +374,11 @@ async def tell(pool: asyncpg.Pool, record: EndRecord | DeferRecord, *, refused: 
     await settlement.progress(journal_id)
     endings = [Settling(1, record)] if isinstance(record, EndRecord) else []
     notes = [Noted(1, record)] if isinstance(record, DeferRecord) else []
-    documents = {price.id: price.document() for price in PRICES}
-    batch = Batch(journal_id, 0, 1, 1, endings, documents, None, notes)
+    batch = Batch(journal_id, 0, 1, 1, endings, {price.id: price.document() for price in PRICES}, None, notes)
+    if refused:
+        await settlement.reject(batch, "refused")
+        return
     try:
-        if refused:
-            raise Unbookable("refused")
         await settlement.book(batch)
     except Unbookable as error:
         await settlement.reject(batch, str(error))
