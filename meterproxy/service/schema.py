@@ -10,7 +10,7 @@ from meterproxy.errors import StartFailed, StoreUnavailable
 from meterproxy.service.demo import ensure_demo
 from meterproxy.service.first_operator import FirstOperator, ensure_operator
 from meterproxy.store.migrate import SchemaError, migrate
-from meterproxy.store.pool import open_pool, translated
+from meterproxy.store.pool import Pool, open_pool, translated
 from meterproxy.store.upkeep import make_partitions
 
 _log: Final = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Schema:
             _log.info("migrated the database", extra={"applied": ", ".join(applied)})
         pool = await open_pool(dsn, size=1)
         try:
-            await make_partitions(pool)
+            await _make_partitions(pool)
             if self._demo_dir is not None:
                 await ensure_demo(pool, self._demo_dir)
             self.first_operator = await ensure_operator(pool, self._data_dir)
@@ -77,3 +77,11 @@ class Schema:
 
     def hasten(self) -> None:
         """Nothing runs."""
+
+
+async def _make_partitions(pool: Pool) -> None:
+    """Where somebody reads the table (a backup may take hours), nobody waits for it: upkeep comes again and again."""
+    try:
+        await make_partitions(pool)
+    except StoreUnavailable as error:
+        _log.warning("coming months have no partitions yet", extra={"error": str(error)})

@@ -21,7 +21,7 @@ from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.limit import Measure
 from meterproxy.core.price import Price
-from meterproxy.core.record import DeferRecord, Subject
+from meterproxy.core.record import DeferRecord, EndRecord, Subject
 from meterproxy.core.resource import Resource, ResourceKey
 from meterproxy.store.instants import to_datetime
 from meterproxy.store.pool import Connection, transaction
@@ -127,13 +127,14 @@ async def book_deferrals(connection: Connection, batch_id: UUID, deferrals: Sequ
 
 async def drop_deferred(connection: Connection, batch_id: UUID, endings: Iterable[Settling]) -> None:
     """Take recoveries out of a batch whose holds have become durable; behind all locks, before the rows."""
-    recovered = [
-        settling.record.subject.request_id
-        for settling in endings
-        if settling.record.how == RECOVERED and settling.record.resource is None
-    ]
+    recovered = [settling.record.subject.request_id for settling in endings if is_unaware(settling.record)]
     if recovered:
         await connection.execute(_SQL["drop_deferred"], batch_id, recovered)
+
+
+def is_unaware(record: EndRecord) -> bool:
+    """Whether it is a recovery, which may not know that its hold had become durable."""
+    return record.how == RECOVERED and record.resource is None
 
 
 async def end_durable(connection: Connection, endings: Iterable[Settling]) -> None:

@@ -27,6 +27,8 @@ LOCK_MS: Final = 500
 SUM_SECONDS: Final = 3600.0
 ROWS_AT_ONCE: Final = 5000
 _LOCK: Final = 0x6D657465725F7265
+_NOT_NOW: Final = (asyncpg.UndefinedTableError, asyncpg.DependentObjectsStillExistError, asyncpg.DeadlockDetectedError)
+"""A person has taken the month away, or hangs something on it (a view); others need not wait for it."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -36,11 +38,16 @@ async def drop_old_usage(pool: asyncpg.Pool, days: int) -> int:
     async with transaction(pool) as connection:
         if not await connection.fetchval(_SQL["try_lock"], _LOCK):
             return 0
-        await connection.execute(_SQL["wait_shortly"], f"{LOCK_MS}ms")
+        await wait_shortly(connection)
         await connection.fetchval(_SQL["advance"], days)
     async with transaction(pool, readonly=True) as connection:
         over = await connection.fetch(_SQL["months_over"])
     return sum([await _drop_month(pool, month["partition"]) for month in over]) + await _drop_rows(pool)
+
+
+async def wait_shortly(connection: Connection) -> None:
+    """Give up within this transaction where somebody reads: whoever settles waits behind who wants the whole table."""
+    await connection.execute(_SQL["wait_shortly"], f"{LOCK_MS}ms")
 
 
 async def retained_from(pool: asyncpg.Pool) -> datetime | None:
@@ -65,9 +72,9 @@ async def _drop_month(pool: asyncpg.Pool, partition: str) -> int:
         async with transaction(pool) as connection:
             if not await _is_summed(connection, partition):
                 return 0
-            await connection.execute(_SQL["wait_shortly"], f"{LOCK_MS}ms")
+            await wait_shortly(connection)
             rows = int(await connection.fetchval(_SQL["drop_month"], partition))
-    except (StoreUnavailable, asyncpg.UndefinedTableError) as error:
+    except (StoreUnavailable, *_NOT_NOW) as error:
         _log.warning("a month of usage was not dropped yet", extra={"partition": partition, "error": str(error)})
         return 0
     _log.info("dropped a month of usage rows", extra={"partition": partition, "rows": rows})

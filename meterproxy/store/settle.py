@@ -33,6 +33,7 @@ from meterproxy.store.durable import (
     deferrals_of,
     drop_deferred,
     end_durable,
+    is_unaware,
 )
 from meterproxy.store.instants import to_datetime, to_us
 from meterproxy.store.owners import book_owners
@@ -115,7 +116,8 @@ class Settlement:
         (settling,) = batch.endings
         minimal = Settling(settling.position, minimal_record(settling.record))
         async with transaction(self._pool) as connection:
-            await _book(connection, dataclasses.replace(batch, endings=[minimal]))
+            if not await _book(connection, dataclasses.replace(batch, endings=[minimal])):
+                return  # a row that is there wins, and so does a durable hold
             await connection.execute(_SQL["note_rejected"], *_rejected(batch, minimal.record, settling, error))
 
     async def _book_money(self, batch: Batch, error: str) -> None:
@@ -130,7 +132,7 @@ class Settlement:
                 await connection.execute(_SQL["lock_session"], draw.session_id)
             await connection.execute(_SQL["lock_account"], subject.account_id)
             new = await connection.fetchval(
-                _SQL["add_rejected"], *_rejected(batch, record, settling, error), _placed(subject)
+                _SQL["add_rejected"], *_rejected(batch, record, settling, error), _placed(subject), is_unaware(record)
             )
             if new is None:
                 return

@@ -6,6 +6,7 @@ import asyncpg
 
 from meterproxy.store.migrate import SchemaError, check_schema
 from meterproxy.store.pool import transaction
+from meterproxy.store.retention import wait_shortly
 from meterproxy.store.slices import delete_in_slices
 from meterproxy.store.sqlfiles import queries
 
@@ -16,10 +17,15 @@ _LOCK: Final = 0x6D657465725F7570
 
 
 async def make_partitions(pool: asyncpg.Pool) -> int:
-    """Make the monthly partitions of the coming months; answers how many were new. Raises StoreUnavailable."""
+    """Make the monthly partitions of the coming months; answers how many were new.
+
+    Raises:
+        StoreUnavailable: also where somebody reads the table for longer than a moment: there are months of time.
+    """
     async with transaction(pool) as connection:
         if not await connection.fetchval(_UPKEEP["try_lock"], _LOCK):
             return 0
+        await wait_shortly(connection)
         return int(await connection.fetchval(_UPKEEP["make_partitions"], MONTHS_AHEAD))
 
 

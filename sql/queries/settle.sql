@@ -197,11 +197,13 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
 
 -- name: add_rejected
 -- The record that no row can hold: kept whole for a person. Its insertion decides whether its money is still to be booked:
--- not where it has a row; nor where it belongs to a month that was dropped and the ledger has charged for it, or it costs
--- nothing and ends no durable hold.
+-- not where it has a row; nor where its durable hold has ended, or stands because a recovery ($10) did not know of it; nor
+-- where it belongs to a month that was dropped and the ledger has charged for it, or it costs nothing and ends no durable
+-- hold.
 INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record)
 SELECT $1::uuid, $2::uuid, $3::bigint, $4, $5, $6, $7, $8
 WHERE NOT EXISTS (SELECT FROM usage_events WHERE id = $1)
+  AND NOT EXISTS (SELECT FROM durable_holds WHERE account_id = $2 AND request_id = $1 AND (state <> 'open' OR $10))
   AND ($9::timestamptz >= retained_from()
        OR $3 > 0 AND NOT EXISTS (SELECT FROM ledger_entries WHERE account_id = $2 AND request_id = $1)
        OR EXISTS (SELECT FROM durable_holds WHERE account_id = $2 AND request_id = $1 AND state = 'open'))

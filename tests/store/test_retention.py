@@ -10,12 +10,14 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from meterproxy.config.schema import LEAST_RETENTION_DAYS
 from meterproxy.control import log_endpoints
-from meterproxy.core.lending import Batch, Settling
+from meterproxy.core.lending import Batch, Noted, Settling
 from meterproxy.core.money import NANOS_PER_USD
-from meterproxy.core.record import EndRecord
+from meterproxy.core.record import DeferRecord, EndRecord
+from meterproxy.core.resource import Resource
 from meterproxy.errors import ApiError, StoreUnavailable, Unbookable
 from meterproxy.service.invention import DAY_US, invented
 from meterproxy.service.upkeep import keep_tidy
@@ -270,6 +272,23 @@ async def test_a_month_that_somebody_has_taken_out_is_not_dropped(
     assert [row["partition"] for row in await pool.fetch("SELECT partition FROM usage_months_over")] == [kept]
 
 
+async def test_a_month_that_something_hangs_on_keeps_no_other(
+    pool: asyncpg.Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A view of a person's, say: it is told of, and goes when that is gone."""
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    kept = await oldest_month(pool)
+    await pool.execute(f"CREATE VIEW reading AS SELECT * FROM {kept}")
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert [row["partition"] for row in await pool.fetch("SELECT partition FROM usage_months_over")] == [kept]
+    assert "view reading depends" in next(record.error for record in caplog.records if hasattr(record, "error"))
+    assert await broken(pool) == []
+    await pool.execute("DROP VIEW reading")
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert await broken(pool) == []
+
+
 async def test_an_audit_sees_a_month_or_its_sums_never_neither(pool: asyncpg.Pool) -> None:
     """However both run into each other."""
     past = await past_of(pool)
@@ -347,3 +366,60 @@ async def test_upkeep_drops_what_the_configuration_says(pool: asyncpg.Pool, monk
     task = asyncio.create_task(keep_tidy(pool, KEPT_DAYS))
     assert await dropped.get() > 0
     task.cancel()
+
+
+async def tell(pool: asyncpg.Pool, record: EndRecord | DeferRecord, *, refused: bool = False) -> None:
+    """What a journal with this record alone has booked; `refused`: PostgreSQL would not take it a moment ago."""
+    settlement, journal_id = Settlement(pool), uuid4()
+    await settlement.progress(journal_id)
+    endings = [Settling(1, record)] if isinstance(record, EndRecord) else []
+    notes = [Noted(1, record)] if isinstance(record, DeferRecord) else []
+    batch = Batch(journal_id, 0, 1, 1, endings, {price.id: price.document() for price in PRICES}, None, notes)
+    if refused:
+        await settlement.reject(batch, "refused")
+        return
+    try:
+        await settlement.book(batch)
+    except Unbookable as error:
+        await settlement.reject(batch, str(error))
+
+
+def as_durable(record: EndRecord) -> tuple[DeferRecord, EndRecord]:
+    """The same exchange as one that went on at its provider."""
+    resource = Resource(record.subject.account_id, "response", "resp_1", "openai")
+    return DeferRecord(record.subject, resource), replace(record, resource=resource)
+
+
+async def test_a_durable_hold_that_has_ended_at_nothing_is_not_charged_when_its_row_is_gone(pool: asyncpg.Pool) -> None:
+    """Another ending of it, which comes after its month, changes nothing: what it had drawn has returned."""
+    past = await past_of(pool)
+    deferral, captured = as_durable(past.records[0])
+    for record in (deferral, replace(captured, how="released", cost_nanos=0, amount_nanos=0)):
+        await tell(pool, record)
+    assert await drop_old_usage(pool, KEPT_DAYS) == 1
+    await tell(pool, captured)
+    assert (await balance(pool, past), await broken(pool)) == (CREDITS, [])
+
+
+@pytest.mark.parametrize("month_is_over", [False, True])
+async def test_a_recovery_that_is_refused_takes_nothing_from_a_hold_that_became_durable(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch, month_is_over: bool
+) -> None:
+    """Be it between the refusal and the booking: the durable hold stands, and its ending is what is charged."""
+    past = await past_of(pool)
+    deferral, captured = as_durable(past.records[0])
+    if month_is_over:
+        await drop_old_usage(pool, KEPT_DAYS)
+    await tell(pool, deferral)
+    with monkeypatch.context() as patch:
+        if month_is_over:
+            patch.setattr(Settlement, "_book_minimal", _refuses)
+        await tell(pool, replace(captured, how="recovered", resource=None), refused=True)
+    assert await broken(pool) == []
+    await tell(pool, captured)
+    assert await balance(pool, past) == CREDITS - captured.amount_nanos
+    assert [told.partition(":")[0] for told in await broken(pool)] == ["no_record_waits_for_a_person"] * month_is_over
+
+
+async def _refuses(*_of_anything: object) -> None:
+    raise Unbookable("refused")

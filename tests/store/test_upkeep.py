@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from meterproxy.errors import StoreUnavailable
+from meterproxy.store import retention
 from meterproxy.store.upkeep import make_partitions, self_test
 from tests.ledger.bank import pool_of
 
@@ -41,3 +43,15 @@ async def test_partitions_are_made_once(pool: asyncpg.Pool) -> None:
     """The second worker that comes by finds nothing to do."""
     assert await make_partitions(pool) > 0
     assert await make_partitions(pool) == 0
+
+
+async def test_who_reads_is_not_waited_for_when_partitions_are_made(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settling would wait behind it; there is time to come again."""
+    monkeypatch.setattr(retention, "LOCK_MS", 20)
+    async with pool.acquire() as reader, reader.transaction():
+        await reader.fetchval("SELECT count(*) FROM usage_events")
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            await make_partitions(pool)
+    assert await make_partitions(pool) > 0
