@@ -47,6 +47,11 @@ def read(kind: type[T], given: Mapping[str, str]) -> T:
         raise malformed(error, "The form") from error
 
 
+def instant_of(text: str) -> str:
+    """An instant as it was given; a day, as browsers send it, begins in UTC."""
+    return f"{text}T00:00:00Z" if len(text) == len("2026-01-31") else text
+
+
 def _kind_of(annotation: Any, metadata: list[Any]) -> type:
     """Whether a member is a list (of numbers or of texts), a switch, a number or a text."""
     if any(getattr(part, "strict", None) for part in metadata) and annotation is bool:

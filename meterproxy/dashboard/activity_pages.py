@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 from pydantic import ConfigDict
 
-from meterproxy.control import activity_endpoints, own_key_endpoints, queries
+from meterproxy.control import activity_endpoints, forms, own_key_endpoints, queries
 from meterproxy.control.access import Permission
 from meterproxy.control.activity_endpoints import ActivityFile, ActivityPage
 from meterproxy.control.call import Call, Services
@@ -22,9 +22,7 @@ ROWS: Final = 50
 
 async def _activity(on: Services, call: Call) -> web.Response:
     wanted = {name: value for name, value in call.request.query.items() if value and name != "organization_id"}
-    for name in ("from", "to"):  # a day, as browsers send it, begins in UTC
-        if len(wanted.get(name, "")) == len("2026-01-31"):
-            wanted[name] += "T00:00:00Z"
+    wanted |= {name: forms.instant_of(wanted[name]) for name in ("from", "to") if name in wanted}
     listed, error = None, None
     try:
         query = queries.read(ActivityPage, {**wanted, "limit": str(ROWS)})

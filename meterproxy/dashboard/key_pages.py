@@ -124,10 +124,10 @@ async def _with_its_end(on: Services, call: Call) -> dict[str, str]:
 
 
 def _dated(call: Call) -> dict[str, str]:
-    """The form's fields; a day, as browsers send it, begins in UTC."""
+    """The form's fields, with an instant for its day."""
     given = dict(call.form)
     if given.get("expires_at"):
-        given["expires_at"] += "T00:00:00Z"
+        given["expires_at"] = forms.instant_of(given["expires_at"])
     return given
 
 

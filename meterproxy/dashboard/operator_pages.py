@@ -106,16 +106,11 @@ async def _system(on: Services, call: Call) -> web.Response:
     return await page(on, call, "operate_system.html", system=told)
 
 
-def _days(given: dict[str, str]) -> dict[str, str]:
-    """Days, as browsers send them, begin in UTC."""
-    days = {name: given[name] for name in ("since", "until") if len(given.get(name, "")) == len("2030-01-31")}
-    return {name: f"{day}T00:00:00Z" for name, day in days.items()}
-
-
 async def _audit(on: Services, call: Call) -> web.Response:
     given = {name: value for name, value in call.request.query.items() if value and name != "organization_id"}
+    span: dict[str, str] = {name: forms.instant_of(given[name]) for name in ("since", "until") if name in given}
     try:
-        query = queries.read(AuditPage, {**given, **_days(given), "limit": str(ROWS)})
+        query = queries.read(AuditPage, {**given, **span, "limit": str(ROWS)})
         listed = await audit_endpoints.listed(on, call.asking(query=query))
     except ApiError as error:
         return await page(on, call, "operate_audit.html", error=error, entries=(), wanted=given, following=None)

@@ -1,5 +1,6 @@
 """Refusing: what limits refuse is counted in memory, bounded, and told in sums; an outage loses none of it."""
 
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -30,25 +31,10 @@ class Rows:
         self.told.append(refused)
 
 
-class Asked:
-    """A limit's window and a request, as far as refusing looks at them."""
-
-    def __init__(self, window: LeaseKey, occurred_us: int = 0) -> None:
-        self.key: Any = window
-        self.occurred_us = occurred_us
-
-
-class OfKey(Asked):
-    key_id = KEY
-    accepted_us = 0
-
-    def __init__(self, occurred_us: int) -> None:
-        super().__init__(self, occurred_us)  # type: ignore[arg-type]
-
-
 def refuse(refusing: Refusing, at_us: int, amount: int, window: LeaseKey = WINDOW) -> None:
-    planned: Any = Asked(window)
-    request: Any = OfKey(at_us)
+    """A limit's window and a request, as far as refusing looks at them."""
+    planned: Any = SimpleNamespace(key=window)
+    request: Any = SimpleNamespace(key=SimpleNamespace(key_id=KEY), occurred_us=at_us, accepted_us=0)
     refusing.refused(planned, request, amount)
 
 
