@@ -8,7 +8,7 @@ Rules
 - The order is that of the limits (see `core.limit`); credit comes last.
 """
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from meterproxy.core.lending import LeaseKey
@@ -45,7 +45,7 @@ class Rated(NamedTuple):
 class Plan:
     """What requests draw from: leases in order, and limits that are only counted."""
 
-    __slots__ = ("counted", "from_us", "keys", "leased", "rated", "until_us", "version")
+    __slots__ = ("counted", "exposed", "from_us", "keys", "leased", "rated", "route", "until_us", "version")
 
     def __init__(self, leased: tuple[Planned, ...], counted: tuple[Planned, ...] = (), version: int = 0) -> None:
         self.leased = leased
@@ -57,6 +57,10 @@ class Plan:
         windows = [planned.window for planned in (*leased, *counted)]
         self.from_us = max((window.start_us for window in windows), default=0)
         self.until_us = min((window.end_us for window in windows), default=FOREVER_US)
+        self.exposed: Plan | None = None
+        """The plan of such a request that is not held whole; see `exposed`."""
+        self.route: Any = None
+        """What the ledger that works by this plan keeps of it."""
 
 
 def plan_for(key: "KeyEntry", operation: str, model: str, at_us: int) -> Plan:
@@ -76,8 +80,12 @@ def plan_for(key: "KeyEntry", operation: str, model: str, at_us: int) -> Plan:
 
 def exposed(plan: Plan, account_id: UUID, exposure: Limit) -> Plan:
     """The plan of a request that is not held whole: it draws from the account's exposure too, before its credit."""
-    *leased, credit = plan.leased
-    return Plan((*leased, _planned(account_id, exposure, 0), credit), plan.counted, plan.version)
+    known = plan.exposed
+    if known is None or known.leased[-2].limit is not exposure:
+        *leased, credit = plan.leased
+        drawn = (*leased, _planned(account_id, exposure, 0), credit)
+        known = plan.exposed = Plan(drawn, plan.counted, plan.version)
+    return known
 
 
 def _begun(key: "KeyEntry") -> dict[tuple[str, str], Plan]:

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 
+from meterproxy.core.path import Draw, Draws, read_draws, write_draws
 from meterproxy.core.resource import Resource
 from meterproxy.core.usage import MAX_COUNT, Usage
 
@@ -25,21 +26,6 @@ TOOLS_KEPT: Final = 32
 TAGS_KEPT: Final = 10
 ENDING_BYTES: Final = 3584
 """The most that an ending may take in the journal beyond its subject; its room is kept when the hold is placed."""
-
-
-class Draw(msgspec.Struct, array_like=True, frozen=True):
-    """What one hold took from one limit window's lease.
-
-    `window_start_us` is 0 for limits without a window. `amount` is in the limit's own measure (nanodollars for credit),
-    whose number `measure` is (see `core.limit.Measure`). `counted`: nothing was lent for it, the limit only counts.
-    """
-
-    limit_id: UUID
-    window_start_us: int
-    session_id: UUID
-    amount: int
-    measure: int = 0
-    counted: bool = False
 
 
 class PriceRecord(msgspec.Struct, array_like=True, tag="price", frozen=True):
@@ -73,7 +59,7 @@ class Subject(msgspec.Struct, array_like=True, frozen=True):
     bound_input_tokens: int
     bound_output_tokens: int
     stream: bool
-    draws: tuple[Draw, ...]
+    draws: Draws
     conversation: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
 
@@ -171,13 +157,10 @@ Record = PriceRecord | SessionRecord | PlaceRecord | ProgressRecord | ExtendReco
 
 def extended(subject: Subject, record: ExtendRecord) -> Subject:
     """The subject of a hold that was extended."""
-    draws = tuple(
-        [
-            msgspec.structs.replace(draw, amount=amount)
-            for draw, amount in zip(subject.draws, record.amounts, strict=True)
-        ]
-    )
-    return msgspec.structs.replace(subject, hold_nanos=record.hold_nanos, draws=draws)
+    draws: list[Draw] = [
+        draw._replace(amount=amount) for draw, amount in zip(subject.draws, record.amounts, strict=True)
+    ]
+    return msgspec.structs.replace(subject, hold_nanos=record.hold_nanos, draws=Draws.of(draws))
 
 
 def identity(record: EndRecord | NoteRecord) -> Hashable:
@@ -190,8 +173,9 @@ def identity(record: EndRecord | NoteRecord) -> Hashable:
     return record.subject.request_id if isinstance(record, DeferRecord) else record
 
 
-_encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
-_decoder: Final["msgspec.msgpack.Decoder[Record]"] = msgspec.msgpack.Decoder(Record)
+_encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes", enc_hook=write_draws)
+_decoder: Final["msgspec.msgpack.Decoder[Record]"] = msgspec.msgpack.Decoder(Record, dec_hook=read_draws)
+_subject_decoder: Final = msgspec.msgpack.Decoder(Subject, dec_hook=read_draws)
 
 
 def encode_payload(record: Record) -> bytes:
@@ -202,6 +186,16 @@ def encode_payload(record: Record) -> bytes:
 def decode_payload(payload: bytes) -> Record:
     """Read a record back. Raises msgspec.MsgspecError."""
     return _decoder.decode(payload)
+
+
+def encode_subject(subject: Subject) -> bytes:
+    """A subject alone, as it is kept where its hold outlives every journal."""
+    return _encoder.encode(subject)
+
+
+def decode_subject(encoded: bytes) -> Subject:
+    """Read a subject back. Raises msgspec.MsgspecError."""
+    return _subject_decoder.decode(encoded)
 
 
 def fit(ending: Ending) -> Ending:

@@ -2,21 +2,21 @@
 
 Rules
 -----
-- Per lease, always: `outstanding = free + held + unsettled`, none of them negative, and
-  `granted = consumed + returned + outstanding`.
-- A hold draws from every limit on its path or from none, in the order given; the first that is short is the one named.
+- Per lease, always: `granted = consumed + returned + outstanding` and `outstanding = free + held + unsettled`, none of
+  them negative. What is held is what is left when all others are known, so nothing needs to add it up.
+- A hold draws from every lease on its route or from none; of all that have one measure it draws the same amount.
 - An open hold may be extended: by all that is asked for, from each of its leases, or not at all.
 - A hold ends once, and remembers how. The same ending again is ALREADY, a different one DIFFERS; neither changes
   anything.
 - What is captured above what was held is overrun: it never touches the lease.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
 from meterproxy.core.lending import LeaseKey, Lent
+from meterproxy.core.path import ByMeasure
 
 
 @dataclass(slots=True)
@@ -27,27 +27,29 @@ class Lease:
     consumed: int = 0
     returned: int = 0
     free: int = 0
-    held: int = 0
     unsettled: int = 0
     deferred: int = 0
     """What of `unsettled` and `consumed` became durable holds, in all; it may come back, though not to this lease."""
+    low: int = 0
+    """With less than this free, it is time to borrow more."""
 
     @property
     def outstanding(self) -> int:
         """What was lent and is neither settled nor given back."""
         return self.granted - self.consumed - self.returned
 
+    @property
+    def held(self) -> int:
+        """What open holds have drawn."""
+        return self.granted - self.consumed - self.returned - self.free - self.unsettled
+
     def check(self) -> None:
-        """Assert the invariant that ties the numbers together."""
-        assert self.outstanding == self.free + self.held + self.unsettled, self
+        """Assert that no part of it is negative."""
         assert min(self.free, self.held, self.unsettled, self.consumed, self.returned) >= 0, self
 
 
-class Short(NamedTuple):
-    """Nothing was placed: the lease named lacks `missing`."""
-
-    key: LeaseKey
-    missing: int
+Leases = tuple[tuple[int, tuple[Lease, ...]], ...]
+"""What a hold draws from: by the number of the measure, the leases that have it. None is there twice."""
 
 
 class End(Enum):
@@ -58,33 +60,22 @@ class End(Enum):
     DIFFERS = "differs"
 
 
-class Captured(NamedTuple):
-    """How a capture split over the draws: per draw what the lease pays, and what overran the hold."""
-
-    end: End
-    amounts: tuple[int, ...] = ()
-    consumed: tuple[int, ...] = ()
-
-    @property
-    def overrun(self) -> tuple[int, ...]:
-        """What was measured above what was held."""
-        return tuple([amount - used for amount, used in zip(self.amounts, self.consumed, strict=True)])
-
-
-Draws = tuple[tuple[LeaseKey, int], ...]
-
-
 class Placed:
-    """What a hold has drawn from which leases, and how it ended: amounts of a capture, or None for a release."""
+    """What a hold has drawn from which leases, and how it ended: amounts of a capture, or None for a release.
 
-    __slots__ = ("draws", "ending", "open")
+    `low`: in one of them so little is free now that more should be borrowed.
+    """
 
-    def __init__(self, draws: tuple[tuple[Lease, int], ...]) -> None:
-        self.draws = draws
+    __slots__ = ("amounts", "ending", "leases", "low", "open")
+
+    def __init__(self, leases: Leases, amounts: ByMeasure, low: bool = False) -> None:
+        self.leases = leases
+        self.amounts = amounts
+        self.low = low
         self.open = True
-        self.ending: tuple[int, ...] | None = None
+        self.ending: ByMeasure | None = None
 
-    def end(self, ending: tuple[int, ...] | None) -> End:
+    def end(self, ending: ByMeasure | None) -> End:
         """Note how it ended; what came of that."""
         if self.open:
             self.open = False
@@ -93,8 +84,7 @@ class Placed:
         return End.ALREADY if self.ending == ending else End.DIFFERS
 
 
-_ALREADY: Final = Captured(End.ALREADY)
-_DIFFERS: Final = Captured(End.DIFFERS)
+NOTHING: Final[ByMeasure] = (0, 0, 0, 0, 0)
 
 
 class Book:
@@ -152,67 +142,55 @@ class Book:
             lease.returned += amount
         return amount
 
-    def place(self, draws: Draws) -> Placed | Short:
-        """Hold an amount of every lease named, or of none."""
-        drawn: list[tuple[Lease, int]] = []
-        for key, amount in draws:
-            lease = self.leases.get(key) or (Lease() if amount == 0 else None)  # of no use to anybody else
-            if lease is None or lease.free < amount:
-                short = Short(key, amount - (lease.free if lease else 0))
-                _undraw(drawn)
-                return short
-            lease.free -= amount
-            lease.held += amount
-            drawn.append((lease, amount))
+    def place(self, leases: Leases, amounts: ByMeasure) -> Placed | None:
+        """Hold an amount of each lease; None: one of them is short, and nothing was held."""
+        low = False
+        for measure, group in leases:
+            amount = amounts[measure]
+            for lease in group:
+                lease.free = free = lease.free - amount
+                if free < lease.low:
+                    if free < 0:
+                        _undo(leases, amounts, lease)
+                        return None
+                    low = True
         self.open += 1
-        return Placed(tuple(drawn))
+        return Placed(leases, amounts, low)
 
-    def extend(self, placed: Placed, more: Sequence[int]) -> bool:
-        """Hold so much more of each draw, less where negative; where one of them is short nothing changes."""
+    def extend(self, placed: Placed, more: ByMeasure) -> bool:
+        """Hold so much more, less where negative; where a lease is short nothing changes."""
         assert placed.open, "only an open hold can be extended"
-        if any(lease.free < change for (lease, _), change in zip(placed.draws, more, strict=True)):
+        if any(lease.free < more[measure] for measure, group in placed.leases for lease in group):
             return False
-        for (lease, _), change in zip(placed.draws, more, strict=True):
-            lease.free -= change
-            lease.held += change
-        held = zip(placed.draws, more, strict=True)
-        placed.draws = tuple([(lease, amount + change) for (lease, amount), change in held])
+        for measure, group in placed.leases:
+            for lease in group:
+                lease.free -= more[measure]
+        placed.amounts = _sum(placed.amounts, more)
         return True
 
-    def capture(self, placed: Placed, amounts: Sequence[int]) -> Captured:
-        """End a hold with what was measured, one amount per draw in the order of the place."""
-        amounts = tuple(amounts)
+    def capture(self, placed: Placed, amounts: ByMeasure) -> End:
+        """End a hold with what was measured."""
         end = placed.end(amounts)
-        if end is not End.ENDED:
-            return _ALREADY if end is End.ALREADY else _DIFFERS
-        self.open -= 1
-        consumed = []
-        for amount, (lease, held) in zip(amounts, placed.draws, strict=True):
-            used = min(amount, held)
-            lease.held -= held
-            lease.unsettled += used
-            if used < held:
-                lease.free += held - used
-            consumed.append(used)
-        return Captured(end, amounts, tuple(consumed))
-
-    def defer(self, placed: Placed, amounts: Sequence[int]) -> End:
-        """End a hold here with `amounts` of it captured, which go on as a durable one."""
-        end = self.capture(placed, amounts).end
         if end is End.ENDED:
-            for (lease, _), amount in zip(placed.draws, amounts, strict=True):
-                lease.deferred += amount
+            self.open -= 1
+            _consume(placed, amounts)
         return end
 
-    def release(self, placed: Placed, kept: Sequence[int] = ()) -> End:
-        """End a hold with nothing charged; `kept` is what each draw consumes all the same, nothing where not given."""
+    def defer(self, placed: Placed, amounts: ByMeasure) -> End:
+        """End a hold here with `amounts` of it captured, which go on as a durable one."""
+        end = self.capture(placed, amounts)
+        if end is End.ENDED:
+            for measure, group in placed.leases:
+                for lease in group:
+                    lease.deferred += min(amounts[measure], placed.amounts[measure])
+        return end
+
+    def release(self, placed: Placed, kept: ByMeasure = NOTHING) -> End:
+        """End a hold with nothing charged; `kept` is what its leases consume all the same."""
         end = placed.end(None)
         if end is End.ENDED:
             self.open -= 1
-            for (lease, held), used in zip(placed.draws, kept or (0,) * len(placed.draws), strict=True):
-                lease.held -= held
-                lease.unsettled += used
-                lease.free += held - used
+            _consume(placed, kept)
         return end
 
     def settled(self, key: LeaseKey, amount: int) -> None:
@@ -223,7 +201,32 @@ class Book:
         lease.consumed += amount
 
 
-def _undraw(draws: Sequence[tuple[Lease, int]]) -> None:
-    for lease, held in draws:
-        lease.held -= held
-        lease.free += held
+def _consume(placed: Placed, amounts: ByMeasure) -> None:
+    """What was held and is not used is free again; what was used waits for being settled."""
+    for measure, group in placed.leases:
+        held, used = placed.amounts[measure], amounts[measure]
+        if used >= held:
+            for lease in group:
+                lease.unsettled += held
+        elif used:
+            back = held - used
+            for lease in group:
+                lease.free += back
+                lease.unsettled += used
+        else:
+            for lease in group:
+                lease.free += held
+
+
+def _undo(leases: Leases, amounts: ByMeasure, last: Lease) -> None:
+    """Take back what was drawn, up to the lease that was short."""
+    for measure, group in leases:
+        for lease in group:
+            lease.free += amounts[measure]
+            if lease is last:
+                return
+
+
+def _sum(amounts: ByMeasure, more: ByMeasure) -> ByMeasure:
+    a, b, c, d, e = (amount + change for amount, change in zip(amounts, more, strict=True))
+    return a, b, c, d, e

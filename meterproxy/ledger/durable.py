@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from meterproxy.core.draw import deferred
+from meterproxy.core.draw import CAPTURED, RELEASED, lasting
 from meterproxy.core.hold import DurableHold, Hold, Receipt
 from meterproxy.core.lending import LeaseKey, Noted, Settling
 from meterproxy.core.record import DeferRecord, Ending, EndRecord, NoteRecord, PlaceRecord, fit
@@ -57,10 +57,9 @@ class DurableHolds:
         assert hold in self._holds.open, "only an open hold can become durable"
         record = DeferRecord(hold.subject, resource, hold.input_estimate)
         position = self._journal.defer(record, hold.placed_at)
-        self._book.defer(hold.placed, [deferred(draw) for draw in hold.subject.draws if not draw.counted])
+        self._book.defer(hold.placed, lasting(hold.placed.amounts))
         del self._holds.open[hold]
-        for key in hold.keys:
-            self._borrower.freed(key)  # what does not go on, like a place among concurrent requests
+        self._borrower.freed(hold.keys)  # what does not go on, like a place among concurrent requests
         hold.durable = DurableHold(hold.subject, hold.price, resource, hold.input_estimate)
         self._deferred[key_of(resource)] = hold.durable
         self._settler.add(Noted(position, record, hold.placed_at))
@@ -84,13 +83,13 @@ class DurableHolds:
         if flags:
             ending = msgspec.structs.replace(ending, flags=(*ending.flags, *flags))
         overrun = max(amount - subject.hold_nanos, 0)
-        return self._end(durable, EndRecord("captured", subject, fit(ending), cost, amount, overrun, durable.resource))
+        return self._end(durable, EndRecord(CAPTURED, subject, fit(ending), cost, amount, overrun, durable.resource))
 
     def release(self, hold: Hold, ending: Ending) -> None:
         """See `proxy.ports.DurableHolds.release`."""
         durable = _durable(hold)
         cost, _, _ = priced(durable.price, ending.usage, ending.service_tier, durable.subject.markup_ppm)
-        self._end(durable, EndRecord("released", durable.subject, fit(ending), cost, 0, 0, durable.resource))
+        self._end(durable, EndRecord(RELEASED, durable.subject, fit(ending), cost, 0, 0, durable.resource))
 
     def end(self, hold: Hold, ending: Ending) -> None:
         """See `proxy.ports.DurableHolds.end`."""
@@ -133,8 +132,8 @@ class DurableHolds:
 
     def _rest(self, hold: DurableHold) -> int | None:
         """What is left of the account's credit, from which every hold draws last."""
-        draw = hold.subject.draws[-1]
-        return self._borrower.rest(LeaseKey(hold.subject.account_id, draw.limit_id, draw.window_start_us))
+        credit = hold.subject.draws.path.sources[-1]
+        return self._borrower.rest(LeaseKey(hold.subject.account_id, credit.limit_id, credit.window_start_us))
 
 
 def _durable(hold: Hold) -> DurableHold:

@@ -19,16 +19,16 @@ from uuid import UUID
 
 import msgspec
 
-from meterproxy.core.draw import RELEASED
+from meterproxy.core.draw import CAPTURED, RELEASED, measured
 from meterproxy.core.hold import DurableHold, Hold, HoldRequest, Rates, Receipt, Rest
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, LeaseKey, Settling
 from meterproxy.core.limit import Measure
 from meterproxy.core.money import MAX_NANOS
+from meterproxy.core.path import ByMeasure, Draws
 from meterproxy.core.plan import Plan, Planned, exposed, plan_for
 from meterproxy.core.price import Amounts, Price
 from meterproxy.core.record import (
-    Draw,
     Ending,
     EndRecord,
     ExtendRecord,
@@ -42,22 +42,14 @@ from meterproxy.core.record import (
 )
 from meterproxy.core.usage import Usage
 from meterproxy.errors import ApiError, Case, JournalFailed, JournalFull, NoExposure, SessionOver, StoreUnavailable
-from meterproxy.ledger.book import Book, Draws, End, Placed, Short
+from meterproxy.ledger.book import Book, End, Placed
 from meterproxy.ledger.clock import elapsed_us
-from meterproxy.ledger.draws import (
-    MEASURED,
-    Lacking,
-    consumptions,
-    counted_draws,
-    drawn_by,
-    draws_of,
-    extension,
-    least_rest,
-)
+from meterproxy.ledger.draws import MEASURED, Lacking, drawn_by, extension, opposite
 from meterproxy.ledger.journal import Journal
 from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.rates import rates_of
 from meterproxy.ledger.refusal import refusal, unavailable
+from meterproxy.ledger.route import path_of
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.settle import Settler
 
@@ -121,18 +113,18 @@ class Holds:
         if request.exposed_nanos and self.shadow:
             raise NoExposure
         plan = _plan_of(request)
-        draws = drawn_by(plan, request)
-        placed = self._book.place(draws)
-        if isinstance(placed, Short):
-            return self._short(request, plan, draws)
-        keys = plan.keys
-        subject = self._subject(request, draws_of(plan, draws, request, self._session.session_id))
-        hold = PlacedHold(subject, request.price, keys, request.key.credit, placed, now_us, request.input_estimate)
+        route = self._borrower.route(plan)
+        amounts = drawn_by(request)
+        placed = self._book.place(route.leases, amounts)
+        if placed is None:
+            plan.route = None  # a lease on it may have been let go of
+            return self._short(request, plan, amounts)
+        hold = self._held(request, Draws(route.path, amounts), plan.keys, placed, now_us)
         if request.exposed_nanos:
             hold.plan = plan
         self._write_place(hold)
         self.open[hold] = hold
-        self._borrower.touch(keys, now_us)
+        self._borrower.touch(route, placed, now_us)
         return hold
 
     async def place(self, request: HoldRequest) -> Hold:
@@ -142,7 +134,7 @@ class Holds:
             waited_for: set[LeaseKey] = set()
             while (hold := self.try_place(request)) is None:
                 plan = _plan_of(request)
-                short = await self._borrow(plan, drawn_by(plan, request))
+                short = await self._borrow(plan, drawn_by(request))
                 if short is None:
                     continue
                 if short.planned.measure is Measure.EXPOSURE:
@@ -156,10 +148,11 @@ class Holds:
                 await self._wait(short, seconds)
             return hold
 
-    def _short(self, request: HoldRequest, plan: Plan, draws: Draws) -> Hold | None:
+    def _short(self, request: HoldRequest, plan: Plan, amounts: ByMeasure) -> Hold | None:
         """What does not fit here: refused where that is known to be the last word, else to be borrowed for."""
-        for planned, (key, amount) in zip(plan.leased, draws, strict=True):
-            if self._borrower.denied(key, amount):
+        for planned in plan.leased:
+            amount = amounts[planned.measure]
+            if self._borrower.denied(planned.key, amount):
                 if planned.measure is Measure.EXPOSURE:
                     raise NoExposure
                 return self._refuse(request, plan, Lacking(planned, amount, spent=True))
@@ -171,11 +164,11 @@ class Holds:
             self.on_refused(short.planned, request, short.amount)
             raise refusal(short.planned, short.amount, self._session.now_us(), spent=short.spent)
         self.shadowed += 1
-        draws = counted_draws(plan, request, self._session.session_id)
-        placed = self._book.place(())
-        assert isinstance(placed, Placed), "what draws from nothing is never short"
-        subject = self._subject(request, draws)
-        hold = PlacedHold(subject, request.price, (), request.key.credit, placed, elapsed_us(), request.input_estimate)
+        amounts = drawn_by(request)
+        path = path_of((*plan.counted, *plan.leased), (), self._session.session_id)
+        placed = self._book.place((), amounts)
+        assert placed is not None, "what draws from nothing is never short"
+        hold = self._held(request, Draws(path, amounts), (), placed, elapsed_us())
         self._write_place(hold)
         self.open[hold] = hold
         return hold
@@ -193,7 +186,7 @@ class Holds:
         if self.shadow:
             return BOUNDLESS
         plan = plan_for(request.key, request.operation, request.model, request.occurred_us)
-        return least_rest(plan, self._borrower.rest)
+        return self._borrower.route(plan).rest()
 
     async def fetch_rest(self, request: HoldRequest) -> Rest:
         """See `proxy.ports.Ledger.fetch_rest`."""
@@ -204,13 +197,13 @@ class Holds:
             await self._borrower.fetch_rests([planned for planned in plan.leased if planned.measure in MEASURED])
         except StoreUnavailable as error:
             raise unavailable() from error
-        rest = least_rest(plan, self._borrower.rest)
+        rest = self._borrower.route(plan).rest()
         assert rest is not None, "all of it was just asked for"
         return rest
 
     def rates(self, key: KeyEntry, operation: str, model: str, at_us: int) -> Rates | None:
         """See `proxy.ports.Ledger.rates`."""
-        return rates_of(plan_for(key, operation, model, at_us), at_us, self._borrower.rest)
+        return rates_of(self._borrower.route(plan_for(key, operation, model, at_us)), at_us)
 
     def confirm(self, hold: Hold) -> None:
         """See `proxy.ports.Ledger.confirm`."""
@@ -224,9 +217,9 @@ class Holds:
             raise unavailable()
         return now_us
 
-    async def _borrow(self, plan: Plan, draws: Draws) -> Lacking | None:
+    async def _borrow(self, plan: Plan, amounts: ByMeasure) -> Lacking | None:
         try:
-            return await self._borrower.borrow(plan, [amount for _, amount in draws])
+            return await self._borrower.borrow(plan, amounts)
         except (StoreUnavailable, SessionOver) as error:
             raise unavailable() from error
 
@@ -256,13 +249,16 @@ class Holds:
         """A new segment of the journal knows no prices yet."""
         self._prices_written.clear()
 
-    def _subject(self, request: HoldRequest, draws: tuple[Draw, ...]) -> Subject:
+    def _held(
+        self, request: HoldRequest, draws: Draws, keys: tuple[LeaseKey, ...], placed: Placed, now_us: int
+    ) -> PlacedHold:
         key, bound = request.key, request.bound
-        return Subject(
+        subject = Subject(
             request.request_id, request.occurred_us, key.account_id, key.user_id, key.key_id, request.operation,
             request.provider, bookable_name(request.model), request.price.id, request.markup_ppm, request.hold_nanos,
             bound.input_tokens, bound.output_tokens, request.stream, draws, request.conversation, request.tags,
         )  # fmt: skip
+        return PlacedHold(subject, request.price, keys, key.credit, placed, now_us, request.input_estimate)
 
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -276,28 +272,26 @@ class Holds:
     def extend(self, hold: Hold, more_nanos: int) -> bool:
         """See `proxy.ports.Ledger.extend`."""
         assert isinstance(hold, PlacedHold)
-        changes = extension(hold.subject, more_nanos)
-        leased = [change for draw, change in zip(hold.subject.draws, changes, strict=True) if not draw.counted]
-        if not self._session.trusted_us() or not self._book.extend(hold.placed, leased):
+        more = extension(hold.placed.amounts, more_nanos)
+        if not self._session.trusted_us() or not self._book.extend(hold.placed, more):
             return False
-        amounts = tuple([draw.amount + change for draw, change in zip(hold.subject.draws, changes, strict=True)])
-        record = ExtendRecord(hold.subject.request_id, hold.subject.hold_nanos + more_nanos, amounts)
+        draws = Draws(hold.subject.draws.path, hold.placed.amounts)
+        record = ExtendRecord(hold.subject.request_id, hold.subject.hold_nanos + more_nanos, draws.each)
         try:
             self._journal.describe(record)
         except (JournalFull, JournalFailed):
-            undone = self._book.extend(hold.placed, [-change for change in leased])
+            undone = self._book.extend(hold.placed, opposite(more))
             assert undone, "what was just held is there to be given back"
             return False
         hold.subject = extended(hold.subject, record)
-        for key in hold.keys:
-            self._borrower.freed(key)
+        self._borrower.freed(hold.keys)
         return True
 
     async def make_room(self, hold: Hold, more_nanos: int) -> bool:
         """See `proxy.ports.Ledger.make_room`."""
         assert isinstance(hold, PlacedHold)
         assert hold.plan is not None, "what is held whole is never extended"
-        wanted = [more_nanos if planned.measure is Measure.AMOUNT else 0 for planned in hold.plan.leased]
+        wanted = (more_nanos, 0, 0, 0, 0)
         deadline_us = elapsed_us() + self._wait_us
         try:
             while (short := await self._borrower.borrow(hold.plan, wanted)) is not None:
@@ -317,20 +311,20 @@ class Holds:
         assert isinstance(hold, PlacedHold)
         subject = hold.subject
         cost, amount, flags = priced(hold.price, ending.usage, ending.service_tier, subject.markup_ppm)
-        end = self._book.capture(hold.placed, consumptions(subject, "captured", ending, amount)).end
+        end = self._book.capture(hold.placed, measured(CAPTURED, ending, amount))
         if end is not End.ENDED:
             return self._repeated(hold, end)
         receipt = hold.receipt = Receipt(cost, amount, self._borrower.rest(hold.credit))
         if flags:
             ending = msgspec.structs.replace(ending, flags=(*ending.flags, *flags))
         overrun = max(amount - subject.hold_nanos, 0)
-        self._write_end(hold, EndRecord("captured", subject, fit(ending), cost, amount, overrun), status_unwritten)
+        self._write_end(hold, EndRecord(CAPTURED, subject, fit(ending), cost, amount, overrun), status_unwritten)
         return receipt
 
     def release(self, hold: Hold, ending: Ending) -> None:
         """See `proxy.ports.Ledger.release`; usage in the ending is what the provider may charge us all the same."""
         assert isinstance(hold, PlacedHold)
-        end = self._book.release(hold.placed, consumptions(hold.subject, RELEASED, ending, 0))
+        end = self._book.release(hold.placed, measured(RELEASED, ending, 0))
         if end is not End.ENDED:
             self._repeated(hold, end)
             return
@@ -348,8 +342,7 @@ class Holds:
             self._settler.add(Settling(UNWRITTEN, record, hold.placed_at))
             raise
         finally:
-            for key in hold.keys:
-                self._borrower.freed(key)
+            self._borrower.freed(hold.keys)
 
     def _repeated(self, hold: PlacedHold, end: End) -> Receipt:
         """A hold that has ended keeps its first ending; a second, different one is a bug that must be seen."""

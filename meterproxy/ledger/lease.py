@@ -25,13 +25,15 @@ from typing import Final, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
 from meterproxy.core.lending import Borrow, LeaseKey, Lent, News, Rest, Totals
+from meterproxy.core.path import ByMeasure
 from meterproxy.core.plan import Plan, Planned
 from meterproxy.core.window import FOREVER_US
 from meterproxy.errors import LendingPaused, StoreUnavailable
-from meterproxy.ledger.book import Book
+from meterproxy.ledger.book import Book, Placed
 from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.draws import Lacking
 from meterproxy.ledger.ports import SessionStore
+from meterproxy.ledger.route import Route
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.view import DENIAL_US, IDLE_SECONDS, MOST_BORROWED, QUICK_SECONDS, View
 from meterproxy.runtime.tasks import at_most, set_within
@@ -41,6 +43,8 @@ T = TypeVar("T")
 ANSWER_SECONDS: Final = 5.0
 """How long a request waits for PostgreSQL at most, however that is stuck."""
 QUICK_US: Final = int(QUICK_SECONDS * 1_000_000)
+TOUCH_US: Final = 100_000
+"""How long a route need not be noted to be in use again, as long as nothing on it runs low."""
 ASKED_SECONDS: Final = 1.5
 """How long a wish is not told again; PostgreSQL forgets it after three seconds."""
 NEVER_US: Final = -(2**62)
@@ -88,20 +92,27 @@ class Borrower:
 
     # ── asked synchronously, on the way of a request ────────────────────────────────────────────────────────────────
 
-    def touch(self, keys: Iterable[LeaseKey], now_us: int) -> None:
-        """A hold was placed from these leases; where one is in steady use and runs low, borrow ahead.
+    def route(self, plan: Plan) -> Route:
+        """The leases of a plan's requests, as they are here now."""
+        route: Route | None = plan.route
+        if route is None or route.owner is not self or not route.whole:
+            session_id = self._session.session_id
+            route = plan.route = Route(plan, self, session_id, self._views, self._book.leases)
+        return route
+
+    def touch(self, route: Route, placed: Placed, now_us: int) -> None:
+        """A hold was placed by this route; where a lease is in steady use and runs low, borrow ahead.
 
         Ahead goes no further than a usual hold needs, so that the last of an account is not taken for nobody.
         """
-        views, leases, active = self._views, self._book.leases, self._active
-        for key in keys:
-            view, lease = views.get(key), leases.get(key)
-            if view is None or lease is None:
-                continue  # nothing was drawn
-            active[key] = None
+        if not placed.low and now_us - route.touched_us < TOUCH_US:
+            return
+        route.touched_us = now_us
+        for key, view, lease in route.steps:
+            self._active[key] = None
             steady = now_us - view.used_us < QUICK_US
             view.used_us = now_us
-            if steady and lease.free < view.want // 4:
+            if steady and lease.free < lease.low:
                 self._borrow_ahead(key, view, now_us)
 
     def _borrow_ahead(self, key: LeaseKey, view: View, now_us: int) -> None:
@@ -127,16 +138,18 @@ class Borrower:
         lease = self._book.leases.get(key)
         return view.rest if lease is None else view.rest + lease.free
 
-    def freed(self, key: LeaseKey) -> None:
-        """A hold of this lease has ended: wake whoever waits for room."""
-        if self._changed and (event := self._changed.pop(key, None)) is not None:
-            event.set()
+    def freed(self, keys: Iterable[LeaseKey]) -> None:
+        """There is more in these leases, or may be: wake whoever waits for room."""
+        if self._changed:
+            for key in keys:
+                if (event := self._changed.pop(key, None)) is not None:
+                    event.set()
 
     def returned(self, key: LeaseKey) -> None:
         """There may be more to borrow of this limit than when it was refused: ask again, and wake whoever waits."""
         if (view := self._views.get(key)) is not None:
             view.denied_until_us = 0
-            self.freed(key)
+            self.freed((key,))
 
     # ── asked by requests that must wait ────────────────────────────────────────────────────────────────────────────
 
@@ -147,8 +160,8 @@ class Borrower:
         for key, rest in zip(keys, rests, strict=True):
             self._views[key].note(rest)
 
-    async def borrow(self, plan: Plan, amounts: Sequence[int]) -> Lacking | None:
-        """Get the leases of a plan large enough for a hold of these amounts, or learn which of them cannot be.
+    async def borrow(self, plan: Plan, amounts: ByMeasure) -> Lacking | None:
+        """Get the leases of a plan large enough for a hold of these amounts, or learn of the first that cannot be.
 
         Raises:
             StoreUnavailable: PostgreSQL is away, or nothing is lent for now.
@@ -157,12 +170,13 @@ class Borrower:
         now_us = elapsed_us()
         missing = {
             key: amount - free
-            for planned, amount in zip(plan.leased, amounts, strict=True)
-            if amount > (free := self._book.free(planned.key))
+            for planned in plan.leased
+            if (amount := amounts[planned.measure]) > (free := self._book.free(planned.key))
             and not self._views[key := self._know(planned)].refuses(amount - free, now_us)
         }
         granted = await self._all_borrowed(missing) if missing else frozenset()
-        for planned, amount in zip(plan.leased, amounts, strict=True):
+        for planned in plan.leased:
+            amount = amounts[planned.measure]
             if amount > self._book.free(planned.key) and planned.key not in granted:
                 potential = self.potential(planned.key)
                 return Lacking(planned, amount, potential is not None and amount > potential)
@@ -241,8 +255,7 @@ class Borrower:
         for key in keys:
             del self._under_way[key]
         if not task.cancelled() and task.exception() is None:
-            for key in task.result():
-                self.freed(key)
+            self.freed(task.result())
 
     async def _lend(self, missing: dict[LeaseKey, int], together: UUID | None) -> frozenset[LeaseKey]:
         if (group := self._next.get(together)) is not None and group.missing is missing:
@@ -284,6 +297,8 @@ class Borrower:
         news = self._book.take_up(key, lent)
         self.forgotten = self.forgotten or (news < 0 and life == self._session.life)
         view.note(Rest(lent.rest, lent.outstanding, lent.consumed))
+        if (lease := self._book.leases.get(key)) is not None:
+            lease.low = view.want // 4
         if lent.granted:
             self._asked.pop(key, None)  # PostgreSQL has struck this worker off its list; who still waits asks again
         if news > 0:

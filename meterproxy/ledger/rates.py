@@ -6,43 +6,26 @@ Rules
 - Of several limits of one measure the one that leaves the least is told, of equal ones the one that begins anew last.
 """
 
-from collections.abc import Callable
-
 from meterproxy.core.hold import Rate, Rates
-from meterproxy.core.lending import LeaseKey
-from meterproxy.core.limit import Measure
-from meterproxy.core.plan import Plan, Rated
+from meterproxy.core.plan import Rated
+from meterproxy.ledger.book import Lease
+from meterproxy.ledger.route import Route
+from meterproxy.ledger.view import View
 
-RestOf = Callable[[LeaseKey], int | None]
 
-
-def rates_of(plan: Plan, now_us: int, rest_of: RestOf) -> Rates | None:
-    """The tightest limits of a plan; `rest_of` tells what is left of a window, None where nobody knows."""
-    if not plan.rated:
+def rates_of(route: Route, now_us: int) -> Rates | None:
+    """The tightest limits on a route."""
+    if not (route.requests or route.tokens):
         return None
-    requests: _Told | None = None
-    tokens: _Told | None = None
-    for rated in plan.rated:
-        rest = rest_of(rated.key)
-        remaining = rated.most if rest is None or rest > rated.most else max(rest, 0)
-        if rated.measure is Measure.REQUESTS:
-            if requests is None or _tighter(remaining, rated, requests):
-                requests = remaining, rated
-        elif tokens is None or _tighter(remaining, rated, tokens):
-            tokens = remaining, rated
-    return Rates(_rate(requests, now_us), _rate(tokens, now_us))
+    return Rates(_tightest(route.requests, now_us), _tightest(route.tokens, now_us))
 
 
-_Told = tuple[int, Rated]
-"""What is left of a limit."""
-
-
-def _tighter(remaining: int, rated: Rated, known: _Told) -> bool:
-    return remaining < known[0] or (remaining == known[0] and rated.end_us > known[1].end_us)
-
-
-def _rate(told: _Told | None, now_us: int) -> Rate | None:
-    if told is None:
-        return None
-    remaining, rated = told
-    return Rate(rated.most, remaining, max(rated.end_us - now_us, 0))
+def _tightest(limits: tuple[tuple[Rated, View, Lease], ...], now_us: int) -> Rate | None:
+    told: Rated | None = None
+    least = 0
+    for rated, view, lease in limits:
+        remaining = view.rest + lease.free
+        remaining = min(remaining, rated.most)
+        if told is None or remaining < least or (remaining == least and rated.end_us > told.end_us):
+            told, least = rated, remaining
+    return None if told is None else Rate(told.most, max(least, 0), max(told.end_us - now_us, 0))

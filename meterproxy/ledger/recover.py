@@ -13,7 +13,7 @@ Rules
 """
 
 import logging
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -103,10 +103,10 @@ def _settle_later(found: Replay, item: Item | None, position: int, seen: set[Has
         found.items.append(item)
 
 
-def mark_late(items: Iterable[Item], abandoned: Collection[UUID]) -> None:
+def mark_late(items: Iterable[Item], abandoned: frozenset[UUID]) -> None:
     """Flag what draws from leases that were given up: it is booked all the same, even above the cap."""
     for item in items if abandoned else ():
-        if isinstance(item, Settling) and any(draw.session_id in abandoned for draw in item.record.subject.draws):
+        if isinstance(item, Settling) and not abandoned.isdisjoint(item.record.subject.draws.path.sessions):
             item.record = with_flag(item.record, LATE)
 
 
@@ -139,7 +139,7 @@ def _recovered(found: Replay, policy: OpenHoldPolicy) -> Iterator[EndRecord]:
 
 
 def take_up(
-    journal: Journal, found: Replay, settler: Settler, policy: OpenHoldPolicy, abandoned: Collection[UUID]
+    journal: Journal, found: Replay, settler: Settler, policy: OpenHoldPolicy, abandoned: frozenset[UUID]
 ) -> int:
     """End what is open and queue all that PostgreSQL lacks; answers how many holds were open. Raises JournalFailed.
 
@@ -151,7 +151,7 @@ def take_up(
     return len(recovered)
 
 
-def take_in(found: Replay, recovered: Iterable[Settling], settler: Settler, abandoned: Collection[UUID]) -> None:
+def take_in(found: Replay, recovered: Iterable[Settling], settler: Settler, abandoned: frozenset[UUID]) -> None:
     """Queue all that PostgreSQL lacks of a journal."""
     for price_id, document in found.prices.items():
         settler.know_price(price_id, document)

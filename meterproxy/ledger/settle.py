@@ -25,9 +25,9 @@ from uuid import UUID
 
 from meterproxy.core.draw import deferred, taken_together
 from meterproxy.core.lending import Batch, LeaseKey, Noted, Settling
+from meterproxy.core.path import Draw
 from meterproxy.core.record import (
     DeferRecord,
-    Draw,
     EndRecord,
     ForgetRecord,
     NoteRecord,

@@ -12,8 +12,9 @@ from uuid import UUID, uuid4
 
 from meterproxy.core.identifier import uuid7
 from meterproxy.core.lending import Batch, Settling
+from meterproxy.core.path import Draw, Draws
 from meterproxy.core.price import Price
-from meterproxy.core.record import Draw, Ending, EndRecord, Subject
+from meterproxy.core.record import Ending, EndRecord, Subject
 from meterproxy.core.usage import Outcome, Usage, UsageSource
 from meterproxy.store.settle import Settlement
 
@@ -90,7 +91,7 @@ def _exchange(
         uuid7(at_us, chance.randbytes(10)), at_us, spender.account_id, spender.user_id, spender.key_id,
         "embedding" if embeds else "chat", price.provider, price.model, price.id, 1_000_000, amounts.amount_nanos,
         usage.input_tokens, usage.output_tokens, not embeds and chance.random() < 0.7,
-        (Draw(spender.credit_limit_id, 0, session_id, amounts.amount_nanos),),
+        Draws.of([Draw(spender.credit_limit_id, 0, session_id, amounts.amount_nanos)]),
         chance.choice(conversations) if chance.random() < 0.5 else None,
         (("feature", chance.choice(("search", "summaries", "support"))),) if chance.random() < 0.6 else (),
     )  # fmt: skip

@@ -36,12 +36,13 @@ class Marking:
 
     def settled(self, endings: Sequence[Settling]) -> None:
         """A batch is in PostgreSQL; who draws from nothing but credit has no windows to look at."""
-        for settling in endings:
-            subject = settling.record.subject
-            self._charged[subject.account_id] = None
-            if len(subject.draws) > 1:
-                for draw in subject.draws:
-                    self._touched[LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)] = None
+        subjects = [settling.record.subject for settling in endings]
+        paths = {(subject.account_id.int, subject.draws.path): subject.account_id for subject in subjects}
+        for (_, path), account_id in paths.items():
+            self._charged[account_id] = None
+            if len(path.sources) > 1:
+                for source in path.sources:
+                    self._touched[LeaseKey(account_id, source.limit_id, source.window_start_us)] = None
 
     async def keep_marked(self) -> None:
         """Make up for workers that were killed, then look at what is settled."""

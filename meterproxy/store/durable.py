@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
-import msgspec
 import orjson
 
 from meterproxy.core.draw import deferred
@@ -21,7 +20,7 @@ from meterproxy.core.hold import DueHold, DurableHold
 from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.limit import Measure
 from meterproxy.core.price import Price
-from meterproxy.core.record import DeferRecord, EndRecord, Subject
+from meterproxy.core.record import DeferRecord, EndRecord, Subject, decode_subject, encode_subject
 from meterproxy.core.resource import Resource, ResourceKey
 from meterproxy.store.instants import to_datetime
 from meterproxy.store.pool import Connection, transaction
@@ -32,9 +31,6 @@ _SQL: Final = queries("durable")
 
 RECOVERED: Final = "recovered"
 """How a hold ended that recovery found open; only such an ending may not know of a deferral."""
-
-_encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
-_decoder: Final = msgspec.msgpack.Decoder(Subject)
 
 
 class DurableRows:
@@ -72,7 +68,7 @@ class DurableRows:
 def _hold(row: asyncpg.Record) -> DurableHold:
     resource = Resource(row["account_id"], row["resource_kind"], row["resource_id"], row["provider"])
     document = orjson.dumps(orjson.loads(row["price"]), option=orjson.OPT_SORT_KEYS)
-    return DurableHold(_decoder.decode(row["subject"]), Price.from_document(document), resource, row["input_estimate"])
+    return DurableHold(decode_subject(row["subject"]), Price.from_document(document), resource, row["input_estimate"])
 
 
 # ── part of settle's transaction ────────────────────────────────────────────────────────────────────────────────────
@@ -117,7 +113,7 @@ async def book_deferrals(connection: Connection, batch_id: UUID, deferrals: Sequ
     rows = [
         (subject.account_id, subject.request_id, to_datetime(subject.occurred_us), resource.kind, resource.id,
          resource.provider, subject.operation, subject.model, subject.price_id, subject.hold_nanos,
-         _encoder.encode(subject), input_estimate)
+         encode_subject(subject), input_estimate)
         for subject, resource, input_estimate in deferrals
     ]  # fmt: skip
     await connection.execute(_SQL["book_deferrals"], batch_id, *(list(column) for column in zip(*rows, strict=True)))

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import msgspec
 import orjson
 
-from meterproxy.core.draw import taken, taken_together
+from meterproxy.core.draw import measured, taken, taken_together
 from meterproxy.core.lending import Settling
+from meterproxy.core.path import MEASURES, Draws, Path, Pieces
 from meterproxy.core.record import EndRecord
 from meterproxy.core.usage import KINDS, Usage
 from meterproxy.store.copy_format import HEADER, TRAILER, bigint, binary, instant, jsonb, text, text_array, uuid, word
@@ -119,7 +121,7 @@ def _usage_row(batch: bytes, journal: bytes, settling: Settling) -> bytes:
         8, ending.latency_us, 8, settling.position, 2, ending.status, 1, subject.stream,
     )  # fmt: skip
     return b"".join((
-        fixed, uuid(subject.draws[0].session_id.bytes if subject.draws else None),
+        fixed, uuid(_session_of(subject.draws)),
         word(subject.operation), word(subject.provider), word(subject.model),
         word(record.how), word(ending.outcome), word(ending.usage_source),
         word(ending.served_model), word(ending.service_tier), text(ending.provider_request_id),
@@ -137,19 +139,42 @@ def _draw_row(batch: bytes, row: DrawRow) -> bytes:
     )  # fmt: skip
 
 
+def _session_of(draws: Draws) -> bytes | None:
+    """The session that pays first, nearly always for all of it."""
+    sources = draws.path.sources
+    return sources[0].session_id.bytes if sources else None
+
+
 def packed(record: EndRecord) -> bytes | None:
     """What was drawn from which limits, where it is more than the account's credit; see the column's comment."""
     draws = record.subject.draws
-    if len(draws) <= 1 and not (draws and draws[0].counted):
+    path = draws.path
+    if path.credit_alone or not path.sources:
         return None
-    first = draws[0].session_id
-    return _pack(
-        [
-            (draw.limit_id.bytes, draw.window_start_us, None if draw.session_id == first else draw.session_id.bytes,
-             draw.amount, *amounts)
-            for draw, amounts in zip(draws, taken(record), strict=True)
-        ]
-    )  # fmt: skip
+    pieces = _PACKED.get(path)
+    if pieces is None:
+        pieces = _PACKED[path] = _pieces_of(path)
+    told = [b""] * 2 * MEASURES
+    amounts = measured(record.how, record.ending, record.amount_nanos)
+    for measure in path.measures:
+        amount, held = amounts[measure], draws.amounts[measure]
+        used = min(held, amount)
+        told[measure] = _pack((held, used, amount - used, 0))[1:]
+        told[measure + MEASURES] = _pack((held, 0, 0, amount))[1:]
+    return pieces.filled(told)
+
+
+_PACKED: Final["WeakKeyDictionary[Path, Pieces]"] = WeakKeyDictionary()
+
+
+def _pieces_of(path: Path) -> Pieces:
+    """What of the column is the same for all that was drawn by one path: which window, and whose lease."""
+    first = path.sources[0].session_id
+    items = []
+    for limit_id, start_us, session_id, measure, counted in path.sources:
+        before = _pack((limit_id.bytes, start_us, None if session_id == first else session_id.bytes, *[None] * 4))[:-4]
+        items.append((before, measure + MEASURES * counted, b""))
+    return Pieces(items)
 
 
 def _other_usage(usage: Usage) -> bytes | None:

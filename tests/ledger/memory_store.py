@@ -25,7 +25,8 @@ from meterproxy.core.lending import (
     Totals,
 )
 from meterproxy.core.limit import Limit
-from meterproxy.core.record import DeferRecord, Draw, EndRecord, ForgetRecord, OwnerRecord, Subject
+from meterproxy.core.path import Draw
+from meterproxy.core.record import DeferRecord, EndRecord, ForgetRecord, OwnerRecord, Subject
 from meterproxy.core.resource import Resource, ResourceKey, key_of
 from meterproxy.errors import Forgotten, LendingPaused, ProgressMoved, SessionOver, Unbookable
 from tests.ledger.prices import PRICE

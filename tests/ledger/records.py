@@ -5,8 +5,8 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
+from meterproxy.core.path import Draw, Draws
 from meterproxy.core.record import (
-    Draw,
     Ending,
     EndRecord,
     PlaceRecord,
@@ -39,7 +39,7 @@ def subject(number: int, **members: Any) -> Subject:
         "bound_input_tokens": 1,
         "bound_output_tokens": 1,
         "stream": False,
-        "draws": (Draw(LIMIT, 0, SESSION, 1000),),
+        "draws": Draws.of([Draw(LIMIT, 0, SESSION, 1000)]),
         **members,
     }
     return Subject(**values)

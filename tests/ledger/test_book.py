@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
 
 from meterproxy.core.lending import LeaseKey
-from meterproxy.ledger.book import Book, End, Lease, Placed, Short
+from meterproxy.core.path import ByMeasure
+from meterproxy.ledger.book import Book, End, Lease, Leases, Placed
 
+MEASURES = ("amount", "requests", "tokens", "concurrent", "exposure")
 FACTS = ("granted", "consumed", "returned", "free", "held", "unsettled", "deferred", "outstanding")
 
 
@@ -19,8 +21,23 @@ def key_of(name: str) -> LeaseKey:
     return LeaseKey(uuid5(NAMESPACE_OID, "account"), uuid5(NAMESPACE_OID, name), 0)
 
 
+def leases_of(book: Book, **names: str) -> Leases:
+    """The leases of a route, by measure: each name is one letter. What was never lent is a lease of nothing."""
+    return tuple(
+        (MEASURES.index(measure), tuple(book.leases.get(key_of(name)) or Lease() for name in named))
+        for measure, named in names.items()
+    )
+
+
+def amounts_of(*amounts: int) -> ByMeasure:
+    a, b, c, d, e = (*amounts, 0, 0, 0, 0, 0)[:5]
+    return a, b, c, d, e
+
+
 class Teller:
     """Reads a table line by line. A line is `verb arguments -> answer  facts…`; facts are of the last lease named.
+
+    Of each lease the measure is its own: A is of the first, B of the second, C of the third.
 
     grant L 10 · hold H L 3 [L 2…] · extend H 5 [-5…] · capture H 1 [2…] · defer H [1…] · release H [1…] · settle L 3 · return L [keep 2] · look L
     """
@@ -66,31 +83,31 @@ class Teller:
 
     def hold(self, words: list[str]) -> str:
         name, *draws = words
-        pairs = tuple((key_of(lease), int(amount)) for lease, amount in zip(draws[::2], draws[1::2], strict=True))
+        amounts = [0, 0, 0]
+        for lease, amount in zip(draws[::2], draws[1::2], strict=True):
+            amounts["ABC".index(lease)] = int(amount)
         self.lease = draws[0]
-        placed = self.book.place(pairs)
-        if isinstance(placed, Placed):
-            self.placed[name] = placed
-            return "placed"
-        self.lease = next(lease for lease in draws[::2] if key_of(lease) == placed.key)
-        return f"short {self.lease} {placed.missing}"
+        leases = leases_of(self.book, **{MEASURES["ABC".index(lease)]: lease for lease in draws[::2]})
+        placed = self.book.place(leases, amounts_of(*amounts))
+        if placed is None:
+            return "short"
+        self.placed[name] = placed
+        return "placed"
 
     def extend(self, words: list[str]) -> str:
         name, *changes = words
-        return "extended" if self.book.extend(self.placed[name], [int(change) for change in changes]) else "refused"
+        return "extended" if self.book.extend(self.placed[name], amounts_of(*map(int, changes))) else "refused"
 
     def capture(self, words: list[str]) -> str:
         name, *amounts = words
-        captured = self.book.capture(self.placed[name], [int(amount) for amount in amounts])
-        over = sum(captured.overrun)
-        return f"{captured.end.value}{f' over {over}' if over else ''}"
+        return self.book.capture(self.placed[name], amounts_of(*map(int, amounts))).value
 
     def defer(self, words: list[str]) -> str:
         placed = self.placed[words[0]]
-        return self.book.defer(placed, [int(word) for word in words[1:]] or [held for _, held in placed.draws]).value
+        return self.book.defer(placed, amounts_of(*map(int, words[1:])) if words[1:] else placed.amounts).value
 
     def release(self, words: list[str]) -> str:
-        return self.book.release(self.placed[words[0]], [int(word) for word in words[1:]]).value
+        return self.book.release(self.placed[words[0]], amounts_of(*map(int, words[1:]))).value
 
     def settle(self, words: list[str]) -> str:
         self.lease, amount = words
@@ -137,7 +154,7 @@ TABLES = {
     "what overran never touches the lease": """
         grant   A 500           ->
         hold    H1 A 100        -> placed
-        capture H1 350          -> ended over 250   free 400 held 0 unsettled 100 outstanding 500
+        capture H1 350          -> ended   free 400 held 0 unsettled 100 outstanding 500
         capture H1 350          -> already
         capture H1 100          -> differs
         settle  A 100           ->              unsettled 0 consumed 100 outstanding 400
@@ -172,7 +189,7 @@ TABLES = {
         extend  H1 31 -30       -> refused
         look    A               ->              free 30 held 70
         look    B               ->              free 70 held 30
-        capture H1 75 0         -> ended over 5
+        capture H1 75 0         -> ended
         look    A               ->              free 30 held 0 unsettled 70
         look    B               ->              free 100 held 0 unsettled 0
     """,
@@ -193,36 +210,31 @@ TABLES = {
     """,
     "a hold that does not fit leaves nothing behind": """
         grant   A 500           ->
-        hold    H1 A 501        -> short A 1    free 500 held 0
+        hold    H1 A 501        -> short    free 500 held 0
         hold    H1 A 500        -> placed       free 0
-        hold    H2 A 1          -> short A 1
+        hold    H2 A 1          -> short
     """,
     "a hold draws from every limit or from none": """
         grant   A 500           ->
         grant   B 50            ->
-        hold    H1 A 100 B 60   -> short B 10   free 50 held 0
+        hold    H1 A 100 B 60   -> short
+        look    B               ->              free 50 held 0
         look    A               ->              free 500 held 0
         hold    H1 A 100 B 50   -> placed       free 400 held 100
         look    B               ->              free 0 held 50
-    """,
-    "the first limit that is short is the one named": """
-        grant   A 10            ->
-        grant   B 10            ->
-        hold    H1 A 11 B 12    -> short A 1
-        hold    H1 B 12 A 11    -> short B 2
     """,
     "each limit of a capture overruns by itself": """
         grant   A 100           ->
         grant   B 10            ->
         hold    H1 A 100 B 10   -> placed
-        capture H1 70 30        -> ended over 20    free 30 unsettled 70
+        capture H1 70 30        -> ended    free 30 unsettled 70
         look    B               ->              free 0 unsettled 10
         capture H1 70 10        -> differs
         capture H1 70 30        -> already
     """,
     "a limit that was never lent is short of everything": """
         grant   A 100           ->
-        hold    H1 A 1 C 5      -> short C 5
+        hold    H1 A 1 C 5      -> short
         look    A               ->              free 100
     """,
     "only what is free goes back": """
@@ -240,7 +252,7 @@ TABLES = {
         hold    H1 A 100        -> placed
         capture H1 60           -> ended        free 40 unsettled 60
         settle  A 60            ->              free 40 unsettled 0 consumed 60 outstanding 40
-        hold    H2 A 41         -> short A 1
+        hold    H2 A 41         -> short
     """,
     "nothing is a hold, too": """
         hold    H1 A 0          -> placed
@@ -263,16 +275,33 @@ def test_tables(table: str) -> None:
     Teller().read(table)
 
 
-def test_a_hold_that_draws_twice_from_one_limit_must_fit_in_sum() -> None:
-    """Two draws of one lease never take more than is free."""
-    book, key = Book(), key_of("A")
-    book.grant(key, 10)
-    assert book.place(((key, 6), (key, 6))) == Short(key, 2)
-    book.leases[key].check()
-    placed = book.place(((key, 6), (key, 4)))
-    assert isinstance(placed, Placed)
-    assert book.capture(placed, (7, 1)).overrun == (1, 0)
-    book.leases[key].check()
+def test_leases_of_one_measure_are_drawn_from_alike() -> None:
+    """All of them or none; the one that is short may be any of them."""
+    book = Book()
+    for name, amount in (("A", 10), ("B", 7), ("C", 10)):
+        book.grant(key_of(name), amount)
+    leases = leases_of(book, amount="ABC")
+    assert book.place(leases, amounts_of(8)) is None
+    assert [book.free(key_of(name)) for name in "ABC"] == [10, 7, 10]
+    placed = book.place(leases, amounts_of(6))
+    assert placed is not None
+    assert [book.free(key_of(name)) for name in "ABC"] == [4, 1, 4]
+    assert book.capture(placed, amounts_of(5)) is End.ENDED
+    assert [book.leases[key_of(name)].unsettled for name in "ABC"] == [5, 5, 5]
+    assert [book.free(key_of(name)) for name in "ABC"] == [5, 2, 5]
+
+
+def test_a_hold_says_when_one_of_its_leases_runs_low() -> None:
+    """That is when more is to be borrowed, before a request has to wait for it."""
+    book = Book()
+    for name in "AB":
+        book.grant(key_of(name), 10)
+    book.leases[key_of("B")].low = 5
+    leases = leases_of(book, amount="AB")
+    first, second = book.place(leases, amounts_of(5)), book.place(leases, amounts_of(1))
+    assert first is not None
+    assert second is not None
+    assert (first.low, second.low) == (False, True)
 
 
 def test_lease_keys_of_the_same_parts_are_the_same_object() -> None:
@@ -284,100 +313,112 @@ def test_lease_keys_of_the_same_parts_are_the_same_object() -> None:
 
 
 class BookMachine(RuleBasedStateMachine):
-    """The book against an auditor that keeps nothing but a list of what happened."""
+    """The book against an auditor that keeps nothing but a list of what happened.
+
+    Holds draw from any of three leases, of which A and B have one measure and C has another.
+    """
 
     holds = Bundle("holds")
 
     def __init__(self) -> None:
         super().__init__()
         self.book = Book()
-        self.granted = dict.fromkeys(map(key_of, "AB"), 0)
+        self.granted = dict.fromkeys(map(key_of, "ABC"), 0)
         self.returned = dict(self.granted)
         self.settled = dict(self.granted)
-        self.open: dict[Placed, tuple[tuple[LeaseKey, int], ...]] = {}
-        self.ended: dict[Placed, tuple[tuple[LeaseKey, int], ...]] = {}
-        self.how: dict[Placed, tuple[int, ...] | None] = {}
+        self.names: dict[Placed, str] = {}
+        self.open: dict[Placed, ByMeasure] = {}
+        self.ended: dict[Placed, ByMeasure] = {}
+        self.how: dict[Placed, ByMeasure | None] = {}
 
-    def spent(self, key: LeaseKey) -> int:
-        return sum(amount for draws in self.ended.values() for drawn, amount in draws if drawn == key)
-
-    def reserved(self, key: LeaseKey) -> int:
-        return sum(amount for draws in self.open.values() for drawn, amount in draws if drawn == key)
+    def sum_of(self, key: LeaseKey, holds: dict[Placed, ByMeasure]) -> int:
+        [name] = [name for name in "ABC" if key_of(name) is key]
+        return sum(amounts[name == "C"] for placed, amounts in holds.items() if name in self.names[placed])
 
     def rest(self, key: LeaseKey) -> int:
-        return self.granted[key] - self.returned[key] - self.spent(key) - self.reserved(key)
+        used = self.sum_of(key, self.ended) + self.sum_of(key, self.open)
+        return self.granted[key] - self.returned[key] - used
 
-    @rule(name=st.sampled_from("AB"), amount=st.integers(0, 1000))
+    @rule(name=st.sampled_from("ABC"), amount=st.integers(0, 1000))
     def grant(self, name: str, amount: int) -> None:
         self.book.grant(key_of(name), amount)
         self.granted[key_of(name)] += amount
 
-    @rule(target=holds, draws=st.lists(st.tuples(st.sampled_from("AB"), st.integers(0, 600)), max_size=3))
-    def place(self, draws: list[tuple[str, int]]) -> object:
-        pairs = tuple((key_of(name), amount) for name, amount in draws)
-        wanted = {key: sum(amount for drawn, amount in pairs if drawn == key) for key, _ in pairs}
-        fits = all(self.rest(key) >= amount for key, amount in wanted.items())
-        placed = self.book.place(pairs)
-        assert isinstance(placed, Placed) == fits
-        if isinstance(placed, Short):
-            assert placed.missing >= 0
+    @rule(name=st.sampled_from("ABC"), low=st.integers(0, 1000))
+    def set_low(self, name: str, low: int) -> None:
+        if key_of(name) in self.book.leases:
+            self.book.leases[key_of(name)].low = low
+
+    @rule(
+        target=holds,
+        names=st.sets(st.sampled_from("ABC"), max_size=3).map(sorted).map("".join),
+        amounts=st.tuples(st.integers(0, 600), st.integers(0, 600)),
+    )
+    def place(self, names: str, amounts: tuple[int, int]) -> object:
+        fits = all(self.rest(key_of(name)) >= amounts[name == "C"] for name in names)
+        leases = leases_of(self.book, amount=names.replace("C", ""), requests="C" * ("C" in names))
+        placed = self.book.place(leases, amounts_of(*amounts))
+        assert (placed is not None) == fits
+        if placed is None:
             return multiple()
-        self.open[placed] = pairs
+        # a lease of nothing that was made up for this hold has nothing to do with one that is lent later
+        self.names[placed] = "".join(name for name in names if key_of(name) in self.book.leases)
+        self.open[placed] = amounts_of(*amounts)
+        low = [self.book.leases[key_of(name)] for name in self.names[placed]]
+        assert placed.low == any(lease.free < lease.low for lease in low)
         return placed
 
-    @rule(placed=holds, data=st.data())
-    def extend(self, placed: Placed, data: st.DataObject) -> None:
+    @rule(placed=holds, more=st.tuples(st.integers(-600, 300), st.integers(-600, 300)))
+    def extend(self, placed: Placed, more: tuple[int, int]) -> None:
         if placed not in self.open:
             return
-        draws = self.open[placed]
-        changes = [data.draw(st.integers(-amount, 300)) for _, amount in draws]
-        if len({key for key, _ in draws}) < len(draws):
-            return  # no request draws twice from one limit
-        fits = all(self.rest(key) >= change for (key, _), change in zip(draws, changes, strict=True))
-        assert self.book.extend(placed, changes) == fits
+        held = self.open[placed]
+        a, b = max(more[0], -held[0]), max(more[1], -held[1])
+        drawn = [lease for _, group in placed.leases for lease in group]
+        made_up = any(lease not in self.book.leases.values() for lease in drawn)
+        names = self.names[placed]
+        fits = all(self.rest(key_of(name)) >= (a, b)[name == "C"] for name in names)
+        if made_up:
+            return
+        assert self.book.extend(placed, amounts_of(a, b)) == fits
         if fits:
-            self.open[placed] = tuple(
-                (key, amount + change) for (key, amount), change in zip(draws, changes, strict=True)
-            )
+            self.open[placed] = amounts_of(held[0] + a, held[1] + b)
 
     @precondition(lambda self: self.open or self.ended)
-    @rule(placed=holds, data=st.data())
-    def capture(self, placed: Placed, data: st.DataObject) -> None:
-        draws = self.open.get(placed) or self.ended.get(placed, ())
-        amounts = tuple(data.draw(st.integers(0, amount + 50)) for _, amount in draws)
+    @rule(placed=holds, used=st.tuples(st.integers(0, 700), st.integers(0, 700)))
+    def capture(self, placed: Placed, used: tuple[int, int]) -> None:
+        amounts = amounts_of(*used)
         known, earlier = placed in self.how, self.how.get(placed)
-        captured = self.book.capture(placed, amounts)
+        end = self.book.capture(placed, amounts)
         if known:
-            assert captured.end is (End.ALREADY if earlier == amounts else End.DIFFERS)
+            assert end is (End.ALREADY if earlier == amounts else End.DIFFERS)
             return
-        assert captured.end is End.ENDED
+        assert end is End.ENDED
         self.how[placed] = amounts
-        paid = tuple(min(amount, held) for amount, (_, held) in zip(amounts, self.open[placed], strict=True))
-        assert captured.consumed == paid
-        assert sum(captured.overrun) == sum(amounts) - sum(paid)
-        self.ended[placed] = tuple((key, used) for (key, _), used in zip(self.open.pop(placed), paid, strict=True))
+        held = self.open.pop(placed)
+        self.ended[placed] = amounts_of(*(min(pair) for pair in zip(amounts, held, strict=True)))
 
-    @rule(placed=holds)
-    def release(self, placed: Placed) -> None:
+    @rule(placed=holds, kept=st.tuples(st.integers(0, 700), st.integers(0, 700)))
+    def release(self, placed: Placed, kept: tuple[int, int]) -> None:
         known, earlier = placed in self.how, self.how.get(placed)
-        end = self.book.release(placed)
+        end = self.book.release(placed, amounts_of(*kept))
         if known:
             assert end is (End.ALREADY if earlier is None else End.DIFFERS)
             return
         assert end is End.ENDED
         self.how[placed] = None
-        self.open.pop(placed)
-        self.ended[placed] = ()
+        held = self.open.pop(placed)
+        self.ended[placed] = amounts_of(*(min(pair) for pair in zip(amounts_of(*kept), held, strict=True)))
 
-    @rule(name=st.sampled_from("AB"), share=st.integers(0, 100))
+    @rule(name=st.sampled_from("ABC"), share=st.integers(0, 100))
     def settle(self, name: str, share: int) -> None:
         key = key_of(name)
-        amount = (self.spent(key) - self.settled[key]) * share // 100
+        amount = (self.sum_of(key, self.ended) - self.settled[key]) * share // 100
         if key in self.book.leases:
             self.book.settled(key, amount)
             self.settled[key] += amount
 
-    @rule(name=st.sampled_from("AB"), keep=st.integers(0, 500))
+    @rule(name=st.sampled_from("ABC"), keep=st.integers(0, 500))
     def give_back(self, name: str, keep: int) -> None:
         key = key_of(name)
         amount = max(self.rest(key) - keep, 0) if key in self.book.leases else 0
@@ -393,8 +434,8 @@ class BookMachine(RuleBasedStateMachine):
                 self.returned[key],
                 self.settled[key],
             )
-            assert (lease.free, lease.held) == (self.rest(key), self.reserved(key))
-            assert lease.unsettled == self.spent(key) - self.settled[key]
+            assert (lease.free, lease.held) == (self.rest(key), self.sum_of(key, self.open))
+            assert lease.unsettled == self.sum_of(key, self.ended) - self.settled[key]
         assert self.book.open == len(self.open)
 
 
@@ -405,7 +446,7 @@ TestBookMachine.settings = settings(max_examples=40, stateful_step_count=30, dea
 def test_what_draws_nothing_leaves_nothing_behind() -> None:
     """What is free needs no lease of the windows that it passes, however many there are."""
     book = Book()
-    placed = book.place(((key_of("budget"), 0),))
-    assert isinstance(placed, Placed)
-    assert book.capture(placed, (3,)).overrun == (3,)
+    placed = book.place(leases_of(book, amount="A", tokens="BC"), amounts_of(0))
+    assert placed is not None
+    assert book.capture(placed, amounts_of(3)) is End.ENDED
     assert book.leases == {}

@@ -1,5 +1,6 @@
 """Rates: the tightest limit of each measure is the one that is told."""
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from meterproxy.core.account import AccountEntry
@@ -8,8 +9,10 @@ from meterproxy.core.key import KeyEntry, KeyPolicy
 from meterproxy.core.lending import LeaseKey
 from meterproxy.core.limit import Limit, Measure, Scope
 from meterproxy.core.plan import plan_for
-from meterproxy.core.window import US, WindowKind
-from meterproxy.ledger.rates import RestOf, rates_of
+from meterproxy.core.window import ENDLESS, US, WindowKind
+from meterproxy.ledger.rates import rates_of
+from meterproxy.ledger.route import Route
+from meterproxy.ledger.view import View
 
 ACCOUNT, ORGANIZATION, CREDIT, KEY, USER = (UUID(int=number) for number in range(1, 6))
 NOW = 90 * US
@@ -33,8 +36,10 @@ def key(*limits: Limit) -> KeyEntry:
     return KeyEntry(KEY, account, USER, KeyPolicy())
 
 
-def told(key: KeyEntry, rest_of: RestOf) -> Rates | None:
-    return rates_of(plan_for(key, "chat", "gpt-5", NOW), NOW, rest_of)
+def told(key: KeyEntry, known: Mapping[LeaseKey, int]) -> Rates | None:
+    views = {lease: View(None, ENDLESS, rest=rest, heard=True) for lease, rest in known.items()}
+    route = Route(plan_for(key, "chat", "gpt-5", NOW), None, UUID(int=6), views, {})
+    return rates_of(route, NOW)
 
 
 def test_the_tightest_is_told() -> None:
@@ -46,7 +51,7 @@ def test_the_tightest_is_told() -> None:
             limit(11, 40, grace=10),
             limit(12, 100, measure=Measure.TOKENS, window=WindowKind.DAY),
         ),
-        known.get,
+        known,
     )
     assert rates is not None
     assert rates.requests == Rate(50, 7, 30 * US)
@@ -64,6 +69,6 @@ def test_only_what_could_refuse_is_told() -> None:
             limit(14, 5, scope_id=UUID(int=77)),
             limit(15, 5, measure=Measure.AMOUNT),
         ),
-        lambda _key: None,
+        {},
     )
     assert rates is None

@@ -115,7 +115,7 @@ class World:
     def note_draws(self, hold: Any, tokens: int | None, *, kept: bool = True) -> None:
         """What a request takes of each limit from now on; `tokens` is None while it runs, as it does after a kill."""
         subject = hold.subject
-        for draw in subject.draws[:-1]:
+        for draw in [*subject.draws][:-1]:
             if draw.counted:
                 continue
             key = LeaseKey(subject.account_id, draw.limit_id, draw.window_start_us)

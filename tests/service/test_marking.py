@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from meterproxy.core.lending import LeaseKey
-from meterproxy.core.record import Draw
+from meterproxy.core.path import Draw, Draws
 from meterproxy.errors import StoreUnavailable
 from meterproxy.service import marking as module
 from meterproxy.service.marking import Marking
@@ -21,7 +21,7 @@ class Settled:
         self.record = self
         self.subject = self
         self.account_id = ACCOUNT
-        self.draws = tuple(Draw(limit, 0, SESSION, 1) for limit in limits)
+        self.draws = Draws.of([Draw(limit, 0, SESSION, 1) for limit in limits])
 
 
 async def test_only_windows_of_limits_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

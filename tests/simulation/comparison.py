@@ -19,7 +19,8 @@ from meterproxy.core.hold import DurableHold
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import Batch, Borrow, LeaseKey, Noted, SessionFacts, Settling, Totals
 from meterproxy.core.limit import Limit, Measure, Scope
-from meterproxy.core.record import DeferRecord, Draw, EndRecord, ForgetRecord, OwnerRecord, Subject
+from meterproxy.core.path import Draw, Draws
+from meterproxy.core.record import DeferRecord, EndRecord, ForgetRecord, OwnerRecord, Subject
 from meterproxy.core.resource import Resource, ResourceKey
 from meterproxy.core.window import WindowKind
 from meterproxy.errors import Forgotten, LendingPaused, ProgressMoved, SessionOver
@@ -174,7 +175,7 @@ class Side:
         key = self.keys[account]
         hold = (number % 5 + 1) * AMOUNT
         drawn = [0] if number % 3 else [1, 3, 2, 4, 0]
-        draws = tuple(self._draw(account, window, self.id(1, number % SESSIONS), hold) for window in drawn)
+        draws = Draws.of([self._draw(account, window, self.id(1, number % SESSIONS), hold) for window in drawn])
         return Subject(
             self.id(4, number), OCCURRED_US + number, key.account_id, key.user_id, key.key_id, "chat", "test",
             "test-model", PRICE.id, 1_000_000, hold, 1, 1, False, draws,

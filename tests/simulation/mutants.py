@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from operator import add
 from typing import Any
 from unittest import mock
 from uuid import UUID
@@ -169,11 +170,7 @@ def captures_the_whole_hold() -> AbstractContextManager[Any]:
     capture = Book.capture
 
     def whole(self: Book, placed: Any, amounts: Any) -> Any:
-        captured = capture(self, placed, amounts)
-        for (lease, held), used in zip(placed.draws, captured.consumed, strict=False):
-            lease.free -= held - used
-            lease.unsettled += held - used
-        return captured
+        return capture(self, placed, tuple(map(max, amounts, placed.amounts)))
 
     return mock.patch.object(Book, "capture", whole)
 
@@ -182,12 +179,10 @@ def extends_beyond_its_lease() -> AbstractContextManager[Any]:
     """A hold grows whether or not there is anything left to hold."""
 
     def greedy(self: Book, placed: Any, more: Any) -> bool:
-        for (lease, _), change in zip(placed.draws, more, strict=True):
-            lease.free -= change
-            lease.held += change
-        placed.draws = tuple(
-            (lease, amount + change) for (lease, amount), change in zip(placed.draws, more, strict=True)
-        )
+        for measure, leases in placed.leases:
+            for lease in leases:
+                lease.free -= more[measure]
+        placed.amounts = tuple(map(add, placed.amounts, more))
         return True
 
     return mock.patch.object(Book, "extend", greedy)
