@@ -44,7 +44,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     available_nanos: int | None
 
 
-class Rest(NamedTuple):
+class Rest(msgspec.Struct, frozen=True, gc=False):
     """What is left for new holds: of money, and of tokens where they are limited."""
 
     nanos: int

@@ -6,6 +6,8 @@ from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from meterproxy.core.record import EndRecord, NoteRecord
 from meterproxy.core.resource import Resource, ResourceKey
 
@@ -128,8 +130,7 @@ class Ownership(NamedTuple):
     alone: bool
 
 
-@dataclass(slots=True, eq=False)
-class Settling:
+class Settling(msgspec.Struct, eq=False):
     """An ending on its way to PostgreSQL.
 
     `position` is the one behind its record in the journal, `placed_at` where the journal has its hold's place record
@@ -147,8 +148,7 @@ class Settling:
         return self.position != UNWRITTEN
 
 
-@dataclass(slots=True, eq=False)
-class Noted:
+class Noted(msgspec.Struct, eq=False):
     """A record on its way to PostgreSQL that is no ending: whose a resource is, or that a hold has become durable.
 
     Its members are those of `Settling`; only a hold that became durable was placed.

@@ -120,12 +120,13 @@ def _written(source: Source) -> tuple[bytes, int, bytes]:
 class Draws:
     """What one hold draws from the limits on its path; `amounts` of measures that the path has not mean nothing."""
 
-    __slots__ = ("_written", "amounts", "path")
+    __slots__ = ("amounts", "path", "written")
 
     def __init__(self, path: Path, amounts: ByMeasure) -> None:
         self.path = path
         self.amounts = amounts
-        self._written: msgspec.Raw | None = None
+        self.written: msgspec.Raw | None = None
+        """What `write` has made."""
 
     @classmethod
     def of(cls, draws: Iterable[Draw]) -> Self:
@@ -145,13 +146,10 @@ class Draws:
         a, b, c, d, e = amounts
         return cls(Path([Source(*draw[:3], *draw[4:]) for draw in told]), (a, b, c, d, e))
 
-    @property
-    def written(self) -> msgspec.Raw:
-        """All of it as MessagePack; a hold is written when it is placed and when it ends."""
-        written = self._written
-        if written is None:
-            written = self._written = msgspec.Raw(self.path.written(self.amounts))
-        return written
+    def write(self) -> msgspec.Raw:
+        """All of it as MessagePack, to be written when the hold is placed and again when it ends."""
+        self.written = msgspec.Raw(self.path.written(self.amounts))
+        return self.written
 
     @property
     def each(self) -> tuple[int, ...]:
@@ -182,7 +180,7 @@ def _is_leased(draw: Draw) -> bool:
 def write_draws(value: object) -> msgspec.Raw:
     """`enc_hook` of whatever writes records down."""
     if isinstance(value, Draws):
-        return value.written
+        return value.written or value.write()
     raise NotImplementedError(f"{type(value).__name__} is in no record")
 
 

@@ -29,6 +29,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 
+import msgspec
 import orjson
 
 from meterproxy.core.bound import Bound
@@ -106,7 +107,7 @@ class RateTier(NamedTuple):
     rates: Rates
 
 
-class Amounts(NamedTuple):
+class Amounts(msgspec.Struct, frozen=True, gc=False):
     """What the provider charges us, and what we charge: the same sum times the markup."""
 
     cost_nanos: int

@@ -8,7 +8,7 @@ Rules
 - Records are versioned by appending members with defaults; members are never removed or given a new meaning.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Final
@@ -178,9 +178,8 @@ _decoder: Final["msgspec.msgpack.Decoder[Record]"] = msgspec.msgpack.Decoder(Rec
 _subject_decoder: Final = msgspec.msgpack.Decoder(Subject, dec_hook=read_draws)
 
 
-def encode_payload(record: Record) -> bytes:
-    """A record as MessagePack, without the journal's frame."""
-    return _encoder.encode(record)
+encode_payload: Final[Callable[[Record], bytes]] = _encoder.encode
+"""A record as MessagePack, without the journal's frame."""
 
 
 def decode_payload(payload: bytes) -> Record:

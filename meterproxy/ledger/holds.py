@@ -368,7 +368,7 @@ def priced(price: Price, usage: Usage, service_tier: str | None, markup_ppm: int
     """What usage costs us and what is charged, both within what a ledger can hold, and what to flag about it."""
     amounts = price.amounts(usage, service_tier, markup_ppm)
     flags = price.flags(usage, service_tier)
-    if max(amounts) > MAX_NANOS // 4:
+    if max(amounts.cost_nanos, amounts.amount_nanos) > MAX_NANOS // 4:
         amounts = Amounts(min(amounts.cost_nanos, MAX_NANOS // 4), min(amounts.amount_nanos, MAX_NANOS // 4))
         flags = (*flags, "amount_clamped")
     return amounts.cost_nanos, amounts.amount_nanos, flags

@@ -192,7 +192,7 @@ class Journal:
         reserve = size + ENDING_ROOM_BYTES + growth
         if self._spare_room < size + reserve:
             raise JournalFull("the journal's volume has no room left")
-        if self._current.end - self._confirmed > self.max_bytes:
+        if self.unsettled_bytes > self.max_bytes:
             raise JournalFull("the journal holds more unsettled records than it may")
         placed_at = self._write(payload) - size
         self._unsettled[placed_at] = reserve

@@ -6,8 +6,9 @@ Rules
 - A request body with a content coding is refused: what it holds could not be bounded.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 from multidict import MultiMapping
 
 from meterproxy.errors import ApiError, Case
@@ -18,7 +19,7 @@ _USAGE_OPTIONS: Final = frozenset({"include_usage", "continuous_usage_stats"})
 """The second is vLLM's: usage in every event, which it heeds only beside the first."""
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True):
     """A request that was read.
 
     `model` is empty where it names none and needs none; `usage_options` are those of a stream that tells usage only

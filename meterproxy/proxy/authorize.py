@@ -10,9 +10,10 @@ Rules
 - A hold is never shrunk: what is held covers the bound of what is sent, but for what an adaptive hold exposes.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
+import msgspec
 from msgspec.structs import replace
 
 from meterproxy.core.bound import Bound, RequestFacts, bound_of
@@ -26,7 +27,6 @@ from meterproxy.proxy.headers import Attribution
 from meterproxy.proxy.large_body import expanding
 from meterproxy.proxy.placing import Placer, Sort
 from meterproxy.proxy.ports import Hold, Ledger, Rest, TokenCounter
-from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.request_texts import request_texts
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.settings import ExchangeSettings
@@ -46,7 +46,7 @@ _NO_CREDIT: Final = frozenset({Case.CREDIT_SPENT, Case.CREDIT_HELD, Case.BUDGET_
 """Refusals that a smaller bound may change."""
 
 
-class Authorized(NamedTuple):
+class Authorized(msgspec.Struct, frozen=True):
     """A placed hold; `lowered_maximum` is what each answer was limited to where the client named nothing.
 
     `extension` is there where not all of the bound is held.
@@ -58,7 +58,7 @@ class Authorized(NamedTuple):
     extension: Extension | None = None
 
 
-class Ceiling(NamedTuple):
+class Ceiling(msgspec.Struct, frozen=True, gc=False):
     """The most that one request may hold by rule; None where only the rest itself limits it."""
 
     nanos: int | None
@@ -71,33 +71,17 @@ class Ceiling(NamedTuple):
         return self.tokens is not None and request.bound.tokens > self.tokens
 
 
-class Attempt:
-    """One request on its way to a hold."""
+class Attempt(msgspec.Struct, eq=False):
+    """One request on its way to a hold; `counted`: its text has been counted by the tokenizer."""
 
-    __slots__ = (
-        "asked",
-        "attribution",
-        "counted",
-        "key",
-        "model_facts",
-        "occurred_us",
-        "request_facts",
-        "request_id",
-        "route",
-    )
-
-    def __init__(
-        self, request_id: UUID, occurred_us: int, key: KeyEntry, asked: Asked, route: Route, attribution: Attribution
-    ) -> None:
-        self.request_id = request_id
-        self.occurred_us = occurred_us
-        self.key = key
-        self.asked = asked
-        self.route = route
-        self.attribution = attribution
-        self.model_facts = route.facts
-        self.request_facts = read_facts(asked.endpoint.operation, asked.members, route.model)
-        self.counted = False
+    request_id: UUID
+    occurred_us: int
+    key: KeyEntry
+    asked: Asked
+    route: Route
+    attribution: Attribution
+    request_facts: RequestFacts
+    counted: bool = False
 
     @property
     def unlimited(self) -> bool:
@@ -106,13 +90,13 @@ class Attempt:
 
     def bound(self, facts: RequestFacts | None = None) -> Bound:
         """The bound as things stand, or with other facts of the request."""
-        return bound_of(self.asked.endpoint.operation, facts or self.request_facts, self.route.model, self.model_facts)
+        return bound_of(self.asked.endpoint.operation, facts or self.request_facts, self.route.model, self.route.facts)
 
     def sort(self) -> Sort:
         """What decides whether it may be held in part."""
         options = self.asked.usage_options
         tells_usage = options is not None and options.boolean("include_usage")
-        return Sort(self.request_facts, self.model_facts, tells_usage)
+        return Sort(self.request_facts, self.route.facts, tells_usage)
 
     def hold_request(self, markup_ppm: int) -> HoldRequest:
         bound = self.bound()
@@ -159,7 +143,7 @@ class Authorizer:
             ApiError: UNAVAILABLE, OVERLOADED from the ledger.
         """
         request = attempt.hold_request(self._markup_ppm)
-        ceiling = self._ceiling_within(attempt, self._ledger.rest(request))
+        ceiling = self._ceiling_within(attempt, self._ledger.rest(request) if attempt.unlimited else None)
         if ceiling.below(request):
             return None
         try:
@@ -215,9 +199,10 @@ class Authorizer:
         highest = attempt.key.policy.highest_request_nanos
         if not attempt.unlimited:
             return Ceiling(highest)
-        nanos, tokens = (0, None) if rest is None else rest
-        share = max(nanos, 0) * self._max_share_ppm // PPM
-        most_tokens = None if tokens is None else max(tokens, 0) * self._max_share_ppm // PPM
+        if rest is None:
+            return Ceiling(0)
+        share = max(rest.nanos, 0) * self._max_share_ppm // PPM
+        most_tokens = None if rest.tokens is None else max(rest.tokens, 0) * self._max_share_ppm // PPM
         return Ceiling(share if highest is None else min(share, highest), most_tokens)
 
     async def _fit(self, attempt: Attempt, ceiling: Ceiling) -> tuple[HoldRequest, int | None]:
@@ -242,8 +227,8 @@ class Authorizer:
 
     def _affordable(self, attempt: Attempt, ceiling: Ceiling) -> int:
         """Tokens of each answer that the ceiling pays for, at least the useful minimum, at most the model's own."""
-        highest = attempt.model_facts.max_output_tokens
-        useful = USEFUL_REASONING_TOKENS if attempt.model_facts.reasoning else USEFUL_TOKENS
+        highest = attempt.route.facts.max_output_tokens
+        useful = USEFUL_REASONING_TOKENS if attempt.route.facts.reasoning else USEFUL_TOKENS
         none, most = (replace(attempt.request_facts, own_maximum=maximum) for maximum in (0, highest))
         tokens = highest
         if ceiling.nanos is not None:
@@ -281,7 +266,7 @@ class Authorizer:
         if rest is None:
             return True
         facts = attempt.request_facts
-        useful = attempt.model_facts.max_output_tokens if facts.own_maximum is None else facts.own_maximum
+        useful = attempt.route.facts.max_output_tokens if facts.own_maximum is None else facts.own_maximum
         text_bytes = facts.text_bytes // BYTES_PER_TOKEN_AT_MOST
         fewest = replace(facts, text_bytes=text_bytes, own_maximum=min(useful, USEFUL_TOKENS))
         if rest.tokens is not None and attempt.bound(fewest).tokens > rest.tokens:

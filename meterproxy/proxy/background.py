@@ -12,6 +12,8 @@ Rules
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from meterproxy.core.hold import DurableHold
 from meterproxy.core.record import Ending, Subject
 from meterproxy.core.resource import RESPONSE, Resource
@@ -85,7 +87,11 @@ def ending_of(reading: Reading, answer: Abridged, hold: Hold, now_us: int) -> En
         return _estimated(hold, output_tokens, now_us, Outcome.COMPLETED, reading)
     output_tokens = max(output_tokens, _generated_since(hold, now_us))
     return _estimated(
-        hold, output_tokens, now_us, Outcome.CLIENT_LEFT, reading._replace(flags=reading.flags + CANCELLED)
+        hold,
+        output_tokens,
+        now_us,
+        Outcome.CLIENT_LEFT,
+        replace(reading, flags=reading.flags + CANCELLED),
     )
 
 

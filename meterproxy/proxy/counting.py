@@ -14,6 +14,8 @@ Rules
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from meterproxy.core.bound import Bound, RequestFacts
 from meterproxy.core.usage import Usage, UsageSource
 from meterproxy.proxy.abridged import Abridged
@@ -25,6 +27,7 @@ from meterproxy.proxy.large_body import expanding
 from meterproxy.proxy.meter import Reading
 from meterproxy.proxy.ports import TokenCounter
 from meterproxy.proxy.request_texts import request_texts
+from meterproxy.proxy.route import Route
 from meterproxy.proxy.token_counts import BYTES_PER_TOKEN, counted_within
 from meterproxy.proxy.turns import Turns
 
@@ -47,38 +50,26 @@ class AnswerTexts(NamedTuple):
     large: Abridged | None = None
 
 
-class Counting:
-    """Counts one exchange."""
+class Counting(msgspec.Struct, eq=False):
+    """Counts one exchange, for `seconds` at most; `extension` is there where not all of the bound is held."""
 
-    __slots__ = ("_asked", "_bound", "_counter", "_extension", "_facts", "_flags", "_model", "_seconds", "_turns")
-
-    def __init__(
-        self,
-        asked: Asked,
-        model: str,
-        facts: RequestFacts,
-        bound: Bound,
-        counter: TokenCounter,
-        seconds: float,
-        turns: Turns,
-        *,
-        hidden_output: bool = False,
-        extension: Extension | None = None,
-    ) -> None:
-        self._asked = asked
-        self._flags = HIDDEN if hidden_output and bound.output_tokens else ()
-        self._model = model
-        self._facts = facts
-        self._bound = bound
-        self._counter = counter
-        self._seconds = seconds
-        self._turns = turns
-        self._extension = extension
+    asked: Asked
+    route: Route
+    facts: RequestFacts
+    bound: Bound
+    counter: TokenCounter
+    seconds: float
+    turns: Turns
+    extension: Extension | None = None
 
     @property
     def limited(self) -> bool:
         """Whether the request says itself how long its answers may be; with tools in between nobody is so sure."""
-        return self._facts.own_maximum is not None and not self._facts.hosted_tools
+        return self.facts.own_maximum is not None and not self.facts.hosted_tools
+
+    @property
+    def _hidden(self) -> tuple[str, ...]:
+        return HIDDEN if self.route.facts.reasoning and self.bound.output_tokens else ()
 
     @staticmethod
     def told(reading: Reading) -> Measured | None:
@@ -92,23 +83,23 @@ class Counting:
             return told
         answer = read_texts()
         if answer.large is not None:
-            answer = answer._replace(texts=await self._turns.take(answer.large.expanding(answer.texts)))
+            answer = answer._replace(texts=await self.turns.take(answer.large.expanding(answer.texts)))
         input_tokens, exact_input = await self._input()
         output_tokens, exact_output = await self._output(answer)
         exact = exact_input and exact_output and not answer.unread_bytes
         source = UsageSource.COUNTED if exact else UsageSource.ESTIMATED
         usage = Usage(
-            input=min(input_tokens, self._bound.input_tokens),
+            input=min(input_tokens, self.bound.input_tokens),
             output=output_tokens,
             requests=1,
             web_searches=reading.web_searches,
             file_searches=reading.file_searches,
         )
-        return Measured(usage, source, (*reading.flags, *self._flags))
+        return Measured(usage, source, (*reading.flags, *self._hidden))
 
     def estimate(self, output_tokens: int) -> Usage:
         """What was used so far, without asking anybody: of the input a middling guess, of the output what is given."""
-        return self._usage(estimated_input(self._facts, self._bound), output_tokens)
+        return self._usage(estimated_input(self.facts, self.bound), output_tokens)
 
     def known(self, reading: Reading, output_tokens: int) -> Measured:
         """The usage that the provider told, or else an estimate, at once."""
@@ -118,32 +109,32 @@ class Counting:
         usage = self.estimate(output_tokens)._replace(
             web_searches=reading.web_searches, file_searches=reading.file_searches
         )
-        return Measured(usage, UsageSource.ESTIMATED, (*reading.flags, *self._flags))
+        return Measured(usage, UsageSource.ESTIMATED, (*reading.flags, *self._hidden))
 
     def _usage(self, input_tokens: int, output_tokens: int) -> Usage:
         return Usage(
-            input=min(input_tokens, self._bound.input_tokens),
+            input=min(input_tokens, self.bound.input_tokens),
             output=min(output_tokens, self._most_output()),
             requests=1,
         )
 
     def _most_output(self) -> int:
-        return self._bound.output_tokens if self._extension is None else self._extension.held_tokens
+        return self.bound.output_tokens if self.extension is None else self.extension.held_tokens
 
     def _beside_text(self) -> int:
-        return self._bound.input_audio_tokens + self._bound.input_image_tokens
+        return self.bound.input_audio_tokens + self.bound.input_image_tokens
 
     async def _input(self) -> tuple[int, bool]:
-        operation = self._asked.endpoint.operation
-        texts, known_tokens = await self._turns.take(request_texts(operation, self._asked.members))
-        counted = await self._count(await self._turns.take(expanding(self._asked.members, texts)))
+        operation = self.asked.endpoint.operation
+        texts, known_tokens = await self.turns.take(request_texts(operation, self.asked.members))
+        counted = await self._count(await self.turns.take(expanding(self.asked.members, texts)))
         beside = self._beside_text()
         if counted is None:
-            return self._facts.text_bytes + beside, False
+            return self.facts.text_bytes + beside, False
         tokens, exact = counted
         if operation in {"chat", "response"}:
             tokens += TEMPLATE_TOKENS_PER_TEXT * len(texts) + TEMPLATE_TOKENS
-        return tokens + known_tokens + beside, exact and not beside and not self._facts.outside
+        return tokens + known_tokens + beside, exact and not beside and not self.facts.outside
 
     async def _output(self, answer: AnswerTexts) -> tuple[int, bool]:
         counted = await self._count(answer.texts)
@@ -157,4 +148,4 @@ class Counting:
     async def _count(self, texts: list[str]) -> tuple[int, bool] | None:
         if not any(texts):
             return 0, True
-        return await counted_within(self._counter, self._model, texts, self._seconds / 2)
+        return await counted_within(self.counter, self.route.model, texts, self.seconds / 2)

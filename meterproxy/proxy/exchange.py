@@ -44,7 +44,7 @@ from meterproxy.proxy.plain import LargeRelay, relay_plain
 from meterproxy.proxy.ports import Finished
 from meterproxy.proxy.rate_headers import rate_headers
 from meterproxy.proxy.replay import ReplayRelay
-from meterproxy.proxy.request_facts import MORE
+from meterproxy.proxy.request_facts import MORE, read_facts
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.stream import StreamRelay
 from meterproxy.proxy.usage_shapes import Ceiling
@@ -183,23 +183,23 @@ class Exchange:
         belongs = head.attribution = head.attribution or attribution(head.headers)
         if owned.conversation is not None and belongs.conversation is None:
             belongs = belongs._replace(conversation=owned.conversation[:CONVERSATION_BYTES])
-        attempt = Attempt(self.request_id, self.started_us, key, asked, route, belongs)
+        facts = read_facts(asked.endpoint.operation, asked.members, route.model)
+        attempt = Attempt(self.request_id, self.started_us, key, asked, route, belongs, facts)
         authorizer = self._house.authorizer
         authorized = authorizer.try_authorize(attempt) or await authorizer.authorize(attempt)
-        hold, bound, lowered_maximum, self._extension = authorized
-        self._hold = OpenHold(hold, bound, ports.ledger, ports.clock, self.begun_us)
+        self._hold = OpenHold(authorized.hold, authorized.bound, ports.ledger, ports.clock, self.begun_us)
+        self._extension = authorized.extension
         self._counting = Counting(
             asked,
-            route.model,
+            route,
             attempt.request_facts,
-            bound,
+            authorized.bound,
             ports.counter,
             settings.count_seconds,
             self._house.turns,
-            hidden_output=route.facts.reasoning,
-            extension=self._extension,
+            authorized.extension,
         )
-        return lowered_maximum
+        return authorized.lowered_maximum
 
     async def _forward(
         self, asked: Asked, ids: tuple[str, ...], route: Route, key: KeyEntry, lowered_maximum: int | None

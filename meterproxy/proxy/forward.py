@@ -27,7 +27,7 @@ from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.endpoints import Way
 from meterproxy.proxy.headers import to_provider
 from meterproxy.proxy.paths import provider_path
-from meterproxy.proxy.provider import Provider, account_refused
+from meterproxy.proxy.provider import account_refused
 from meterproxy.proxy.response_facts import tool_calls_edit
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.upstream import (
@@ -72,41 +72,17 @@ class Forwarded(msgspec.Struct, frozen=True):
     usage_injected: bool
 
 
-class Forwarder:
+class Forwarder(msgspec.Struct, eq=False):
     """Sends one request."""
 
-    __slots__ = (
-        "_account_id",
-        "_asked",
-        "_before_first_byte",
-        "_client",
-        "_ids",
-        "_now_us",
-        "_provider",
-        "_query",
-        "_route",
-    )
-
-    def __init__(
-        self,
-        client: Client,
-        asked: Asked,
-        ids: tuple[str, ...],
-        route: Route,
-        account_id: UUID,
-        now_us: int,
-        before_first_byte: Callable[[], None],
-        query: str = "",
-    ) -> None:
-        self._client = client
-        self._asked = asked
-        self._ids = ids
-        self._route = route
-        self._provider: Provider = route.provider
-        self._account_id = account_id
-        self._now_us = now_us
-        self._before_first_byte = before_first_byte
-        self._query = query
+    client: Client
+    asked: Asked
+    ids: tuple[str, ...]
+    route: Route
+    account_id: UUID
+    now_us: int
+    before_first_byte: Callable[[], None]
+    query: str = ""
 
     async def forward(self, lowered_maximum: int | None) -> Forwarded:
         """Send the request and read the head of its answer.
@@ -116,8 +92,8 @@ class Forwarder:
             ApiError: what `before_first_byte` raised.
         """
         edits = self._maximum_edit(lowered_maximum)
-        if self._asked.endpoint.tool_calls_maximum is not None:
-            edits |= tool_calls_edit(self._asked.members)
+        if self.asked.endpoint.tool_calls_maximum is not None:
+            edits |= tool_calls_edit(self.asked.members)
         option = self._usage_option()
         if option is None:
             return await self._judge(await self._send(edits), usage_injected=False)
@@ -126,22 +102,22 @@ class Forwarder:
             return forwarded
         again = await self._judge(await self._send(edits), usage_injected=False)
         if again.error_body is None:
-            self._provider.reject_usage_option(self._asked.endpoint.operation, self._route.model, self._now_us)
+            self.route.provider.reject_usage_option(self.asked.endpoint.operation, self.route.model, self.now_us)
         return again
 
     def _maximum_edit(self, lowered_maximum: int | None) -> dict[str, bytes]:
-        field = self._asked.endpoint.maximum_for(self._route.facts)
+        field = self.asked.endpoint.maximum_for(self.route.facts)
         if lowered_maximum is None or field is None:
             return {}
         return {field: b"%d" % lowered_maximum}
 
     def _usage_option(self) -> bytes | None:
         """`stream_options` with `include_usage` as raw JSON; None where it is not wanted or the client asked itself."""
-        if not self._asked.stream or not self._asked.endpoint.takes_usage_option:
+        if not self.asked.stream or not self.asked.endpoint.takes_usage_option:
             return None
-        if not self._provider.takes_usage_option(self._asked.endpoint.operation, self._route.model, self._now_us):
+        if not self.route.provider.takes_usage_option(self.asked.endpoint.operation, self.route.model, self.now_us):
             return None
-        options = self._asked.usage_options
+        options = self.asked.usage_options
         if options is None:
             return b'{"include_usage":true}'
         if options.boolean("include_usage"):
@@ -150,11 +126,11 @@ class Forwarder:
         return options.rewrite({**running, "include_usage": b"true"})
 
     async def _send(self, edits: dict[str, bytes]) -> UpstreamAnswer:
-        members = self._asked.members
+        members = self.asked.members
         body = members.to_send(edits)
         try:
-            return await self._provider.upstream.send_prepared(
-                self._head(), body, before_first_byte=self._before_first_byte
+            return await self.route.provider.upstream.send_prepared(
+                self._head(), body, before_first_byte=self.before_first_byte
             )
         except UpstreamError as error:
             raise failed(error) from None
@@ -164,23 +140,23 @@ class Forwarder:
 
         One with a query is not kept: a list is read with queries of our own.
         """
-        own, upstream = self._client.head, self._provider.upstream
-        if own.forwarded is not None and own.forwarded.upstream is upstream and not self._query:
+        own, upstream = self.client.head, self.route.provider.upstream
+        if own.forwarded is not None and own.forwarded.upstream is upstream and not self.query:
             return own.forwarded
-        path = provider_path(self._asked.endpoint.upstream_template, self._ids)
-        if self._query:
-            path += "?" + self._query
+        path = provider_path(self.asked.endpoint.upstream_template, self.ids)
+        if self.query:
+            path += "?" + self.query
         idempotency_key = self._idempotency_key()
-        headers = to_provider(own.raw_headers, self._provider.own_headers, idempotency_key=idempotency_key)
-        head = upstream.prepare(self._asked.endpoint.method, path, headers)
-        if idempotency_key is None and not self._query:  # one is sent with one request only
+        headers = to_provider(own.raw_headers, self.route.provider.own_headers, idempotency_key=idempotency_key)
+        head = upstream.prepare(self.asked.endpoint.method, path, headers)
+        if idempotency_key is None and not self.query:  # one is sent with one request only
             own.forwarded = head
         return head
 
     def _idempotency_key(self) -> bytes | None:
         """The client's key, made different for each account so that tenants cannot meet in one."""
-        keys = self._client.head.idempotency_keys
-        return hmac.new(self._account_id.bytes, keys[0], "sha256").hexdigest().encode() if keys else None
+        keys = self.client.head.idempotency_keys
+        return hmac.new(self.account_id.bytes, keys[0], "sha256").hexdigest().encode() if keys else None
 
     async def _judge(self, answer: UpstreamAnswer, *, usage_injected: bool) -> Forwarded:
         if answer.status < 300:
@@ -201,10 +177,10 @@ class Forwarder:
 
     def _rest(self, status: int, body: bytes) -> None:
         """Rest for all who would be refused too; what costs nothing, or needs a scope, does not stop everybody."""
-        if status == 403 or self._asked.endpoint.way is Way.FREE or _MISSING_SCOPE in body:
-            self._provider.rest_for(self._account_id, self._asked.endpoint.operation, self._route.model, self._now_us)
+        if status == 403 or self.asked.endpoint.way is Way.FREE or _MISSING_SCOPE in body:
+            self.route.provider.rest_for(self.account_id, self.asked.endpoint.operation, self.route.model, self.now_us)
         else:
-            self._provider.rest(self._now_us)
+            self.route.provider.rest(self.now_us)
 
     @staticmethod
     def _refuses_us(status: int, body: bytes) -> bool:

@@ -10,7 +10,7 @@ Rules
 """
 
 import re
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import orjson
@@ -61,7 +61,7 @@ _UNSTORABLE: Final = re.compile(rb"\\u0000|\d[eE][+-]?\d{3}")
 _ABSENT: Final = (b"", b"null")
 
 
-class Reading(NamedTuple):
+class Reading(msgspec.Struct, frozen=True):
     """What an answer says of itself; `usage` is None where it says nothing that can be.
 
     `raw_usage` is the provider's own object, kept where `flags` say that it was impossible or not wholly understood.

@@ -16,6 +16,7 @@ import re
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from meterproxy.proxy.meter import NO_CEILING, Reading, distinct, read_usage, text_of, there
 from meterproxy.proxy.new_ids import OWN, Found, ids_of_items
@@ -160,10 +161,10 @@ class ResponseMeter:
         reading = _reading(self._operation, self._response, ceiling)
         if not self.finished:
             work = work_of(self._items)
-            reading = reading._replace(
-                tools=distinct(work.tools), web_searches=work.web_searches, file_searches=work.file_searches
+            reading = replace(
+                reading, tools=distinct(work.tools), web_searches=work.web_searches, file_searches=work.file_searches
             )
-        return reading._replace(failed=self.failed)
+        return replace(reading, failed=self.failed)
 
     def texts(self) -> tuple[list[str], int]:
         """What the answer has said so far, and how many bytes of it found no room."""

@@ -8,7 +8,9 @@ Rules
 """
 
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from meterproxy.core.bound import ModelFacts
 from meterproxy.core.key import KeyEntry
@@ -23,7 +25,7 @@ _FREE: Final = {"default": RateCard((RateTier(-1, Rates()),))}
 MODELS_REMEMBERED: Final = 4096
 
 
-class Route(NamedTuple):
+class Route(msgspec.Struct, frozen=True):
     """Where a request goes and what it costs there."""
 
     provider: Provider

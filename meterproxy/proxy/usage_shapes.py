@@ -31,7 +31,7 @@ UNKNOWN: Final = "unknown_usage"
 _FLAG_LENGTH: Final = 64
 
 
-class Ceiling(NamedTuple):
+class Ceiling(msgspec.Struct, frozen=True, gc=False):
     """The most that an answer can have used, None where nothing is known: context (× prompts), maximum × n."""
 
     input_tokens: int | None = None

@@ -106,7 +106,7 @@ def _exchange(
         tools=chance.choice(_TOOLS) if not embeds and chance.random() < 0.15 else (),
     )
     how = "captured" if amounts.amount_nanos else "released"
-    return EndRecord(how, subject, ending, *amounts, 0)
+    return EndRecord(how, subject, ending, amounts.cost_nanos, amounts.amount_nanos, 0)
 
 
 def _usage(chance: random.Random, price: Price) -> Usage:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterproxy.core.bound import Bound
-from meterproxy.core.price import SIZES, Price, RateCard
+from meterproxy.core.price import SIZES, Amounts, Price, RateCard
 from meterproxy.core.usage import INPUT_KINDS, KINDS, OTHER_KINDS, OUTPUT_KINDS, Usage
 
 NANOS = st.integers(0, 10**12)
@@ -92,7 +92,7 @@ def test_amount_is_the_exact_fraction_rounded_up_once(card: RateCard, usage: Usa
     rates = card.rates_for(usage.input_tokens)
     exact = sum(Fraction(count * rate, size) for count, rate, size in zip(usage, rates, SIZES, strict=True))
     amounts = Price("provider", "model", {"default": card}).amounts(usage, None, markup_ppm)
-    assert amounts == (ceil(exact), ceil(exact * Fraction(markup_ppm, 10**6)))
+    assert amounts == Amounts(ceil(exact), ceil(exact * Fraction(markup_ppm, 10**6)))
 
 
 @given(prices())

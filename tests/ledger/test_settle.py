@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,6 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from meterproxy.core.key import KeyEntry
 from meterproxy.core.lending import UNWRITTEN, Batch, LeaseKey, Settling

@@ -178,7 +178,8 @@ class FakeLedger:
     def capture(self, hold: FakeHold, ending: Ending, status_unwritten: int | None = None) -> Receipt:
         if status_unwritten is not None and not self.journal_works:
             ending = replace(ending, status=status_unwritten)
-        cost, amount = hold.price.amounts(ending.usage, ending.service_tier, hold.subject.markup_ppm)
+        amounts = hold.price.amounts(ending.usage, ending.service_tier, hold.subject.markup_ppm)
+        cost, amount = amounts.cost_nanos, amounts.amount_nanos
         self.balance_nanos -= amount
         self._end("captured", hold, ending, amount)
         return Receipt(cost, amount, self.free_nanos)

@@ -21,6 +21,7 @@ from meterproxy.proxy.authorize import (
 from meterproxy.proxy.endpoints import find_endpoint
 from meterproxy.proxy.headers import Attribution
 from meterproxy.proxy.provider import Provider
+from meterproxy.proxy.request_facts import read_facts
 from meterproxy.proxy.route import Route
 from meterproxy.proxy.settings import ExchangeSettings
 from meterproxy.proxy.token_counts import counted_within
@@ -40,7 +41,8 @@ def attempt(facts: ModelFacts = PLAIN, policy: KeyPolicy | None = None, **member
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": TEXT}], **members}
     asked = read_asked(find_endpoint("POST", "/v1/chat/completions").route, orjson.dumps(body))
     route = Route(Provider("openai", None), "gpt-4o", PRICE, facts)  # type: ignore[arg-type]
-    return Attempt(UUID(int=9), 1, key_entry(policy=policy), asked, route, Attribution())
+    request_facts = read_facts(asked.endpoint.operation, asked.members, route.model)
+    return Attempt(UUID(int=9), 1, key_entry(policy=policy), asked, route, Attribution(), request_facts)
 
 
 class Bench:
