@@ -20,8 +20,8 @@ _KEYS: Final["WeakValueDictionary[tuple[UUID, UUID, int], Any]"] = WeakValueDict
 class LeaseKey:
     """Which limit window a lease was lent from; `window_start_us` is 0 where the limit has no window.
 
-    There is one object for each key, so that keys compare and hash by identity: a request looks its lease up some ten
-    times, and hashing two UUIDs each time would cost it more than placing the hold.
+    There is one object for each key, so that keys compare and hash by identity: hashing two UUIDs each time that a
+    lease is looked up would cost a request more than placing its hold.
     """
 
     __slots__ = ("__weakref__", "account_id", "limit_id", "window_start_us")

@@ -51,7 +51,7 @@ class Source(NamedTuple):
 class Pieces:
     """A MessagePack array of which a few numbers change: all other bytes are put together once."""
 
-    __slots__ = ("_pick", "_template", "template")
+    __slots__ = ("_pick", "template")
 
     def __init__(self, items: Sequence[tuple[bytes, int, bytes]]) -> None:
         """Of each item: the bytes before, which of the changing pieces comes in between, the bytes behind."""

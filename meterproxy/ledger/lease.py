@@ -158,7 +158,7 @@ class Borrower:
         keys = [self._know(planned) for planned in wanted]
         rests = await _answered(self._store.read_rests(self._session.session_id, keys))
         for key, rest in zip(keys, rests, strict=True):
-            self._views[key].note(rest)
+            self._note(key, rest)
 
     async def borrow(self, plan: Plan, amounts: ByMeasure) -> Lacking | None:
         """Get the leases of a plan large enough for a hold of these amounts, or learn of the first that cannot be.
@@ -296,9 +296,7 @@ class Borrower:
         view.last_borrow_us = elapsed_us()
         news = self._book.take_up(key, lent)
         self.forgotten = self.forgotten or (news < 0 and life == self._session.life)
-        view.note(Rest(lent.rest, lent.outstanding, lent.consumed))
-        if (lease := self._book.leases.get(key)) is not None:
-            lease.low = view.want // 4
+        self._note(key, Rest(lent.rest, lent.outstanding, lent.consumed))
         if lent.granted:
             self._asked.pop(key, None)  # PostgreSQL has struck this worker off its list; who still waits asks again
         if news > 0:
@@ -306,6 +304,13 @@ class Borrower:
             return True
         view.deny(need, elapsed_us())
         return False
+
+    def _note(self, key: LeaseKey, rest: Rest) -> None:
+        """PostgreSQL has told how things stand; where nothing is left, running low is no reason to look."""
+        view = self._views[key]
+        view.note(rest)
+        if (lease := self._book.leases.get(key)) is not None:
+            lease.low = view.want // 4 if view.rest >= view.unit else 0
 
     def _know(self, planned: Planned) -> LeaseKey:
         """Begin to keep an eye on a limit window."""

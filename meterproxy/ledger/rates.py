@@ -7,10 +7,8 @@ Rules
 """
 
 from meterproxy.core.hold import Rate, Rates
-from meterproxy.core.plan import Rated
-from meterproxy.ledger.book import Lease
-from meterproxy.ledger.route import Route
-from meterproxy.ledger.view import View
+from meterproxy.ledger.route import RatedHere, Route
+from meterproxy.ledger.view import MOST_BORROWED
 
 
 def rates_of(route: Route, now_us: int) -> Rates | None:
@@ -20,12 +18,14 @@ def rates_of(route: Route, now_us: int) -> Rates | None:
     return Rates(_tightest(route.requests, now_us), _tightest(route.tokens, now_us))
 
 
-def _tightest(limits: tuple[tuple[Rated, View, Lease], ...], now_us: int) -> Rate | None:
-    told: Rated | None = None
-    least = 0
-    for rated, view, lease in limits:
+def _tightest(limits: tuple[RatedHere, ...], now_us: int) -> Rate | None:
+    if not limits:
+        return None
+    told_most = told_end_us = 0
+    least = MOST_BORROWED
+    for most, end_us, view, lease in limits:
         remaining = view.rest + lease.free
-        remaining = min(remaining, rated.most)
-        if told is None or remaining < least or (remaining == least and rated.end_us > told.end_us):
-            told, least = rated, remaining
-    return None if told is None else Rate(told.most, max(least, 0), max(told.end_us - now_us, 0))
+        remaining = min(remaining, most)
+        if remaining < least or (remaining == least and end_us > told_end_us):
+            least, told_most, told_end_us = remaining, most, end_us
+    return Rate(told_most, max(least, 0), max(told_end_us - now_us, 0))

@@ -17,7 +17,7 @@ from meterproxy.core.hold import Rest
 from meterproxy.core.lending import LeaseKey
 from meterproxy.core.limit import Measure
 from meterproxy.core.path import Path, Source
-from meterproxy.core.plan import Plan, Planned, Rated
+from meterproxy.core.plan import Plan, Planned
 from meterproxy.core.window import ENDLESS
 from meterproxy.ledger.book import Lease, Leases
 from meterproxy.ledger.view import MOST_BORROWED, View
@@ -27,6 +27,9 @@ _UNHEARD: Final = View(None, ENDLESS, rest=MOST_BORROWED)
 
 Known = tuple[View, Lease]
 """What this worker knows of one limit window, and its own part of it."""
+
+RatedHere = tuple[int, int, View, Lease]
+"""A limit of requests or tokens: how much it lets through, when that ends, and what is known of it."""
 
 
 class Step(NamedTuple):
@@ -109,5 +112,5 @@ def _known(plan: Plan, measure: Measure, known: Mapping[LeaseKey, Known]) -> tup
     return tuple(known[planned.key] for planned in plan.leased if planned.measure is measure)
 
 
-def _rated(plan: Plan, measure: Measure, known: Mapping[LeaseKey, Known]) -> tuple[tuple[Rated, View, Lease], ...]:
-    return tuple((rated, *known[rated.key]) for rated in plan.rated if rated.measure is measure)
+def _rated(plan: Plan, measure: Measure, known: Mapping[LeaseKey, Known]) -> tuple[RatedHere, ...]:
+    return tuple((rated.most, rated.end_us, *known[rated.key]) for rated in plan.rated if rated.measure is measure)
