@@ -43,9 +43,10 @@ class Lease:
         """What open holds have drawn."""
         return self.granted - self.consumed - self.returned - self.free - self.unsettled
 
-    def check(self) -> None:
-        """Assert that no part of it is negative."""
-        assert min(self.free, self.held, self.unsettled, self.consumed, self.returned) >= 0, self
+    @property
+    def adds_up(self) -> bool:
+        """Whether no part of it is negative."""
+        return min(self.free, self.held, self.unsettled, self.consumed, self.returned) >= 0
 
 
 Leases = tuple[tuple[int, tuple[Lease, ...]], ...]
@@ -141,6 +142,10 @@ class Book:
             lease.free -= amount
             lease.returned += amount
         return amount
+
+    def adds_up(self, lease: Lease) -> bool:
+        """Whether a lease can be as it is: nothing of it is negative, or held where no hold is open."""
+        return lease.adds_up and not (self.open == 0 and lease.held)
 
     def place(self, leases: Leases, amounts: ByMeasure) -> Placed | None:
         """Hold an amount of each lease; None: one of them is short, and nothing was held."""

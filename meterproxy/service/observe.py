@@ -56,7 +56,7 @@ def gauges_of(ledger: WorkerLedger, metrics: Metrics, max_seconds: float) -> Cal
         leases = list(ledger.book.leases.values())
         part = leases[checked : checked + CHECKED_AT_ONCE]
         checked = checked + CHECKED_AT_ONCE if checked + CHECKED_AT_ONCE < len(leases) else 0
-        wrong = any(min(lease.free, lease.held, lease.unsettled) < 0 for lease in part)
+        wrong = not all(map(ledger.book.adds_up, part))
         metrics.invariant_failed.labels(LEASE_ADDS_UP).set(int(wrong))
         metrics.invariant_failed.labels(HOLD_NOT_TOO_OLD).set(int(age_seconds > max_seconds + 60))
         metrics.invariant_failed.labels(ENDED_ONCE).set(int(bool(ledger.holds.anomalies)))

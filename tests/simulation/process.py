@@ -372,5 +372,5 @@ class Process:
     def _check(self) -> None:
         assert self.ledger is not None
         for lease in self.ledger.book.leases.values():
-            lease.check()
+            assert self.ledger.book.adds_up(lease), lease
         assert not self.ledger.holds.anomalies
