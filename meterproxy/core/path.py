@@ -90,10 +90,11 @@ class Path:
         pieces = Pieces([_written(source) for source in sources])
         path: Self | None = _PATHS.get(pieces.template)
         if path is None:
-            path = _PATHS[pieces.template] = super().__new__(cls)
-            path.sources, path._pieces = sources, pieces
-            path.measures = tuple(sorted({source.measure for source in sources}))
-            path.credit_alone = len(sources) == 1 and not sources[0].counted
+            made = super().__new__(cls)
+            made.sources, made._pieces = sources, pieces
+            made.measures = tuple(sorted({source.measure for source in sources}))
+            made.credit_alone = len(sources) == 1 and not sources[0].counted
+            path = _PATHS.setdefault(pieces.template, made)  # whole by then: journals are read in threads
         return path
 
     @property
