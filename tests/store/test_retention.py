@@ -351,6 +351,30 @@ async def test_what_upkeep_cannot_do_keeps_nothing_else_from_being_done(
     assert [record.error for record in caplog.records if hasattr(record, "error")] == ["a statement took too long"]
 
 
+async def test_a_part_of_upkeep_that_was_the_victim_of_a_conflict_is_done_again(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, not an hour later; and nothing ends for it."""
+    monkeypatch.setattr("meterproxy.service.upkeep.FIRST_SECONDS", 0)
+    victims = [asyncpg.DeadlockDetectedError("deadlock detected"), asyncpg.SerializationError("serialize")]
+    dropped = asyncio.Event()
+
+    async def folds(_pool: asyncpg.Pool) -> None:
+        if victims:
+            raise victims.pop()
+
+    async def drops(_pool: asyncpg.Pool, days: int) -> None:
+        dropped.set()
+
+    monkeypatch.setattr("meterproxy.service.upkeep.fold_leases", folds)
+    monkeypatch.setattr("meterproxy.service.upkeep.drop_old_usage", drops)
+    task = asyncio.create_task(keep_tidy(pool, KEPT_DAYS))
+    waiting = asyncio.create_task(dropped.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    assert (task.done(), victims) == (False, [])
+    task.cancel()
+
+
 async def test_upkeep_drops_what_the_configuration_says(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unset, it keeps all."""
     monkeypatch.setattr("meterproxy.service.upkeep.FIRST_SECONDS", 0)
