@@ -28,7 +28,7 @@ def command(invocation: Invocation) -> int:
     if lost.sessions:
         note(f"meterproxy: {lost.sessions} lost sessions keep {format_usd(lost.nanos)} USD: see `journal list --lost`")
     for cause in keeping:
-        note(f"meterproxy: old usage is not dropped for {cause.things} {cause.reason}, since {cause.since:%Y-%m-%d}")
+        note(f"meterproxy: old usage from {cause.since:%Y-%m-%d} on is kept for {cause.reason}: {cause.things}")
     return 1 if failed else 0
 
 

@@ -597,6 +597,21 @@ async def test_a_durable_hold_that_has_ended_at_nothing_is_not_charged_when_its_
     assert (await balance(pool, past), await broken(pool)) == (CREDITS, [])
 
 
+async def test_what_cost_nothing_is_charged_once_by_an_ending_that_comes_when_its_row_is_gone(
+    pool: asyncpg.Pool,
+) -> None:
+    """As was decided: the ledger knows nothing of it. A person is told, and may give it back."""
+    past = await past_of(pool)
+    captured = past.records[0]
+    await tell(pool, replace(captured, how="released", cost_nanos=0, amount_nanos=0))
+    assert await drop_old_usage(pool, KEPT_DAYS) == 1
+    for _ in range(2):
+        await tell(pool, replace(captured, how="recovered"))
+        await tell(pool, captured)
+    assert await balance(pool, past) == CREDITS - captured.amount_nanos
+    assert [told.partition(":")[0] for told in await broken(pool)] == ["no_record_waits_for_a_person"]
+
+
 @pytest.mark.parametrize("month_is_over", [False, True])
 async def test_a_recovery_that_is_refused_takes_nothing_from_a_hold_that_became_durable(
     pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch, month_is_over: bool
