@@ -597,6 +597,19 @@ async def test_a_durable_hold_that_has_ended_at_nothing_is_not_charged_when_its_
     assert (await balance(pool, past), await broken(pool)) == (CREDITS, [])
 
 
+async def test_a_record_that_was_charged_before_its_month_went_waits_for_nobody(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where PostgreSQL takes nothing at all of it any more: the ledger has it."""
+    past = await past_of(pool)
+    await settle(pool, past.records[:1])
+    assert await drop_old_usage(pool, KEPT_DAYS) == 1
+    monkeypatch.setattr(Settlement, "_book_minimal", _refuses)
+    monkeypatch.setattr(Settlement, "_book_money", _refuses)
+    await tell(pool, past.records[0], refused=True)
+    assert await broken(pool) == []
+
+
 async def test_what_cost_nothing_is_charged_once_by_an_ending_that_comes_when_its_row_is_gone(
     pool: asyncpg.Pool,
 ) -> None:
