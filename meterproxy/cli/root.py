@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "host": ("host", "Hosts: the machines that workers run on."),
     "audit": ("audit", "Recompute every invariant of the books."),
     "explain": ("explain", "Show how one request came to its amount."),
+    "rejected": ("rejected", "Rejected records: what PostgreSQL refused, kept for a person."),
     "journal": ("journal", "Journals: what workers wrote down before they acted."),
     "demo": ("demo", "Make up an organization with a month of usage, to look around."),
     "simulate-provider": ("simulate_provider", "Run a simulated provider."),

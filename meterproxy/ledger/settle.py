@@ -113,6 +113,7 @@ class Settler:
         self._in_doubt = False
         self._telling_again = False
         self.rejected = 0
+        """Records that wait for a person since."""
         self.present: Present = _cannot_present
         self.on_told_again: Callable[[], Awaitable[None]] = _nothing
         self.notes: list[NoteObserver] = []
@@ -232,16 +233,16 @@ class Settler:
             if self._queue.first(1) == second[:1]:
                 await self._settle(second)
             return
-        self.rejected += 1
         _log.error(
             "a record could not be booked as it is",
             extra={"record": str(identity(items[0].record)), "position": items[0].position, "error": str(error)},
         )
         try:
-            await self._store.reject(batch, str(error))
+            kept = await self._store.reject(batch, str(error))
         except ProgressMoved as moved:
             await self._moved(moved)
         else:
+            self.rejected += kept
             self._confirmed(items, batch, 0.0)
 
     def _batch(self, items: Sequence[Item]) -> Batch:

@@ -104,7 +104,7 @@ class Metrics:
         self.journal_oldest_seconds = gauge("journal_oldest_seconds", "Age of the oldest of them.")
         self.settle_seconds = histogram("settle_seconds", "How long a batch takes.", _SECONDS)
         self.settle_records = histogram("settle_records", "How large a batch is.", _RECORDS)
-        self.settle_rejected = counter("settle_rejected_total", "Records booked with minimal columns, kept aside.")
+        self.settle_rejected = counter("settle_rejected_total", "Records that PostgreSQL refused, kept for a person.")
         self.shadowed = counter("shadowed_total", "Requests served in shadow mode that limits would have refused.")
         self.rows_dropped = counter("rows_dropped_total", "Records that were lost; stays 0.")
         self.overrun_usd = counter("overrun_usd_total", "What was charged above holds.")

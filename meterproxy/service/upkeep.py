@@ -15,7 +15,7 @@ from meterproxy.store.idempotency import delete_expired
 from meterproxy.store.logged import tidy_logged
 from meterproxy.store.notifications import delete_old_notifications
 from meterproxy.store.people import tidy_people
-from meterproxy.store.pool import Pool
+from meterproxy.store.pool import Pool, retried
 from meterproxy.store.retention import drop_old_usage
 from meterproxy.store.upkeep import delete_old_owners, delete_old_windows, fold_leases, make_partitions
 
@@ -33,7 +33,7 @@ async def keep_tidy(pool: Pool, retention_days: int | None) -> None:
     while True:
         for step in _steps(retention_days):
             try:
-                await step(pool)
+                await retried(partial(step, pool))
             except StoreUnavailable as error:  # it comes again; what follows must not wait for it
                 _log.warning("a part of upkeep was put off", extra={"error": str(error)})
         await asyncio.sleep(UPKEEP_SECONDS)

@@ -43,7 +43,12 @@ async def explain(pool: asyncpg.Pool, request_id: UUID) -> dict[str, Any]:
     if durable:
         answer["durable_hold"] = _durable_hold(durable)
     if rejected:
-        answer["settled_with_minimal_columns"] = {"error": rejected["error"], "at": rejected["rejected_at"]}
+        answer["settled_with_minimal_columns"] = {
+            "error": rejected["error"],
+            "at": rejected["rejected_at"],
+            "booked": rejected["booked"],
+            "seen_at": rejected["seen_at"],
+        }
     if row or rejected:
         answer["journal"] = {"id": found["journal_id"], "position": found["journal_position"]}
     answer["entries"] = [_entry(entry) for entry in entries]

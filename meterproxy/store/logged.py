@@ -33,6 +33,7 @@ DELETED_AT_ONCE: Final = 5000
 class Claimed(NamedTuple):
     """An event that is this call's; `is_new`: nobody had it before, else it may be on its way into the books."""
 
+    event_id: str
     request_id: UUID
     occurred_at: datetime
     is_new: bool
@@ -48,7 +49,8 @@ class LoggedEvents:
         """Take an event, which occurred then if nobody has told of it yet; what the books say of one that they have.
 
         Raises:
-            ApiError: CONFLICT (told before with other contents), KEY_RUNNING (another call has it).
+            ApiError: CONFLICT (told before with other contents), KEY_RUNNING (another call has it), MALFORMED (it is
+                not in the books, and its month is over).
         """
         async with transaction(self._pool) as connection:
             request_id = _request_id(account_id, event_id, occurred_at)
@@ -56,7 +58,7 @@ class LoggedEvents:
                 _SQL["claim_event"], account_id, event_id, digest, request_id, occurred_at, CLAIM_SECONDS
             )
             if row is not None:
-                return Claimed(row["request_id"], row["occurred_at"], is_new=True)
+                return Claimed(event_id, row["request_id"], row["occurred_at"], is_new=True)
             known = await connection.fetchrow(_SQL["lock_event"], account_id, event_id)
             if known is None:
                 raise ApiError(Case.KEY_RUNNING, "This event is being given back right now.", param="event_id")
@@ -64,14 +66,17 @@ class LoggedEvents:
                 text = "This event was logged before with other contents."
                 raise ApiError(Case.CONFLICT, text, param="event_id")
             booked = await connection.fetchrow(
-                _SQL["read_event"], account_id, known["occurred_at"], known["request_id"]
+                _SQL["read_event"], account_id, known["occurred_at"], known["request_id"], event_id
             )
             if booked is not None:
                 return Booked(known["request_id"], known["occurred_at"], booked["amount_nanos"])
             if known["is_running"]:
                 raise ApiError(Case.KEY_RUNNING, "This event is being logged right now.", param="event_id")
+            if await connection.fetchval(_SQL["is_over"], known["occurred_at"]):
+                text = "This event is not in the books, and it is too old to be booked now."
+                raise ApiError(Case.MALFORMED, text, param="event_id")
             await connection.execute(_SQL["take_event"], account_id, event_id, CLAIM_SECONDS)
-            return Claimed(known["request_id"], known["occurred_at"], is_new=False)
+            return Claimed(event_id, known["request_id"], known["occurred_at"], is_new=False)
 
     async def give_back(self, account_id: UUID, event_id: str, *, is_new: bool) -> None:
         """This call has booked nothing."""
@@ -80,9 +85,9 @@ class LoggedEvents:
 
     async def booked(self, account_id: UUID, claimed: Claimed) -> "Booked | None":
         """What the books say of an event, if they have it."""
-        request_id, occurred_at, _ = claimed
+        event_id, request_id, occurred_at, _ = claimed
         async with transaction(self._pool, readonly=True) as connection:
-            row = await connection.fetchrow(_SQL["read_event"], account_id, occurred_at, request_id)
+            row = await connection.fetchrow(_SQL["read_event"], account_id, occurred_at, request_id, event_id)
         return None if row is None else Booked(request_id, occurred_at, row["amount_nanos"])
 
 

@@ -5,13 +5,15 @@ Rules
 - A row keeps its request from being booked again, so before a month goes it refuses new rows, for ever. What settle is
   still told of such a month it books as money alone, and only where the ledger has not charged for it.
 - A month is kept as long as anything in it may change: an open durable hold, an undecided replacement, a record that
-  waits for a person.
+  waits for a person. What keeps one is told, once by each process.
 - Rollups, entries, statements and leases stay. What is gone is kept as one line of sums an account, so that the audit
   still compares to the nanodollar.
 - Nobody waits for it: rows are summed up without a lock, and dropping gives up after a moment where somebody reads.
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -33,6 +35,18 @@ _NOT_NOW: Final = (asyncpg.UndefinedTableError, asyncpg.DependentObjectsStillExi
 _log: Final = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Why rows are kept that are older than they are to be: so many things that may still change, the oldest since."""
+
+    reason: str
+    things: int
+    since: datetime
+
+
+_told: Final[set[tuple[str, datetime]]] = set()
+
+
 async def drop_old_usage(pool: asyncpg.Pool, days: int) -> int:
     """Drop months that ended more than so many days ago; answers how many rows. Raises StoreUnavailable."""
     async with transaction(pool) as connection:
@@ -40,6 +54,7 @@ async def drop_old_usage(pool: asyncpg.Pool, days: int) -> int:
             return 0
         await wait_shortly(connection)
         await connection.fetchval(_SQL["advance"], days)
+    _tell(await kept_by(pool, days))
     async with transaction(pool, readonly=True) as connection:
         over = await connection.fetch(_SQL["months_over"])
     return sum([await _drop_month(pool, month["partition"]) for month in over]) + await _drop_rows(pool)
@@ -48,6 +63,21 @@ async def drop_old_usage(pool: asyncpg.Pool, days: int) -> int:
 async def wait_shortly(connection: Connection) -> None:
     """Give up within this transaction where somebody reads: whoever settles waits behind who wants the whole table."""
     await connection.execute(_SQL["wait_shortly"], f"{LOCK_MS}ms")
+
+
+async def kept_by(pool: asyncpg.Pool, days: int) -> Sequence[Keeping]:
+    """What keeps rows of months that ended more than so many days ago, the oldest first. Raises StoreUnavailable."""
+    async with transaction(pool, readonly=True) as connection:
+        return [Keeping(**row) for row in await connection.fetch(_SQL["kept_by"], days)]
+
+
+def _tell(keeping: Sequence[Keeping]) -> None:
+    """Log what was not told yet."""
+    for cause in keeping:
+        if (cause.reason, cause.since) not in _told:
+            _told.add((cause.reason, cause.since))
+            told = {"reason": cause.reason, "things": cause.things, "since": cause.since.isoformat()}
+            _log.warning("old rows of usage are kept, as something of then may still change", extra=told)
 
 
 async def retained_from(pool: asyncpg.Pool) -> datetime | None:

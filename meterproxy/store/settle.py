@@ -89,11 +89,12 @@ class Settlement:
         async with transaction(self._pool) as connection:
             return await _book(connection, batch, summed=summed)
 
-    async def reject(self, batch: Batch, error: str) -> None:
+    async def reject(self, batch: Batch, error: str) -> bool:
         """Book the one record of `batch` with as much as PostgreSQL takes, and keep it whole for a person.
 
         First as a row with minimal columns, if need be without the price it names; where even that has no place (its
-        partition is missing), its money alone; and where not even that can be booked, the record is kept.
+        partition is missing), its money alone; and where not even that can be booked, the record is kept. Answers
+        whether it was kept: not where the books had it already.
         """
         bare = dataclasses.replace(batch, prices={})
         of_an_ending = (
@@ -105,22 +106,21 @@ class Settlement:
         attempts = of_an_ending if batch.endings else of_a_note
         for attempt in attempts:
             try:
-                await retried(attempt)
+                return await retried(attempt)
             except (Unbookable, *_UNBOOKABLE) as failed:
                 error = f"{error}; then {type(failed).__name__}: {failed}"
-            else:
-                return
-        await retried(lambda: self._keep(bare, error) if batch.endings else self._keep_note(batch, error))
+        return await retried(lambda: self._keep(bare, error) if batch.endings else self._keep_note(batch, error))
 
-    async def _book_minimal(self, batch: Batch, error: str) -> None:
+    async def _book_minimal(self, batch: Batch, error: str) -> bool:
         (settling,) = batch.endings
         minimal = Settling(settling.position, minimal_record(settling.record))
         async with transaction(self._pool) as connection:
             if not await _book(connection, dataclasses.replace(batch, endings=[minimal])):
-                return  # a row that is there wins, and so does a durable hold
+                return False  # a row that is there wins, and so does a durable hold
             await connection.execute(_SQL["note_rejected"], *_rejected(batch, minimal.record, settling, error))
+        return True
 
-    async def _book_money(self, batch: Batch, error: str) -> None:
+    async def _book_money(self, batch: Batch, error: str) -> bool:
         (settling,) = batch.endings
         record = minimal_record(settling.record)
         subject = record.subject
@@ -130,12 +130,13 @@ class Settlement:
             await _book_deferrals_alone(connection, minimal)
             for draw in subject.draws:
                 await connection.execute(_SQL["lock_session"], draw.session_id)
-            await connection.execute(_SQL["lock_account"], subject.account_id)
+            if await connection.fetchval(_SQL["lock_account"], subject.account_id) is None:
+                raise Unbookable("there is no such account to be charged")
             new = await connection.fetchval(
                 _SQL["add_rejected"], *_rejected(batch, record, settling, error), _placed(subject), is_unaware(record)
             )
             if new is None:
-                return
+                return False
             deduction = record.amount_nanos - record.overrun_nanos
             for kind, amount in (("deduction", deduction), ("overrun", record.overrun_nanos)):
                 if amount:
@@ -151,36 +152,39 @@ class Settlement:
                 await connection.execute(
                     _SQL["draw_rejected"], *window, row.session_id, row.consumed, row.overrun, row.counted
                 )
+        return True
 
-    async def _keep(self, batch: Batch, error: str) -> None:
+    async def _keep(self, batch: Batch, error: str) -> bool:
         (settling,) = batch.endings
         async with transaction(self._pool) as connection:
             await _advance(connection, batch)
             record = minimal_record(settling.record)
-            await connection.execute(_SQL["keep_rejected"], *_rejected(batch, record, settling, error))
+            kept = await connection.fetchval(_SQL["keep_rejected"], *_rejected(batch, record, settling, error))
+        return kept is not None
 
-    async def _book_note_minimal(self, batch: Batch, error: str) -> None:
+    async def _book_note_minimal(self, batch: Batch, error: str) -> bool:
         (noted,) = batch.notes
         if not isinstance(noted.record, DeferRecord):
             raise Unbookable("a note of an owner has nothing to spare")
         record = msgspec.structs.replace(noted.record, subject=minimal_subject(noted.record.subject))
         async with transaction(self._pool) as connection:
             await _book(connection, dataclasses.replace(batch, notes=[Noted(noted.position, record)]))
-            await self._keep_note_of(connection, batch, error)
+            return await self._keep_note_of(connection, batch, error)
 
-    async def _keep_note(self, batch: Batch, error: str) -> None:
+    async def _keep_note(self, batch: Batch, error: str) -> bool:
         async with transaction(self._pool) as connection:
             await _advance(connection, batch)
-            await self._keep_note_of(connection, batch, error)
+            return await self._keep_note_of(connection, batch, error)
 
-    async def _keep_note_of(self, connection: Connection, batch: Batch, error: str) -> None:
+    async def _keep_note_of(self, connection: Connection, batch: Batch, error: str) -> bool:
         """Keep a note for a person, under an id of its own: that of its request is an ending's."""
         (noted,) = batch.notes
         record = encode_payload(noted.record)
-        await connection.execute(
+        kept = await connection.fetchval(
             _SQL["keep_rejected"], uuid.uuid5(batch.journal_id, record.hex()), noted.record.resource.account_id, 0, 0,
             batch.journal_id, noted.position, bookable_text(error, 2000), record,
         )  # fmt: skip
+        return kept is not None
 
 
 async def known_progress(pool: asyncpg.Pool, journal_ids: Sequence[UUID]) -> Mapping[UUID, tuple[int, int]]:

@@ -46,9 +46,19 @@ FROM (
     FROM ledger_entries e
     WHERE e.request_id IS NOT NULL
       AND NOT EXISTS (SELECT FROM usage_events u WHERE u.id = e.request_id AND u.account_id = e.account_id)
-      AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = e.request_id AND r.account_id = e.account_id)
-    GROUP BY 1) e FULL JOIN usage_dropped d USING (account_id)
+      AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = e.request_id AND r.account_id = e.account_id
+                        AND r.booked = 'money')
+    GROUP BY 1) e
+FULL JOIN (SELECT account_id, sum(amount_nanos) AS amount_nanos FROM usage_dropped GROUP BY 1) d USING (account_id)
 WHERE COALESCE(e.nanos, 0) <> COALESCE(d.amount_nanos, 0) LIMIT 100
+
+-- name: refused_records_are_charged_as_they_are_kept
+-- A record that was booked by its money alone is charged what it says, for ever; one of which nothing is booked, nothing.
+SELECT request_id::text AS subject, format('%s of %s booked, charged %s', booked, amount_nanos,
+    charged_nanos(account_id, request_id)) AS detail
+FROM settle_rejected
+WHERE booked <> 'row'
+  AND charged_nanos(account_id, request_id) <> CASE booked WHEN 'money' THEN amount_nanos ELSE 0 END LIMIT 100
 
 -- name: drawn_is_what_was_lent_and_not_returned
 SELECT w.limit_id::text AS subject,
@@ -90,7 +100,7 @@ SELECT h.request_id::text AS subject, format('%s with %s, row %s with %s', h.sta
 FROM durable_holds h
 LEFT JOIN usage_events u ON (u.account_id, u.occurred_at, u.id) = (h.account_id, h.placed_at, h.request_id)
 WHERE (h.state, h.amount_nanos) IS DISTINCT FROM (COALESCE(u.ending, 'open'), u.amount_nanos)
-  AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = h.request_id)
+  AND NOT EXISTS (SELECT FROM settle_rejected r WHERE r.request_id = h.request_id AND r.booked <> 'row')
   AND (h.placed_at >= retained_from() OR h.state = 'open') LIMIT 100
 
 -- name: credit_cap_is_credits_and_overdraft
@@ -139,39 +149,88 @@ WHERE (e.requests, e.failures, e.input_tokens, e.cached_tokens, e.output_tokens,
 LIMIT 100
 
 -- name: rollups_know_what_was_dropped
--- Before the instant from which on rows are kept, rollups are what was dropped and what is about to be.
-WITH rows_left AS (
-    SELECT account_id, count(*) AS requests, count(*) FILTER (WHERE outcome <> 'completed') AS failures,
-        sum(tokens_in(input_tokens, cache_write_tokens, other_usage)) AS input_tokens,
-        sum(tokens_cached(cache_read_tokens, other_usage)) AS cached_tokens,
-        sum(tokens_out(output_tokens, reasoning_tokens, other_usage)) AS output_tokens,
-        sum(cost_nanos) AS cost_nanos, sum(amount_nanos) AS amount_nanos
-    FROM usage_events WHERE occurred_at < retained_from() GROUP BY 1
-), before AS (
-    SELECT account_id, sum(requests) AS requests, sum(failures) AS failures, sum(input_tokens) AS input_tokens,
+-- Before the instant from which on rows are kept, rollups are by the month what was dropped and what is about to be.
+WITH before AS (
+    SELECT month, account_id, sum(requests) AS requests, sum(failures) AS failures, sum(input_tokens) AS input_tokens,
         sum(cached_tokens) AS cached_tokens, sum(output_tokens) AS output_tokens, sum(cost_nanos) AS cost_nanos,
         sum(amount_nanos) AS amount_nanos
-    FROM (SELECT * FROM rows_left UNION ALL SELECT * FROM usage_dropped) all_rows GROUP BY 1
+    FROM (SELECT * FROM usage_sums('usage_events', retained_from()) UNION ALL SELECT * FROM usage_dropped) all_rows
+    GROUP BY 1, 2
 ), rolled AS (
-    SELECT 'hours' AS rollup, account_id, requests, failures, input_tokens, cached_tokens, output_tokens, cost_nanos,
-        amount_nanos
+    SELECT 'hours' AS rollup, month_of(hour) AS month, account_id, requests, failures, input_tokens, cached_tokens,
+        output_tokens, cost_nanos, amount_nanos
     FROM usage_by_hour WHERE hour < retained_from()
     UNION ALL
-    SELECT 'days', account_id, requests, failures, input_tokens, cached_tokens, output_tokens, cost_nanos, amount_nanos
+    SELECT 'days', date_trunc('month', day)::date, account_id, requests, failures, input_tokens, cached_tokens, output_tokens,
+        cost_nanos, amount_nanos
     FROM usage_by_day WHERE day < retained_day()
 ), summed AS (
-    SELECT rollup, account_id, sum(requests) AS requests, sum(failures) AS failures, sum(input_tokens) AS input_tokens,
+    SELECT rollup, month, account_id, sum(requests) AS requests, sum(failures) AS failures, sum(input_tokens) AS input_tokens,
         sum(cached_tokens) AS cached_tokens, sum(output_tokens) AS output_tokens, sum(cost_nanos) AS cost_nanos,
         sum(amount_nanos) AS amount_nanos
-    FROM rolled GROUP BY 1, 2)
+    FROM rolled GROUP BY 1, 2, 3)
 SELECT account_id::text AS subject,
-    format('%s: %s requests, %s nanodollars; dropped and left %s, %s', rollup, r.requests, r.amount_nanos, b.requests,
-        b.amount_nanos) AS detail
+    format('%s of the month %s: %s requests, %s nanodollars; dropped and left %s, %s', rollup, month, r.requests,
+        r.amount_nanos, b.requests, b.amount_nanos) AS detail
 FROM (SELECT * FROM before, (VALUES ('hours'), ('days')) AS rollups (rollup)) b
-FULL JOIN summed r USING (rollup, account_id)
+FULL JOIN summed r USING (rollup, month, account_id)
 WHERE (b.requests, b.failures, b.input_tokens, b.cached_tokens, b.output_tokens, b.cost_nanos, b.amount_nanos)
     IS DISTINCT FROM (r.requests, r.failures, r.input_tokens, r.cached_tokens, r.output_tokens, r.cost_nanos, r.amount_nanos)
 LIMIT 100
+
+-- name: dropped_days_are_the_sum_of_their_hours
+-- Where rows are gone, days and hours still bear each other out: by key, user, model and all that they tell apart.
+WITH hours AS (
+    SELECT account_id, (hour AT TIME ZONE 'UTC')::date AS day, key_id, user_id, provider, model, operation,
+        sum(requests) AS requests, sum(failures) AS failures, sum(input_tokens) AS input_tokens,
+        sum(cached_tokens) AS cached_tokens, sum(output_tokens) AS output_tokens, sum(cost_nanos) AS cost_nanos,
+        sum(amount_nanos) AS amount_nanos
+    FROM usage_by_hour WHERE hour < retained_from() GROUP BY 1, 2, 3, 4, 5, 6, 7)
+SELECT account_id::text AS subject, format('day %s, key %s, user %s, %s %s %s', day, key_id, user_id, provider, model,
+    operation) AS detail
+FROM hours h FULL JOIN (SELECT * FROM usage_by_day WHERE day < retained_day()) d
+    USING (account_id, day, key_id, user_id, provider, model, operation)
+WHERE (h.requests, h.failures, h.input_tokens, h.cached_tokens, h.output_tokens, h.cost_nanos, h.amount_nanos)
+    IS DISTINCT FROM (d.requests, d.failures, d.input_tokens, d.cached_tokens, d.output_tokens, d.cost_nanos, d.amount_nanos)
+LIMIT 100
+
+-- name: counts_know_what_was_dropped
+-- The same of latencies, tools and tags by the month, and of conversations, which no month bounds, over all time.
+WITH before AS (
+    SELECT month, account_id, sum(requests) AS requests, sum(tools) AS tools, sum(tags) AS tags,
+        sum(tagged_nanos) AS tagged_nanos
+    FROM (SELECT * FROM usage_sums('usage_events', retained_from()) UNION ALL SELECT * FROM usage_dropped) all_rows
+    GROUP BY 1, 2
+), ever AS (
+    SELECT account_id, sum(conversing) AS conversing, sum(conversing_nanos) AS conversing_nanos
+    FROM (SELECT * FROM usage_sums('usage_events', 'infinity') WHERE isfinite(retained_from())
+          UNION ALL SELECT * FROM usage_dropped) all_rows
+    GROUP BY 1
+), counted AS (
+    SELECT 'latencies' AS what, month, account_id, requests, 0::numeric AS amount_nanos FROM before
+    UNION ALL SELECT 'tools', month, account_id, tools, 0 FROM before
+    UNION ALL SELECT 'tags', month, account_id, tags, tagged_nanos FROM before
+    UNION ALL SELECT 'conversations', NULL, account_id, conversing, conversing_nanos FROM ever
+), rolled AS (
+    SELECT 'latencies' AS what, month_of(hour) AS month, account_id, sum(requests) AS requests, 0::numeric AS amount_nanos
+    FROM latency_by_hour WHERE hour < retained_from() GROUP BY 2, 3
+    UNION ALL
+    SELECT 'tools', date_trunc('month', day)::date, account_id, sum(requests), 0
+    FROM tools_by_day WHERE day < retained_day() GROUP BY 2, 3
+    UNION ALL
+    SELECT 'tags', date_trunc('month', day)::date, account_id, sum(requests), sum(amount_nanos)
+    FROM tags_by_day WHERE day < retained_day() GROUP BY 2, 3
+    UNION ALL
+    SELECT 'conversations', NULL, account_id, sum(requests), sum(amount_nanos)
+    FROM conversations WHERE isfinite(retained_from()) GROUP BY 3)
+SELECT account_id::text AS subject,
+    format('%s of the month %s: %s, %s nanodollars; dropped and left %s, %s', what, month, sum(r_requests), sum(r_nanos),
+        sum(b_requests), sum(b_nanos)) AS detail
+FROM (
+    SELECT what, month, account_id, requests AS b_requests, amount_nanos AS b_nanos, 0 AS r_requests, 0 AS r_nanos FROM counted
+    UNION ALL SELECT what, month, account_id, 0, 0, requests, amount_nanos FROM rolled) compared
+GROUP BY what, month, account_id
+HAVING sum(b_requests) <> sum(r_requests) OR sum(b_nanos) <> sum(r_nanos) LIMIT 100
 
 -- name: latencies_count_every_row
 SELECT account_id::text AS subject, format('hour %s, model %s: rows %s, buckets %s', hour, model, e.requests, r.requests) AS detail
@@ -250,7 +309,8 @@ FROM purchases p LEFT JOIN ledger_entries e ON (e.account_id, e.entry_no) = (p.a
 WHERE p.state = 'confirmed' AND (e.kind, e.amount_nanos) IS DISTINCT FROM ('purchase', p.booked_nanos) LIMIT 100
 
 -- name: no_record_waits_for_a_person
-SELECT request_id::text AS subject, left(error, 200) AS detail FROM settle_rejected ORDER BY rejected_at LIMIT 100
+SELECT request_id::text AS subject, left(error, 200) AS detail FROM settle_rejected
+WHERE seen_at IS NULL ORDER BY rejected_at LIMIT 100
 
 -- name: audit_log_is_a_chain
 -- Each row of the audit log has its link, each link follows from the row and from the link before, and the last is known.

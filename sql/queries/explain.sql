@@ -17,7 +17,7 @@ WHERE account_id = $1 AND (id = ANY ($2::uuid[]) OR ($2 IS NULL AND kind = 'cred
 SELECT id, state FROM worker_sessions WHERE id = ANY ($1::uuid[])
 
 -- name: read_rejected
-SELECT account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, rejected_at
+SELECT account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, rejected_at, seen_at, booked
 FROM settle_rejected WHERE request_id = $1
 
 -- name: read_durable

@@ -26,8 +26,13 @@ SELECT amount_nanos FROM usage_events WHERE (account_id, occurred_at, id) = ($1,
 UNION ALL
 SELECT amount_nanos FROM settle_rejected WHERE account_id = $1 AND request_id = $3
 UNION ALL
-SELECT charged_nanos($1, $3) WHERE $2 < retained_from()
+SELECT dropped_amount_nanos FROM logged_events
+WHERE (account_id, event_id, request_id) = ($1, $4, $3) AND dropped_amount_nanos IS NOT NULL
 LIMIT 1
+
+-- name: is_over
+-- Whether rows of then are refused, so that an event that has none can get none any more.
+SELECT $1 < retained_from()
 
 -- name: tidy_events
 DELETE FROM logged_events WHERE ctid IN (

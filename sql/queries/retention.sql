@@ -30,19 +30,23 @@ WITH gone AS (
         SELECT ctid FROM usage_events_default WHERE occurred_at < retained_from() LIMIT $1)
     RETURNING *
 ), sums AS (
-    INSERT INTO usage_dropped AS t (account_id, requests, failures, input_tokens, cached_tokens, output_tokens, cost_nanos,
-        amount_nanos)
-    SELECT account_id, count(*), count(*) FILTER (WHERE outcome <> 'completed'),
+    INSERT INTO usage_dropped
+    SELECT month_of(occurred_at), account_id, count(*), count(*) FILTER (WHERE outcome <> 'completed'),
         sum(tokens_in(input_tokens, cache_write_tokens, other_usage)), sum(tokens_cached(cache_read_tokens, other_usage)),
-        sum(tokens_out(output_tokens, reasoning_tokens, other_usage)), sum(cost_nanos), sum(amount_nanos)
-    FROM gone GROUP BY account_id ORDER BY account_id
-    ON CONFLICT (account_id) DO UPDATE SET
-        requests = t.requests + excluded.requests, failures = t.failures + excluded.failures,
-        input_tokens = t.input_tokens + excluded.input_tokens, cached_tokens = t.cached_tokens + excluded.cached_tokens,
-        output_tokens = t.output_tokens + excluded.output_tokens, cost_nanos = t.cost_nanos + excluded.cost_nanos,
-        amount_nanos = t.amount_nanos + excluded.amount_nanos
+        sum(tokens_out(output_tokens, reasoning_tokens, other_usage)), sum(cost_nanos), sum(amount_nanos),
+        COALESCE(sum(cardinality(tools)), 0), sum(tags_in(tags)), sum(amount_nanos * tags_in(tags)),
+        count(conversation), COALESCE(sum(amount_nanos) FILTER (WHERE conversation IS NOT NULL), 0)
+    FROM gone GROUP BY 1, 2
+), events AS (
+    UPDATE logged_events e SET dropped_amount_nanos = g.amount_nanos FROM gone g
+    WHERE (g.account_id, g.occurred_at, g.id) = (e.account_id, e.occurred_at, e.request_id)
 )
 SELECT count(*) FROM gone
+
+-- name: kept_by
+-- What keeps rows that are older than they are to be kept.
+SELECT reason, things, since
+FROM usage_kept_by(date_trunc('month', now() - make_interval(days => $1), 'UTC')) ORDER BY since
 
 -- name: retained_from
 SELECT NULLIF(retained_from(), '-infinity')

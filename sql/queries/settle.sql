@@ -192,16 +192,18 @@ SELECT id FROM accounts WHERE id = $1 FOR UPDATE
 
 -- name: note_rejected
 -- The record was booked with minimal columns; the whole of it is kept for a person.
-INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
+INSERT INTO settle_rejected
+    (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record, booked)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'row') ON CONFLICT DO NOTHING
 
 -- name: add_rejected
 -- The record that no row can hold: kept whole for a person. Its insertion decides whether its money is still to be booked:
 -- not where it has a row; nor where its durable hold has ended, or stands because a recovery ($10) did not know of it; nor
 -- where it belongs to a month that was dropped and the ledger has charged for it, or it costs nothing and ends no durable
 -- hold.
-INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record)
-SELECT $1::uuid, $2::uuid, $3::bigint, $4, $5, $6, $7, $8
+INSERT INTO settle_rejected
+    (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record, booked)
+SELECT $1::uuid, $2::uuid, $3::bigint, $4, $5, $6, $7, $8, 'money'
 WHERE NOT EXISTS (SELECT FROM usage_events WHERE id = $1)
   AND NOT EXISTS (SELECT FROM durable_holds WHERE account_id = $2 AND request_id = $1 AND (state <> 'open' OR $10))
   AND ($9::timestamptz >= retained_from()
@@ -211,9 +213,15 @@ ON CONFLICT DO NOTHING
 RETURNING request_id
 
 -- name: keep_rejected
--- The last resort: the record alone, with nothing booked. The invariants name it until a person has seen to it.
-INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record)
-VALUES ($1, $2, $3, $4, $5, $6, 'NOT BOOKED: ' || $7, $8) ON CONFLICT DO NOTHING
+-- The last resort: the record alone, with nothing booked. The invariants name it until a person has seen to it. One that the
+-- books have already, by its row or by what the ledger has charged for it, misses nothing.
+INSERT INTO settle_rejected
+    (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, record, booked)
+SELECT $1::uuid, $2::uuid, $3, $4, $5, $6, 'NOT BOOKED: ' || $7, $8, 'nothing'
+WHERE NOT EXISTS (SELECT FROM usage_events WHERE id = $1)
+  AND NOT EXISTS (SELECT FROM ledger_entries WHERE account_id = $2 AND request_id = $1)
+ON CONFLICT DO NOTHING
+RETURNING request_id
 
 -- name: lock_session
 SELECT id FROM worker_sessions WHERE id = $1 FOR KEY SHARE

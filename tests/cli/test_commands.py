@@ -1,8 +1,10 @@
 """Commands on a real database, as an operator strings them together."""
 
+import asyncio
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from tests.cli.conftest import Command
@@ -41,6 +43,24 @@ def test_lists_go_on_behind_a_cursor(on_database: Command) -> None:
     (page,) = on_database("account", "list", "--limit", "1", "--json").json
     (rest,) = on_database("account", "list", "--after", page["id"], "--json").json
     assert (page["id"], rest["id"]) == (first, second)
+
+
+def test_audit_says_what_keeps_old_usage(on_database: Command, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows are dropped at all: what it is, how many there are and since when."""
+
+    async def leave_undecided() -> None:
+        connection = await asyncpg.connect(database)
+        await connection.execute(
+            "INSERT INTO replaced_requests SELECT gen_random_uuid(), gen_random_uuid(), '2025-03-04 UTC', "
+            "gen_random_uuid(), gen_random_uuid(), now(), gen_random_uuid(), 'pending', now(), now(), NULL"
+        )
+        await connection.close()
+
+    asyncio.run(leave_undecided())
+    assert on_database("audit").err == ""
+    monkeypatch.setenv("METERPROXY_USAGE__RETENTION_DAYS", "40")
+    words = "old usage from 2025-03-04 on is kept for replaced requests that are not decided: 1"
+    assert on_database("audit").err == f"meterproxy: {words}\n"
 
 
 def test_credit(on_database: Command) -> None:

@@ -373,7 +373,7 @@ class MemoryStore:
                     self.owners[key_of(resource)] = None
         return len(self.rows) - before
 
-    async def reject(self, batch: Batch, error: str) -> None:
+    async def reject(self, batch: Batch, error: str) -> bool:
         raise AssertionError(f"nothing here is ever rejected: {error}")
 
     def _defer(self, subject: Subject, resource: Resource | None) -> None:

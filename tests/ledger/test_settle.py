@@ -285,6 +285,26 @@ async def test_a_poisoned_record_neither_blocks_the_others_nor_loses_its_money(
     await ledger.stop()
 
 
+async def test_a_poisoned_record_that_is_booked_alarms_nobody_again(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """A journal that was copied tells it anew: PostgreSQL refuses it as before, and there is nothing new to look at."""
+    key = await customer(pool, CREDIT)
+    first, copied = ledger_of(pool, tmp_path / "first"), ledger_of(pool, tmp_path / "copied")
+    for ledger in (first, copied):
+        await ledger.start()
+    await capture(first, key, 300)
+    queue = first.settler._queue._front
+    queue[0] = amended(queue[0], model="a\0b")
+    record = queue[0].record
+    assert isinstance(record, EndRecord)
+    await first.settler.drain()
+    copied.settler.add(Settling(copied.journal.append(record), record))
+    await copied.settler.drain()
+    assert (first.settler.rejected, copied.settler.rejected) == (1, 0)
+    assert await balance(pool, key.account_id) == CREDIT - 300_000
+    for ledger in (first, copied):
+        await ledger.stop()
+
+
 async def test_an_amount_beyond_any_ledger_is_clamped_and_kept(pool: asyncpg.Pool, tmp_path: Path) -> None:
     """An amount of 2^63 is booked as far as a ledger goes, once, and what is beyond waits for a person."""
     key = await customer(pool, CREDIT)

@@ -17,6 +17,10 @@ from meterproxy.store.sqlfiles import queries
 from tests.ledger.bank import completed, customer, hold_request, ledger_of, pool_of
 
 QUERIES = queries("audit")
+REFUSED = (
+    "INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error, "
+    "record, booked) VALUES ("
+)
 BREAKS = {
     "balance_is_the_sum_of_its_entries": "UPDATE accounts SET balance_nanos = balance_nanos - 1",
     "credits_are_the_sum_of_what_people_booked": "UPDATE accounts SET credits_nanos = credits_nanos + 1",
@@ -35,7 +39,14 @@ BREAKS = {
     "hours_are_the_sum_of_their_rows": "UPDATE usage_by_hour SET output_tokens = output_tokens + 1",
     "days_are_the_sum_of_their_rows": "UPDATE usage_by_day SET amount_nanos = amount_nanos - 1",
     "rollups_know_what_was_dropped":
-        "INSERT INTO usage_dropped VALUES (gen_random_uuid(), 1, 0, 0, 0, 0, 0, 0)",
+        "INSERT INTO usage_dropped VALUES (now(), gen_random_uuid(), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+    "dropped_days_are_the_sum_of_their_hours":
+        "UPDATE usage_retention SET retained_from = date_trunc('month', now() + interval '32 days', 'UTC'); "
+        "UPDATE usage_by_day SET key_id = gen_random_uuid()",
+    "counts_know_what_was_dropped":
+        "INSERT INTO usage_dropped VALUES (now(), gen_random_uuid(), 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0)",
+    "refused_records_are_charged_as_they_are_kept":
+        f"{REFUSED} gen_random_uuid(), gen_random_uuid(), 1, 0, gen_random_uuid(), 0, 'x', '', 'money')",
     "latencies_count_every_row": "DELETE FROM latency_by_hour",
     "tools_count_their_rows": "UPDATE tools_by_day SET requests = requests + 1",
     "tags_count_their_rows": "UPDATE tags_by_day SET amount_nanos = amount_nanos + 1",
@@ -53,7 +64,7 @@ BREAKS = {
     "audit_log_is_a_chain": "UPDATE audit_log SET actor = 'nobody' WHERE id = (SELECT min(id) FROM audit_log)",
     "kept_answers_are_counted": "INSERT INTO kept_answers VALUES (gen_random_uuid(), 5)",
     "no_record_waits_for_a_person":
-        "INSERT INTO settle_rejected VALUES (gen_random_uuid(), gen_random_uuid(), 1, 0, gen_random_uuid(), 0, 'x', '')",
+        f"{REFUSED} gen_random_uuid(), gen_random_uuid(), 1, 0, gen_random_uuid(), 0, 'x', '', 'nothing')",
 }  # fmt: skip
 
 

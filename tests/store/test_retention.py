@@ -26,10 +26,13 @@ from meterproxy.store.accounts import Accounts
 from meterproxy.store.activity import Activity, ActivityFilter
 from meterproxy.store.audit import audit
 from meterproxy.store.explain import explain
+from meterproxy.store.idempotency import reverse_replaced
 from meterproxy.store.keys import Keys
-from meterproxy.store.logged import Booked, LoggedEvents
-from meterproxy.store.retention import drop_old_usage, retained_from
+from meterproxy.store.logged import Booked, Claimed, LoggedEvents
+from meterproxy.store.rejected import RejectedRecords
+from meterproxy.store.retention import drop_old_usage, kept_by, retained_from
 from meterproxy.store.settle import Settlement
+from meterproxy.store.sqlfiles import migrations
 from meterproxy.store.usage import UsageFigures
 from meterproxy.store.whose import Whose
 from tests.control.asking import Asking
@@ -39,6 +42,8 @@ from tests.ledger.bank import pool_of
 
 DAYS = 150
 KEPT_DAYS = 40
+MONTHLY = 32
+"""The migration from which on what was dropped is known by the month."""
 CREDITS = 100 * NANOS_PER_USD
 
 
@@ -127,6 +132,11 @@ async def test_whatever_is_told_again_after_its_month_is_gone_is_charged_once(po
     assert waiting == late, "what came too late for a row waits for a person, with its money booked"
     named = [told.partition(":")[0] for told in await broken(pool)]
     assert named == ["no_record_waits_for_a_person"]
+    for request_id in waiting:
+        await RejectedRecords(pool).see(request_id, "found on a disk")
+    assert await broken(pool) == []
+    await settle(pool, past.records)
+    assert (await balance(pool, past), await broken(pool)) == (CREDITS - past.amount, [])
 
 
 async def test_sums_and_statements_stay_as_they_were(pool: asyncpg.Pool) -> None:
@@ -187,32 +197,94 @@ async def oldest_month(pool: asyncpg.Pool) -> str:
 
 
 KEEPING = {
-    "a durable hold that is open": """
+    "open durable holds": """
         INSERT INTO durable_holds (account_id, request_id, placed_at, resource_kind, resource_id, provider, operation, model,
             price_id, hold_nanos, subject, input_estimate)
         VALUES ($1, $2, $3, 'response', 'r', 'openai', 'response', 'm', $2, 0, '', 0)""",
-    "a replacement that is not decided": """
+    "replaced requests that are not decided": """
         INSERT INTO replaced_requests
         VALUES ($1, $2, $3, $2, gen_random_uuid(), $3, $2, 'pending', now(), now(), NULL)""",
-    "a record that waits for a person": """
+    "refused records that nobody has seen to": """
         INSERT INTO settle_rejected (request_id, account_id, amount_nanos, overrun_nanos, journal_id, journal_position, error,
-            record)
-        SELECT id, account_id, amount_nanos, 0, $2, 0, 'x', '' FROM usage_events
+            record, booked)
+        SELECT id, account_id, amount_nanos, 0, $2, 0, 'x', '', 'row' FROM usage_events
         WHERE account_id = $1 AND occurred_at >= $3 ORDER BY occurred_at LIMIT 1""",
 }
 
 
 @pytest.mark.parametrize("keeping", KEEPING)
-async def test_a_month_in_which_something_may_still_change_is_kept(pool: asyncpg.Pool, keeping: str) -> None:
-    """Its row, or that it has none, is still needed."""
+async def test_a_month_in_which_something_may_still_change_is_kept(
+    pool: asyncpg.Pool, caplog: pytest.LogCaptureFixture, keeping: str
+) -> None:
+    """Its row, or that it has none, is still needed; what keeps it is told, in the log once."""
     past = await past_of(pool)
     await settle(pool, past.records)
     at = datetime.now(UTC) - timedelta(days=100)
     await pool.execute(KEEPING[keeping], past.account_id, uuid4(), at)
-    await drop_old_usage(pool, KEPT_DAYS)
+    for _ in range(2):
+        await drop_old_usage(pool, KEPT_DAYS)
     mark = await retained_from(pool)
     assert mark is not None
     assert mark <= at < mark + timedelta(days=62)
+    (cause,) = await kept_by(pool, KEPT_DAYS)
+    assert (cause.reason, cause.things, cause.since >= mark) == (keeping, 1, True)
+    assert [record.reason for record in caplog.records if hasattr(record, "reason")] == [keeping]
+    assert await kept_by(pool, DAYS) == [], "what is younger than rows are kept keeps nothing"
+
+
+async def test_a_record_that_was_seen_to_keeps_no_month(pool: asyncpg.Pool) -> None:
+    """Its row goes with the others, and the books say the same with and without it."""
+    past = await past_of(pool)
+    await settle(pool, past.records)
+    await pool.execute(
+        KEEPING["refused records that nobody has seen to"],
+        past.account_id,
+        uuid4(),
+        datetime.now(UTC) - timedelta(days=100),
+    )
+    await drop_old_usage(pool, KEPT_DAYS)
+    assert [told.partition(":")[0] for told in await broken(pool)] == ["no_record_waits_for_a_person"]
+    (waiting,) = await RejectedRecords(pool).list(10)
+    await RejectedRecords(pool).see(waiting.request_id, "")
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert await pool.fetchval("SELECT count(*) FROM usage_events WHERE id = $1", waiting.request_id) == 0
+    assert await broken(pool) == []
+
+
+LATE = ["the first, which answered nobody", "the second, which took its place"]
+
+
+@pytest.mark.parametrize("abandoned", LATE)
+async def test_a_host_that_was_given_up_keeps_no_month(pool: asyncpg.Pool, abandoned: str) -> None:
+    """What its journal tells when the month is gone decides all the same which of two charges under a key stays."""
+    past = await past_of(pool)
+    first, second = past.records[:2]
+    lost, known = (first, second) if abandoned == LATE[0] else (second, first)
+    await settle(pool, [record for record in past.records if record is not lost])
+    sessions = {id(lost): uuid4(), id(known): uuid4()}
+    for record, state in ((lost, "abandoned"), (known, "closed")):
+        await pool.execute(
+            "INSERT INTO worker_sessions (id, journal_id, host, slot, state, expires_at, ended_at) "
+            "VALUES ($1, gen_random_uuid(), 'h', 0, $2, now(), now())", sessions[id(record)], state,
+        )  # fmt: skip
+    await pool.execute(
+        "INSERT INTO replaced_requests VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', now(), now(), NULL)",
+        past.account_id, first.subject.request_id, instant(first), sessions[id(first)],
+        second.subject.request_id, instant(second), sessions[id(second)],
+    )  # fmt: skip
+    assert await reverse_replaced(pool) == 0
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert await kept_by(pool, KEPT_DAYS) == []
+    assert await broken(pool) == []
+    await settle(pool, [lost])
+    await pool.execute("UPDATE replaced_requests SET next_look_at = now()")
+    assert await reverse_replaced(pool) == 1
+    assert await balance(pool, past) == CREDITS - past.amount + first.amount_nanos
+    assert [told.partition(":")[0] for told in await broken(pool)] == ["no_record_waits_for_a_person"]
+
+
+def instant(record: EndRecord) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=record.subject.occurred_us)
 
 
 async def test_who_reads_is_not_waited_for(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +361,73 @@ async def test_a_month_that_something_hangs_on_keeps_no_other(
     assert await broken(pool) == []
 
 
+ROLLED = {
+    "usage_by_hour": ("hour", "amount_nanos", "rollups_know_what_was_dropped"),
+    "usage_by_day": ("day", "requests", "rollups_know_what_was_dropped"),
+    "latency_by_hour": ("hour", "requests", "counts_know_what_was_dropped"),
+    "tools_by_day": ("day", "requests", "counts_know_what_was_dropped"),
+    "tags_by_day": ("day", "amount_nanos", "counts_know_what_was_dropped"),
+}
+
+
+async def test_errors_that_cancel_each_other_are_found_in_what_was_dropped(pool: asyncpg.Pool) -> None:
+    """One too much in a month and one too little in another, of each rollup; two keys that have changed places."""
+    past = await past_of(pool, rows=200)
+    await settle(pool, past.records)
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    assert await broken(pool) == []
+    for table, (at, column, name) in ROLLED.items():
+        for change, which in (("+ 1", "min"), ("- 1", "max")):
+            await pool.execute(
+                f"UPDATE {table} SET {column} = {column} {change} WHERE ctid = (SELECT ctid FROM {table} WHERE {at} = "
+                f"(SELECT {which}({at}) FROM {table} WHERE {at} < retained_day()) ORDER BY {column} DESC LIMIT 1)"
+            )
+        found = [told for told in await broken(pool) if told.startswith(name)]
+        assert found, table
+        await pool.execute(
+            f"UPDATE {table} SET {column} = {column} - 1 WHERE ctid = (SELECT ctid FROM {table} WHERE {at} = "
+            f"(SELECT min({at}) FROM {table}) ORDER BY {column} DESC LIMIT 1)"
+        )
+        await pool.execute(
+            f"UPDATE {table} SET {column} = {column} + 1 WHERE ctid = (SELECT ctid FROM {table} WHERE {at} = "
+            f"(SELECT max({at}) FROM {table} WHERE {at} < retained_day()) ORDER BY {column} DESC LIMIT 1)"
+        )
+    await pool.execute("UPDATE conversations SET amount_nanos = amount_nanos + 1 WHERE first_at < retained_from()")
+    assert [told.partition(":")[0] for told in await broken(pool)] == ["counts_know_what_was_dropped"]
+    await pool.execute("UPDATE conversations SET amount_nanos = amount_nanos - 1 WHERE first_at < retained_from()")
+    await pool.execute("UPDATE usage_by_day SET key_id = gen_random_uuid() WHERE day < retained_day()")
+    assert [told.partition(":")[0] for told in await broken(pool)] == ["dropped_days_are_the_sum_of_their_hours"]
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+async def test_what_an_earlier_release_has_dropped_is_known_by_the_month(empty_database: str, is_right: bool) -> None:
+    """Its sums by account become sums by month; where they are not what rollups say, the audit goes on saying so."""
+    connection = await asyncpg.connect(empty_database)
+    for number, _, migration in migrations():
+        if number < MONTHLY:
+            await connection.execute(migration)
+    async with pool_of(empty_database) as pool:
+        past = await past_of(pool)
+        await settle(pool, past.records)
+        await pool.execute("SELECT advance_retention(now() - make_interval(days => $1))", KEPT_DAYS)
+        over = [row["partition"] for row in await pool.fetch("SELECT partition FROM usage_months_over ORDER BY month")]
+        for partition in over[:-1]:
+            await pool.execute("SELECT sum_month($1)", partition)
+            await pool.execute("SELECT drop_month($1)", partition)
+        await pool.execute("SELECT sum_month($1)", over[-1])
+        if not is_right:
+            await pool.execute("UPDATE usage_dropped SET input_tokens = input_tokens + 1")
+        for number, _, migration in migrations():
+            if number >= MONTHLY:
+                await connection.execute(migration)
+        await connection.close()
+        assert await pool.fetchval("SELECT count(DISTINCT month) FROM usage_dropped") == len(over) - 1 + (not is_right)
+        named = [] if is_right else ["rollups_know_what_was_dropped"]
+        assert [told.partition(":")[0] for told in await broken(pool)] == named
+        assert await drop_old_usage(pool, KEPT_DAYS) > 0
+        assert [told.partition(":")[0] for told in await broken(pool)] == named
+
+
 async def test_an_audit_sees_a_month_or_its_sums_never_neither(pool: asyncpg.Pool) -> None:
     """However both run into each other."""
     past = await past_of(pool)
@@ -303,20 +442,53 @@ async def test_an_audit_sees_a_month_or_its_sums_never_neither(pool: asyncpg.Poo
     assert await broken(pool) == []
 
 
-async def test_a_logged_event_is_still_known_when_its_row_is_gone(pool: asyncpg.Pool) -> None:
+@pytest.mark.parametrize("charged", [True, False])
+@pytest.mark.parametrize("in_its_month", [True, False])
+async def test_a_logged_event_is_still_known_when_its_row_is_gone(
+    pool: asyncpg.Pool, charged: bool, in_its_month: bool
+) -> None:
     """Told again, it is answered as it was booked, not booked again; none can be told first for a month that is gone."""
     assert timedelta(days=LEAST_RETENTION_DAYS) > log_endpoints.OLDEST
     past = await past_of(pool)
-    await settle(pool, past.records)
     record = past.records[0]
-    occurred_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=record.subject.occurred_us)
-    await pool.execute(
-        "INSERT INTO logged_events (account_id, event_id, digest, request_id, occurred_at, claimed_until) "
-        "VALUES ($1, 'e', $4, $2, $3, now())", past.account_id, record.subject.request_id, occurred_at, bytes(32),
-    )  # fmt: skip
+    amount = record.amount_nanos if charged else 0
+    if not in_its_month:
+        await pool.execute("ALTER TABLE usage_events DETACH PARTITION " + await oldest_month(pool))
+    await settle(pool, [record if charged else replace(record, cost_nanos=0, amount_nanos=0), *past.records[1:]])
+    await claimed(pool, record)
     assert await drop_old_usage(pool, KEPT_DAYS) > 0
     found = await LoggedEvents(pool).claim(past.account_id, "e", bytes(32), datetime.now(UTC))
-    assert found == Booked(record.subject.request_id, occurred_at, record.amount_nanos)
+    assert found == Booked(record.subject.request_id, instant(record), amount)
+
+
+async def claimed(pool: asyncpg.Pool, record: EndRecord) -> None:
+    """The event `e` was claimed for this record, by a call that has ended."""
+    await pool.execute(
+        "INSERT INTO logged_events (account_id, event_id, digest, request_id, occurred_at, claimed_until) "
+        "VALUES ($1, 'e', $4, $2, $3, now())",
+        record.subject.account_id, record.subject.request_id, instant(record), bytes(32),
+    )  # fmt: skip
+
+
+async def test_a_logged_event_that_was_never_booked_is_not_told_as_booked(pool: asyncpg.Pool) -> None:
+    """It was claimed by a worker that died; when its month is gone it can be booked no more, and that is said."""
+    past = await past_of(pool)
+    await settle(pool, past.records[1:])
+    await claimed(pool, past.records[0])
+    assert await drop_old_usage(pool, KEPT_DAYS) > 0
+    with pytest.raises(ApiError, match="not in the books"):
+        await LoggedEvents(pool).claim(past.account_id, "e", bytes(32), datetime.now(UTC))
+    assert await balance(pool, past) == CREDITS - past.amount + past.records[0].amount_nanos
+
+
+async def test_claiming_an_event_does_not_wait_for_who_settles(pool: asyncpg.Pool) -> None:
+    """Who books for its account has that locked for a whole batch."""
+    account = await Accounts(pool).create("Acme")
+    async with pool.acquire() as settling, settling.transaction():
+        await settling.fetchrow("SELECT FROM accounts WHERE id = $1 FOR UPDATE", account.id)
+        async with asyncio.timeout(20):
+            found = await LoggedEvents(pool).claim(account.id, "e", bytes(32), datetime.now(UTC))
+    assert isinstance(found, Claimed)
 
 
 async def test_the_page_of_requests_says_from_when_they_are_kept(pool: asyncpg.Pool) -> None:
@@ -349,6 +521,30 @@ async def test_what_upkeep_cannot_do_keeps_nothing_else_from_being_done(
     await dropped.wait()
     task.cancel()
     assert [record.error for record in caplog.records if hasattr(record, "error")] == ["a statement took too long"]
+
+
+async def test_a_part_of_upkeep_that_was_the_victim_of_a_conflict_is_done_again(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, not an hour later; and nothing ends for it."""
+    monkeypatch.setattr("meterproxy.service.upkeep.FIRST_SECONDS", 0)
+    victims = [asyncpg.DeadlockDetectedError("deadlock detected"), asyncpg.SerializationError("serialize")]
+    dropped = asyncio.Event()
+
+    async def folds(_pool: asyncpg.Pool) -> None:
+        if victims:
+            raise victims.pop()
+
+    async def drops(_pool: asyncpg.Pool, days: int) -> None:
+        dropped.set()
+
+    monkeypatch.setattr("meterproxy.service.upkeep.fold_leases", folds)
+    monkeypatch.setattr("meterproxy.service.upkeep.drop_old_usage", drops)
+    task = asyncio.create_task(keep_tidy(pool, KEPT_DAYS))
+    waiting = asyncio.create_task(dropped.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    assert (task.done(), victims) == (False, [])
+    task.cancel()
 
 
 async def test_upkeep_drops_what_the_configuration_says(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,6 +595,34 @@ async def test_a_durable_hold_that_has_ended_at_nothing_is_not_charged_when_its_
     assert await drop_old_usage(pool, KEPT_DAYS) == 1
     await tell(pool, captured)
     assert (await balance(pool, past), await broken(pool)) == (CREDITS, [])
+
+
+async def test_a_record_that_was_charged_before_its_month_went_waits_for_nobody(
+    pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where PostgreSQL takes nothing at all of it any more: the ledger has it."""
+    past = await past_of(pool)
+    await settle(pool, past.records[:1])
+    assert await drop_old_usage(pool, KEPT_DAYS) == 1
+    monkeypatch.setattr(Settlement, "_book_minimal", _refuses)
+    monkeypatch.setattr(Settlement, "_book_money", _refuses)
+    await tell(pool, past.records[0], refused=True)
+    assert await broken(pool) == []
+
+
+async def test_what_cost_nothing_is_charged_once_by_an_ending_that_comes_when_its_row_is_gone(
+    pool: asyncpg.Pool,
+) -> None:
+    """As was decided: the ledger knows nothing of it. A person is told, and may give it back."""
+    past = await past_of(pool)
+    captured = past.records[0]
+    await tell(pool, replace(captured, how="released", cost_nanos=0, amount_nanos=0))
+    assert await drop_old_usage(pool, KEPT_DAYS) == 1
+    for _ in range(2):
+        await tell(pool, replace(captured, how="recovered"))
+        await tell(pool, captured)
+    assert await balance(pool, past) == CREDITS - captured.amount_nanos
+    assert [told.partition(":")[0] for told in await broken(pool)] == ["no_record_waits_for_a_person"]
 
 
 @pytest.mark.parametrize("month_is_over", [False, True])
