@@ -44,8 +44,8 @@ async def credited(on: Services, call: Call) -> answers.Entry:
 
 async def entries(on: Services, call: Call) -> answers.Page[answers.Entry]:
     """One page of an account's ledger entries."""
-    page = call.query_as(queries.NumberedPage)
-    rows = await on.accounts.entries(call.id(), page.cursor, page.limit + 1)
+    page = call.query_as(queries.EntryPage)
+    rows = await on.accounts.entries(call.id(), page.cursor, page.limit + 1, page.kind)
     return answers.Page[answers.Entry].of([answers.Entry.of(row) for row in rows], page.limit, "entry_no")
 
 
@@ -122,7 +122,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         permission=Permission.ADMIN_TOKEN,
         endpoint=entries,
         summary="An account's ledger entries, the latest first",
-        query=queries.NumberedPage,
+        query=queries.EntryPage,
         answer=answers.Page[answers.Entry],
     ),
     Route(

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
 from meterproxy.control.call import Call, Services
-from meterproxy.control.queries import Query
+from meterproxy.control.queries import Query, as_list
 from meterproxy.control.route import Route
 from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.errors import ApiError, Case
@@ -35,13 +35,9 @@ _MOST_BUCKETS: Final = {"1m": 1440, "1h": 168, "1d": 31}
 MOST_COST_BUCKETS: Final = 180
 
 
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
 Second = Annotated[int, Field(ge=0, lt=2**35)]
-Many = Annotated[list[str] | None, BeforeValidator(_as_list), Field(max_length=100)]
-ManyIds = Annotated[list[UUID] | None, BeforeValidator(_as_list), Field(max_length=100)]
+Many = Annotated[list[str] | None, BeforeValidator(as_list), Field(max_length=100)]
+ManyIds = Annotated[list[UUID] | None, BeforeValidator(as_list), Field(max_length=100)]
 
 
 class UsageQuery(Query):
@@ -57,7 +53,7 @@ class UsageQuery(Query):
     batch: bool | None = None
     group_by: Annotated[
         list[Literal["project_id", "user_id", "api_key_id", "model", "batch", "service_tier", "api_source"]],
-        BeforeValidator(_as_list),
+        BeforeValidator(as_list),
         Field(default_factory=list),
     ]
     limit: Annotated[int | None, Field(ge=1, le=1440)] = None
@@ -74,7 +70,7 @@ class CostQuery(Query):
     api_key_ids: ManyIds = None
     group_by: Annotated[
         list[Literal["project_id", "user_id", "line_item", "api_key_id", "api_source"]],
-        BeforeValidator(_as_list),
+        BeforeValidator(as_list),
         Field(default_factory=list),
     ]
     limit: Annotated[int, Field(ge=1, le=MOST_COST_BUCKETS)] = 7

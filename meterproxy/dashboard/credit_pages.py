@@ -20,14 +20,14 @@ from meterproxy.control import (
 from meterproxy.control.access import Permission
 from meterproxy.control.budget_endpoints import NewBudget
 from meterproxy.control.call import Call, Services
-from meterproxy.control.credit_endpoints import ReportQuery
+from meterproxy.control.credit_endpoints import EntriesFile, ReportQuery
 from meterproxy.control.limit_answers import Limit
 from meterproxy.control.purchase_endpoints import PurchasePage
 from meterproxy.control.route import Route
 from meterproxy.control.usage_endpoints import GroupQuery
 from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.dashboard.overview_page import refused
-from meterproxy.dashboard.pages import may, page, page_route, redirect
+from meterproxy.dashboard.pages import kinds_in_address, may, page, page_route, redirect
 from meterproxy.errors import ApiError
 from meterproxy.store.keys import KeyRow
 from meterproxy.store.members import MemberRow
@@ -44,7 +44,7 @@ GROUPINGS: Final = (
 )  # fmt: skip
 
 
-class CreditsQuery(queries.NumberedPage):
+class CreditsQuery(queries.EntryPage):
     """One page of transactions, and what has just been done."""
 
     done: str = ""
@@ -69,11 +69,11 @@ class ReportsQuery(GroupQuery):
 
 async def credits_page(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
     """What there is, how it came to that, and how to get more."""
-    cursor = call.query.cursor if isinstance(call.query, CreditsQuery) else None
+    cursor, kinds = (call.query.cursor, call.query.kind) if isinstance(call.query, CreditsQuery) else (None, None)
     entries = purchases = mark = None
     if may(call, Permission.READ_USAGE):
         entries = await credit_endpoints.transactions(
-            on, call.asking(query=queries.NumberedPage(cursor=cursor, limit=ROWS))
+            on, call.asking(query=queries.EntryPage(cursor=cursor, limit=ROWS, kind=kinds))
         )
         mark = await notification_endpoints.mark(on, call)
     if may(call, Permission.READ_BILLING):
@@ -91,6 +91,8 @@ async def credits_page(on: Services, call: Call, error: ApiError | None = None) 
         outlook=await usage_endpoints.outlook(on, call),
         entries=None if entries is None else entries.data,
         following=None if entries is None else entries.next_cursor,
+        kinds=kinds,
+        kinds_wanted=kinds_in_address(kinds),
     )
 
 
@@ -183,6 +185,7 @@ async def _reports(on: Services, call: Call) -> web.Response:
 
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/credits", Permission.READ_OWN, credits_page, CreditsQuery),
+    page_route("GET", "/credits/export", Permission.READ_USAGE, credit_endpoints.exported, EntriesFile),
     page_route("GET", "/budgets", Permission.READ_ORGANIZATION, _budgets, BudgetsQuery),
     page_route("POST", "/budgets", Permission.MANAGE, _budget_made),
     page_route("POST", "/budgets/{id}", Permission.MANAGE, _budget_changed),

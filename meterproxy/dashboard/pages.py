@@ -1,6 +1,6 @@
 """Pages: templates rendered with what all of them show, and errors as people see them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -19,6 +19,7 @@ from meterproxy.control.notification_endpoints import reader_of
 from meterproxy.control.principal import User
 from meterproxy.control.queries import Query
 from meterproxy.control.route import Endpoint, Route
+from meterproxy.core.entry import CREDIT_KINDS, ENTRY_KINDS, EntryKind
 from meterproxy.core.money import format_usd
 from meterproxy.dashboard.static import address_of
 from meterproxy.errors import ApiError, Case
@@ -187,7 +188,10 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(usd=format_usd, about=about, grouped=_grouped, instant=_instant, iso=_iso)
-    environment.globals.update(static=address_of, activity_of=_activity_of, today=lambda: _now().date(), now=_now)
+    environment.globals.update(
+        static=address_of, activity_of=_activity_of, today=lambda: _now().date(), now=_now,
+        entry_kinds=ENTRY_KINDS, credit_kinds=CREDIT_KINDS, kinds_in_address=kinds_in_address,
+    )  # fmt: skip
     return environment
 
 
@@ -211,6 +215,11 @@ def _instant(at: datetime) -> str:
 
 def _iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def kinds_in_address(kinds: Sequence[EntryKind] | None) -> str:
+    """What kinds of ledger entries are looked for, as it stands in an address before more of it."""
+    return "".join(f"kind={kind}&" for kind in kinds or ())
 
 
 def _activity_of(**query: Any) -> str:

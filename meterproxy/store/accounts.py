@@ -1,15 +1,16 @@
 """Accounts: organizations with their credit, the users in them, and the entries that people make."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import asyncpg
 import orjson
 
+from meterproxy.core.entry import EntryKind
 from meterproxy.core.limit import Scope
 from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.money import MAX_NANOS
@@ -29,6 +30,11 @@ CREDIT_KINDS: Final = ("grant", "purchase", "refund", "adjustment")
 
 MOST_CREDITS_NANOS: Final = MAX_NANOS // 4
 """No account's credits may pass this (about 2.3 billion dollars), so that sums of sums stay within `bigint`."""
+
+
+EXPORTED_AT_ONCE: Final = 4000
+"""Rows of one statement of an export: some milliseconds of PostgreSQL, about a megabyte of text."""
+ENTRIES_CSV_HEADER: Final = "entry_no,created_at,kind,amount,balance_after,request_id,description\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +200,38 @@ class Accounts:
 
         return await retried(attempt)
 
-    async def entries(self, account_id: UUID, before: int | None = None, limit: int = 50) -> Sequence[EntryRow]:
-        """Ledger entries, newest first, below a cursor. Raises ApiError NOT_FOUND."""
+    async def entries(
+        self, account_id: UUID, before: int | None = None, limit: int = 50, kinds: Sequence[EntryKind] | None = None
+    ) -> Sequence[EntryRow]:
+        """Ledger entries, newest first, below a cursor; of some kinds only. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
             await _read(connection, account_id)
-            return [EntryRow(**row) for row in await connection.fetch(_SQL["list_entries"], account_id, before, limit)]
+            rows = await connection.fetch(_SQL["list_entries"], account_id, before or MAX_NANOS, limit, kinds)
+        return [EntryRow(**row) for row in rows]
+
+    async def exported_entries(
+        self, account_id: UUID, kinds: Sequence[EntryKind] | None, format_: Literal["csv", "json"]
+    ) -> AsyncIterator[bytes]:
+        """All entries, or those of some kinds, as the pieces of a file; no connection is kept while one is being sent.
+
+        Raises:
+            StoreUnavailable: also when a part of it was given already.
+        """
+        query = _SQL[f"export_entries_{format_}"]
+        yield ENTRIES_CSV_HEADER.encode() if format_ == "csv" else b"["
+        before: int | None = None
+        while True:
+            async with transaction(self._pool, readonly=True) as connection:
+                page = await connection.fetchrow(query, account_id, before or MAX_NANOS, EXPORTED_AT_ONCE, kinds)
+            assert page is not None
+            if page["rows"]:
+                lead = ",\n" if format_ == "json" and before is not None else ""
+                yield (lead + page["text"]).encode()
+            if page["rows"] < EXPORTED_AT_ONCE:
+                break
+            before = page["last_no"]
+        if format_ == "json":
+            yield b"]\n"
 
     async def create_user(self, account_id: UUID, name: str, email: str | None = None) -> UserRow:
         """Make a user in the account's organization. Raises ApiError NOT_FOUND, CONFLICT (email taken)."""

@@ -96,10 +96,29 @@ WHERE m.account_id = $1 AND a.id = m.account_id AND (m.low_since IS NOT NULL OR 
 SELECT id FROM limits WHERE account_id = $1 AND kind = 'credit'
 
 -- name: list_entries
--- Newest first; the cursor is the last entry number seen.
+-- Newest first, below an entry number.
 SELECT account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id, description, actor, idempotency_key,
     idempotency_digest, created_at
-FROM ledger_entries WHERE account_id = $1 AND ($2::bigint IS NULL OR entry_no < $2) ORDER BY entry_no DESC LIMIT $3
+FROM entries($1, $2, $3, $4) ORDER BY entry_no DESC
+
+-- name: export_entries_csv
+-- A page of them as lines of a CSV file, made where the rows are; with the number of its last row.
+SELECT string_agg(concat_ws(',',
+        entry_no, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), kind, usd(amount_nanos),
+        usd(balance_after_nanos), COALESCE(request_id::text, ''), csv_cell(description)) || E'\r\n', ''
+        ORDER BY entry_no DESC) AS text,
+    count(*) AS rows, min(entry_no) AS last_no
+FROM entries($1, $2, $3, $4)
+
+-- name: export_entries_json
+-- The same as JSON objects with commas between.
+SELECT string_agg(jsonb_build_object(
+        'entry_no', entry_no, 'created_at', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        'kind', kind, 'amount', usd(amount_nanos), 'amount_nanos', amount_nanos, 'balance_after', usd(balance_after_nanos),
+        'balance_after_nanos', balance_after_nanos, 'request_id', request_id, 'description', description)::text,
+        E',\n' ORDER BY entry_no DESC) AS text,
+    count(*) AS rows, min(entry_no) AS last_no
+FROM entries($1, $2, $3, $4)
 
 -- name: service_user
 SELECT u.id FROM users u JOIN accounts a USING (organization_id) WHERE a.id = $1 AND u.is_service

@@ -54,7 +54,7 @@ ROUTES_BY_PERMISSION = {
     Permission.WRITE_OWN: "POST /api/keys · PATCH /api/keys/{id} · DELETE /api/keys/{id} · POST /api/keys/{id}/rotate · "
     "POST /api/chat · POST /api/ai/chat · POST /api/ai/chat/stream · POST /api/auth/refresh-api-key",
     Permission.LOG_OWN: "POST /api/usage/log",
-    Permission.READ_USAGE: "GET /api/credits/mark · GET /api/credits/transactions · GET /api/credits/report · "
+    Permission.READ_USAGE: "GET /api/credits/mark · GET /api/credits/transactions · GET /api/credits/transactions/export · GET /api/credits/report · "
     "GET /v1/organization/usage/completions · GET /v1/organization/usage/embeddings · "
     "GET /v1/organization/usage/moderations · GET /v1/organization/usage/images · "
     "GET /v1/organization/usage/audio_speeches · GET /v1/organization/usage/audio_transcriptions · "

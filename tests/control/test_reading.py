@@ -19,6 +19,7 @@ from meterproxy.core.record import EndRecord
 from meterproxy.core.role import Role
 from meterproxy.errors import Case
 from meterproxy.service.invention import book_invented
+from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import audit
 from meterproxy.store.settle import Settlement
 from tests.control.asking import ADMIN_TOKEN, Asking, Person
@@ -202,6 +203,43 @@ async def test_an_export_of_nothing_is_a_file(past: Past) -> None:
     past.owner = past.member
     assert (await exported(past, "csv")).decode().startswith("occurred_at,id,")
     assert orjson.loads(await exported(past, "json")) == []
+
+
+async def test_what_came_in_is_found_among_what_was_used(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By kind, page by page and as files; on the page, too, and each entry has the balance that it has in the ledger."""
+    path = f"/admin/accounts/{past.owner.account_id}/credits"
+    for number in range(3):
+        body = {"amount": "1.00", "kind": "refund", "description": f"=refund {number}"}
+        await past.asking("POST", path, body, token=ADMIN_TOKEN)
+    whole = [row async for row in entries(past, "")]
+    assert len(whole) == 4 + sum(record.amount_nanos > 0 for record in past.records)
+    for kinds in (["refund"], ["grant", "refund"], ["deduction"], ["overrun"], ["deduction", "grant"]):
+        query = "&".join(f"kind={kind}" for kind in kinds)
+        assert [row async for row in entries(past, query)] == [row for row in whole if row["kind"] in kinds], kinds
+    assert (await past.asking("GET", "/api/credits/transactions?kind=gift", token=past.owner.token)).param == "kind.0"
+    monkeypatch.setattr("meterproxy.store.accounts.EXPORTED_AT_ONCE", 2)
+    pieces = [Accounts(past.asking.pool).exported_entries(past.owner.account_id, ["grant", "refund"], format_)
+              for format_ in ("csv", "json")]  # type: ignore[arg-type]  # fmt: skip
+    as_csv, as_json = [b"".join([piece async for piece in one]).decode() for one in pieces]
+    rows = list(csv.DictReader(io.StringIO(as_csv, newline="")))
+    assert [row["description"] for row in rows] == ["'=refund 2", "'=refund 1", "'=refund 0", ""]
+    assert [row["entry_no"] for row in orjson.loads(as_json)] == [int(row["entry_no"]) for row in rows]
+    visitor = await Visitor.of(past.asking, past.owner)
+    page = (await visitor.get("/credits?kind=grant&kind=refund")).body.decode()
+    assert page.count("<td>refund</td>") == 3
+    assert "<td>deduction</td>" not in page
+
+
+async def entries(past: Past, query: str) -> AsyncIterator[dict[str, Any]]:
+    """All ledger entries that a query finds, three pages or more."""
+    cursor = ""
+    while True:
+        page = await past.get(f"/api/credits/transactions?{query}&limit=150{cursor}")
+        for row in page["data"]:
+            yield row
+        if page["next_cursor"] is None:
+            return
+        cursor = f"&cursor={page['next_cursor']}"
 
 
 @pytest.mark.parametrize("period", ["daily", "weekly", "monthly"])

@@ -30,7 +30,7 @@ PAGES_BY_PERMISSION = {
     "GET /credits · GET /prices",
     Permission.READ_OWN_KEYS: "GET /keys · GET /keys/{id}",
     Permission.WRITE_OWN: "POST /keys · POST /keys/{id} · POST /keys/{id}/rotate · POST /keys/{id}/revoke · GET /chat",
-    Permission.READ_USAGE: "GET /reports · GET /reports/statement",
+    Permission.READ_USAGE: "GET /credits/export · GET /reports · GET /reports/statement",
     Permission.READ_ORGANIZATION: "GET /budgets · GET /members",
     Permission.MANAGE: "POST /budgets · POST /budgets/{id} · POST /budgets/{id}/retire · POST /members/invite · "
     "POST /members/teams · POST /members/{id}/role · POST /members/{id}/remove · "
