@@ -29,8 +29,12 @@ async def read(on: Services, call: Call) -> answers.Account:
 
 
 async def changed(on: Services, call: Call) -> answers.Account:
-    """Freeze an account, or move its overdraft."""
+    """Freeze an account, move its overdraft, or rename its organization."""
     wish = call.body_as(bodies.ChangedAccount)
+    if wish.name is not None:
+        row = await on.accounts.rename(call.id(), wish.name)
+        if wish.frozen is None and wish.overdraft is None:
+            return answers.Account.of(row)
     row = await on.accounts.change(call.id(), frozen=wish.frozen, overdraft_nanos=wish.overdraft)
     return answers.Account.of(row)
 
@@ -52,6 +56,14 @@ async def entries(on: Services, call: Call) -> answers.Page[answers.Entry]:
 async def _create_team(on: Services, call: Call) -> answers.Team:
     new = call.body_as(bodies.NewTeamOfAccount)
     return answers.Team.of(await on.teams.create(new.account_id, new.name))
+
+
+async def _rename_team(on: Services, call: Call) -> answers.Team:
+    return answers.Team.of(await on.teams.rename(call.id(), call.body_as(bodies.Renamed).name))
+
+
+async def _remove_team(on: Services, call: Call) -> None:
+    await on.teams.remove(call.id())
 
 
 async def _list_teams(on: Services, call: Call) -> answers.Page[answers.Team]:
@@ -86,7 +98,7 @@ def shared(root: str, permission: Permission) -> tuple[Route, ...]:
             path=f"{root}/accounts/{{id}}",
             permission=permission,
             endpoint=changed,
-            summary="Freeze or thaw an account, or change its overdraft",
+            summary="Freeze or thaw an account, change its overdraft, or rename its organization",
             body=bodies.ChangedAccount,
             answer=answers.Account,
         ),
@@ -144,5 +156,23 @@ ROUTES: Final[tuple[Route, ...]] = (
         answer=answers.Team,
         status=201,
         refusals=(Case.CONFLICT,),
+    ),
+    Route(
+        method="PATCH",
+        path="/admin/teams/{id}",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_rename_team,
+        summary="Rename a team",
+        body=bodies.Renamed,
+        answer=answers.Team,
+        refusals=(Case.CONFLICT,),
+    ),
+    Route(
+        method="DELETE",
+        path="/admin/teams/{id}",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_remove_team,
+        summary="Remove a team with its limits; its keys go on without them",
+        status=204,
     ),
 )

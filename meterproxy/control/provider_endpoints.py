@@ -46,6 +46,14 @@ class NewProvider(bodies.Body):
     models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] = ("*",)
 
 
+class ChangedProvider(bodies.Body):
+    """What may change of a provider; what is not named stays. At another host it begins without keys."""
+
+    base_url: Annotated[str | None, Field(max_length=500), AfterValidator(lambda text: text and _address(text))] = None
+    prices: bodies.Name | None = None
+    models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] | None = None
+
+
 class NewProviderKey(bodies.Body):
     """A key of a provider; unless `test` is false it is kept only if the provider takes it."""
 
@@ -107,6 +115,12 @@ async def added(on: Services, call: Call) -> StoredProvider:
     return StoredProvider(**asdict(await on.providers.add(new.name, new.base_url, new.prices, new.models)))
 
 
+async def changed(on: Services, call: Call) -> StoredProvider:
+    """Change a provider."""
+    wish = call.body_as(ChangedProvider)
+    return StoredProvider(**asdict(await on.providers.change(call.id(), wish.base_url, wish.prices, wish.models)))
+
+
 async def removed(on: Services, call: Call) -> None:
     """Remove a provider with its keys."""
     await on.providers.remove(call.id())
@@ -159,6 +173,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         answer=StoredProvider,
         status=201,
         refusals=(Case.CONFLICT,),
+    ),
+    Route(
+        method="PATCH",
+        path="/api/admin/providers/{id}",
+        permission=Permission.OPERATE,
+        endpoint=changed,
+        summary="Change a provider's address, prices or models; at another host it begins without keys",
+        body=ChangedProvider,
+        answer=StoredProvider,
     ),
     Route(
         method="DELETE",

@@ -7,7 +7,7 @@ from aiohttp import web
 from meterproxy.control import forms, provider_endpoints
 from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
-from meterproxy.control.provider_endpoints import ChangedProviderKey, NewProvider, NewProviderKey
+from meterproxy.control.provider_endpoints import ChangedProvider, ChangedProviderKey, NewProvider, NewProviderKey
 from meterproxy.dashboard.pages import page, page_route, redirect
 from meterproxy.errors import ApiError
 
@@ -27,6 +27,14 @@ async def _added(on: Services, call: Call) -> web.Response:
     except ApiError as error:
         return await _providers(on, call, error)
     return redirect(PATH, done="provider")
+
+
+async def _changed(on: Services, call: Call) -> web.Response:
+    try:
+        await provider_endpoints.changed(on, call.asking(body=forms.read(ChangedProvider, call.form)))
+    except ApiError as error:
+        return await _providers(on, call, error)
+    return redirect(PATH, done="provider-changed")
 
 
 async def _removed(on: Services, call: Call) -> web.Response:
@@ -61,6 +69,7 @@ async def _key_removed(on: Services, call: Call) -> web.Response:
 ROUTES: Final = (
     page_route("GET", PATH, Permission.OPERATE, _providers),
     page_route("POST", PATH, Permission.OPERATE, _added),
+    page_route("POST", "/operate/providers/{id}", Permission.OPERATE, _changed),
     page_route("POST", "/operate/providers/{id}/remove", Permission.OPERATE, _removed),
     page_route("POST", "/operate/providers/{id}/keys", Permission.OPERATE, _key_added),
     page_route("POST", "/operate/provider-keys/{id}/rotate", Permission.OPERATE, _key_rotated),

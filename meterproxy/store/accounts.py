@@ -176,6 +176,14 @@ class Accounts:
 
         return await retried(attempt)
 
+    async def rename(self, account_id: UUID, name: str) -> AccountRow:
+        """Give an account's organization another name. Raises ApiError NOT_FOUND."""
+        async with transaction(self._pool) as connection:
+            await have_account(connection, account_id)
+            before = await connection.fetchval(_SQL["rename_organization"], account_id, name)
+            await self._audit(connection, "account.rename", account_id, {"name": name, "name_before": before})
+            return await _read(connection, account_id)
+
     async def change(
         self, account_id: UUID, *, frozen: bool | None = None, overdraft_nanos: int | None = None
     ) -> AccountRow:

@@ -160,7 +160,8 @@ class Keys:
             new = replace(old, **changes)
             if old.expires_at is not None and (new.expires_at is None or new.expires_at > old.expires_at):
                 _check_latest(key_id, await connection.fetchrow(_SQL["read_end"], key_id))
-            await _check_team(connection, new.account_id, new.team_id)
+            if new.team_id != old.team_id:  # whose own was removed may stay in it
+                await _check_team(connection, new.account_id, new.team_id)
             changed = await connection.fetchrow(
                 _SQL["change_key"], key_id, new.name, new.description, _list(new.models), _list(new.operations),
                 _list(new.networks), new.highest_request_nanos, new.expires_at, new.team_id, new.reads_usage,

@@ -52,6 +52,11 @@ UPDATE limit_windows w SET cap = account.credits_nanos + account.overdraft_nanos
 FROM account JOIN limits c ON c.account_id = account.id AND c.kind = 'credit'
 WHERE w.account_id = account.id AND w.limit_id = c.id AND $2::bigint IS NOT NULL
 
+-- name: rename_organization
+-- Called with the account locked; answers the name before.
+UPDATE organizations o SET name = $2 FROM organizations old JOIN accounts a ON a.organization_id = old.id
+WHERE a.id = $1 AND o.id = old.id RETURNING old.name
+
 -- name: find_account
 -- By name of its organization, for people at a command line.
 SELECT a.id FROM accounts a JOIN organizations o ON o.id = a.organization_id WHERE o.name = $1 ORDER BY a.id LIMIT 1

@@ -16,8 +16,9 @@ ORDER BY grouped, day, amount_nanos DESC
 SELECT id, name FROM keys WHERE id = ANY ($1::uuid[]) UNION ALL SELECT id, name FROM users WHERE id = ANY ($1::uuid[])
 
 -- name: teams_of_keys
--- A key counts for the team that it is in today.
-SELECT k.id AS key_id, t.id AS team_id, t.name FROM keys k JOIN teams t ON t.id = k.team_id WHERE k.id = ANY ($1::uuid[])
+-- A key counts for the team that it is in today, or was in when that was removed.
+SELECT k.id AS key_id, t.id AS team_id, t.name || CASE WHEN t.removed_at IS NULL THEN '' ELSE ' (removed)' END AS name
+FROM keys k JOIN teams t ON t.id = k.team_id WHERE k.id = ANY ($1::uuid[])
 
 -- name: peak_hours
 SELECT extract(isodow FROM hour AT TIME ZONE 'UTC')::int AS weekday, extract(hour FROM hour AT TIME ZONE 'UTC')::int AS hour,

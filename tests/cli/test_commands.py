@@ -170,6 +170,12 @@ def test_teams_and_what_a_key_may_do(on_database: Command) -> None:
     account = made_account(on_database)
     team = on_database("team", "create", "--account", account, "--name", "research", "--json").json
     assert on_database("team", "list", "--account", account, "--json").json == [team]
+    renamed = on_database("team", "rename", team["id"], "--name", "Research", "--json").json
+    assert renamed == {**team, "name": "Research"}
+    gone = on_database("team", "create", "--account", account, "--name", "research", "--json").json
+    assert on_database("team", "remove", gone["id"]).status == 0
+    assert on_database("team", "list", "--account", account, "--json").json == [renamed]
+    assert on_database("account", "rename", account, "--name", "Acme Ltd", "--json").json["organization"] == "Acme Ltd"
     key = on_database("key", "create", "--account", account, "--name", "k", "--team", team["id"], "--json").json
     changed = on_database(
         "key", "set", key["id"], "--model", "gpt-*", "--operation", "chat", "--network", "10.0.0.0/8",

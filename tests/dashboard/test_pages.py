@@ -33,7 +33,8 @@ PAGES_BY_PERMISSION = {
     Permission.READ_USAGE: "GET /credits/export · GET /reports · GET /reports/statement",
     Permission.READ_ORGANIZATION: "GET /budgets · GET /members",
     Permission.MANAGE: "POST /budgets · POST /budgets/{id} · POST /budgets/{id}/retire · POST /members/invite · "
-    "POST /members/teams · POST /members/{id}/role · POST /members/{id}/remove · "
+    "POST /members/teams · POST /members/teams/{id}/rename · POST /members/teams/{id}/remove · "
+    "POST /members/organization · POST /members/{id}/role · POST /members/{id}/remove · "
     "POST /members/invitations/{id}/withdraw",
     Permission.READ_NOTIFICATIONS: "GET /notifications · POST /notifications/read · POST /notifications/{id}/read",
     Permission.BILL: "POST /credits/mark · POST /credits/purchase · POST /credits/purchases/{id}/cancel",
@@ -41,7 +42,7 @@ PAGES_BY_PERMISSION = {
     "POST /operate/purchases/{id}/decline · GET /operate/organizations · POST /operate/organizations · GET /operate/organizations/{id} · "
     "POST /operate/organizations/{id} · POST /operate/organizations/{id}/credit · GET /operate/people · "
     "POST /operate/people/{id} · POST /operate/people/{id}/reset · GET /operate/system · GET /operate/audit · "
-    "GET /operate/providers · POST /operate/providers · POST /operate/providers/{id}/remove · "
+    "GET /operate/providers · POST /operate/providers · POST /operate/providers/{id} · POST /operate/providers/{id}/remove · "
     "POST /operate/providers/{id}/keys · POST /operate/provider-keys/{id}/rotate · "
     "POST /operate/provider-keys/{id}/remove",
 }
@@ -512,3 +513,29 @@ def test_what_is_estimated_is_not_shown_to_the_last_digit(nanos: int, text: str)
 def test_what_was_done_is_said_in_our_own_words() -> None:
     """Nobody writes on our pages by a link."""
     assert all(text.endswith(".") and "<" not in text for text in DONE.values())
+
+
+async def test_names_are_changed_where_they_are_read(asking: Asking) -> None:
+    """The organization's and a team's among its members; a provider but for its name; each form says what was done."""
+    owner = await asking.person("owner")
+    await asking.pool.execute("UPDATE users SET is_operator = true")
+    visitor = await Visitor.of(asking, owner)
+    assert (await visitor.post("/members/teams", name="one")).status == 303
+    team_id = await asking.pool.fetchval("SELECT id FROM teams")
+    provider = {"name": "second", "base_url": "https://second.example/v1", "models": "a*"}
+    assert (await visitor.post("/operate/providers", **provider)).status == 303
+    provider_id = await asking.pool.fetchval("SELECT id FROM providers")
+    for path, fields, done in (
+        ("/members/organization", {"name": "Acme"}, "organization-renamed"),
+        (f"/members/teams/{team_id}/rename", {"name": "two"}, "team-renamed"),
+        (f"/operate/providers/{provider_id}", {"models": "b*, c*", "prices": "groq"}, "provider-changed"),
+    ):
+        heard = await visitor.post(path, **fields)
+        assert (heard.status, heard.headers["Location"].partition("done=")[2]) == (303, done)
+    members = (await visitor.get("/members")).body.decode()
+    assert 'value="Acme"' in members
+    assert 'value="two"' in members
+    assert "<dd>b*, c*</dd><dt>Prices of</dt><dd>groq</dd>" in (await visitor.get("/operate/providers")).body.decode()
+    heard = await visitor.post(f"/members/teams/{team_id}/remove")
+    assert heard.headers["Location"].endswith("done=team-removed")
+    assert (await visitor.post("/members/organization", name=" ")).status == 400
