@@ -6,11 +6,15 @@ from uuid import UUID
 
 import click
 
-from meterproxy.cli.arguments import account_option, actor, name_option
+from meterproxy.cli.arguments import account_option, actor, after_option, limit_option, name_option
 from meterproxy.cli.invocation import Invocation, invoked, note
+from meterproxy.core.role import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from meterproxy.cli.session import Session
+    from meterproxy.store.members import MemberRow
     from meterproxy.store.people import UserRow
 
 
@@ -24,10 +28,19 @@ def command() -> None:
 @name_option("The user's name.")
 @click.option("--email", help="The user's address; without one he cannot sign in.")
 @click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.MEMBER.value,
+    show_default=True,
+    help="What he is in the organization.",
+)
+@click.option(
     "--password-link", is_flag=True, help="Show a link, good once and for a day, by which he sets a password."
 )
 @invoked
-def create(invocation: Invocation, account_id: UUID, name: str, email: str | None, password_link: bool) -> None:
+def create(
+    invocation: Invocation, account_id: UUID, name: str, email: str | None, role: str, password_link: bool
+) -> None:
     """Make a user in an account's organization."""
     from meterproxy.control.auth_endpoints import EMAIL_PATTERN
 
@@ -35,12 +48,16 @@ def create(invocation: Invocation, account_id: UUID, name: str, email: str | Non
         raise click.BadParameter(f"not an e-mail address: {email!r}", param_hint="--email")
     if password_link and not email:
         raise click.UsageError("--password-link needs --email: who has no address cannot sign in")
-    invocation.show(invocation.with_session(lambda session: _made(session, account_id, name, email, password_link)))
+    invocation.show(
+        invocation.with_session(lambda session: _made(session, account_id, name, email, Role(role), password_link))
+    )
     if password_link:
         note("the link is shown this once; put the address of your service before it")
 
 
-async def _made(session: "Session", account_id: UUID, name: str, email: str | None, password_link: bool) -> Any:
+async def _made(
+    session: "Session", account_id: UUID, name: str, email: str | None, role: Role, password_link: bool
+) -> Any:
     from dataclasses import asdict
 
     from meterproxy.control.sign_in import allow_reset
@@ -49,12 +66,44 @@ async def _made(session: "Session", account_id: UUID, name: str, email: str | No
     from meterproxy.store.people import People
 
     accounts = Accounts(session.pool, actor())
-    made = await accounts.create_user(account_id, name, email)
+    made = await accounts.create_user(account_id, name, email, role)
+    told = {**asdict(made), "role": role.value}
     if not password_link:
-        return made
+        return told
     with acting_as(actor()):
         secret = await allow_reset(People(session.pool, accounts), made.id)
-    return {**asdict(made), "password_link": f"/reset?token={secret}"}
+    return {**told, "password_link": f"/reset?token={secret}"}
+
+
+@command.command("list")
+@click.option("--search", metavar="TEXT", help="Only those with this in their name or e-mail.")
+@account_option(required=False)
+@after_option("Go on behind this user.")
+@limit_option
+@invoked
+def list_(invocation: Invocation, search: str | None, account_id: UUID | None, after: UUID | None, limit: int) -> None:
+    """List people in the order in which they came; with --account, who belongs to its organization, in which role."""
+    if account_id is not None:
+        if search is not None:
+            raise click.UsageError("--search looks through everybody: leave --account away")
+        members = invocation.with_session(lambda session: _members(session, account_id, after, limit))
+        invocation.show_all(members, ("id", "name", "email", "role", "suspended_at", "created_at"))
+        return
+    from meterproxy.store.accounts import Accounts
+    from meterproxy.store.people import People
+
+    rows = invocation.with_session(
+        lambda session: People(session.pool, Accounts(session.pool)).list(search, after, limit)
+    )
+    invocation.show_all(rows, ("id", "name", "email", "is_operator", "suspended_at", "created_at"))
+
+
+async def _members(session: "Session", account_id: UUID, after: UUID | None, limit: int) -> "Sequence[MemberRow]":
+    from meterproxy.store.accounts import Accounts
+    from meterproxy.store.members import Members
+
+    organization_id = (await Accounts(session.pool).read(account_id)).organization_id
+    return await Members(session.pool).list(organization_id, after, limit)
 
 
 @command.command()

@@ -241,8 +241,10 @@ class Accounts:
         if format_ == "json":
             yield b"]\n"
 
-    async def create_user(self, account_id: UUID, name: str, email: str | None = None) -> UserRow:
-        """Make a user in the account's organization. Raises ApiError NOT_FOUND, CONFLICT (email taken)."""
+    async def create_user(
+        self, account_id: UUID, name: str, email: str | None = None, role: Role = Role.MEMBER
+    ) -> UserRow:
+        """Make a user in the account's organization in this role. Raises ApiError NOT_FOUND, CONFLICT (email taken)."""
         async with transaction(self._pool) as connection:
             organization_id = (await _read(connection, account_id)).organization_id
             try:
@@ -250,8 +252,8 @@ class Accounts:
             except asyncpg.UniqueViolationError as error:
                 raise ApiError(Case.CONFLICT, "A user with this email exists already.", param="email") from error
             assert row is not None
-            await connection.execute(_PEOPLE["add_member"], organization_id, row["id"], Role.MEMBER)
-            await self._audit(connection, "user.create", row["id"], {"name": name})
+            await connection.execute(_PEOPLE["add_member"], organization_id, row["id"], role)
+            await self._audit(connection, "user.create", row["id"], {"name": name, "role": role})
             return UserRow(**row)
 
     async def _audit(self, connection: Connection, action: str, subject_id: UUID, detail: dict[str, Any]) -> None:

@@ -53,3 +53,27 @@ def test_what_cannot_be_is_told_in_one_line(on_database: Command) -> None:
     nobody = uuid4()
     done = on_database("user", "suspend", nobody)
     assert (done.status, done.err) == (1, f"meterproxy: There is no user {nobody}.\n")
+
+
+def test_people_are_listed_and_made_in_a_role(on_database: Command) -> None:
+    """Everybody by a part of name or address, or those of one organization with what they are there."""
+    account = on_database("account", "create", "--name", "Acme", "--json").json["id"]
+    other = on_database("account", "create", "--name", "Other", "--json").json["id"]
+    made = {}
+    for name, role, place in (("Ada", "owner", account), ("Ben", "viewer", account), ("Cleo", None, other)):
+        words = ("--email", f"{name.lower()}@acme.test", *(("--role", role) if role else ()))
+        made[name] = on_database("user", "create", "--account", place, "--name", name, *words, "--json").json
+    assert {name: one["role"] for name, one in made.items()} == {"Ada": "owner", "Ben": "viewer", "Cleo": "member"}
+    everybody = on_database("user", "list", "--json").json
+    assert [one["name"] for one in everybody] == ["Ada", "Ben", "Cleo"]
+    assert not any(one["is_operator"] for one in everybody)
+    assert [one["id"] for one in on_database("user", "list", "--search", "BEN@", "--json").json] == [made["Ben"]["id"]]
+    assert [
+        one["name"] for one in on_database("user", "list", "--after", made["Ada"]["id"], "--limit", 1, "--json").json
+    ] == ["Ben"]
+    listed = on_database("user", "list", "--account", account, "--json").json
+    assert [(one["name"], one["role"]) for one in listed] == [("Ada", "owner"), ("Ben", "viewer")]
+    assert "viewer" in on_database("user", "list", "--account", account).out
+    assert on_database("user", "list", "--account", account, "--search", "x").status == 2
+    assert on_database("user", "list", "--account", uuid4()).status == 1
+    assert on_database("user", "create", "--account", account, "--name", "x", "--role", "king").status == 2
