@@ -25,7 +25,9 @@ from meterproxy.control.limit_answers import Limit
 from meterproxy.control.purchase_endpoints import PurchasePage
 from meterproxy.control.route import Route
 from meterproxy.control.usage_endpoints import GroupQuery
+from meterproxy.core.key import OPERATIONS
 from meterproxy.core.money import NANOS_PER_USD
+from meterproxy.core.zone import zone_names
 from meterproxy.dashboard.overview_page import refused
 from meterproxy.dashboard.pages import kinds_in_address, may, page, page_route, redirect
 from meterproxy.errors import ApiError
@@ -38,6 +40,8 @@ PURCHASES: Final = 20
 BUDGETS: Final = 20
 """On one page; each of them is looked up."""
 MOST_DIGITS: Final = 20
+_CLEARED: Final = {"name": "", "grace": None}
+"""What of a budget is taken away by leaving its field empty."""
 T = TypeVar("T", NewBudget, limit_bodies.ChangedLimit)
 GROUPINGS: Final = (
     "day", "model", "operation", "provider", "key", "user", "team", "conversation", "tag", "tool",
@@ -114,6 +118,8 @@ async def _budgets(on: Services, call: Call, error: ApiError | None = None) -> w
         members=members,
         keys=keys,
         teams=teams,
+        operations=OPERATIONS,
+        zones=sorted(zone_names()),
         names={**_names(members), **_names(keys), **_names(teams)},
     )
 
@@ -127,6 +133,8 @@ async def _budget_made(on: Services, call: Call) -> web.Response:
         given = dict(call.form)
         scope, _, scope_id = given.pop("whose", "account").partition(" ")
         given |= {"scope": scope, **({"scope_id": scope_id} if scope_id else {})}
+        if given.get("measure") == "concurrent":
+            given.pop("window", None)  # what runs at once has none
         new = forms.read(NewBudget, given)
         await budget_endpoints.created(on, call.asking(body=_in_its_unit(new, new.measure)))
     except ApiError as error:
@@ -138,6 +146,8 @@ async def _budget_changed(on: Services, call: Call) -> web.Response:
     try:
         row = await on.limits.read(call.id())
         given = forms.read(limit_bodies.ChangedLimit, call.form)
+        cleared = {name: value for name, value in _CLEARED.items() if call.form.get(name) == ""}
+        given = given.model_copy(update=cleared)
         await budget_endpoints.changed(on, call.asking(body=_in_its_unit(given, row.measure)))
     except ApiError as error:
         return await _budgets(on, call, error)
@@ -151,10 +161,11 @@ async def _budget_retired(on: Services, call: Call) -> web.Response:
 
 def _in_its_unit(given: T, measure: str) -> T:
     """A form knows texts only; what is no money is a whole number."""
-    cap = given.cap
-    if measure == "amount" or not isinstance(cap, str) or not cap.isdecimal() or len(cap) > MOST_DIGITS:
+    if measure == "amount":
         return given
-    return given.model_copy(update={"cap": int(cap)})
+    texts = {name: text for name in ("cap", "grace") if isinstance(text := getattr(given, name), str)}
+    numbers = {name: int(text) for name, text in texts.items() if text.isdecimal() and len(text) <= MOST_DIGITS}
+    return given.model_copy(update=numbers)
 
 
 async def _reports(on: Services, call: Call) -> web.Response:

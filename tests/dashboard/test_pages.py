@@ -186,7 +186,9 @@ async def test_budgets_are_paged(asking: Asking) -> None:
     assert "cursor=" not in second
     limits = (await asking("GET", "/api/budgets?limit=50", token=owner.token)).body["data"]
     linked = (await visitor.get(f"/budgets?first={limits[21]['id']}")).body.decode()
-    assert re.findall(r"budget \d\d", linked) == ["budget 21", "budget 22"], "a link to one leads to the page it is on"
+    assert re.findall(r"<h2>(budget \d\d)", linked) == ["budget 21", "budget 22"], (
+        "a link to one leads to the page it is on"
+    )
     login_id = await asking.pool.fetchval("SELECT id FROM logins ORDER BY id DESC LIMIT 1")
     ann = Visitor(asking, login_id, await asking.pool.fetchval("SELECT user_id FROM logins WHERE id = $1", login_id))
     assert (await ann.get("/profile")).status == 200
@@ -539,3 +541,30 @@ async def test_names_are_changed_where_they_are_read(asking: Asking) -> None:
     heard = await visitor.post(f"/members/teams/{team_id}/remove")
     assert heard.headers["Location"].endswith("done=team-removed")
     assert (await visitor.post("/members/organization", name=" ")).status == 400
+
+
+async def test_a_budget_is_made_and_changed_on_its_page(asking: Asking) -> None:
+    """With all that the API knows of it; requests that run at once have no window, and what is left empty is taken away."""
+    owner = await asking.person("owner")
+    visitor = await Visitor.of(asking, owner)
+    made = {"name": "pictures", "whose": "account", "measure": "requests", "window": "day", "cap": "10"}
+    more = {"operation": "image", "time_zone": "Europe/Berlin", "grace": "2", "model": "", "marks": "50"}
+    assert (await visitor.post("/budgets", **made, **more)).status == 303
+    (budget,) = (await asking("GET", "/api/budgets", token=owner.token)).body["data"]
+    assert [budget[name] for name in ("operation", "time_zone", "grace", "cap", "marks", "model")] == [
+        "image", "Europe/Berlin", 2, 10, [50], None,
+    ]  # fmt: skip
+    shown = (await visitor.get("/budgets")).body.decode()
+    assert "by day in Europe/Berlin" in shown
+    assert "2 beyond the cap" in shown
+    change = {"name": "", "cap": "12", "marks": "50, 80", "enforcement": "soft", "grace": ""}
+    assert (await visitor.post(f"/budgets/{budget['id']}", **change)).status == 303
+    (budget,) = (await asking("GET", "/api/budgets", token=owner.token)).body["data"]
+    assert [budget[name] for name in ("name", "cap", "marks", "enforcement", "grace")] == ["", 12, [50, 80], "soft", 0]
+    at_once = {**made, "measure": "concurrent", "window": "month", "cap": "4"}
+    assert (await visitor.post("/budgets", **at_once)).status == 303
+    last = (await asking("GET", "/api/budgets", token=owner.token)).body["data"][-1]
+    assert [last[name] for name in ("measure", "window", "cap")] == ["concurrent", None, 4]
+    heard = await visitor.post("/budgets", **{**made, "time_zone": "Europe/Nowhere"})
+    assert heard.status == 400
+    assert "is not a time zone" in heard.body.decode()
