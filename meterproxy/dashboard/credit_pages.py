@@ -1,8 +1,7 @@
-"""Credits, budgets and reports: what there is, what may be spent, and where it went."""
+"""Credits and budgets: what there is, and what may be spent."""
 
 from collections.abc import Iterable
 from typing import Final, TypeVar
-from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 from aiohttp import web
@@ -20,13 +19,11 @@ from meterproxy.control import (
 from meterproxy.control.access import Permission
 from meterproxy.control.budget_endpoints import NewBudget
 from meterproxy.control.call import Call, Services
-from meterproxy.control.credit_endpoints import EntriesFile, ReportQuery
+from meterproxy.control.credit_endpoints import EntriesFile
 from meterproxy.control.limit_answers import Limit
 from meterproxy.control.purchase_endpoints import PurchasePage
 from meterproxy.control.route import Route
-from meterproxy.control.usage_endpoints import GroupQuery
 from meterproxy.core.key import OPERATIONS
-from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.core.zone import zone_names
 from meterproxy.dashboard.overview_page import refused
 from meterproxy.dashboard.pages import kinds_in_address, may, page, page_route, redirect
@@ -43,9 +40,6 @@ MOST_DIGITS: Final = 20
 _CLEARED: Final = {"name": "", "grace": None}
 """What of a budget is taken away by leaving its field empty."""
 T = TypeVar("T", NewBudget, limit_bodies.ChangedLimit)
-GROUPINGS: Final = (
-    "day", "model", "operation", "provider", "key", "user", "team", "conversation", "tag", "tool",
-)  # fmt: skip
 
 
 class CreditsQuery(queries.EntryPage):
@@ -63,12 +57,6 @@ class BudgetsQuery(queries.Page):
     @property
     def after(self) -> UUID | None:
         return self.cursor if self.first is None else UUID(int=max(self.first.int - 1, 0))
-
-
-class ReportsQuery(GroupQuery):
-    """What a report is about."""
-
-    period: str = "daily"
 
 
 async def credits_page(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
@@ -168,32 +156,6 @@ def _in_its_unit(given: T, measure: str) -> T:
     return given.model_copy(update=numbers)
 
 
-async def _reports(on: Services, call: Call) -> web.Response:
-    query = call.query_as(ReportsQuery)
-    error = None
-    try:
-        grouped = await usage_endpoints.grouped(on, call)
-    except ApiError as no_such_span:
-        error = no_such_span
-        grouped = await usage_endpoints.grouped(on, call.asking(query=ReportsQuery(group_by=query.group_by)))
-    span = {"from": str(grouped.first_day), "to": str(grouped.last_day)}
-    statement = await credit_endpoints.statement_of(
-        on, call.asking(query=ReportQuery.model_validate({**span, "period": query.period}))
-    )
-    return await page(
-        on,
-        call,
-        "reports.html",
-        error=error,
-        grouped=grouped,
-        statement=statement,
-        groupings=GROUPINGS,
-        chart=[(group.name or group.value, group.amount_nanos / NANOS_PER_USD) for group in grouped.groups],
-        period=query.period,
-        span=urlencode({**span, "period": query.period}),
-    )
-
-
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/credits", Permission.READ_OWN, credits_page, CreditsQuery),
     page_route("GET", "/credits/export", Permission.READ_USAGE, credit_endpoints.exported, EntriesFile),
@@ -201,6 +163,4 @@ ROUTES: Final[tuple[Route, ...]] = (
     page_route("POST", "/budgets", Permission.MANAGE, _budget_made),
     page_route("POST", "/budgets/{id}", Permission.MANAGE, _budget_changed),
     page_route("POST", "/budgets/{id}/retire", Permission.MANAGE, _budget_retired),
-    page_route("GET", "/reports", Permission.READ_USAGE, _reports, ReportsQuery),
-    page_route("GET", "/reports/statement", Permission.READ_USAGE, credit_endpoints.report, ReportQuery),
 )

@@ -193,7 +193,7 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters.update(usd=format_usd, about=about, grouped=_grouped, instant=_instant, iso=_iso)
     environment.globals.update(
-        static=address_of, activity_of=_activity_of, today=lambda: _now().date(), now=_now,
+        static=address_of, activity_of=activity_of, today=lambda: _now().date(), now=_now,
         entry_kinds=ENTRY_KINDS, credit_kinds=CREDIT_KINDS, kinds_in_address=kinds_in_address,
     )  # fmt: skip
     return environment
@@ -226,7 +226,7 @@ def kinds_in_address(kinds: Sequence[EntryKind] | None) -> str:
     return "".join(f"kind={kind}&" for kind in kinds or ())
 
 
-def _activity_of(**query: Any) -> str:
+def activity_of(**query: Any) -> str:
     """The address of the rows behind a number."""
     told_ = {name.rstrip("_"): str(value) for name, value in query.items() if value is not None}
     return f"/activity?{urlencode(told_)}" if told_ else "/activity"

@@ -1,5 +1,7 @@
 """Pages: who may see and send them, and what nobody can make them do."""
 
+import csv
+import io
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -27,10 +29,10 @@ PAGES_BY_PERMISSION = {
     Permission.SIGNED_IN: "POST /logout · GET /profile · POST /profile/password · POST /profile/organization · "
     "GET /invitation · POST /invitation",
     Permission.READ_OWN: "GET / · GET /latest · GET /live · GET /activity · GET /activity/export · GET /activity/{id} · "
-    "GET /credits · GET /prices",
+    "GET /credits · GET /prices · GET /prices/compare",
     Permission.READ_OWN_KEYS: "GET /keys · GET /keys/{id}",
     Permission.WRITE_OWN: "POST /keys · POST /keys/{id} · POST /keys/{id}/rotate · POST /keys/{id}/revoke · GET /chat",
-    Permission.READ_USAGE: "GET /credits/export · GET /reports · GET /reports/statement",
+    Permission.READ_USAGE: "GET /credits/export · GET /reports · GET /reports/usage · GET /reports/statement",
     Permission.READ_ORGANIZATION: "GET /budgets · GET /members",
     Permission.MANAGE: "POST /budgets · POST /budgets/{id} · POST /budgets/{id}/retire · POST /members/invite · "
     "POST /members/teams · POST /members/teams/{id}/rename · POST /members/teams/{id}/remove · "
@@ -568,3 +570,53 @@ async def test_a_budget_is_made_and_changed_on_its_page(asking: Asking) -> None:
     heard = await visitor.post("/budgets", **{**made, "time_zone": "Europe/Nowhere"})
     assert heard.status == 400
     assert "is not a time zone" in heard.body.decode()
+
+
+async def test_a_report_leads_to_its_requests(asking: Asking) -> None:
+    """Each row to those that it counts; of many the dearest or latest are shown, and the file has all of them."""
+    owner = await asking.person("owner")
+    visitor = await Visitor.of(asking, owner)
+    key = (await asking("POST", "/api/keys", {"name": "=one"}, token=owner.token)).body
+    await history(asking.pool, [UUID(key["id"])], rows=200, days=20)
+    await asking.pool.execute(
+        "INSERT INTO conversations (account_id, conversation, requests, amount_nanos, first_at, last_at) "
+        "SELECT $1, 'talk ' || n, 2, 3000000000, now() - n * interval '1 minute', now() - n * interval '1 minute' "
+        "FROM generate_series(1, 130) n",
+        owner.account_id,
+    )
+    for by, name in (
+        ("model", "model"),
+        ("operation", "operation"),
+        ("key", "key_id"),
+        ("user", "user_id"),
+        ("day", "from"),
+    ):
+        report = (await visitor.get(f"/reports?group_by={by}")).body.decode()
+        links = re.findall(rf'<tr><td><a href="(/activity\?[^"]*{name}=[^"]*)">.*?<td class="num">(\d+)</td>', report)
+        assert links, by
+        for link, requests in links[:2]:
+            listed = (await visitor.get(link.replace("&amp;", "&"))).body.decode()
+            assert min(int(requests), 50) == listed.count('<td><a href="/activity/'), link
+    talks = (await visitor.get("/reports?group_by=conversation")).body.decode()
+    assert len(re.findall(r"conversation_id=", talks)) == 100
+    in_all = await asking.pool.fetchval("SELECT count(*) FROM conversations")
+    assert f"{in_all - 100} more have" in talks
+    heard = await visitor.get("/reports/usage?group_by=conversation&format=csv")
+    rows = list(csv.DictReader(io.StringIO(heard.body.decode(), newline="")))
+    assert len(rows) == in_all
+    assert {row["amount"] for row in rows if row["conversation"] == "talk 130"} == {"3.00"}
+    heard = await asking("GET", "/api/credits/usage?group_by=key&format=csv", token=owner.token)
+    (row,) = csv.DictReader(io.StringIO(heard.body.decode(), newline=""))
+    assert (row["name"], row["requests"]) == ("'=one", "200")
+
+
+async def test_a_usage_is_compared_over_models(asking: Asking) -> None:
+    """The cheapest first, with what a report counted or with numbers of one's own; what is no number is said."""
+    owner = await asking.person("owner")
+    visitor = await Visitor.of(asking, owner)
+    page = (await visitor.get("/prices/compare?input_tokens=1000000&output_tokens=500000")).body.decode()
+    rows = re.findall(r"<tr><td>(\w+)</td><td>openai</td>.*?\$([\d.]+)</span></td><td class=\"num\">([\d.]+)", page)
+    assert rows == [("cheap", "0.60", "1.0"), ("dear", "25.00", "41.7")]
+    assert "/prices/compare" in (await visitor.get("/prices")).body.decode()
+    heard = await visitor.get("/prices/compare?input_tokens=many")
+    assert (heard.status, 'value="many"' in heard.body.decode()) == (400, True)
