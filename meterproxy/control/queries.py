@@ -40,6 +40,12 @@ class NoQuery(Query):
     """Nothing but the organization that is meant, which any call may name."""
 
 
+class AnyQuery(Query):
+    """Names of any kind: whoever is asked reads them himself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
 class Fresh(Query):
     """`fresh=1` waits until what was captured before the call is settled."""
 

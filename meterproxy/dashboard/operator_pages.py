@@ -12,7 +12,6 @@ from meterproxy.control.admin_endpoints import SystemQuery, UserPage
 from meterproxy.control.audit_endpoints import AuditPage
 from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
-from meterproxy.dashboard.activity_pages import AnyQuery
 from meterproxy.dashboard.pages import kinds_in_address, page, page_route, redirect
 from meterproxy.errors import ApiError
 
@@ -145,5 +144,5 @@ ROUTES: Final[tuple[Route, ...]] = (
     page_route("POST", "/operate/people/{id}", Permission.OPERATE, _suspended),
     page_route("POST", "/operate/people/{id}/reset", Permission.OPERATE, _reset),
     page_route("GET", "/operate/system", Permission.OPERATE, _system, SystemQuery),
-    page_route("GET", "/operate/audit", Permission.OPERATE, _audit, AnyQuery),
+    page_route("GET", "/operate/audit", Permission.OPERATE, _audit, queries.AnyQuery),
 )

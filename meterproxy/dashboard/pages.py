@@ -22,7 +22,7 @@ from meterproxy.control.route import Endpoint, Route
 from meterproxy.core.entry import CREDIT_KINDS, ENTRY_KINDS, EntryKind
 from meterproxy.core.money import format_usd
 from meterproxy.dashboard.static import address_of
-from meterproxy.errors import ApiError, Case
+from meterproxy.errors import ApiError, Case, StoreUnavailable
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -78,6 +78,25 @@ DONE: Final[Mapping[str, str]] = {
 """What a page says after something was done."""
 
 
+LABELS: Final[Mapping[str, str]] = {
+    "base_url": "Address",
+    "email": "E-mail",
+    "enforcement": "When it is used up",
+    "expires_at": "Expires on",
+    "from": "From",
+    "highest_request": "Dearest request",
+    "idempotency_key": "This form",
+    "marks": "Tell at",
+    "model": "Models",
+    "prices": "Prices of",
+    "scope_id": "For",
+    "to": "To",
+    "username": "Name",
+    "window": "By",
+}
+"""What fields are called on pages that the API calls otherwise."""
+
+
 class _Filled(dict[str, str]):
     """What was filled in before; nothing in all other fields."""
 
@@ -120,7 +139,7 @@ async def page(
     return html(
         template,
         status=200 if error is None else error.status,
-        error=error,
+        error=None if error is None else _in_words(error),
         form=_Filled(call.form),
         account=account,
         user=user,
@@ -134,6 +153,16 @@ async def page(
         done=DONE.get(call.request.query.get("done", "")),
         **content,
     )
+
+
+def _in_words(error: ApiError) -> ApiError:
+    """An error that names what is at fault as people see it, and not as the API calls it."""
+    name, colon, text = error.message.partition(": ")
+    if not colon or name != error.param:
+        return error
+    member = name.partition(".")[0]
+    label = LABELS.get(member) or member.replace("_", " ").capitalize()
+    return ApiError(error.case, f"{label}: {text}", param=error.param, headers=error.headers)
 
 
 def _placed(call: Call) -> Call:
@@ -159,12 +188,17 @@ def html(template: str, *, status: int = 200, **content: Any) -> web.Response:
     return web.Response(status=status, text=text, headers=HEADERS)
 
 
-def told(request: web.BaseRequest, error: ApiError) -> web.Response:
-    """An error as a page; who is not signed in is sent to do so, and back."""
+async def told(on: Services, call: Call, error: ApiError) -> web.Response:
+    """An error as a page like all others; who is not signed in is sent to do so, and back."""
+    request = call.request
     if error.case is Case.NOT_SIGNED_IN:
         back = f"?next={quote(request.path_qs, safe='')}" if request.method == "GET" and request.path != "/" else ""
         return redirect(f"/login{back}")
-    response = html("error.html", status=error.status, error=error, phrase=HTTPStatus(error.status).phrase)
+    phrase = HTTPStatus(error.status).phrase
+    try:
+        response = await page(on, call, "error.html", error=error, phrase=phrase)
+    except (ApiError, StoreUnavailable):  # without what would have to be looked up
+        response = html("error.html", status=error.status, error=_in_words(error), phrase=phrase)
     response.headers.update(error.headers)
     return response
 

@@ -9,7 +9,6 @@ from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
 from meterproxy.control.price_endpoints import Compared, Comparison, ModelPrice
 from meterproxy.control.route import Route
-from meterproxy.dashboard.activity_pages import AnyQuery
 from meterproxy.dashboard.pages import page, page_route
 from meterproxy.errors import ApiError
 
@@ -40,5 +39,5 @@ async def _compared(on: Services, call: Call) -> web.Response:
 
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/prices", Permission.READ_OWN, _prices),
-    page_route("GET", "/prices/compare", Permission.READ_OWN, _compared, AnyQuery),
+    page_route("GET", "/prices/compare", Permission.READ_OWN, _compared, queries.AnyQuery),
 )

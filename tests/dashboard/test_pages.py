@@ -24,7 +24,7 @@ from tests.dashboard.visitor import Visitor
 from tests.ledger.bank import pool_of
 
 PAGES_BY_PERMISSION = {
-    Permission.OPEN: "GET /static/{digest}/{name} · GET /login · POST /login · GET /login/openid · GET /login/openid/back · GET /register · POST /register · "
+    Permission.OPEN: "GET /static/{digest}/{name} · GET /favicon.ico · GET /login · POST /login · GET /login/openid · GET /login/openid/back · GET /register · POST /register · "
     "GET /reset · POST /reset · GET /docs",
     Permission.SIGNED_IN: "POST /logout · GET /profile · POST /profile/password · POST /profile/organization · "
     "GET /invitation · POST /invitation",
@@ -287,11 +287,11 @@ async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(
     ann = await Visitor.of(asking, person)
     heard = await ann.post("/keys", name="reporting", highest_request="much")
     assert heard.status == 400
-    assert b"highest_request: not an amount" in heard.body
+    assert b"Dearest request: not an amount" in heard.body
     assert b'value="reporting"' in heard.body
     heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="1.5")
     assert heard.status == 400
-    assert b"cap: must be a whole number" in heard.body
+    assert b"Cap: must be a whole number" in heard.body
     heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="9" * 5000)
     assert heard.status == 400
     heard = await ann.post(f"/keys/{uuid4()}/rotate", grace_seconds="--5")
@@ -372,7 +372,7 @@ async def test_a_key_that_is_over_is_not_said_to_live_on(asking: Asking) -> None
 async def test_what_has_no_visible_name_is_not_made(asking: Asking, path: str) -> None:
     """Nobody could press on it."""
     heard = await (await Visitor.of(asking, await asking.person("ann"))).post(path, name="  ")
-    assert (heard.status, b"name: must not be blank" in heard.body) == (400, True)
+    assert (heard.status, b"Name: must not be blank" in heard.body) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -620,3 +620,43 @@ async def test_a_usage_is_compared_over_models(asking: Asking) -> None:
     assert "/prices/compare" in (await visitor.get("/prices")).body.decode()
     heard = await visitor.get("/prices/compare?input_tokens=many")
     assert (heard.status, 'value="many"' in heard.body.decode()) == (400, True)
+
+
+async def test_what_is_not_there_or_not_allowed_is_a_page_like_the_others(asking: Asking) -> None:
+    """With the menu of who looks, and for a browser only: programs get the error that they can read."""
+    visitors = await cast(asking)
+    browser = {"Accept": "text/html,application/xhtml+xml"}
+    for path, status in (
+        ("/nothing", 404),
+        (f"/keys/{uuid4()}", 404),
+        ("/operate/people", 403),
+        ("/credits?kind=x", 400),
+    ):
+        heard = await visitors["owner"].get(path, **browser)
+        text = heard.body.decode()
+        assert (heard.status, 'aria-label="Pages"' in text, "Go to the overview" in text) == (status, True, True), path
+    heard = await asking("GET", "/nothing", headers=browser)
+    assert (heard.status, "aria-label" in heard.body.decode()) == (404, False)
+    for path, headers in (("/nothing", {}), ("/api/nothing", browser), ("/v1/organization/nothing", browser)):
+        assert (await asking("GET", path, headers=headers)).message.startswith("Unknown request URL"), path
+    assert (await asking("POST", "/nothing", headers=browser)).message.startswith("Unknown request URL")
+
+
+async def test_programs_find_the_icon_where_they_look_for_it(asking: Asking) -> None:
+    """Without having read a page."""
+    heard = await asking("GET", "/favicon.ico")
+    assert (heard.status, heard.headers["Content-Type"]) == (200, "image/svg+xml; charset=utf-8")
+
+
+@pytest.mark.parametrize(("path", "fields", "told"), [
+    ("/budgets", {"measure": "amount", "window": "day", "cap": "5", "marks": "many"}, "Tell at: must be a whole number."),
+    ("/budgets", {"measure": "requests", "window": "day", "cap": "1.5"}, "Cap: must be a whole number."),
+    ("/keys", {"name": ""}, "Name: must not be empty."),
+    ("/keys", {"name": "k", "highest_request": "-1"}, "Dearest request: must be above 0."),
+    ("/members/invite", {"email": "ann@example.com", "role": "king"},
+     "Role: must be owner, admin, billing, member or viewer."),
+])  # fmt: skip
+async def test_a_form_is_refused_in_our_own_words(asking: Asking, path: str, fields: dict[str, str], told: str) -> None:
+    """By the name that its field has on the page."""
+    visitor = await Visitor.of(asking, await asking.person("owner"))
+    assert told in (await visitor.post(path, **fields)).body.decode()
