@@ -81,6 +81,22 @@ class StoredProvider(Answer):
     created_at: datetime
 
 
+class ConfiguredProvider(Answer):
+    """A provider of the configuration: it comes before stored ones, and is changed there."""
+
+    name: str
+    base_url: str
+    prices: str
+    models: list[str]
+    has_key: bool
+
+
+class Providers(answers.Page[StoredProvider]):
+    """All providers: those that are stored, and those of the configuration."""
+
+    configured: list[ConfiguredProvider]
+
+
 class ProviderKey(Answer):
     """A key of a provider: the last four characters are all that is told of its secret."""
 
@@ -103,10 +119,20 @@ class ProviderKey(Answer):
         )
 
 
-async def listed(on: Services, _call: Call) -> answers.Page[StoredProvider]:
-    """Providers, in the order of their making."""
-    rows = await on.providers.list()
-    return answers.Page[StoredProvider](data=[StoredProvider(**asdict(row)) for row in rows], next_cursor=None)
+async def listed(on: Services, _call: Call) -> Providers:
+    """Providers, in the order in which they are looked through for a model."""
+    configured = [
+        ConfiguredProvider(
+            name=name,
+            base_url=provider.base_url,
+            prices=provider.prices,
+            models=list(provider.models),
+            has_key=provider.api_key is not None,
+        )
+        for name, provider in on.configured.items()
+    ]
+    stored = [StoredProvider(**asdict(row)) for row in await on.providers.list()]
+    return Providers(data=stored, next_cursor=None, configured=configured)
 
 
 async def added(on: Services, call: Call) -> StoredProvider:
@@ -160,8 +186,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         path="/api/admin/providers",
         permission=Permission.OPERATE,
         endpoint=listed,
-        summary="Providers beside the configured ones",
-        answer=answers.Page[StoredProvider],
+        summary="Providers that were added, and those of the configuration, which come first",
+        answer=Providers,
     ),
     Route(
         method="POST",

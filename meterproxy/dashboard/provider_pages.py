@@ -16,9 +16,18 @@ PATH: Final = "/operate/providers"
 
 async def _providers(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
     keys = (await provider_endpoints.keys(on, call)).data
-    providers = (await provider_endpoints.listed(on, call)).data
-    rows = [(one, [key for key in keys if key.provider_id == one.id]) for one in providers]
-    return await page(on, call, "operate_providers.html", error=error, providers=rows)
+    listed = await provider_endpoints.listed(on, call)
+    rows = [(one, [key for key in keys if key.provider_id == one.id]) for one in listed.data]
+    shadowed = {one.name for one in listed.configured}
+    return await page(
+        on,
+        call,
+        "operate_providers.html",
+        error=error,
+        providers=rows,
+        configured=listed.configured,
+        shadowed=shadowed,
+    )
 
 
 async def _added(on: Services, call: Call) -> web.Response:

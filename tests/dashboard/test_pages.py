@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from meterproxy.config import Provider
 from meterproxy.control.access import Permission
 from meterproxy.core.role import Role
 from meterproxy.dashboard import static
@@ -660,3 +661,27 @@ async def test_a_form_is_refused_in_our_own_words(asking: Asking, path: str, fie
     """By the name that its field has on the page."""
     visitor = await Visitor.of(asking, await asking.person("owner"))
     assert told in (await visitor.post(path, **fields)).body.decode()
+
+
+async def test_providers_of_the_configuration_are_shown_and_cannot_be_changed(database: str) -> None:
+    """With where they are and whether they have a key, of which nothing is told; one that they hide is said to be hidden."""
+    configured = {
+        "openai": Provider.model_validate({"base_url": "https://api.openai.example/v1", "api_key": "sk-of-the-file"}),
+        "local": Provider.model_validate({"base_url": "http://localhost:9/v1", "models": ["llama*"]}),
+    }
+    async with pool_of(database) as pool:
+        asking = Asking(pool, configured=configured)
+        person = await asking.person("operator")
+        await pool.execute("UPDATE users SET is_operator = true")
+        told = (await asking("GET", "/api/admin/providers", token=ADMIN_TOKEN)).body
+        assert [(one["name"], one["has_key"], one["models"]) for one in told["configured"]] == [
+            ("openai", True, ["*"]), ("local", False, ["llama*"]),
+        ]  # fmt: skip
+        visitor = await Visitor.of(asking, person)
+        await visitor.post("/operate/providers", name="openai", base_url="https://other.example/v1")
+        page = (await visitor.get("/operate/providers")).body.decode()
+    assert page.index("https://api.openai.example/v1") < page.index("http://localhost:9/v1")
+    assert page.count("set in the configuration</span>") == 2
+    assert "left out: the configuration has this name" in page
+    assert "sk-of-the-file" not in page
+    assert page.count('/remove"') == 1
