@@ -154,9 +154,18 @@ class Accounts:
             return found
 
     async def credit(
-        self, account_id: UUID, amount_nanos: int, kind: str, description: str = "", idempotency_key: str | None = None
+        self,
+        account_id: UUID,
+        amount_nanos: int,
+        kind: str,
+        description: str = "",
+        idempotency_key: str | None = None,
+        came_at: datetime | None = None,
     ) -> EntryRow:
         """Book a grant, purchase, refund or adjustment; in force fleet-wide with the next look at the change counter.
+
+        Args:
+            came_at: where it did not come now, as what is made up.
 
         Raises:
             ApiError: NOT_FOUND (account), MALFORMED (senseless amount), CONFLICT (the idempotency key was used for
@@ -171,8 +180,10 @@ class Accounts:
                 earlier = await _earlier(connection, account_id, idempotency_key, digest)
                 if earlier:
                     return earlier
-                key = (idempotency_key, digest) if idempotency_key else (None, None)
-                return await book(connection, acting(self._actor), account, amount_nanos, kind, description, *key)
+                return await book(
+                    connection, acting(self._actor), account, amount_nanos, kind, description, idempotency_key or None,
+                    digest if idempotency_key else None, came_at,
+                )  # fmt: skip
 
         return await retried(attempt)
 
@@ -289,13 +300,15 @@ async def book(
     description: str,
     idempotency_key: str | None = None,
     idempotency_digest: bytes | None = None,
+    came_at: datetime | None = None,
 ) -> EntryRow:
     """Book an entry of people's within a transaction that has the account. Raises ApiError MALFORMED (too much)."""
     if not -MOST_CREDITS_NANOS <= account["credits_nanos"] + amount_nanos <= MOST_CREDITS_NANOS:
         raise ApiError(Case.MALFORMED, "The account's credits would become too large.", param="amount")
     row = await connection.fetchrow(
-        _SQL["add_entry"], account["id"], kind, amount_nanos, description, actor, idempotency_key, idempotency_digest
-    )
+        _SQL["add_entry"], account["id"], kind, amount_nanos, description, actor, idempotency_key, idempotency_digest,
+        came_at,
+    )  # fmt: skip
     assert row is not None
     entry = EntryRow(**row)
     told = {"entry_no": entry.entry_no, "amount_nanos": amount_nanos}

@@ -73,7 +73,7 @@ SELECT account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id
 FROM ledger_entries WHERE account_id = $1 AND idempotency_key = $2
 
 -- name: add_entry
--- Called with the account locked; the cap of its credit moves with its credits.
+-- Called with the account locked; the cap of its credit moves with its credits. `$8` is when it came in, NULL now.
 WITH account AS (
     UPDATE accounts SET credits_nanos = credits_nanos + $3, balance_nanos = balance_nanos + $3,
         last_entry_no = last_entry_no + 1
@@ -84,8 +84,9 @@ WITH account AS (
     WHERE w.account_id = account.id AND w.limit_id = c.id
 )
 INSERT INTO ledger_entries
-    (account_id, entry_no, kind, amount_nanos, balance_after_nanos, description, actor, idempotency_key, idempotency_digest)
-SELECT id, last_entry_no, $2, $3, balance_nanos, $4, $5, $6, $7 FROM account
+    (account_id, entry_no, kind, amount_nanos, balance_after_nanos, description, actor, idempotency_key, idempotency_digest,
+     created_at)
+SELECT id, last_entry_no, $2, $3, balance_nanos, $4, $5, $6, $7, COALESCE($8, now()) FROM account
 RETURNING account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id, description, actor, idempotency_key,
     idempotency_digest, created_at
 

@@ -64,3 +64,4 @@ def test_the_exhibit_says_that_it_is_made_up(on_database: Command, monkeypatch: 
     again = on_database("demo", "--json")
     assert (again.status, again.json["account_id"], again.json["requests"]) == (0, done.json["account_id"], 0)
     assert again.json["password"] != done.json["password"]
+    assert ("new password" in done.err, "new password" in again.err) == (False, True)
