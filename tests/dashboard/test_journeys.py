@@ -323,7 +323,7 @@ async def test_with_the_keyboard_alone(chromium: Browser, open_service: Service)
 
 PAGES = (
     "/", "/activity", "/credits", "/keys", "/budgets", "/chat", "/reports", "/reports?group_by=model", "/prices",
-    "/members", "/profile", "/operate/organizations", "/operate/people", "/operate/purchases", "/notifications", "/operate/providers", "/operate/system", "/operate/audit",
+    "/members", "/profile", "/operate/organizations", "/operate/people", "/operate/purchases", "/notifications", "/docs", "/operate/providers", "/operate/system", "/operate/audit",
 )  # fmt: skip
 
 
