@@ -58,6 +58,9 @@ ROUTES_BY_PERMISSION = {
     Permission.READ_USAGE: "GET /api/credits/mark · GET /api/credits/transactions · GET /api/credits/transactions/export · GET /api/credits/report · "
     "GET /v1/organization/usage/completions · GET /v1/organization/usage/embeddings · "
     "GET /v1/organization/usage/moderations · GET /v1/organization/usage/images · "
+    "GET /v1/organization/usage/web_search_calls · GET /v1/organization/usage/file_search_calls · "
+    "GET /v1/organization/usage/code_interpreter_sessions · GET /v1/organization/usage/decisions · "
+    "GET /v1/organization/usage/vector_stores · "
     "GET /v1/organization/usage/audio_speeches · GET /v1/organization/usage/audio_transcriptions · "
     "GET /v1/organization/costs",
     Permission.READ_BILLING: "GET /api/credits/purchases",

@@ -403,6 +403,33 @@ async def test_what_does_not_exist_here_has_used_nothing(past: Past, asked: str,
     assert any(bucket["results"] for bucket in told["data"]) is any_there
 
 
+async def test_searches_are_told_by_hours_and_models(past: Past) -> None:
+    """As many as rows say that providers ran, to which no key or model that had none is added; OpenAI's names for them."""
+    await past.asking.pool.execute(
+        "UPDATE usage_events SET other_usage = jsonb_build_object('web_searches', 3, 'file_searches', 1) "
+        "WHERE id IN (SELECT id FROM usage_events WHERE operation = 'chat' ORDER BY occurred_at DESC LIMIT 20)"
+    )
+    start = int((datetime.now(UTC) - timedelta(days=30)).timestamp())
+    base = f"/v1/organization/usage/web_search_calls?start_time={start}&limit=31"
+    for asked in ("", "&group_by=model&group_by=api_key_id", "&bucket_width=1h&limit=168&models=big"):
+        told = await past.get(base.replace("&limit=31", "") + asked if "limit" in asked else base + asked)
+        results = [result for bucket in told["data"] for result in bucket["results"]]
+        if "1h" not in asked:
+            assert sum(result["num_requests"] for result in results) == 60
+            assert sum(result["num_model_requests"] for result in results) == 20
+        assert {result["object"] for result in results} <= {"organization.usage.web_searches.result"}
+        assert all((result["model"] is not None) == ("group_by" in asked) for result in results)
+    files = await past.get(f"/v1/organization/usage/file_search_calls?start_time={start}&limit=31")
+    results = [result for bucket in files["data"] for result in bucket["results"]]
+    assert sum(result["num_requests"] for result in results) == 20
+    assert {result["object"] for result in results} == {"organization.usage.file_searches.result"}
+    for asked in ("web_search_calls?context_levels=low&", "file_search_calls?vector_store_ids=vs_1&", "decisions?",
+                  "vector_stores?", "code_interpreter_sessions?"):  # fmt: skip
+        told = await past.get(f"/v1/organization/usage/{asked}start_time={start}&limit=31")
+        assert (told["object"], len(told["data"])) == ("page", 31)
+        assert all(bucket["results"] == [] for bucket in told["data"]), asked
+
+
 async def test_a_budget_is_the_organizations_unless_the_operator_set_it(past: Past) -> None:
     """Its people make, change and end their own; they see the operator's and cannot change it."""
     made = await past.asking(
