@@ -11,9 +11,10 @@ from meterproxy.cli.invocation import Invocation, invoked, note
 from meterproxy.core.role import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from meterproxy.cli.session import Session
+    from meterproxy.store.identities import Identities, IdentityRow
     from meterproxy.store.members import MemberRow
     from meterproxy.store.people import UserRow
 
@@ -129,3 +130,61 @@ async def _suspended(session: "Session", user_id: UUID, *, suspended: bool) -> "
 
     with acting_as(actor()):
         return await People(session.pool, Accounts(session.pool)).suspend(user_id, suspended=suspended)
+
+
+_subject_option = click.option("--subject", required=True, help="What the issuer calls him: `sub` of its tokens.")
+_issuer_option = click.option("--issuer", help="The issuer's address; openid.issuer of the configuration without it.")
+
+
+@command.command()
+@click.argument("user_id", type=click.UUID, metavar="ID")
+@_subject_option
+@_issuer_option
+@click.option("--forget-password", is_flag=True, help="Whoever signs in to it by password, or has, is out.")
+@invoked
+def link(invocation: Invocation, user_id: UUID, subject: str, issuer: str | None, forget_password: bool) -> None:
+    """Let whom an OpenID provider calls so be this user, such as the owner of an address that another registered."""
+    named = _issuer(invocation, issuer)
+    _show_identities(
+        invocation, lambda identities: identities.link(user_id, named, subject, forget_password=forget_password)
+    )
+
+
+@command.command()
+@click.argument("user_id", type=click.UUID, metavar="ID")
+@_subject_option
+@_issuer_option
+@invoked
+def unlink(invocation: Invocation, user_id: UUID, subject: str, issuer: str | None) -> None:
+    """Let whom an OpenID provider calls so be this user no more; all his log-ins end."""
+    named = _issuer(invocation, issuer)
+    _show_identities(invocation, lambda identities: identities.unlink(user_id, named, subject))
+
+
+@command.command("identities")
+@click.argument("user_id", type=click.UUID, metavar="ID")
+@invoked
+def identities_(invocation: Invocation, user_id: UUID) -> None:
+    """List what OpenID providers call a user."""
+    _show_identities(invocation, lambda identities: identities.of(user_id))
+
+
+def _issuer(invocation: Invocation, named: str | None) -> str:
+    issuer = named or invocation.load().openid.issuer
+    if not issuer:
+        raise click.UsageError("--issuer is needed: openid.issuer is not set")
+    return issuer
+
+
+def _show_identities(invocation: Invocation, work: "Callable[[Identities], Awaitable[Sequence[IdentityRow]]]") -> None:
+    """Do something with what issuers call a user, and show what they call him then."""
+
+    async def worked(session: "Session") -> "Sequence[IdentityRow]":
+        from meterproxy.store.accounts import Accounts
+        from meterproxy.store.actor import acting_as
+        from meterproxy.store.identities import Identities
+
+        with acting_as(actor()):
+            return await work(Identities(session.pool, Accounts(session.pool), session.config.registration))
+
+    invocation.show_all(invocation.with_session(worked), ("issuer", "subject", "created_at"))
