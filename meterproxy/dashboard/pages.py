@@ -225,7 +225,9 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("meterproxy.dashboard"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(usd=format_usd, about=about, grouped=_grouped, instant=_instant, iso=_iso)
+    environment.filters.update(
+        usd=format_usd, dollars=_dollars, about=about, grouped=_grouped, instant=_instant, iso=_iso
+    )
     environment.globals.update(
         static=address_of, activity_of=activity_of, today=lambda: _now().date(), now=_now,
         entry_kinds=ENTRY_KINDS, credit_kinds=CREDIT_KINDS, kinds_in_address=kinds_in_address,
@@ -240,6 +242,12 @@ def _now() -> datetime:
 def about(nanos: int) -> str:
     """An amount that is estimated: its first three digits, or to the cent where that is more."""
     return format_usd(round(nanos, min(0, max(-7, 3 - len(str(nanos))))))
+
+
+def _dollars(text: str) -> str:
+    """A decimal amount as people read it ("$10,000.00", "−$5.00")."""
+    whole, point, part = text.removeprefix("-").partition(".")
+    return f"{'−' if text.startswith('-') else ''}${int(whole):,}{point}{part}"
 
 
 def _grouped(number: float) -> str:

@@ -401,7 +401,7 @@ async def test_credit_is_ordered_and_confirmed_by_forms(asking: Asking) -> None:
     person = await asking.person("ann")
     ann = await Visitor.of(asking, person)
     heard = await ann.post("/credits/purchase", amount="1", reference=HOSTILE[:100])
-    assert (heard.status, b"must be from 5.00 to" in heard.body, b"<script>alert" in heard.body) == (400, True, False)
+    assert (heard.status, b"must be from $5.00 to" in heard.body, b"<script>alert" in heard.body) == (400, True, False)
     for reference in (HOSTILE[:100], "second"):
         heard = await ann.post("/credits/purchase", amount="20", reference=reference, idempotency_key=reference)
         assert (heard.status, heard.headers["Location"]) == (303, "/credits?done=ordered")
@@ -685,3 +685,19 @@ async def test_providers_of_the_configuration_are_shown_and_cannot_be_changed(da
     assert "left out: the configuration has this name" in page
     assert "sk-of-the-file" not in page
     assert page.count('/remove"') == 1
+
+
+async def test_amounts_are_grouped_where_they_are_read(asking: Asking) -> None:
+    """Not where they are filled in, which takes no commas."""
+    owner = await asking.person("owner")
+    grant = {"amount": "-12345.5", "kind": "adjustment"}
+    await asking("POST", f"/admin/accounts/{owner.account_id}/credits", grant, token=ADMIN_TOKEN)
+    visitor = await Visitor.of(asking, owner)
+    page = (await visitor.get("/credits")).body.decode()
+    assert "−$12,345.50" in page
+    assert "$10,000.00" in page, "the most that may be ordered"
+    made = {"name": "b", "whose": "account", "measure": "amount", "window": "month", "cap": "2500"}
+    await visitor.post("/budgets", **made)
+    budgets = (await visitor.get("/budgets")).body.decode()
+    assert "<dd>$2,500.00</dd>" in budgets
+    assert 'value="2500.00"' in budgets
