@@ -72,10 +72,7 @@ def unfreeze(invocation: Invocation, account_id: UUID) -> None:
 @invoked
 def rename(invocation: Invocation, account_id: UUID, name: str) -> None:
     """Give an account's organization another name."""
-    from meterproxy.store.accounts import Accounts
-
-    row = invocation.with_session(lambda session: Accounts(session.pool, actor()).rename(account_id, name))
-    invocation.show(balance_sheet(row))
+    _change(invocation, account_id, name=name)
 
 
 @command.command("set")

@@ -31,11 +31,7 @@ async def read(on: Services, call: Call) -> answers.Account:
 async def changed(on: Services, call: Call) -> answers.Account:
     """Freeze an account, move its overdraft, or rename its organization."""
     wish = call.body_as(bodies.ChangedAccount)
-    if wish.name is not None:
-        row = await on.accounts.rename(call.id(), wish.name)
-        if wish.frozen is None and wish.overdraft is None:
-            return answers.Account.of(row)
-    row = await on.accounts.change(call.id(), frozen=wish.frozen, overdraft_nanos=wish.overdraft)
+    row = await on.accounts.change(call.id(), frozen=wish.frozen, overdraft_nanos=wish.overdraft, name=wish.name)
     return answers.Account.of(row)
 
 

@@ -113,7 +113,7 @@ def _of_data_plane(endpoint: Endpoint) -> dict[str, Any]:
         answer["text/event-stream"] = {"schema": {"type": "string"}}
     statuses = sorted({case.status for case in _OF_DATA_PLANE})
     operation: dict[str, Any] = {
-        "summary": f"{_DONE[endpoint.way]} (operation `{endpoint.operation}`)",
+        "summary": f"{_DONE[endpoint.way]} (operation {endpoint.operation})",
         "description": "As OpenAI documents it.",
         "tags": [chapter_of(endpoint.template)],
         "security": [{"bearer": []}],

@@ -91,7 +91,7 @@ async def organizations(on: Services, call: Call) -> answers.Page[Organization]:
 
 async def renamed(on: Services, call: Call) -> answers.OrganizationName:
     """Give the organization another name."""
-    row = await on.accounts.rename(call.account_id, call.body_as(Renamed).name)
+    row = await on.accounts.change(call.account_id, name=call.body_as(Renamed).name)
     return answers.OrganizationName(id=row.organization_id, name=row.organization)
 
 

@@ -187,18 +187,15 @@ class Accounts:
 
         return await retried(attempt)
 
-    async def rename(self, account_id: UUID, name: str) -> AccountRow:
-        """Give an account's organization another name. Raises ApiError NOT_FOUND."""
-        async with transaction(self._pool) as connection:
-            await have_account(connection, account_id)
-            before = await connection.fetchval(_SQL["rename_organization"], account_id, name)
-            await self._audit(connection, "account.rename", account_id, {"name": name, "name_before": before})
-            return await _read(connection, account_id)
-
     async def change(
-        self, account_id: UUID, *, frozen: bool | None = None, overdraft_nanos: int | None = None
+        self,
+        account_id: UUID,
+        *,
+        frozen: bool | None = None,
+        overdraft_nanos: int | None = None,
+        name: str | None = None,
     ) -> AccountRow:
-        """Freeze or unfreeze an account, or move its overdraft; in force fleet-wide within a second.
+        """Freeze or unfreeze an account, move its overdraft, or rename its organization; fleet-wide within a second.
 
         Raises:
             ApiError: NOT_FOUND, MALFORMED (senseless overdraft).
@@ -210,8 +207,11 @@ class Accounts:
             async with transaction(self._pool) as connection:
                 await have_account(connection, account_id)
                 await connection.execute(_SQL["change_account"], account_id, overdraft_nanos, frozen)
-                given = {"frozen": frozen, "overdraft_nanos": overdraft_nanos}
-                detail = {name: value for name, value in given.items() if value is not None}
+                before = None
+                if name is not None:
+                    before = await connection.fetchval(_SQL["rename_organization"], account_id, name)
+                given = {"frozen": frozen, "overdraft_nanos": overdraft_nanos, "name": name, "name_before": before}
+                detail = {member: value for member, value in given.items() if value is not None}
                 await self._audit(connection, "account.change", account_id, detail)
                 credit_limit = await connection.fetchval(_SQL["credit_limit"], account_id)
                 await connection.execute(_SQL["record_account_change"], "limit", credit_limit, account_id)

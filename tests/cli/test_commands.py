@@ -56,6 +56,10 @@ def test_credit(on_database: Command) -> None:
     newest, oldest = on_database("credit", "history", "--account", account, "--json").json
     assert (newest["description"], oldest["kind"]) == ("rounding", "grant")
     assert on_database("credit", "history", "--account", account, "--before", "2", "--json").json == [oldest]
+    assert on_database("credit", "history", "--account", account, "--kind", "grant", "--json").json == [oldest]
+    both = ("--kind", "grant", "--kind", "adjustment")
+    assert on_database("credit", "history", "--account", account, *both, "--json").json == [newest, oldest]
+    assert on_database("credit", "history", "--account", account, "--kind", "gift").status == 2
 
 
 def test_idempotent_grant(on_database: Command) -> None:
