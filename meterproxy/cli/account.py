@@ -66,6 +66,15 @@ def unfreeze(invocation: Invocation, account_id: UUID) -> None:
     _change(invocation, account_id, frozen=False)
 
 
+@command.command()
+@_account_argument
+@name_option("The organization's new name.")
+@invoked
+def rename(invocation: Invocation, account_id: UUID, name: str) -> None:
+    """Give an account's organization another name."""
+    _change(invocation, account_id, name=name)
+
+
 @command.command("set")
 @_account_argument
 @amount_option("--overdraft", "overdraft_nanos", required=True, help="How far its balance may go below zero.")

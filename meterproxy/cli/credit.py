@@ -8,6 +8,7 @@ import click
 from meterproxy.cli.account import balance_sheet
 from meterproxy.cli.arguments import account_option, actor, amount_option, limit_option
 from meterproxy.cli.invocation import Invocation, invoked
+from meterproxy.core.entry import ENTRY_KINDS, EntryKind
 
 if TYPE_CHECKING:
     from meterproxy.store.accounts import EntryRow
@@ -63,12 +64,17 @@ def balance(invocation: Invocation, account_id: UUID) -> None:
 @account_option()
 @limit_option
 @click.option("--before", type=click.IntRange(1), metavar="ENTRY_NO", help="Only entries older than this one.")
+@click.option("--kind", "kinds", type=click.Choice(ENTRY_KINDS), multiple=True, help="Only entries of this kind.")
 @invoked
-def history(invocation: Invocation, account_id: UUID, limit: int, before: int | None) -> None:
+def history(
+    invocation: Invocation, account_id: UUID, limit: int, before: int | None, kinds: tuple[EntryKind, ...]
+) -> None:
     """List an account's ledger entries, newest first."""
     from meterproxy.store.accounts import Accounts
 
-    rows = invocation.with_session(lambda session: Accounts(session.pool).entries(account_id, before, limit))
+    rows = invocation.with_session(
+        lambda session: Accounts(session.pool).entries(account_id, before, limit, kinds or None)
+    )
     invocation.show_all(
         [_entry(row) for row in rows],
         ("entry_no", "created_at", "kind", "amount", "balance_after", "request_id", "description"),

@@ -18,6 +18,8 @@ def command(invocation: Invocation) -> None:
     exhibit = invocation.with_session(_made)
     invocation.show(exhibit)
     note("all of this is made up: people, keys and usage; nobody was asked and nothing was paid")
+    if exhibit.again:
+        note("it was there already: its people have a new password now, and what they had signed in to has ended")
     note("sign in at the address of your service with one of these e-mails; the password is shown this once")
 
 

@@ -55,11 +55,13 @@ class Invocation:
         """What was given, as the API would take it. Raises UsageError."""
         from pydantic import ValidationError
 
+        from meterproxy.control.faults import sentence
+
         try:
             return kind.model_validate(given)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
-            text = problem["msg"].removeprefix("Value error, ")
+            text = sentence(problem["type"], problem["msg"], problem.get("ctx") or {})
             raise click.UsageError(f"{'.'.join(map(str, problem['loc']))}: {text}") from error
 
     def show(self, row: object) -> None:

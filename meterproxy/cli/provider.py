@@ -38,6 +38,30 @@ def add(invocation: Invocation, name: str, base_url: str, prices: str, models: t
     note("it serves once it has a key: meterproxy provider-key add")
 
 
+@command.command("set")
+@click.argument("provider_id", type=click.UUID, metavar="ID")
+@click.option("--base-url", help="Another address; at another host it begins without keys.")
+@click.option("--prices", help="Whose prices hold: a provider's id in genai-prices.")
+@click.option("--model", "models", multiple=True, metavar="GLOB", help='A model it serves (repeat; "*": all).')
+@invoked
+def set_(
+    invocation: Invocation, provider_id: UUID, base_url: str | None, prices: str | None, models: tuple[str, ...]
+) -> None:
+    """Change a provider; what is not named stays, and its name always does."""
+    from meterproxy.control.provider_endpoints import ChangedProvider
+    from meterproxy.service.providers import provider_rows
+
+    given = {"base_url": base_url, "prices": prices, "models": models or None}
+    wish = invocation.validated(ChangedProvider, given)
+    invocation.show(
+        invocation.with_session(
+            lambda session: provider_rows(session.secured(), session.pool, actor()).change(
+                provider_id, wish.base_url, wish.prices, wish.models
+            )
+        )
+    )
+
+
 @command.command("list")
 @invoked
 def list_(invocation: Invocation) -> None:

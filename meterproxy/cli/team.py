@@ -24,6 +24,30 @@ def create(invocation: Invocation, account_id: UUID, name: str) -> None:
     invocation.show(invocation.with_session(lambda session: Teams(session.pool, actor()).create(account_id, name)))
 
 
+_id_argument = click.argument("team_id", type=click.UUID, metavar="ID")
+
+
+@command.command()
+@_id_argument
+@name_option("The team's new name.")
+@invoked
+def rename(invocation: Invocation, team_id: UUID, name: str) -> None:
+    """Give a team another name."""
+    from meterproxy.store.teams import Teams
+
+    invocation.show(invocation.with_session(lambda session: Teams(session.pool, actor()).rename(team_id, name)))
+
+
+@command.command()
+@_id_argument
+@invoked
+def remove(invocation: Invocation, team_id: UUID) -> None:
+    """Remove a team with its limits; its keys go on without them, and what they used stays the team's."""
+    from meterproxy.store.teams import Teams
+
+    invocation.with_session(lambda session: Teams(session.pool, actor()).remove(team_id))
+
+
 @command.command("list")
 @account_option(required=False)
 @after_option("Go on behind this team.")

@@ -29,9 +29,9 @@ async def read(on: Services, call: Call) -> answers.Account:
 
 
 async def changed(on: Services, call: Call) -> answers.Account:
-    """Freeze an account, or move its overdraft."""
+    """Freeze an account, move its overdraft, or rename its organization."""
     wish = call.body_as(bodies.ChangedAccount)
-    row = await on.accounts.change(call.id(), frozen=wish.frozen, overdraft_nanos=wish.overdraft)
+    row = await on.accounts.change(call.id(), frozen=wish.frozen, overdraft_nanos=wish.overdraft, name=wish.name)
     return answers.Account.of(row)
 
 
@@ -44,14 +44,22 @@ async def credited(on: Services, call: Call) -> answers.Entry:
 
 async def entries(on: Services, call: Call) -> answers.Page[answers.Entry]:
     """One page of an account's ledger entries."""
-    page = call.query_as(queries.NumberedPage)
-    rows = await on.accounts.entries(call.id(), page.cursor, page.limit + 1)
+    page = call.query_as(queries.EntryPage)
+    rows = await on.accounts.entries(call.id(), page.cursor, page.limit + 1, page.kind)
     return answers.Page[answers.Entry].of([answers.Entry.of(row) for row in rows], page.limit, "entry_no")
 
 
 async def _create_team(on: Services, call: Call) -> answers.Team:
     new = call.body_as(bodies.NewTeamOfAccount)
     return answers.Team.of(await on.teams.create(new.account_id, new.name))
+
+
+async def _rename_team(on: Services, call: Call) -> answers.Team:
+    return answers.Team.of(await on.teams.rename(call.id(), call.body_as(bodies.Renamed).name))
+
+
+async def _remove_team(on: Services, call: Call) -> None:
+    await on.teams.remove(call.id())
 
 
 async def _list_teams(on: Services, call: Call) -> answers.Page[answers.Team]:
@@ -86,7 +94,7 @@ def shared(root: str, permission: Permission) -> tuple[Route, ...]:
             path=f"{root}/accounts/{{id}}",
             permission=permission,
             endpoint=changed,
-            summary="Freeze or thaw an account, or change its overdraft",
+            summary="Freeze or thaw an account, change its overdraft, or rename its organization",
             body=bodies.ChangedAccount,
             answer=answers.Account,
         ),
@@ -122,7 +130,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         permission=Permission.ADMIN_TOKEN,
         endpoint=entries,
         summary="An account's ledger entries, the latest first",
-        query=queries.NumberedPage,
+        query=queries.EntryPage,
         answer=answers.Page[answers.Entry],
     ),
     Route(
@@ -144,5 +152,23 @@ ROUTES: Final[tuple[Route, ...]] = (
         answer=answers.Team,
         status=201,
         refusals=(Case.CONFLICT,),
+    ),
+    Route(
+        method="PATCH",
+        path="/admin/teams/{id}",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_rename_team,
+        summary="Rename a team",
+        body=bodies.Renamed,
+        answer=answers.Team,
+        refusals=(Case.CONFLICT,),
+    ),
+    Route(
+        method="DELETE",
+        path="/admin/teams/{id}",
+        permission=Permission.ADMIN_TOKEN,
+        endpoint=_remove_team,
+        summary="Remove a team with its limits; its keys go on without them",
+        status=204,
     ),
 )

@@ -158,23 +158,10 @@ async def _latest(on: Services, call: Call) -> answers.Page[Exchange]:
 
 
 async def exported(on: Services, call: Call) -> web.StreamResponse:
-    """A file that is sent while it is being read: neither side ever has all of it."""
+    """Exchanges as a file that is sent while it is being read."""
     wanted = call.query_as(ActivityFile)
     pieces = on.activity.exported(call.whose(wanted.user_id, wanted.key_id), wanted.filter(), wanted.format)
-    first = await anext(pieces) + await anext(pieces, b"")  # what fails here can still be told
-    type_ = "text/csv; charset=utf-8" if wanted.format == "csv" else "application/json"
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": type_,
-            "Content-Disposition": f'attachment; filename="activity.{wanted.format}"',
-            "Cache-Control": "no-store",
-        }
-    )
-    await response.prepare(call.request)
-    await response.write(first)
-    async for piece in pieces:
-        await response.write(piece)
-    return response
+    return await answers.file(call.request, pieces, "activity", wanted.format)
 
 
 async def explained(on: Services, call: Call) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 What is rendered is what these models say, and so is the OpenAPI document.
 """
 
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Any, Final, Generic, Self, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
 import orjson
@@ -173,6 +174,25 @@ def json_answer(content: BaseModel | dict[str, Any], status: int = 200) -> web.R
     return web.Response(
         status=status, body=orjson.dumps(told, default=_text), headers={"Content-Type": "application/json"}
     )
+
+
+async def file(
+    request: web.BaseRequest, pieces: AsyncIterator[bytes], name: str, format_: Literal["csv", "json"]
+) -> web.StreamResponse:
+    """A file that is sent while it is being read: neither side ever has all of it."""
+    first = await anext(pieces) + await anext(pieces, b"")  # what fails here can still be told
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "text/csv; charset=utf-8" if format_ == "csv" else "application/json",
+            "Content-Disposition": f'attachment; filename="{name}.{format_}"',
+            "Cache-Control": "no-store",
+        }
+    )
+    await response.prepare(request)
+    await response.write(first)
+    async for piece in pieces:
+        await response.write(piece)
+    return response
 
 
 def _text(value: Any) -> str:

@@ -10,8 +10,9 @@ Rules
 - A store that is away is a 503, a foreign or unknown id a 404, a fault in a body or query a 400 that names it.
 """
 
+import contextlib
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 from uuid import UUID
 
@@ -38,8 +39,25 @@ METRICS: Final = "/metrics"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-PageError = Callable[[web.BaseRequest, ApiError], web.StreamResponse]
-"""How a page tells an error."""
+PageError = Callable[[Services, Call, ApiError], Awaitable[web.StreamResponse]]
+"""How a page tells an error to who looks at it."""
+
+
+async def _nowhere(_on: Services, _call: Call) -> None:
+    raise ApiError(Case.PATH_UNKNOWN, "There is no such page.")
+
+
+_NO_PAGE: Final = Route(
+    method="GET",
+    path="/",
+    permission=Permission.OPEN,
+    endpoint=_nowhere,
+    summary="",
+    query=queries.AnyQuery,
+    is_page=True,
+)
+"""What a browser finds where nothing is."""
+_NO_PAGES_BELOW: Final = ("/v1/", "/api/", "/admin/")
 
 
 class Api:
@@ -71,6 +89,8 @@ class Api:
         if match is None:
             if path.startswith("/admin/"):
                 self._identity.check_admin_token(request)
+            if self._on_page_error is not None and _looks_for_page(request):
+                return _NO_PAGE, Match({}, ())
             raise ApiError(Case.PATH_UNKNOWN, f"Unknown request URL: {request.method} {request.path[:200]}.")
         if self._wants_token(match.route):
             self._identity.check_admin_token(request)
@@ -88,7 +108,14 @@ class Api:
         except ApiError as error:
             if not route.is_page or self._on_page_error is None:
                 raise
-            return self._on_page_error(request, error)
+            return await self._on_page_error(self._services, await self._looking(request), error)
+
+    async def _looking(self, request: web.BaseRequest) -> Call:
+        """Who looks at a page that tells an error, as far as that can be known."""
+        principal: Principal = ANONYMOUS
+        with contextlib.suppress(ApiError, StoreUnavailable):
+            principal = await self._identity.of(request)
+        return Call((), queries.NoQuery(), None, Acting(principal), request)
 
     async def _answer(self, request: web.BaseRequest, route: Route, ids: tuple[str, ...]) -> web.StreamResponse:
         try:
@@ -148,6 +175,12 @@ class Api:
     def _wants_token(self, methods: Methods) -> bool:
         route = next(iter(methods.values()))
         return route.permission is Permission.ADMIN_TOKEN and not (self._open_metrics and route.path == METRICS)
+
+
+def _looks_for_page(request: web.BaseRequest) -> bool:
+    """Whether somebody has opened an address in a browser that no program asks."""
+    by_browser = request.method in {"GET", "HEAD"} and "text/html" in request.headers.get("Accept", "")
+    return by_browser and not request.path.startswith(_NO_PAGES_BELOW)
 
 
 def _check_site(

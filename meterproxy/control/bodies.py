@@ -102,7 +102,16 @@ class NewAccount(Body):
     name: Name
 
 
+class Renamed(Body):
+    """Another name."""
+
+    name: Name
+
+
 class ChangedAccount(Body):
+    """What may change of an account; `name` is its organization's."""
+
+    name: Name | None = None
     frozen: StrictBool | None = None
     overdraft: AmountNotNegative | None = None
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
+from meterproxy.config import Provider as ConfiguredProvider
 from meterproxy.control.access import Acting
 from meterproxy.control.sign_in import SignIn
 from meterproxy.control.single_sign_on import SingleSignOn
@@ -90,6 +91,8 @@ class Services:
     watch: Callable[[UUID, web.BaseRequest], Awaitable[web.StreamResponse]]
     machine: Machine
     single_sign_on: SingleSignOn | None = None
+    configured: Mapping[str, ConfiguredProvider] = field(default_factory=dict)
+    """Providers of the configuration by name, in its order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,12 @@ class Balance(Answer):
     as_of: datetime
 
 
+class EntriesFile(queries.Kinds):
+    """All of them as a file."""
+
+    format: Literal["csv", "json"] = "csv"
+
+
 class ReportQuery(Span):
     """A statement of some days, by period; a period is named by its first day."""
 
@@ -82,9 +88,16 @@ async def balance(on: Services, call: Call) -> Balance:
 
 async def transactions(on: Services, call: Call) -> answers.Page[answers.Entry]:
     """One page of ledger entries."""
-    page = call.query_as(queries.NumberedPage)
-    rows = await on.accounts.entries(call.account_id, page.cursor, page.limit + 1)
+    page = call.query_as(queries.EntryPage)
+    rows = await on.accounts.entries(call.account_id, page.cursor, page.limit + 1, page.kind)
     return answers.Page[answers.Entry].of([answers.Entry.of(row) for row in rows], page.limit, "entry_no")
+
+
+async def exported(on: Services, call: Call) -> web.StreamResponse:
+    """Ledger entries as a file that is sent while it is being read."""
+    wanted = call.query_as(EntriesFile)
+    pieces = on.accounts.exported_entries(call.account_id, wanted.kind, wanted.format)
+    return await answers.file(call.request, pieces, "transactions", wanted.format)
 
 
 async def statement_of(on: Services, call: Call) -> Statement:
@@ -141,8 +154,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         permission=Permission.READ_USAGE,
         endpoint=transactions,
         summary="Ledger entries, the latest first",
-        query=queries.NumberedPage,
+        query=queries.EntryPage,
         answer=answers.Page[answers.Entry],
+    ),
+    Route(
+        method="GET",
+        path="/api/credits/transactions/export",
+        permission=Permission.READ_USAGE,
+        endpoint=exported,
+        summary="Ledger entries as a file of any size, the latest first",
+        query=EntriesFile,
+        media=("text/csv", "application/json"),
     ),
     Route(
         method="GET",

@@ -6,6 +6,7 @@ from meterproxy.control import answers, bodies, queries
 from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
+from meterproxy.errors import Case
 
 
 async def _create(on: Services, call: Call) -> answers.NewlyMadeKey:
@@ -56,6 +57,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=bodies.NewKeyBody,
         answer=answers.NewlyMadeKey,
         status=201,
+        refusals=(Case.CONFLICT,),
     ),
     Route(
         method="PATCH",

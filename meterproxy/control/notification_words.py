@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meterproxy.core.money import format_usd
+from meterproxy.core.money import dollars
 
 FULL: Final = 100
 _BY_WINDOW: Final = {"day": " a day", "week": " a week", "month": " a month", "total": " in all"}
@@ -58,12 +58,12 @@ def _meaning(detail: Mapping[str, Any]) -> str:
 
 def _quantity(detail: Mapping[str, Any], name: str) -> str:
     number = detail[name]
-    return f"${format_usd(number)}" if detail["measure"] == "amount" else f"{number:,} {detail['measure']}"
+    return dollars(number) if detail["measure"] == "amount" else f"{number:,} {detail['measure']}"
 
 
 def _credit_low(detail: Mapping[str, Any]) -> Words:
-    left, below = format_usd(detail["left_nanos"]), format_usd(detail["below_nanos"])
-    return Words("Credit is low", f"${left} was left, less than your mark of ${below}.", "/credits#add")
+    left, below = dollars(detail["left_nanos"]), dollars(detail["below_nanos"])
+    return Words("Credit is low", f"{left} was left, less than your mark of {below}.", "/credits#add")
 
 
 def _limit_refused(detail: Mapping[str, Any]) -> Words:
@@ -88,18 +88,18 @@ def _credit_exhausted(_detail: Mapping[str, Any]) -> Words:
 
 def _purchase_ordered(detail: Mapping[str, Any]) -> Words:
     text = "Credit fell below your mark. It is there when the money has arrived: the credits page says how to pay."
-    return Words(f"${format_usd(detail['amount_nanos'])} of credit was ordered: {detail['code']}", text, "/credits")
+    return Words(f"{dollars(detail['amount_nanos'])} of credit was ordered: {detail['code']}", text, "/credits")
 
 
 def _purchase_confirmed(detail: Mapping[str, Any]) -> Words:
-    booked, ordered = format_usd(detail["booked_nanos"]), format_usd(detail["amount_nanos"])
-    other = "" if booked == ordered else f" ${ordered} had been ordered."
-    return Words(f"${booked} of credit was added", f"The purchase {detail['code']} was paid.{other}", "/credits")
+    booked, ordered = dollars(detail["booked_nanos"]), dollars(detail["amount_nanos"])
+    other = "" if booked == ordered else f" {ordered} had been ordered."
+    return Words(f"{booked} of credit was added", f"The purchase {detail['code']} was paid.{other}", "/credits")
 
 
 def _purchase_declined(detail: Mapping[str, Any]) -> Words:
     why = f": {detail['reason']}" if detail["reason"] else "."
-    text = f"Nothing was booked of the ${format_usd(detail['amount_nanos'])} that had been ordered{why}"
+    text = f"Nothing was booked of the {dollars(detail['amount_nanos'])} that had been ordered{why}"
     return Words(f"The purchase {detail['code']} was declined", text, "/credits")
 
 

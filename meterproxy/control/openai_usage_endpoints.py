@@ -1,7 +1,8 @@
 """Usage and costs as OpenAI's administration API tells them, for tools that read those.
 
 Source: OpenAI's API reference, "Usage" and "Costs". An organization is ours, an API key id is a key's id, projects do
-not exist: asked for one's usage, there is none. Hours and days come from rollups, minutes from the rows themselves.
+not exist: asked for one's usage, there is none. Hours and days come from rollups, minutes and searches from the rows
+themselves, as long as they are kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,11 @@ from pydantic import BeforeValidator, Field
 from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
 from meterproxy.control.call import Call, Services
-from meterproxy.control.queries import Query
+from meterproxy.control.queries import Query, as_list
 from meterproxy.control.route import Route
 from meterproxy.core.money import NANOS_PER_USD
 from meterproxy.errors import ApiError, Case
-from meterproxy.store.usage import BucketQuery, BucketRow
+from meterproxy.store.usage import BucketQuery, BucketRow, SearchRow
 
 OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
     "completions": ("chat", "completion", "response"),
@@ -29,19 +30,22 @@ OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
     "audio_transcriptions": ("transcription",),
 }
 """Which of our operations each of theirs counts."""
+SEARCHES: Final[dict[str, tuple[str, Literal["web_searches", "file_searches"]]]] = {
+    "web_search_calls": ("web_searches", "web_searches"),
+    "file_search_calls": ("file_searches", "file_searches"),
+}
+"""What results are called where searches are asked for, and which of our kinds they are."""
+NOT_METERED: Final = ("code_interpreter_sessions", "decisions", "vector_stores")
+"""What cannot be used by way of this service: there is never any."""
 _WIDTHS: Final = {"1m": timedelta(minutes=1), "1h": timedelta(hours=1), "1d": timedelta(days=1)}
 _DEFAULT_BUCKETS: Final = {"1m": 60, "1h": 24, "1d": 7}
 _MOST_BUCKETS: Final = {"1m": 1440, "1h": 168, "1d": 31}
 MOST_COST_BUCKETS: Final = 180
 
 
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
 Second = Annotated[int, Field(ge=0, lt=2**35)]
-Many = Annotated[list[str] | None, BeforeValidator(_as_list), Field(max_length=100)]
-ManyIds = Annotated[list[UUID] | None, BeforeValidator(_as_list), Field(max_length=100)]
+Many = Annotated[list[str] | None, BeforeValidator(as_list), Field(max_length=100)]
+ManyIds = Annotated[list[UUID] | None, BeforeValidator(as_list), Field(max_length=100)]
 
 
 class UsageQuery(Query):
@@ -57,11 +61,28 @@ class UsageQuery(Query):
     batch: bool | None = None
     group_by: Annotated[
         list[Literal["project_id", "user_id", "api_key_id", "model", "batch", "service_tier", "api_source"]],
-        BeforeValidator(_as_list),
+        BeforeValidator(as_list),
         Field(default_factory=list),
     ]
     limit: Annotated[int | None, Field(ge=1, le=1440)] = None
     page: Annotated[str | None, Field(pattern=r"^page_[0-9]{1,11}$")] = None
+
+
+class SearchQuery(UsageQuery):
+    """The same of searches; which files they went through and how large their context was is not known here."""
+
+    context_levels: Many = None
+    vector_store_ids: Many = None
+    group_by: Annotated[  # type: ignore[assignment]  # more than the others
+        list[
+            Literal[
+                "project_id", "user_id", "api_key_id", "model", "batch", "service_tier", "api_source", "context_level",
+                "vector_store_id",
+            ]
+        ],
+        BeforeValidator(as_list),
+        Field(default_factory=list),
+    ]  # fmt: skip
 
 
 class CostQuery(Query):
@@ -74,7 +95,7 @@ class CostQuery(Query):
     api_key_ids: ManyIds = None
     group_by: Annotated[
         list[Literal["project_id", "user_id", "line_item", "api_key_id", "api_source"]],
-        BeforeValidator(_as_list),
+        BeforeValidator(as_list),
         Field(default_factory=list),
     ]
     limit: Annotated[int, Field(ge=1, le=MOST_COST_BUCKETS)] = 7
@@ -122,9 +143,9 @@ async def _page(
         key_ids=query.api_key_ids,
         user_ids=getattr(query, "user_ids", None),
     )
-    exists_here = not query.project_ids and not getattr(query, "batch", None)
-    rows = await on.usage.buckets(call.account_id, wanted) if exists_here else ()
-    results = _results(rows, kind, frozenset(query.group_by))
+    told_apart = ("project_ids", "batch", "context_levels", "vector_store_ids")  # by what does not exist here
+    exists_here = kind not in NOT_METERED and not any(getattr(query, name, None) for name in told_apart)
+    results = await _results(on, call, wanted, kind, frozenset(query.group_by)) if exists_here else {}
     more = stop < end
     return Buckets(
         object="page",
@@ -142,12 +163,31 @@ async def _page(
     )
 
 
-def _results(rows: Sequence[BucketRow], kind: str, by: frozenset[str]) -> dict[datetime, list[dict[str, Any]]]:
+async def _results(
+    on: Services, call: Call, wanted: BucketQuery, kind: str, by: frozenset[str]
+) -> dict[datetime, list[dict[str, Any]]]:
     told: dict[datetime, list[dict[str, Any]]] = {}
-    for row in rows:
+    if kind in SEARCHES:
+        for search in await on.usage.searches(call.account_id, wanted, SEARCHES[kind][1]):
+            told.setdefault(search.start, []).append(_search(search, kind))
+        return told
+    for row in await on.usage.buckets(call.account_id, wanted):
         result = _cost(row, by) if kind == "costs" else _usage(row, kind)
         told.setdefault(row.start, []).append(result)
     return told
+
+
+def _search(row: SearchRow, kind: str) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "object": f"organization.usage.{SEARCHES[kind][0]}.result",
+        "num_requests": row.searches,
+        "project_id": None,
+        "user_id": row.user_id,
+        "api_key_id": row.key_id,
+    }
+    if kind == "web_search_calls":
+        return {**result, "num_model_requests": row.requests, "model": row.model, "context_level": None}
+    return {**result, "vector_store_id": None}
 
 
 def _usage(row: BucketRow, kind: str) -> dict[str, Any]:
@@ -202,9 +242,9 @@ def _steps(begin: datetime, stop: datetime, width: timedelta) -> Iterator[dateti
         begin += width
 
 
-def _usage_route(kind: str, operations: tuple[str, ...]) -> Route:
+def _usage_route(kind: str, operations: tuple[str, ...] = (), query_of: type[UsageQuery] = UsageQuery) -> Route:
     async def endpoint(on: Services, call: Call) -> Buckets:
-        query = call.query_as(UsageQuery)
+        query = call.query_as(query_of)
         most = _MOST_BUCKETS[query.bucket_width]
         if query.limit is not None and query.limit > most:
             raise ApiError(Case.MALFORMED, f"limit: at most {most} buckets of this width.", param="limit")
@@ -216,7 +256,7 @@ def _usage_route(kind: str, operations: tuple[str, ...]) -> Route:
         permission=Permission.READ_USAGE,
         endpoint=endpoint,
         summary=f"Usage of {kind.replace('_', ' ')} in OpenAI's shape",
-        query=UsageQuery,
+        query=query_of,
         answer=Buckets,
     )
 
@@ -228,6 +268,8 @@ async def _costs(on: Services, call: Call) -> Buckets:
 
 ROUTES: Final[tuple[Route, ...]] = (
     *(_usage_route(kind, operations) for kind, operations in OPERATIONS.items()),
+    *(_usage_route(kind, query_of=SearchQuery) for kind in SEARCHES),
+    *(_usage_route(kind) for kind in NOT_METERED),
     Route(
         method="GET",
         path="/v1/organization/costs",

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the rows of the route table and the models that validate and answer."""
+"""The OpenAPI document: made from the route table, the models that validate and answer, and the data plane's table."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,11 +11,22 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from meterproxy import __version__
 from meterproxy.control.access import Permission, is_of_organization
 from meterproxy.control.api import ORGANIZATION
+from meterproxy.control.chapters import CHAPTERS, chapter_of
 from meterproxy.control.route import Route
 from meterproxy.errors import Case
+from meterproxy.proxy.endpoints import Endpoint, Way
 
 _PLACE: Final = re.compile(r"\{([a-z_]+)\}")
 _ALWAYS: Final = (Case.UNAVAILABLE, Case.OVERLOADED)
+_OF_DATA_PLANE: Final = (
+    *_ALWAYS, Case.MALFORMED, Case.KEY_INVALID, Case.PERMISSION_DENIED, Case.NOT_FOUND, Case.CREDIT_SPENT,
+    Case.UPSTREAM_UNREACHABLE, Case.UPSTREAM_TIMEOUT,
+)  # fmt: skip
+_DONE: Final = {
+    Way.METERED: "Held, forwarded, and charged by what it used",
+    Way.FREE: "Forwarded; it costs nothing",
+    Way.OURS: "Answered here: what the key may use and has a price",
+}
 _ERROR: Final = {
     "type": "object",
     "required": ["error"],
@@ -34,21 +45,33 @@ _ERROR: Final = {
 }
 
 
-def document(routes: Iterable[Route]) -> dict[str, Any]:
-    """The document of all routes that are not pages (OpenAPI 3.1)."""
+def document(routes: Iterable[Route], endpoints: Iterable[Endpoint] = ()) -> dict[str, Any]:
+    """The document of all routes that are not pages, and of the data plane's endpoints (OpenAPI 3.1)."""
     told = [route for route in routes if not route.is_page]
     schemas, components = _schemas(told)
     paths: dict[str, dict[str, Any]] = {}
     for route in told:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = _of_data_plane(endpoint)
+    told_of = {operation["tags"][0] for methods in paths.values() for operation in methods.values()}
     return {
         "openapi": "3.1.0",
         "info": {"title": "meterproxy", "version": __version__},
+        "tags": [
+            {"name": chapter.name, "description": chapter.description}
+            for chapter in CHAPTERS
+            if chapter.name in told_of
+        ],
         "paths": paths,
         "components": {
             "schemas": {**components, "Error": _ERROR},
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "an access token, a key, or admin token"}
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "an access token, a key, or the admin token",
+                }
             },
         },
     }
@@ -71,7 +94,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
         "description": f"Needs: {route.permission.value}.",
-        "tags": [_tag(route.path)],
+        "tags": [chapter_of(route.path)],
         "parameters": list(_parameters(route)),
         "responses": {str(route.status): _success(route, schemas), **_refusals(route)},
     }
@@ -83,14 +106,39 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     return operation
 
 
-def _tag(path: str) -> str:
-    parts = [part for part in path.split("/") if part and not part.startswith("{")]
-    return parts[1] if len(parts) > 1 and parts[0] in {"api", "admin", "v1"} else parts[0] if parts else "pages"
+def _of_data_plane(endpoint: Endpoint) -> dict[str, Any]:
+    """An endpoint whose bodies are OpenAI's: what is ours of it is where it is, what it costs, and its errors."""
+    answer = {"application/json": {"schema": {"type": "object"}}}
+    if endpoint.streams:
+        answer["text/event-stream"] = {"schema": {"type": "string"}}
+    statuses = sorted({case.status for case in _OF_DATA_PLANE})
+    operation: dict[str, Any] = {
+        "summary": f"{_DONE[endpoint.way]} (operation {endpoint.operation})",
+        "description": "As OpenAI documents it.",
+        "tags": [chapter_of(endpoint.template)],
+        "security": [{"bearer": []}],
+        "parameters": [
+            *(_named(name, "path") for name in _PLACE.findall(endpoint.template)),
+            *(_named(name, "query") for name in sorted(endpoint.query)),
+        ],
+        "responses": {
+            "200": {"description": "As OpenAI answers", "content": answer},
+            **{str(status): _error(status) for status in statuses},
+        },
+    }
+    if endpoint.members:
+        content = {"application/json": {"schema": {"type": "object"}}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _named(name: str, place: str) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}}
 
 
 def _parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in _PLACE.findall(route.path):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        yield _named(name, "path")
     schema = route.query.model_json_schema(mode="validation")
     for name, member in schema.get("properties", {}).items():
         yield {
@@ -121,6 +169,9 @@ def _refusals(route: Route) -> dict[str, Any]:
         cases |= {Case.TOO_LARGE, Case.REQUEST_TIMEOUT}
     if is_of_organization(route.permission) or "{" in route.path or route.body is not None:
         cases.add(Case.NOT_FOUND)
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    statuses = sorted({case.status for case in cases} - {route.status})
-    return {str(status): {"description": HTTPStatus(status).phrase, "content": error} for status in statuses}
+    return {str(status): _error(status) for status in sorted({case.status for case in cases} - {route.status})}
+
+
+def _error(status: int) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {"description": HTTPStatus(status).phrase, "content": content}

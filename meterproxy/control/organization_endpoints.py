@@ -11,7 +11,7 @@ from meterproxy.control import answers, queries
 from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
 from meterproxy.control.auth_endpoints import Email, RenewalToken
-from meterproxy.control.bodies import Body, Name
+from meterproxy.control.bodies import Body, Name, Renamed
 from meterproxy.control.call import Call, Services
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
@@ -87,6 +87,12 @@ async def organizations(on: Services, call: Call) -> answers.Page[Organization]:
     page = call.query_as(queries.Page)
     rows = await on.members.organizations(_user(call).id, page.cursor, page.limit + 1)
     return answers.Page[Organization].of([Organization(**asdict(row)) for row in rows], page.limit)
+
+
+async def renamed(on: Services, call: Call) -> answers.OrganizationName:
+    """Give the organization another name."""
+    row = await on.accounts.change(call.account_id, name=call.body_as(Renamed).name)
+    return answers.OrganizationName(id=row.organization_id, name=row.organization)
 
 
 async def members(on: Services, call: Call) -> answers.Page[Member]:
@@ -172,6 +178,17 @@ async def team_made(on: Services, call: Call) -> answers.Team:
     return answers.Team.of(await on.teams.create(call.account_id, call.body_as(NewTeam).name))
 
 
+async def team_renamed(on: Services, call: Call) -> answers.Team:
+    """Give a team another name."""
+    row = await on.teams.rename(call.id(1), call.body_as(Renamed).name, call.account_id)
+    return answers.Team.of(row)
+
+
+async def team_removed(on: Services, call: Call) -> None:
+    """End a team and its limits."""
+    await on.teams.remove(call.id(1), call.account_id)
+
+
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         method="GET",
@@ -181,6 +198,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         summary="The organizations that one belongs to, oldest first",
         query=queries.Page,
         answer=answers.Page[Organization],
+    ),
+    Route(
+        method="PATCH",
+        path="/api/organizations/{id}",
+        permission=Permission.MANAGE,
+        endpoint=renamed,
+        summary="Rename an organization",
+        body=Renamed,
+        answer=answers.OrganizationName,
+        names_organization=True,
     ),
     Route(
         method="GET",
@@ -264,6 +291,26 @@ ROUTES: Final[tuple[Route, ...]] = (
         answer=answers.Team,
         status=201,
         refusals=(Case.CONFLICT,),
+        names_organization=True,
+    ),
+    Route(
+        method="PATCH",
+        path="/api/organizations/{id}/teams/{team_id}",
+        permission=Permission.MANAGE,
+        endpoint=team_renamed,
+        summary="Rename a team",
+        body=Renamed,
+        answer=answers.Team,
+        refusals=(Case.CONFLICT,),
+        names_organization=True,
+    ),
+    Route(
+        method="DELETE",
+        path="/api/organizations/{id}/teams/{team_id}",
+        permission=Permission.MANAGE,
+        endpoint=team_removed,
+        summary="Remove a team with its budgets; its keys go on without them",
+        status=204,
         names_organization=True,
     ),
     Route(

@@ -133,6 +133,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=OwnKey,
         answer=answers.NewlyMadeKey,
         status=201,
+        refusals=(Case.CONFLICT,),
     ),
     Route(
         method="PATCH",

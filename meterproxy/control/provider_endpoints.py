@@ -46,6 +46,14 @@ class NewProvider(bodies.Body):
     models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] = ("*",)
 
 
+class ChangedProvider(bodies.Body):
+    """What may change of a provider; what is not named stays. At another host it begins without keys."""
+
+    base_url: Annotated[str | None, Field(max_length=500), AfterValidator(lambda text: text and _address(text))] = None
+    prices: bodies.Name | None = None
+    models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] | None = None
+
+
 class NewProviderKey(bodies.Body):
     """A key of a provider; unless `test` is false it is kept only if the provider takes it."""
 
@@ -73,6 +81,22 @@ class StoredProvider(Answer):
     created_at: datetime
 
 
+class ConfiguredProvider(Answer):
+    """A provider of the configuration: it comes before stored ones, and is changed there."""
+
+    name: str
+    base_url: str
+    prices: str
+    models: list[str]
+    has_key: bool
+
+
+class Providers(answers.Page[StoredProvider]):
+    """All providers: those that are stored, and those of the configuration."""
+
+    configured: list[ConfiguredProvider]
+
+
 class ProviderKey(Answer):
     """A key of a provider: the last four characters are all that is told of its secret."""
 
@@ -95,16 +119,32 @@ class ProviderKey(Answer):
         )
 
 
-async def listed(on: Services, _call: Call) -> answers.Page[StoredProvider]:
-    """Providers, in the order of their making."""
-    rows = await on.providers.list()
-    return answers.Page[StoredProvider](data=[StoredProvider(**asdict(row)) for row in rows], next_cursor=None)
+async def listed(on: Services, _call: Call) -> Providers:
+    """Providers, in the order in which they are looked through for a model."""
+    configured = [
+        ConfiguredProvider(
+            name=name,
+            base_url=provider.base_url,
+            prices=provider.prices,
+            models=list(provider.models),
+            has_key=provider.api_key is not None,
+        )
+        for name, provider in on.configured.items()
+    ]
+    stored = [StoredProvider(**asdict(row)) for row in await on.providers.list()]
+    return Providers(data=stored, next_cursor=None, configured=configured)
 
 
 async def added(on: Services, call: Call) -> StoredProvider:
     """Add a provider."""
     new = call.body_as(NewProvider)
     return StoredProvider(**asdict(await on.providers.add(new.name, new.base_url, new.prices, new.models)))
+
+
+async def changed(on: Services, call: Call) -> StoredProvider:
+    """Change a provider."""
+    wish = call.body_as(ChangedProvider)
+    return StoredProvider(**asdict(await on.providers.change(call.id(), wish.base_url, wish.prices, wish.models)))
 
 
 async def removed(on: Services, call: Call) -> None:
@@ -146,8 +186,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         path="/api/admin/providers",
         permission=Permission.OPERATE,
         endpoint=listed,
-        summary="Providers beside the configured ones",
-        answer=answers.Page[StoredProvider],
+        summary="Providers that were added, and those of the configuration, which come first",
+        answer=Providers,
     ),
     Route(
         method="POST",
@@ -159,6 +199,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         answer=StoredProvider,
         status=201,
         refusals=(Case.CONFLICT,),
+    ),
+    Route(
+        method="PATCH",
+        path="/api/admin/providers/{id}",
+        permission=Permission.OPERATE,
+        endpoint=changed,
+        summary="Change a provider's address, prices or models; at another host it begins without keys",
+        body=ChangedProvider,
+        answer=StoredProvider,
     ),
     Route(
         method="DELETE",

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from multidict import MultiMapping
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from meterproxy.control.faults import malformed
+from meterproxy.core.entry import EntryKind
 from meterproxy.errors import ApiError, Case
 
 MOST_ROWS: Final = 500
@@ -39,6 +40,12 @@ class NoQuery(Query):
     """Nothing but the organization that is meant, which any call may name."""
 
 
+class AnyQuery(Query):
+    """Names of any kind: whoever is asked reads them himself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
 class Fresh(Query):
     """`fresh=1` waits until what was captured before the call is settled."""
 
@@ -57,6 +64,21 @@ class NumberedPage(Query):
 
     cursor: Annotated[int, Field(ge=1, le=2**62)] | None = None
     limit: Rows = DEFAULT_ROWS
+
+
+def as_list(value: Any) -> Any:
+    """What is there once, of what may be there more than once."""
+    return value if value is None or isinstance(value, list) else [value]
+
+
+class Kinds(Query):
+    """Ledger entries of these kinds only; `kind` may be there more than once."""
+
+    kind: Annotated[list[EntryKind] | None, BeforeValidator(as_list)] = None
+
+
+class EntryPage(NumberedPage, Kinds):
+    """One page of ledger entries."""
 
 
 class AccountPage(Page):

@@ -34,6 +34,7 @@ from meterproxy.control.answers import json_answer
 from meterproxy.control.call import Call, Services
 from meterproxy.control.openapi import document
 from meterproxy.control.route import Route
+from meterproxy.proxy.endpoints import ENDPOINTS
 
 
 async def _document(_on: Services, _call: Call) -> web.Response:
@@ -42,7 +43,7 @@ async def _document(_on: Services, _call: Call) -> web.Response:
 
 @cache
 def _told() -> dict[str, Any]:
-    return document(ROUTES)
+    return document(ROUTES, ENDPOINTS)
 
 
 ROUTES: Final[tuple[Route, ...]] = (

@@ -1,17 +1,13 @@
 """Statements: what came into an account and went out of it, as JSON, as a CSV file, and set as a PDF."""
 
-import csv
-import io
-import re
 from datetime import date
 from typing import Self
 
+from meterproxy.control import spreadsheet
 from meterproxy.control.answers import Answer, Nanos, Usd, money
 from meterproxy.control.spans import Days
 from meterproxy.control.usage_answers import Figures, figures
 from meterproxy.store.usage import Report
-
-_FORMULA = re.compile(r"\s*[-=+@＝＋－＠]|[\t\r\n]")
 
 
 class Credited(Answer):
@@ -92,14 +88,5 @@ COLUMNS = (
 
 
 def as_csv(statement: Statement) -> str:
-    """Its lines as a CSV file (RFC 4180); what a spreadsheet would run as a formula is shown as text."""
-    file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerow(COLUMNS)
-    for line in statement.lines:
-        writer.writerow([_cell(getattr(line, name)) for name in COLUMNS])
-    return file.getvalue()
-
-
-def _cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    """Its lines as a CSV file."""
+    return spreadsheet.as_csv(COLUMNS, statement.lines)

@@ -1,11 +1,14 @@
 """Usage: what an organization, or oneself, has used, in figures; what is to be expected."""
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
+from aiohttp import web
 from pydantic import Field
 
+from meterproxy.control import spreadsheet
 from meterproxy.control.access import Permission
 from meterproxy.control.activity_endpoints import Exchange
 from meterproxy.control.answers import Answer, Nanos, Usd, money
@@ -65,6 +68,7 @@ class GroupQuery(Span):
     """What usage is grouped by."""
 
     group_by: GroupBy = "day"
+    format: Literal["json", "csv"] = "json"
 
 
 class GroupedUsage(Answer):
@@ -140,6 +144,37 @@ async def grouped(on: Services, call: Call) -> GroupedUsage:
     )
 
 
+async def usage(on: Services, call: Call) -> GroupedUsage | web.Response:
+    """The same in the format that is asked for."""
+    told = await grouped(on, call)
+    if call.query_as(GroupQuery).format == "json":
+        return told
+    kind, rows = _rows(told)
+    columns = [name for name in kind.model_fields if not name.endswith("_nanos")]
+    name = f"usage-by-{told.group_by}-{told.first_day}-{told.last_day}.csv"
+    return web.Response(
+        text=spreadsheet.as_csv(columns, rows),
+        headers={
+            "Content-Type": "text/csv; charset=utf-8",
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",
+        },
+    )
+
+
+def _rows(told: GroupedUsage) -> tuple[type[Answer], Sequence[Answer]]:
+    """The rows of what usage is grouped by, and what each of them is."""
+    match told.group_by:
+        case "conversation":
+            return Conversation, told.conversations
+        case "tag":
+            return Tag, told.tags
+        case "tool":
+            return Tool, told.tools
+        case _:
+            return UsageGroup, told.groups
+
+
 async def _groups(on: Services, totals: Totals, by: GroupBy) -> list[Group]:
     if by != "team":
         return list(totals.by.get(by, ()))
@@ -198,10 +233,10 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/api/credits/usage",
         permission=Permission.READ_OWN,
-        endpoint=grouped,
+        endpoint=usage,
         summary="What was spent, by day, model, operation, key, user, team, conversation, tag or tool",
         query=GroupQuery,
         answer=GroupedUsage,
-        refusals=(),
+        media=("text/csv",),
     ),
 )

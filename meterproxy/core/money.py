@@ -43,6 +43,12 @@ def parse_usd(text: str) -> Nanos:
     return Nanos(-nanos if sign else nanos)
 
 
+def dollars(nanos: int) -> str:
+    """Write nanodollars as people read them ("$10,000.00", "−$0.000000001")."""
+    whole, _, part = format_usd(abs(nanos)).partition(".")
+    return f"{'−' if nanos < 0 else ''}${int(whole):,}.{part}"
+
+
 def format_usd(nanos: int) -> str:
     """Write nanodollars as a decimal string with two to nine decimals ("5.00", "0.000000001")."""
     if nanos < 0:

@@ -5,7 +5,6 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from aiohttp import web
-from pydantic import ConfigDict
 
 from meterproxy.control import activity_endpoints, forms, own_key_endpoints, queries
 from meterproxy.control.access import Permission
@@ -58,14 +57,8 @@ async def _exchange(on: Services, call: Call) -> web.Response:
     return await page(on, call, "exchange.html", exchange=told, key=key)
 
 
-class AnyQuery(queries.Query):
-    """Filters of any kind: they are read when empty ones were left out."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
 ROUTES: Final[tuple[Route, ...]] = (
-    page_route("GET", "/activity", Permission.READ_OWN, _activity, AnyQuery),
+    page_route("GET", "/activity", Permission.READ_OWN, _activity, queries.AnyQuery),
     page_route("GET", "/activity/export", Permission.READ_OWN, activity_endpoints.exported, ActivityFile),
     page_route("GET", "/activity/{id}", Permission.READ_OWN, _exchange),
 )

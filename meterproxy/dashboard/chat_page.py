@@ -1,4 +1,4 @@
-"""Chat (pick a model, ask, see the answer as it comes and what each message cost), prices, and the API's document."""
+"""Chat (pick a model, ask, see the answer as it comes and what each message cost), and the API's document."""
 
 from typing import Final
 
@@ -22,16 +22,6 @@ async def _chat(on: Services, call: Call) -> web.Response:
     return await page(on, call, "chat.html", models=models, trouble=trouble)
 
 
-async def _prices(on: Services, call: Call) -> web.Response:
-    models: list[ModelPrice] = []
-    trouble = None
-    try:
-        models = (await prices(on, call)).data
-    except ApiError as error:
-        trouble = error.message
-    return await page(on, call, "prices.html", models=models, trouble=trouble)
-
-
 async def _docs(on: Services, call: Call) -> web.Response:
     return await page(on, call, "docs.html")
 
@@ -39,5 +29,4 @@ async def _docs(on: Services, call: Call) -> web.Response:
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/chat", Permission.WRITE_OWN, _chat),
     page_route("GET", "/docs", Permission.OPEN, _docs),
-    page_route("GET", "/prices", Permission.READ_OWN, _prices),
 )

@@ -1,8 +1,7 @@
-"""Credits, budgets and reports: what there is, what may be spent, and where it went."""
+"""Credits and budgets: what there is, and what may be spent."""
 
 from collections.abc import Iterable
 from typing import Final, TypeVar
-from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 from aiohttp import web
@@ -20,14 +19,14 @@ from meterproxy.control import (
 from meterproxy.control.access import Permission
 from meterproxy.control.budget_endpoints import NewBudget
 from meterproxy.control.call import Call, Services
-from meterproxy.control.credit_endpoints import ReportQuery
+from meterproxy.control.credit_endpoints import EntriesFile
 from meterproxy.control.limit_answers import Limit
 from meterproxy.control.purchase_endpoints import PurchasePage
 from meterproxy.control.route import Route
-from meterproxy.control.usage_endpoints import GroupQuery
-from meterproxy.core.money import NANOS_PER_USD
+from meterproxy.core.key import OPERATIONS
+from meterproxy.core.zone import zone_names
 from meterproxy.dashboard.overview_page import refused
-from meterproxy.dashboard.pages import may, page, page_route, redirect
+from meterproxy.dashboard.pages import kinds_in_address, may, page, page_route, redirect
 from meterproxy.errors import ApiError
 from meterproxy.store.keys import KeyRow
 from meterproxy.store.members import MemberRow
@@ -38,13 +37,12 @@ PURCHASES: Final = 20
 BUDGETS: Final = 20
 """On one page; each of them is looked up."""
 MOST_DIGITS: Final = 20
+_CLEARED: Final = {"name": "", "grace": None}
+"""What of a budget is taken away by leaving its field empty."""
 T = TypeVar("T", NewBudget, limit_bodies.ChangedLimit)
-GROUPINGS: Final = (
-    "day", "model", "operation", "provider", "key", "user", "team", "conversation", "tag", "tool",
-)  # fmt: skip
 
 
-class CreditsQuery(queries.NumberedPage):
+class CreditsQuery(queries.EntryPage):
     """One page of transactions, and what has just been done."""
 
     done: str = ""
@@ -61,19 +59,13 @@ class BudgetsQuery(queries.Page):
         return self.cursor if self.first is None else UUID(int=max(self.first.int - 1, 0))
 
 
-class ReportsQuery(GroupQuery):
-    """What a report is about."""
-
-    period: str = "daily"
-
-
 async def credits_page(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
     """What there is, how it came to that, and how to get more."""
-    cursor = call.query.cursor if isinstance(call.query, CreditsQuery) else None
+    cursor, kinds = (call.query.cursor, call.query.kind) if isinstance(call.query, CreditsQuery) else (None, None)
     entries = purchases = mark = None
     if may(call, Permission.READ_USAGE):
         entries = await credit_endpoints.transactions(
-            on, call.asking(query=queries.NumberedPage(cursor=cursor, limit=ROWS))
+            on, call.asking(query=queries.EntryPage(cursor=cursor, limit=ROWS, kind=kinds))
         )
         mark = await notification_endpoints.mark(on, call)
     if may(call, Permission.READ_BILLING):
@@ -91,6 +83,8 @@ async def credits_page(on: Services, call: Call, error: ApiError | None = None) 
         outlook=await usage_endpoints.outlook(on, call),
         entries=None if entries is None else entries.data,
         following=None if entries is None else entries.next_cursor,
+        kinds=kinds,
+        kinds_wanted=kinds_in_address(kinds),
     )
 
 
@@ -112,6 +106,8 @@ async def _budgets(on: Services, call: Call, error: ApiError | None = None) -> w
         members=members,
         keys=keys,
         teams=teams,
+        operations=OPERATIONS,
+        zones=sorted(zone_names()),
         names={**_names(members), **_names(keys), **_names(teams)},
     )
 
@@ -125,6 +121,8 @@ async def _budget_made(on: Services, call: Call) -> web.Response:
         given = dict(call.form)
         scope, _, scope_id = given.pop("whose", "account").partition(" ")
         given |= {"scope": scope, **({"scope_id": scope_id} if scope_id else {})}
+        if given.get("measure") == "concurrent":
+            given.pop("window", None)  # what runs at once has none
         new = forms.read(NewBudget, given)
         await budget_endpoints.created(on, call.asking(body=_in_its_unit(new, new.measure)))
     except ApiError as error:
@@ -136,6 +134,8 @@ async def _budget_changed(on: Services, call: Call) -> web.Response:
     try:
         row = await on.limits.read(call.id())
         given = forms.read(limit_bodies.ChangedLimit, call.form)
+        cleared = {name: value for name, value in _CLEARED.items() if call.form.get(name) == ""}
+        given = given.model_copy(update=cleared)
         await budget_endpoints.changed(on, call.asking(body=_in_its_unit(given, row.measure)))
     except ApiError as error:
         return await _budgets(on, call, error)
@@ -149,44 +149,18 @@ async def _budget_retired(on: Services, call: Call) -> web.Response:
 
 def _in_its_unit(given: T, measure: str) -> T:
     """A form knows texts only; what is no money is a whole number."""
-    cap = given.cap
-    if measure == "amount" or not isinstance(cap, str) or not cap.isdecimal() or len(cap) > MOST_DIGITS:
+    if measure == "amount":
         return given
-    return given.model_copy(update={"cap": int(cap)})
-
-
-async def _reports(on: Services, call: Call) -> web.Response:
-    query = call.query_as(ReportsQuery)
-    error = None
-    try:
-        grouped = await usage_endpoints.grouped(on, call)
-    except ApiError as no_such_span:
-        error = no_such_span
-        grouped = await usage_endpoints.grouped(on, call.asking(query=ReportsQuery(group_by=query.group_by)))
-    span = {"from": str(grouped.first_day), "to": str(grouped.last_day)}
-    statement = await credit_endpoints.statement_of(
-        on, call.asking(query=ReportQuery.model_validate({**span, "period": query.period}))
-    )
-    return await page(
-        on,
-        call,
-        "reports.html",
-        error=error,
-        grouped=grouped,
-        statement=statement,
-        groupings=GROUPINGS,
-        chart=[(group.name or group.value, group.amount_nanos / NANOS_PER_USD) for group in grouped.groups],
-        period=query.period,
-        span=urlencode({**span, "period": query.period}),
-    )
+    texts = {name: text for name in ("cap", "grace") if isinstance(text := getattr(given, name), str)}
+    numbers = {name: int(text) for name, text in texts.items() if text.isdecimal() and len(text) <= MOST_DIGITS}
+    return given.model_copy(update=numbers)
 
 
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/credits", Permission.READ_OWN, credits_page, CreditsQuery),
+    page_route("GET", "/credits/export", Permission.READ_USAGE, credit_endpoints.exported, EntriesFile),
     page_route("GET", "/budgets", Permission.READ_ORGANIZATION, _budgets, BudgetsQuery),
     page_route("POST", "/budgets", Permission.MANAGE, _budget_made),
     page_route("POST", "/budgets/{id}", Permission.MANAGE, _budget_changed),
     page_route("POST", "/budgets/{id}/retire", Permission.MANAGE, _budget_retired),
-    page_route("GET", "/reports", Permission.READ_USAGE, _reports, ReportsQuery),
-    page_route("GET", "/reports/statement", Permission.READ_USAGE, credit_endpoints.report, ReportQuery),
 )

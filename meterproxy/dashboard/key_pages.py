@@ -32,7 +32,7 @@ class KeysQuery(queries.Page):
 
 OFFERS_SECONDS: Final = 1.0
 """How long a key that was made waits to be shown for an example of a model."""
-_CLEARABLE: Final = ("models", "operations", "networks", "highest_request", "expires_at")
+_CLEARABLE: Final = ("team_id", "models", "operations", "networks", "highest_request", "expires_at")
 
 
 async def _keys(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
@@ -65,9 +65,17 @@ async def _made(on: Services, call: Call) -> web.Response:
 
 async def _key(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
     key = await own_key_endpoints.visible(on, call, changes=False)
+    teams = await on.teams.list(call.account_id, None, queries.MOST_ROWS)
     figures = await stats(on, Whose(call.account_id, key_id=key.id), StatsQuery())
     return await page(
-        on, call, "key.html", error=error, key=own_key_endpoints.shown(key), stats=figures, operations=OPERATIONS
+        on,
+        call,
+        "key.html",
+        error=error,
+        key=own_key_endpoints.shown(key),
+        stats=figures,
+        operations=OPERATIONS,
+        teams=teams,
     )
 
 

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from meterproxy.control import forms, organization_endpoints, queries
 from meterproxy.control.access import Permission
+from meterproxy.control.bodies import Renamed
 from meterproxy.control.call import Call, Services
 from meterproxy.control.organization_endpoints import ChangedMember, NewInvitation, NewTeam
 from meterproxy.control.route import Route
@@ -74,10 +75,38 @@ async def _team_made(on: Services, call: Call) -> web.Response:
     return redirect("/members", done="team")
 
 
+async def _team_renamed(on: Services, call: Call) -> web.Response:
+    try:
+        body = forms.read(Renamed, call.form)
+        await organization_endpoints.team_renamed(on, call.asking(body=body, ids=("", call.ids[0])))
+    except ApiError as error:
+        return await _members(on, call, error)
+    return redirect("/members", done="team-renamed")
+
+
+async def _team_removed(on: Services, call: Call) -> web.Response:
+    try:
+        await organization_endpoints.team_removed(on, call.asking(ids=("", call.ids[0])))
+    except ApiError as error:
+        return await _members(on, call, error)
+    return redirect("/members", done="team-removed")
+
+
+async def _organization_renamed(on: Services, call: Call) -> web.Response:
+    try:
+        await organization_endpoints.renamed(on, call.asking(body=forms.read(Renamed, call.form)))
+    except ApiError as error:
+        return await _members(on, call, error)
+    return redirect("/members", done="organization-renamed")
+
+
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/members", Permission.READ_ORGANIZATION, _members),
     page_route("POST", "/members/invite", Permission.MANAGE, _invited),
+    page_route("POST", "/members/organization", Permission.MANAGE, _organization_renamed),
     page_route("POST", "/members/teams", Permission.MANAGE, _team_made),
+    page_route("POST", "/members/teams/{id}/rename", Permission.MANAGE, _team_renamed),
+    page_route("POST", "/members/teams/{id}/remove", Permission.MANAGE, _team_removed),
     page_route("POST", "/members/{id}/role", Permission.MANAGE, _changed),
     page_route("POST", "/members/{id}/remove", Permission.MANAGE, _removed),
     page_route("POST", "/members/invitations/{id}/withdraw", Permission.MANAGE, _withdrawn),

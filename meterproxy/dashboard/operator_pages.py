@@ -12,8 +12,7 @@ from meterproxy.control.admin_endpoints import SystemQuery, UserPage
 from meterproxy.control.audit_endpoints import AuditPage
 from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
-from meterproxy.dashboard.activity_pages import AnyQuery
-from meterproxy.dashboard.pages import page, page_route, redirect
+from meterproxy.dashboard.pages import kinds_in_address, page, page_route, redirect
 from meterproxy.errors import ApiError
 
 ROWS: Final = 50
@@ -21,6 +20,12 @@ ROWS: Final = 50
 
 class AccountsQuery(queries.Page):
     """One page of organizations, and what has just been done."""
+
+    done: str = ""
+
+
+class AccountQuery(queries.EntryPage):
+    """One page of an account's entries, and what has just been done."""
 
     done: str = ""
 
@@ -49,9 +54,20 @@ async def _account_made(on: Services, call: Call) -> web.Response:
 
 async def _account(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
     account = await account_endpoints.read(on, call.asking(query=queries.Fresh()))
-    entries = await account_endpoints.entries(on, call.asking(query=queries.NumberedPage(limit=ROWS)))
+    query = call.query if isinstance(call.query, AccountQuery) else AccountQuery()
+    wanted = queries.EntryPage(cursor=query.cursor, limit=ROWS, kind=query.kind)
+    entries = await account_endpoints.entries(on, call.asking(query=wanted))
     return await page(
-        on, call, "operate_account.html", error=error, of=account, entries=entries.data, idempotency_key=str(uuid4())
+        on,
+        call,
+        "operate_account.html",
+        error=error,
+        of=account,
+        entries=entries.data,
+        following=entries.next_cursor,
+        kinds=query.kind,
+        kinds_wanted=kinds_in_address(query.kind),
+        idempotency_key=str(uuid4()),
     )
 
 
@@ -121,12 +137,12 @@ async def _audit(on: Services, call: Call) -> web.Response:
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("GET", "/operate/organizations", Permission.OPERATE, _accounts, AccountsQuery),
     page_route("POST", "/operate/organizations", Permission.OPERATE, _account_made),
-    page_route("GET", "/operate/organizations/{id}", Permission.OPERATE, _account),
+    page_route("GET", "/operate/organizations/{id}", Permission.OPERATE, _account, AccountQuery),
     page_route("POST", "/operate/organizations/{id}", Permission.OPERATE, _account_changed),
     page_route("POST", "/operate/organizations/{id}/credit", Permission.OPERATE, _credited),
     page_route("GET", "/operate/people", Permission.OPERATE, _people, PeopleQuery),
     page_route("POST", "/operate/people/{id}", Permission.OPERATE, _suspended),
     page_route("POST", "/operate/people/{id}/reset", Permission.OPERATE, _reset),
     page_route("GET", "/operate/system", Permission.OPERATE, _system, SystemQuery),
-    page_route("GET", "/operate/audit", Permission.OPERATE, _audit, AnyQuery),
+    page_route("GET", "/operate/audit", Permission.OPERATE, _audit, queries.AnyQuery),
 )

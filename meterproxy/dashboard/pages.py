@@ -1,6 +1,6 @@
 """Pages: templates rendered with what all of them show, and errors as people see them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -19,9 +19,10 @@ from meterproxy.control.notification_endpoints import reader_of
 from meterproxy.control.principal import User
 from meterproxy.control.queries import Query
 from meterproxy.control.route import Endpoint, Route
+from meterproxy.core.entry import CREDIT_KINDS, ENTRY_KINDS, EntryKind
 from meterproxy.core.money import format_usd
 from meterproxy.dashboard.static import address_of
-from meterproxy.errors import ApiError, Case
+from meterproxy.errors import ApiError, Case, StoreUnavailable
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -53,6 +54,9 @@ DONE: Final[Mapping[str, str]] = {
     "withdrawn": "The invitation was withdrawn.",
     "joined": "You belong to this organization now.",
     "team": "The team was made.",
+    "team-renamed": "The team was renamed.",
+    "team-removed": "The team was removed with its budgets. Its keys go on without them.",
+    "organization-renamed": "The organization was renamed.",
     "ordered": "The credit was ordered. How to pay is said below.",
     "cancelled": "The order was taken back.",
     "confirmed": "The purchase was confirmed, and what arrived was booked.",
@@ -64,6 +68,7 @@ DONE: Final[Mapping[str, str]] = {
     "suspended": "The user was suspended, with all keys.",
     "resumed": "The user may sign in again.",
     "provider": "The provider was added. It serves once it has a key.",
+    "provider-changed": "The provider was changed. That is in force within a second.",
     "provider-removed": "The provider was removed with its keys.",
     "provider-key": "The provider takes the key. It is in use within a second.",
     "provider-key-untested": "The key was kept without asking the provider. It is in use within a second.",
@@ -71,6 +76,25 @@ DONE: Final[Mapping[str, str]] = {
     "registered": "You are registered. Sign in.",
 }
 """What a page says after something was done."""
+
+
+LABELS: Final[Mapping[str, str]] = {
+    "base_url": "Address",
+    "email": "E-mail",
+    "enforcement": "When it is used up",
+    "expires_at": "Expires on",
+    "from": "From",
+    "highest_request": "Dearest request",
+    "idempotency_key": "This form",
+    "marks": "Tell at",
+    "model": "Models",
+    "prices": "Prices of",
+    "scope_id": "For",
+    "to": "To",
+    "username": "Name",
+    "window": "By",
+}
+"""What fields are called on pages that the API calls otherwise."""
 
 
 class _Filled(dict[str, str]):
@@ -115,7 +139,7 @@ async def page(
     return html(
         template,
         status=200 if error is None else error.status,
-        error=error,
+        error=None if error is None else _in_words(error),
         form=_Filled(call.form),
         account=account,
         user=user,
@@ -129,6 +153,16 @@ async def page(
         done=DONE.get(call.request.query.get("done", "")),
         **content,
     )
+
+
+def _in_words(error: ApiError) -> ApiError:
+    """An error that names what is at fault as people see it, and not as the API calls it."""
+    name, colon, text = error.message.partition(": ")
+    if not colon or name != error.param:
+        return error
+    member = name.partition(".")[0]
+    label = LABELS.get(member) or member.replace("_", " ").capitalize()
+    return ApiError(error.case, f"{label}: {text}", param=error.param, headers=error.headers)
 
 
 def _placed(call: Call) -> Call:
@@ -154,12 +188,17 @@ def html(template: str, *, status: int = 200, **content: Any) -> web.Response:
     return web.Response(status=status, text=text, headers=HEADERS)
 
 
-def told(request: web.BaseRequest, error: ApiError) -> web.Response:
-    """An error as a page; who is not signed in is sent to do so, and back."""
+async def told(on: Services, call: Call, error: ApiError) -> web.Response:
+    """An error as a page like all others; who is not signed in is sent to do so, and back."""
+    request = call.request
     if error.case is Case.NOT_SIGNED_IN:
         back = f"?next={quote(request.path_qs, safe='')}" if request.method == "GET" and request.path != "/" else ""
         return redirect(f"/login{back}")
-    response = html("error.html", status=error.status, error=error, phrase=HTTPStatus(error.status).phrase)
+    phrase = HTTPStatus(error.status).phrase
+    try:
+        response = await page(on, call, "error.html", error=error, phrase=phrase)
+    except (ApiError, StoreUnavailable):  # without what would have to be looked up
+        response = html("error.html", status=error.status, error=_in_words(error), phrase=phrase)
     response.headers.update(error.headers)
     return response
 
@@ -186,8 +225,13 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("meterproxy.dashboard"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(usd=format_usd, about=about, grouped=_grouped, instant=_instant, iso=_iso)
-    environment.globals.update(static=address_of, activity_of=_activity_of, today=lambda: _now().date(), now=_now)
+    environment.filters.update(
+        usd=format_usd, dollars=_dollars, about=about, grouped=_grouped, instant=_instant, iso=_iso
+    )
+    environment.globals.update(
+        static=address_of, activity_of=activity_of, today=lambda: _now().date(), now=_now,
+        entry_kinds=ENTRY_KINDS, credit_kinds=CREDIT_KINDS, kinds_in_address=kinds_in_address,
+    )  # fmt: skip
     return environment
 
 
@@ -198,6 +242,12 @@ def _now() -> datetime:
 def about(nanos: int) -> str:
     """An amount that is estimated: its first three digits, or to the cent where that is more."""
     return format_usd(round(nanos, min(0, max(-7, 3 - len(str(nanos))))))
+
+
+def _dollars(text: str) -> str:
+    """A decimal amount as people read it ("$10,000.00", "−$5.00")."""
+    whole, point, part = text.removeprefix("-").partition(".")
+    return f"{'−' if text.startswith('-') else ''}${int(whole):,}{point}{part}"
 
 
 def _grouped(number: float) -> str:
@@ -213,7 +263,12 @@ def _iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _activity_of(**query: Any) -> str:
+def kinds_in_address(kinds: Sequence[EntryKind] | None) -> str:
+    """What kinds of ledger entries are looked for, as it stands in an address before more of it."""
+    return "".join(f"kind={kind}&" for kind in kinds or ())
+
+
+def activity_of(**query: Any) -> str:
     """The address of the rows behind a number."""
     told_ = {name.rstrip("_"): str(value) for name, value in query.items() if value is not None}
     return f"/activity?{urlencode(told_)}" if told_ else "/activity"

@@ -7,7 +7,7 @@ from aiohttp import web
 from meterproxy.control import forms, provider_endpoints
 from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
-from meterproxy.control.provider_endpoints import ChangedProviderKey, NewProvider, NewProviderKey
+from meterproxy.control.provider_endpoints import ChangedProvider, ChangedProviderKey, NewProvider, NewProviderKey
 from meterproxy.dashboard.pages import page, page_route, redirect
 from meterproxy.errors import ApiError
 
@@ -16,9 +16,18 @@ PATH: Final = "/operate/providers"
 
 async def _providers(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
     keys = (await provider_endpoints.keys(on, call)).data
-    providers = (await provider_endpoints.listed(on, call)).data
-    rows = [(one, [key for key in keys if key.provider_id == one.id]) for one in providers]
-    return await page(on, call, "operate_providers.html", error=error, providers=rows)
+    listed = await provider_endpoints.listed(on, call)
+    rows = [(one, [key for key in keys if key.provider_id == one.id]) for one in listed.data]
+    shadowed = {one.name for one in listed.configured}
+    return await page(
+        on,
+        call,
+        "operate_providers.html",
+        error=error,
+        providers=rows,
+        configured=listed.configured,
+        shadowed=shadowed,
+    )
 
 
 async def _added(on: Services, call: Call) -> web.Response:
@@ -27,6 +36,14 @@ async def _added(on: Services, call: Call) -> web.Response:
     except ApiError as error:
         return await _providers(on, call, error)
     return redirect(PATH, done="provider")
+
+
+async def _changed(on: Services, call: Call) -> web.Response:
+    try:
+        await provider_endpoints.changed(on, call.asking(body=forms.read(ChangedProvider, call.form)))
+    except ApiError as error:
+        return await _providers(on, call, error)
+    return redirect(PATH, done="provider-changed")
 
 
 async def _removed(on: Services, call: Call) -> web.Response:
@@ -61,6 +78,7 @@ async def _key_removed(on: Services, call: Call) -> web.Response:
 ROUTES: Final = (
     page_route("GET", PATH, Permission.OPERATE, _providers),
     page_route("POST", PATH, Permission.OPERATE, _added),
+    page_route("POST", "/operate/providers/{id}", Permission.OPERATE, _changed),
     page_route("POST", "/operate/providers/{id}/remove", Permission.OPERATE, _removed),
     page_route("POST", "/operate/providers/{id}/keys", Permission.OPERATE, _key_added),
     page_route("POST", "/operate/provider-keys/{id}/rotate", Permission.OPERATE, _key_rotated),

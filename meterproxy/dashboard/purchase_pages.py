@@ -10,7 +10,6 @@ from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
 from meterproxy.control.purchase_endpoints import Confirmation, EveryPurchasePage, NewPurchase, Refusal
 from meterproxy.control.route import Route
-from meterproxy.dashboard.activity_pages import AnyQuery
 from meterproxy.dashboard.credit_pages import credits_page
 from meterproxy.dashboard.pages import page, page_route, redirect
 from meterproxy.errors import ApiError
@@ -69,7 +68,7 @@ async def _declined(on: Services, call: Call) -> web.Response:
 ROUTES: Final[tuple[Route, ...]] = (
     page_route("POST", "/credits/purchase", Permission.BILL, _ordered),
     page_route("POST", "/credits/purchases/{id}/cancel", Permission.BILL, _cancelled),
-    page_route("GET", "/operate/purchases", Permission.OPERATE, _all, AnyQuery),
+    page_route("GET", "/operate/purchases", Permission.OPERATE, _all, queries.AnyQuery),
     page_route("POST", "/operate/purchases/{id}/confirm", Permission.OPERATE, _confirmed),
     page_route("POST", "/operate/purchases/{id}/decline", Permission.OPERATE, _declined),
 )

@@ -23,6 +23,7 @@ PACKAGED: Final[Mapping[str, tuple[str, str]]] = {
     "swagger-ui.css": ("swagger_ui", "static"),
 }
 """Files of others, with the installed package that has them and where in it; the packages are not imported."""
+ICON: Final = "icon.svg"
 GZIPPED_BYTES: Final = 1024
 """From which size on a file is worth being compressed."""
 _LONG: Final = "public, max-age=31536000, immutable"
@@ -70,6 +71,14 @@ async def _file(_on: Services, call: Call) -> web.Response:
     return web.Response(body=file.content, headers=headers)
 
 
+async def _icon(_on: Services, _call: Call) -> web.Response:
+    """What browsers and other programs look for without having been told."""
+    file = await asyncio.to_thread(_loaded, ICON)
+    return web.Response(
+        body=file.content, headers={"Content-Type": file.type, "Cache-Control": "public, max-age=86400"}
+    )
+
+
 @cache
 def _loaded(name: str) -> File:
     content = _path(name).read_bytes()
@@ -104,6 +113,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         permission=Permission.OPEN,
         endpoint=_file,
         summary="/static/{digest}/{name}",
+        is_page=True,
+        is_file=True,
+    ),
+    Route(
+        method="GET",
+        path="/favicon.ico",
+        permission=Permission.OPEN,
+        endpoint=_icon,
+        summary="/favicon.ico",
         is_page=True,
         is_file=True,
     ),

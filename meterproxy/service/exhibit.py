@@ -20,6 +20,7 @@ from meterproxy.errors import MeterproxyError
 from meterproxy.service.invention import DAY_US, Spender, book_invented, invented
 from meterproxy.store.accounts import AccountRow, Accounts
 from meterproxy.store.audit_log import AuditFilter, AuditLog
+from meterproxy.store.instants import to_datetime
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
 from meterproxy.store.members import Members
@@ -55,13 +56,14 @@ class NotExhibit(MeterproxyError):
 
 
 class Exhibit(NamedTuple):
-    """What there is to look at: who can sign in, and that all of it is made up."""
+    """What there is to look at: who can sign in, and that all of it is made up; `again`: it was there before."""
 
     organization: str
     account_id: UUID
     sign_in: list[str]
     password: str
     requests: int
+    again: bool
 
 
 async def make_exhibit(pool: Pool, catalog: Catalog, rows: int = ROWS) -> Exhibit:
@@ -76,18 +78,21 @@ async def make_exhibit(pool: Pool, catalog: Catalog, rows: int = ROWS) -> Exhibi
     prices = [price for model in MODELS if (price := catalog.price(PRICES, model, now_us)) is not None]
     if not prices:
         raise MeterproxyError("none of the models that the usage would be made up of has a price")
-    account_id = await _own_account(pool) or (await accounts.create(ORGANIZATION)).id
-    await accounts.credit(account_id, CREDIT_NANOS, "grant", "made-up credit", "exhibit")
+    own = await _own_account(pool)
+    account_id = own or (await accounts.create(ORGANIZATION)).id
+    begin_us = now_us - DAYS * DAY_US
+    came_at = to_datetime(begin_us - begin_us % DAY_US)  # before anything is used, on the same day in statements
+    await accounts.credit(account_id, CREDIT_NANOS, "grant", "made-up credit", "exhibit", came_at)
     account = await accounts.read(account_id)
     password = secrets.token_urlsafe(12)
     spending = await _people(pool, account, password)
     spenders = await _spenders(pool, account_id, spending)
     requests = 0
     if account.balance_nanos == account.credits_nanos:  # nothing was used yet
-        records = list(invented(spenders, prices, now_us - DAYS * DAY_US, now_us, rows, seed=7))
+        records = list(invented(spenders, prices, begin_us, now_us, rows, seed=7))
         requests = await book_invented(Settlement(pool), records, prices)
     await _budgets(pool, account_id)
-    return Exhibit(ORGANIZATION, account_id, [email for _, email, _ in PEOPLE], password, requests)
+    return Exhibit(ORGANIZATION, account_id, [email for _, email, _ in PEOPLE], password, requests, own is not None)
 
 
 async def _own_account(pool: Pool) -> UUID | None:

@@ -178,6 +178,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         live.watch,
         machine,
         _single_sign_on(config, openid, secret.get_secret_value()),
+        config.providers,
     )
     api = Api(
         services,

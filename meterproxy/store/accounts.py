@@ -1,15 +1,16 @@
 """Accounts: organizations with their credit, the users in them, and the entries that people make."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import asyncpg
 import orjson
 
+from meterproxy.core.entry import EntryKind
 from meterproxy.core.limit import Scope
 from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.money import MAX_NANOS
@@ -29,6 +30,11 @@ CREDIT_KINDS: Final = ("grant", "purchase", "refund", "adjustment")
 
 MOST_CREDITS_NANOS: Final = MAX_NANOS // 4
 """No account's credits may pass this (about 2.3 billion dollars), so that sums of sums stay within `bigint`."""
+
+
+EXPORTED_AT_ONCE: Final = 4000
+"""Rows of one statement of an export: some milliseconds of PostgreSQL, about a megabyte of text."""
+ENTRIES_CSV_HEADER: Final = "entry_no,created_at,kind,amount,balance_after,request_id,description\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +154,18 @@ class Accounts:
             return found
 
     async def credit(
-        self, account_id: UUID, amount_nanos: int, kind: str, description: str = "", idempotency_key: str | None = None
+        self,
+        account_id: UUID,
+        amount_nanos: int,
+        kind: str,
+        description: str = "",
+        idempotency_key: str | None = None,
+        came_at: datetime | None = None,
     ) -> EntryRow:
         """Book a grant, purchase, refund or adjustment; in force fleet-wide with the next look at the change counter.
+
+        Args:
+            came_at: where it did not come now, as what is made up.
 
         Raises:
             ApiError: NOT_FOUND (account), MALFORMED (senseless amount), CONFLICT (the idempotency key was used for
@@ -165,15 +180,22 @@ class Accounts:
                 earlier = await _earlier(connection, account_id, idempotency_key, digest)
                 if earlier:
                     return earlier
-                key = (idempotency_key, digest) if idempotency_key else (None, None)
-                return await book(connection, acting(self._actor), account, amount_nanos, kind, description, *key)
+                return await book(
+                    connection, acting(self._actor), account, amount_nanos, kind, description, idempotency_key or None,
+                    digest if idempotency_key else None, came_at,
+                )  # fmt: skip
 
         return await retried(attempt)
 
     async def change(
-        self, account_id: UUID, *, frozen: bool | None = None, overdraft_nanos: int | None = None
+        self,
+        account_id: UUID,
+        *,
+        frozen: bool | None = None,
+        overdraft_nanos: int | None = None,
+        name: str | None = None,
     ) -> AccountRow:
-        """Freeze or unfreeze an account, or move its overdraft; in force fleet-wide within a second.
+        """Freeze or unfreeze an account, move its overdraft, or rename its organization; fleet-wide within a second.
 
         Raises:
             ApiError: NOT_FOUND, MALFORMED (senseless overdraft).
@@ -185,8 +207,11 @@ class Accounts:
             async with transaction(self._pool) as connection:
                 await have_account(connection, account_id)
                 await connection.execute(_SQL["change_account"], account_id, overdraft_nanos, frozen)
-                given = {"frozen": frozen, "overdraft_nanos": overdraft_nanos}
-                detail = {name: value for name, value in given.items() if value is not None}
+                before = None
+                if name is not None:
+                    before = await connection.fetchval(_SQL["rename_organization"], account_id, name)
+                given = {"frozen": frozen, "overdraft_nanos": overdraft_nanos, "name": name, "name_before": before}
+                detail = {member: value for member, value in given.items() if value is not None}
                 await self._audit(connection, "account.change", account_id, detail)
                 credit_limit = await connection.fetchval(_SQL["credit_limit"], account_id)
                 await connection.execute(_SQL["record_account_change"], "limit", credit_limit, account_id)
@@ -194,14 +219,43 @@ class Accounts:
 
         return await retried(attempt)
 
-    async def entries(self, account_id: UUID, before: int | None = None, limit: int = 50) -> Sequence[EntryRow]:
-        """Ledger entries, newest first, below a cursor. Raises ApiError NOT_FOUND."""
+    async def entries(
+        self, account_id: UUID, before: int | None = None, limit: int = 50, kinds: Sequence[EntryKind] | None = None
+    ) -> Sequence[EntryRow]:
+        """Ledger entries, newest first, below a cursor; of some kinds only. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
             await _read(connection, account_id)
-            return [EntryRow(**row) for row in await connection.fetch(_SQL["list_entries"], account_id, before, limit)]
+            rows = await connection.fetch(_SQL["list_entries"], account_id, before or MAX_NANOS, limit, kinds)
+        return [EntryRow(**row) for row in rows]
 
-    async def create_user(self, account_id: UUID, name: str, email: str | None = None) -> UserRow:
-        """Make a user in the account's organization. Raises ApiError NOT_FOUND, CONFLICT (email taken)."""
+    async def exported_entries(
+        self, account_id: UUID, kinds: Sequence[EntryKind] | None, format_: Literal["csv", "json"]
+    ) -> AsyncIterator[bytes]:
+        """All entries, or those of some kinds, as the pieces of a file; no connection is kept while one is being sent.
+
+        Raises:
+            StoreUnavailable: also when a part of it was given already.
+        """
+        query = _SQL[f"export_entries_{format_}"]
+        yield ENTRIES_CSV_HEADER.encode() if format_ == "csv" else b"["
+        before: int | None = None
+        while True:
+            async with transaction(self._pool, readonly=True) as connection:
+                page = await connection.fetchrow(query, account_id, before or MAX_NANOS, EXPORTED_AT_ONCE, kinds)
+            assert page is not None
+            if page["rows"]:
+                lead = ",\n" if format_ == "json" and before is not None else ""
+                yield (lead + page["text"]).encode()
+            if page["rows"] < EXPORTED_AT_ONCE:
+                break
+            before = page["last_no"]
+        if format_ == "json":
+            yield b"]\n"
+
+    async def create_user(
+        self, account_id: UUID, name: str, email: str | None = None, role: Role = Role.MEMBER
+    ) -> UserRow:
+        """Make a user in the account's organization in this role. Raises ApiError NOT_FOUND, CONFLICT (email taken)."""
         async with transaction(self._pool) as connection:
             organization_id = (await _read(connection, account_id)).organization_id
             try:
@@ -209,8 +263,8 @@ class Accounts:
             except asyncpg.UniqueViolationError as error:
                 raise ApiError(Case.CONFLICT, "A user with this email exists already.", param="email") from error
             assert row is not None
-            await connection.execute(_PEOPLE["add_member"], organization_id, row["id"], Role.MEMBER)
-            await self._audit(connection, "user.create", row["id"], {"name": name})
+            await connection.execute(_PEOPLE["add_member"], organization_id, row["id"], role)
+            await self._audit(connection, "user.create", row["id"], {"name": name, "role": role})
             return UserRow(**row)
 
     async def _audit(self, connection: Connection, action: str, subject_id: UUID, detail: dict[str, Any]) -> None:
@@ -246,13 +300,15 @@ async def book(
     description: str,
     idempotency_key: str | None = None,
     idempotency_digest: bytes | None = None,
+    came_at: datetime | None = None,
 ) -> EntryRow:
     """Book an entry of people's within a transaction that has the account. Raises ApiError MALFORMED (too much)."""
     if not -MOST_CREDITS_NANOS <= account["credits_nanos"] + amount_nanos <= MOST_CREDITS_NANOS:
         raise ApiError(Case.MALFORMED, "The account's credits would become too large.", param="amount")
     row = await connection.fetchrow(
-        _SQL["add_entry"], account["id"], kind, amount_nanos, description, actor, idempotency_key, idempotency_digest
-    )
+        _SQL["add_entry"], account["id"], kind, amount_nanos, description, actor, idempotency_key, idempotency_digest,
+        came_at,
+    )  # fmt: skip
     assert row is not None
     entry = EntryRow(**row)
     told = {"entry_no": entry.entry_no, "amount_nanos": amount_nanos}

@@ -7,8 +7,12 @@ Rules
 - A verified address makes somebody the user who has it, where nobody can have taken it before without proof: never an
   operator, and one with a password only where registration is closed. An invitation proves nothing of an address:
   whoever invites names it, and has its secret.
+- What none of this settles, an operator does by hand: he links and unlinks.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -18,6 +22,7 @@ import orjson
 from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import Accounts
+from meterproxy.store.actor import acting
 from meterproxy.store.ids import new_id
 from meterproxy.store.people import MembershipRow, PersonRow
 from meterproxy.store.pool import Connection, transaction
@@ -37,6 +42,15 @@ class Introduced(NamedTuple):
     subject: str
     name: str
     email: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRow:
+    """What an issuer calls somebody."""
+
+    issuer: str
+    subject: str
+    created_at: datetime
 
 
 class Identities:
@@ -66,6 +80,48 @@ class Identities:
         async with transaction(self._pool, readonly=True) as connection:
             row = await connection.fetchrow(_SQL["find_identity"], who.issuer, who.subject)
             return None if row is None else await _person(connection, row)
+
+    async def of(self, user_id: UUID) -> Sequence[IdentityRow]:
+        """What issuers call somebody. Raises ApiError NOT_FOUND."""
+        async with transaction(self._pool, readonly=True) as connection:
+            return await _of(connection, user_id)
+
+    async def link(
+        self, user_id: UUID, issuer: str, subject: str, *, forget_password: bool = False
+    ) -> Sequence[IdentityRow]:
+        """Let whom an issuer calls so be this user, as an operator says; what issuers call him now.
+
+        Args:
+            forget_password: whoever signed in by password, or is signed in, is out.
+
+        Raises:
+            ApiError: NOT_FOUND, CONFLICT where he is another user already.
+        """
+        async with transaction(self._pool) as connection:
+            before = await _of(connection, user_id)
+            if (issuer, subject) not in {(row.issuer, row.subject) for row in before}:
+                await _add(connection, user_id, issuer, subject)
+            if forget_password:
+                await connection.execute(_SQL["forget_password"], user_id)
+                await connection.execute(_PEOPLE["end_resets"], user_id)
+                await connection.execute(_PEOPLE["end_other_logins"], user_id, None)
+            detail = {"issuer": issuer, "subject": subject, "password_forgotten": forget_password}
+            await _note(connection, "user.link", user_id, detail, acting("operator"))
+            return await _of(connection, user_id)
+
+    async def unlink(self, user_id: UUID, issuer: str, subject: str) -> Sequence[IdentityRow]:
+        """Let whom an issuer calls so be this user no more, and end all his log-ins; what issuers still call him.
+
+        Raises:
+            ApiError: NOT_FOUND.
+        """
+        async with transaction(self._pool) as connection:
+            await _of(connection, user_id)
+            if await connection.fetchval(_SQL["remove_identity"], issuer, subject, user_id) is None:
+                raise ApiError(Case.NOT_FOUND, "This user is not known as that.")
+            await connection.execute(_PEOPLE["end_other_logins"], user_id, None)
+            await _note(connection, "user.unlink", user_id, {"issuer": issuer, "subject": subject}, acting("operator"))
+            return await _of(connection, user_id)
 
     async def _take_in(self, connection: Connection, who: Introduced) -> None:
         known = None if who.email is None else await connection.fetchrow(_SQL["find_known"], who.email, who.issuer)
@@ -102,6 +158,20 @@ class Identities:
         return self._registration == "open"
 
 
+async def _of(connection: Connection, user_id: UUID) -> Sequence[IdentityRow]:
+    if await connection.fetchrow(_PEOPLE["read_user"], user_id) is None:
+        raise ApiError(Case.NOT_FOUND, f"There is no user {user_id}.")
+    return [IdentityRow(**row) for row in await connection.fetch(_SQL["identities_of"], user_id)]
+
+
+async def _add(connection: Connection, user_id: UUID, issuer: str, subject: str) -> None:
+    try:
+        await connection.execute(_SQL["add_identity"], issuer, subject, user_id)
+    except asyncpg.UniqueViolationError as error:
+        text = "That issuer's subject is another user already: unlink him there first."
+        raise ApiError(Case.CONFLICT, text, param="subject") from error
+
+
 async def _person(connection: Connection, row: asyncpg.Record) -> PersonRow | None:
     if row["suspended_at"] is not None:
         return None
@@ -110,6 +180,8 @@ async def _person(connection: Connection, row: asyncpg.Record) -> PersonRow | No
     return PersonRow(row["id"], row["name"], row["email"], row["is_operator"], None, None, memberships)
 
 
-async def _note(connection: Connection, action: str, user_id: UUID, detail: dict[str, Any]) -> None:
+async def _note(
+    connection: Connection, action: str, user_id: UUID, detail: dict[str, Any], by: str | None = None
+) -> None:
     told = orjson.dumps(detail).decode()
-    await connection.execute(_ACCOUNTS["add_audit"], f"user {user_id}", action, "user", user_id, told)
+    await connection.execute(_ACCOUNTS["add_audit"], by or f"user {user_id}", action, "user", user_id, told)

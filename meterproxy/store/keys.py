@@ -38,6 +38,11 @@ _TEAMS: Final = queries("teams")
 VISIBLE_CHARACTERS: Final = 11
 """How much of a secret is kept to recognise it: the prefix and eight characters."""
 
+MOST_OF_USER: Final = 500
+"""How many live keys a user may have in an organization."""
+MOST_OF_ACCOUNT: Final = 100_000
+"""How many live keys an organization may have: workers keep each that is in use."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
@@ -95,7 +100,7 @@ class Keys:
 
         Raises:
             ApiError: NOT_FOUND where the account, user or team does not exist or they do not belong together; MALFORMED
-                where it would end before it begins.
+                where it would end before it begins; CONFLICT where there are as many live ones as there may be.
         """
         if expires_at is not None and expires_at <= datetime.now(UTC):
             raise ApiError(Case.MALFORMED, "expires_at: is over already.", param="expires_at")
@@ -106,7 +111,8 @@ class Keys:
                 account_id, owner, team_id, None, name, description, policy or KeyPolicy(), expires_at,
                 reads_usage,
             )  # fmt: skip
-            await self._hold_account(connection, account_id)
+            await lock_account(connection, account_id)
+            await _check_room(connection, account_id, owner, is_service=user_id is None)
             new = await _insert(connection, wish)
             await self._limit(connection, account_id, new.row.id)
             await self._note(connection, "key.create", new.row.id, {"name": name})
@@ -160,7 +166,8 @@ class Keys:
             new = replace(old, **changes)
             if old.expires_at is not None and (new.expires_at is None or new.expires_at > old.expires_at):
                 _check_latest(key_id, await connection.fetchrow(_SQL["read_end"], key_id))
-            await _check_team(connection, new.account_id, new.team_id)
+            if new.team_id != old.team_id:  # whose own was removed may stay in it
+                await _check_team(connection, new.account_id, new.team_id)
             changed = await connection.fetchrow(
                 _SQL["change_key"], key_id, new.name, new.description, _list(new.models), _list(new.operations),
                 _list(new.networks), new.highest_request_nanos, new.expires_at, new.team_id, new.reads_usage,
@@ -183,7 +190,8 @@ class Keys:
 
         Raises:
             ApiError: NOT_FOUND where there is no such key or it was revoked; CONFLICT where it has come to its end or
-                was rotated already, so that its end would be the new one's too.
+                was rotated already, so that its end would be the new one's too, or where there are as many live ones
+                as there may be and this one would live on beside them.
         """
         async with transaction(self._pool) as connection:
             if (whose := await connection.fetchrow(_SQL["whose_key"], key_id)) is not None:
@@ -193,6 +201,8 @@ class Keys:
                 raise ApiError(Case.NOT_FOUND, f"There is no live key {key_id}.")
             old = KeyRow(**row)
             _check_going_on(key_id, await connection.fetchrow(_SQL["read_end"], key_id))
+            if grace_seconds > 0:
+                await _check_room(connection, old.account_id, old.user_id)
             await connection.execute(_SQL["expire_key"], key_id, grace_seconds)
             wish = _Wish(
                 old.account_id, old.user_id, old.team_id, old.origin_id, old.name, old.description, policy_of(row),
@@ -279,6 +289,17 @@ async def _owner(connection: Connection, account_id: UUID, user_id: UUID | None)
     if not belongs and not await connection.fetchval(_ACCOUNTS["is_service_of"], user_id, account_id):
         raise ApiError(Case.NOT_FOUND, "There is no such user in this account's organization.", param="user_id")
     return user_id
+
+
+async def _check_room(connection: Connection, account_id: UUID, user_id: UUID, *, is_service: bool = False) -> None:
+    """Whether one more key may live; services hand out keys to whomever they serve, and may have all of them."""
+    live = await connection.fetchrow(_SQL["count_live_keys"], account_id, user_id, MOST_OF_ACCOUNT, MOST_OF_USER)
+    assert live is not None
+    if live["of_account"] >= MOST_OF_ACCOUNT:
+        raise ApiError(Case.CONFLICT, f"An organization has {MOST_OF_ACCOUNT:,} live keys at most: revoke some first.")
+    is_service = is_service or await connection.fetchval(_ACCOUNTS["is_service_of"], user_id, account_id)
+    if live["of_user"] >= MOST_OF_USER and not is_service:
+        raise ApiError(Case.CONFLICT, f"A user has {MOST_OF_USER} live keys at most: revoke some first.")
 
 
 async def _check_team(connection: Connection, account_id: UUID, team_id: UUID | None) -> None:

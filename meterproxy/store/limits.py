@@ -180,13 +180,7 @@ class Limits:
     async def retire(self, limit_id: UUID) -> LimitRow:
         """End a limit; what it has counted is kept. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
-            before = await _read(connection, limit_id)
-            row = await connection.fetchrow(_SQL["retire_limit"], limit_id)
-            assert row is not None
-            retired = _row(row)
-            if before.retired_at is None:
-                await _note(connection, acting(self._actor), "limit.retire", retired, {})
-            return retired
+            return await retire_limit(connection, acting(self._actor), limit_id)
 
     async def status(self, limit_id: UUID) -> LimitStatus:
         """How far the current window has been used. Raises ApiError NOT_FOUND."""
@@ -238,6 +232,17 @@ async def make_limit(
             "window": made.window_kind, "cap": made.cap, "enforcement": made.enforcement}  # fmt: skip
     await _note(connection, actor, "limit.create", made, told)
     return made
+
+
+async def retire_limit(connection: Connection, actor: str, limit_id: UUID) -> LimitRow:
+    """End a limit within a transaction. Raises ApiError NOT_FOUND."""
+    before = await _read(connection, limit_id)
+    row = await connection.fetchrow(_SQL["retire_limit"], limit_id)
+    assert row is not None
+    retired = _row(row)
+    if before.retired_at is None:
+        await _note(connection, actor, "limit.retire", retired, {})
+    return retired
 
 
 async def lock_account(connection: Connection, account_id: UUID) -> datetime:

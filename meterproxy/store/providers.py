@@ -5,14 +5,16 @@ Rules
 - A secret is sealed under the master key and bound to its row; nobody is shown more of it than its last four letters.
 - Every change takes a number of the change counter, so that workers read all of this again within a second.
 - What is removed is forgotten: the row stays for the audit log, the sealed secret does not.
+- A provider's name stays: usage, and what was made there, are known by it. Nor does a secret follow it to another host.
 """
 
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -99,6 +101,38 @@ class ProviderRows:
         """In the order of their making."""
         async with transaction(self._pool, readonly=True) as connection:
             return [ProviderRow(**row) for row in await connection.fetch(_SQL["list_providers"], MOST_PROVIDERS)]
+
+    async def change(
+        self,
+        provider_id: UUID,
+        base_url: str | None = None,
+        prices: str | None = None,
+        models: Sequence[str] | None = None,
+    ) -> ProviderRow:
+        """Change where a provider is, whose prices hold, or which models it serves; None: as it is.
+
+        Keys are forgotten where the address names another host: each was given for the one that it was tried at.
+
+        Raises:
+            ApiError: NOT_FOUND.
+        """
+        async with transaction(self._pool) as connection:
+            old = await _read(connection, provider_id)
+            new = replace(old, base_url=base_url or old.base_url, prices=prices or old.prices,
+                          models=list(models or old.models))  # fmt: skip
+            row = await connection.fetchrow(_SQL["change_provider"], provider_id, new.base_url, new.prices, new.models)
+            assert row is not None
+            moved = urlsplit(old.base_url)[:2] != urlsplit(new.base_url)[:2]
+            forgotten = await connection.fetch(_SQL["forget_keys"], provider_id) if moved else ()
+            changed = {
+                name: told
+                for name in ("base_url", "prices", "models")
+                if (told := getattr(new, name)) != getattr(old, name)
+            }
+            before = {f"{name}_before": getattr(old, name) for name in changed}
+            keys = {"keys_forgotten": len(forgotten)} if forgotten else {}
+            await self._note(connection, "provider.change", "provider", provider_id, {**changed, **before, **keys})
+            return ProviderRow(**row)
 
     async def remove(self, provider_id: UUID) -> None:
         """Remove a provider with its keys. Raises ApiError NOT_FOUND."""

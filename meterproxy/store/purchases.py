@@ -21,7 +21,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from meterproxy.core.money import format_usd
+from meterproxy.core.money import dollars
 from meterproxy.core.purchase import CODE_BYTES, PurchaseState, PurchaseTerms, code_as_written, code_of
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.accounts import book, have_account
@@ -185,8 +185,8 @@ class Purchases:
     def check(self, amount_nanos: int, param: str = "amount") -> None:
         """Whether so much may be bought at a time. Raises ApiError MALFORMED."""
         if not self.terms.least_nanos <= amount_nanos <= self.terms.highest_nanos:
-            least, highest = format_usd(self.terms.least_nanos), format_usd(self.terms.highest_nanos)
-            raise ApiError(Case.MALFORMED, f"{param}: must be from {least} to {highest} USD.", param=param)
+            least, highest = dollars(self.terms.least_nanos), dollars(self.terms.highest_nanos)
+            raise ApiError(Case.MALFORMED, f"{param}: must be from {least} to {highest}.", param=param)
 
 
 _VERBS: Final = {

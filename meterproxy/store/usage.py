@@ -10,7 +10,7 @@ Rules
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import asyncpg
@@ -168,6 +168,18 @@ class BucketRow:
     amount_nanos: int
 
 
+@dataclass(frozen=True, slots=True)
+class SearchRow:
+    """The searches that providers ran within a bucket, and the requests that had any."""
+
+    start: datetime
+    model: str | None
+    key_id: UUID | None
+    user_id: UUID | None
+    requests: int
+    searches: int
+
+
 class UsageFigures:
     """Reads rollups."""
 
@@ -281,9 +293,24 @@ class UsageFigures:
                 query.key_ids, query.user_ids, "model" in query.by, "key" in query.by, "user" in query.by,
                 MOST_LINES + 1,
             )  # fmt: skip
-        if len(rows) > MOST_LINES:
-            raise ApiError(Case.MALFORMED, f"More than {MOST_LINES} results: ask for fewer buckets.", param="limit")
-        return [BucketRow(**row) for row in rows]
+        return [BucketRow(**row) for row in _few(rows)]
+
+    async def searches(
+        self, account_id: UUID, query: BucketQuery, kind: Literal["web_searches", "file_searches"]
+    ) -> Sequence[SearchRow]:
+        """Searches in buckets of time, as far as their rows are kept; raises as `buckets`."""
+        async with transaction(self._pool, readonly=True) as connection:
+            rows = await connection.fetch(
+                _SQL["searches"], account_id, query.since, query.until, query.width, query.models, query.key_ids,
+                query.user_ids, "model" in query.by, "key" in query.by, "user" in query.by, MOST_LINES + 1, kind,
+            )  # fmt: skip
+        return [SearchRow(**row) for row in _few(rows)]
+
+
+def _few(rows: Sequence[asyncpg.Record]) -> Sequence[asyncpg.Record]:
+    if len(rows) > MOST_LINES:
+        raise ApiError(Case.MALFORMED, f"More than {MOST_LINES} results: ask for fewer buckets.", param="limit")
+    return rows
 
 
 def _counts(row: asyncpg.Record) -> Counts:

@@ -52,6 +52,11 @@ UPDATE limit_windows w SET cap = account.credits_nanos + account.overdraft_nanos
 FROM account JOIN limits c ON c.account_id = account.id AND c.kind = 'credit'
 WHERE w.account_id = account.id AND w.limit_id = c.id AND $2::bigint IS NOT NULL
 
+-- name: rename_organization
+-- Called with the account locked; answers the name before.
+UPDATE organizations o SET name = $2 FROM organizations old JOIN accounts a ON a.organization_id = old.id
+WHERE a.id = $1 AND o.id = old.id RETURNING old.name
+
 -- name: find_account
 -- By name of its organization, for people at a command line.
 SELECT a.id FROM accounts a JOIN organizations o ON o.id = a.organization_id WHERE o.name = $1 ORDER BY a.id LIMIT 1
@@ -68,7 +73,7 @@ SELECT account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id
 FROM ledger_entries WHERE account_id = $1 AND idempotency_key = $2
 
 -- name: add_entry
--- Called with the account locked; the cap of its credit moves with its credits.
+-- Called with the account locked; the cap of its credit moves with its credits. `$8` is when it came in, NULL now.
 WITH account AS (
     UPDATE accounts SET credits_nanos = credits_nanos + $3, balance_nanos = balance_nanos + $3,
         last_entry_no = last_entry_no + 1
@@ -79,8 +84,9 @@ WITH account AS (
     WHERE w.account_id = account.id AND w.limit_id = c.id
 )
 INSERT INTO ledger_entries
-    (account_id, entry_no, kind, amount_nanos, balance_after_nanos, description, actor, idempotency_key, idempotency_digest)
-SELECT id, last_entry_no, $2, $3, balance_nanos, $4, $5, $6, $7 FROM account
+    (account_id, entry_no, kind, amount_nanos, balance_after_nanos, description, actor, idempotency_key, idempotency_digest,
+     created_at)
+SELECT id, last_entry_no, $2, $3, balance_nanos, $4, $5, $6, $7, COALESCE($8, now()) FROM account
 RETURNING account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id, description, actor, idempotency_key,
     idempotency_digest, created_at
 
@@ -96,10 +102,29 @@ WHERE m.account_id = $1 AND a.id = m.account_id AND (m.low_since IS NOT NULL OR 
 SELECT id FROM limits WHERE account_id = $1 AND kind = 'credit'
 
 -- name: list_entries
--- Newest first; the cursor is the last entry number seen.
+-- Newest first, below an entry number.
 SELECT account_id, entry_no, kind, amount_nanos, balance_after_nanos, request_id, description, actor, idempotency_key,
     idempotency_digest, created_at
-FROM ledger_entries WHERE account_id = $1 AND ($2::bigint IS NULL OR entry_no < $2) ORDER BY entry_no DESC LIMIT $3
+FROM entries($1, $2, $3, $4) ORDER BY entry_no DESC
+
+-- name: export_entries_csv
+-- A page of them as lines of a CSV file, made where the rows are; with the number of its last row.
+SELECT string_agg(concat_ws(',',
+        entry_no, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), kind, usd(amount_nanos),
+        usd(balance_after_nanos), COALESCE(request_id::text, ''), csv_cell(description)) || E'\r\n', ''
+        ORDER BY entry_no DESC) AS text,
+    count(*) AS rows, min(entry_no) AS last_no
+FROM entries($1, $2, $3, $4)
+
+-- name: export_entries_json
+-- The same as JSON objects with commas between.
+SELECT string_agg(jsonb_build_object(
+        'entry_no', entry_no, 'created_at', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        'kind', kind, 'amount', usd(amount_nanos), 'amount_nanos', amount_nanos, 'balance_after', usd(balance_after_nanos),
+        'balance_after_nanos', balance_after_nanos, 'request_id', request_id, 'description', description)::text,
+        E',\n' ORDER BY entry_no DESC) AS text,
+    count(*) AS rows, min(entry_no) AS last_no
+FROM entries($1, $2, $3, $4)
 
 -- name: service_user
 SELECT u.id FROM users u JOIN accounts a USING (organization_id) WHERE a.id = $1 AND u.is_service

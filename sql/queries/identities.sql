@@ -18,3 +18,12 @@ INSERT INTO identities (issuer, subject, user_id) VALUES ($1, $2, $3)
 -- name: is_address_invited
 SELECT EXISTS (SELECT FROM invitations i WHERE lower(email) = lower($1)
     AND accepted_at IS NULL AND withdrawn_at IS NULL AND expires_at > now() AND may_invite(i))
+
+-- name: remove_identity
+DELETE FROM identities WHERE issuer = $1 AND subject = $2 AND user_id = $3 RETURNING user_id
+
+-- name: identities_of
+SELECT issuer, subject, created_at FROM identities WHERE user_id = $1 ORDER BY created_at, issuer, subject
+
+-- name: forget_password
+UPDATE users SET password_hash = NULL WHERE id = $1

@@ -7,6 +7,13 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 RETURNING id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
     highest_request_nanos, reads_usage, expires_at, revoked_at, created_at
 
+-- name: count_live_keys
+-- Of an account, and of one user in it; neither is counted further than is asked for.
+SELECT (SELECT count(*) FROM (SELECT FROM keys WHERE account_id = $1 AND revoked_at IS NULL
+            AND (expires_at IS NULL OR expires_at > now()) AND NOT is_chat LIMIT $3) some_of_them) AS of_account,
+    (SELECT count(*) FROM (SELECT FROM keys WHERE account_id = $1 AND user_id = $2 AND revoked_at IS NULL
+            AND (expires_at IS NULL OR expires_at > now()) AND NOT is_chat LIMIT $4) some_of_them) AS of_user
+
 -- name: list_keys
 SELECT id, account_id, user_id, team_id, origin_id, name, description, prefix, models, operations, networks,
     highest_request_nanos, reads_usage, expires_at, revoked_at, created_at

@@ -8,7 +8,7 @@ SELECT a.id AS account_id, CASE $1 WHEN 'key' THEN (SELECT k.origin_id FROM keys
 FROM accounts a
 WHERE ($3::uuid IS NULL OR a.id = $3) AND (($1 = 'account' AND a.id = $2)
    OR ($1 = 'organization' AND a.organization_id = $2)
-   OR ($1 = 'team' AND a.organization_id = (SELECT t.organization_id FROM teams t WHERE t.id = $2))
+   OR ($1 = 'team' AND a.organization_id = (SELECT t.organization_id FROM teams t WHERE t.id = $2 AND t.removed_at IS NULL))
    OR ($1 = 'user' AND CASE WHEN $3 IS NULL THEN a.organization_id = (SELECT u.organization_id FROM users u WHERE u.id = $2)
         ELSE EXISTS (SELECT FROM memberships m WHERE m.organization_id = a.organization_id AND m.user_id = $2) END)
    OR ($1 = 'key' AND a.id = (SELECT k.account_id FROM keys k WHERE k.id = $2)))

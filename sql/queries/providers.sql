@@ -10,6 +10,13 @@ SELECT id, name, base_url, prices, models, created_at FROM providers WHERE remov
 -- name: read_provider
 SELECT id, name, base_url, prices, models, created_at FROM providers WHERE id = $1 AND removed_at IS NULL FOR UPDATE
 
+-- name: change_provider
+UPDATE providers SET base_url = $2, prices = $3, models = $4 WHERE id = $1
+RETURNING id, name, base_url, prices, models, created_at
+
+-- name: forget_keys
+UPDATE provider_keys SET removed_at = now(), sealed = '\x' WHERE provider_id = $1 AND removed_at IS NULL RETURNING id
+
 -- name: remove_provider
 -- Its keys go with it: what sealed them is forgotten.
 WITH gone AS (UPDATE provider_keys SET removed_at = now(), sealed = '\x' WHERE provider_id = $1 AND removed_at IS NULL)

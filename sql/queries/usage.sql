@@ -16,8 +16,9 @@ ORDER BY grouped, day, amount_nanos DESC
 SELECT id, name FROM keys WHERE id = ANY ($1::uuid[]) UNION ALL SELECT id, name FROM users WHERE id = ANY ($1::uuid[])
 
 -- name: teams_of_keys
--- A key counts for the team that it is in today.
-SELECT k.id AS key_id, t.id AS team_id, t.name FROM keys k JOIN teams t ON t.id = k.team_id WHERE k.id = ANY ($1::uuid[])
+-- A key counts for the team that it is in today, or was in when that was removed.
+SELECT k.id AS key_id, t.id AS team_id, t.name || CASE WHEN t.removed_at IS NULL THEN '' ELSE ' (removed)' END AS name
+FROM keys k JOIN teams t ON t.id = k.team_id WHERE k.id = ANY ($1::uuid[])
 
 -- name: peak_hours
 SELECT extract(isodow FROM hour AT TIME ZONE 'UTC')::int AS weekday, extract(hour FROM hour AT TIME ZONE 'UTC')::int AS hour,
@@ -129,3 +130,14 @@ WHERE account_id = $1 AND occurred_at >= $2 AND occurred_at < $3 AND ($5::text[]
   AND ($6::text[] IS NULL OR model = ANY ($6)) AND ($7::uuid[] IS NULL OR key_id = ANY ($7))
   AND ($8::uuid[] IS NULL OR user_id = ANY ($8))
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 9 DESC, 2, 3, 4 LIMIT $12
+
+-- name: searches
+-- The searches of a kind ($12) that providers ran, from the rows that have any: an index has just these.
+SELECT date_bin($4::interval, occurred_at, $2::timestamptz) AS start, CASE WHEN $8 THEN model END AS model,
+    CASE WHEN $9 THEN key_id END AS key_id, CASE WHEN $10 THEN user_id END AS user_id, count(*) AS requests,
+    sum((other_usage ->> $12)::bigint)::bigint AS searches
+FROM usage_events
+WHERE account_id = $1 AND occurred_at >= $2 AND occurred_at < $3 AND (other_usage ? 'web_searches' OR other_usage ? 'file_searches')
+  AND (other_usage ->> $12)::bigint > 0 AND ($5::text[] IS NULL OR model = ANY ($5))
+  AND ($6::uuid[] IS NULL OR key_id = ANY ($6)) AND ($7::uuid[] IS NULL OR user_id = ANY ($7)) AND operation <> 'logged'
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 6 DESC, 2, 3, 4 LIMIT $11

@@ -76,6 +76,10 @@ def test_credit(on_database: Command) -> None:
     newest, oldest = on_database("credit", "history", "--account", account, "--json").json
     assert (newest["description"], oldest["kind"]) == ("rounding", "grant")
     assert on_database("credit", "history", "--account", account, "--before", "2", "--json").json == [oldest]
+    assert on_database("credit", "history", "--account", account, "--kind", "grant", "--json").json == [oldest]
+    both = ("--kind", "grant", "--kind", "adjustment")
+    assert on_database("credit", "history", "--account", account, *both, "--json").json == [newest, oldest]
+    assert on_database("credit", "history", "--account", account, "--kind", "gift").status == 2
 
 
 def test_idempotent_grant(on_database: Command) -> None:
@@ -190,6 +194,12 @@ def test_teams_and_what_a_key_may_do(on_database: Command) -> None:
     account = made_account(on_database)
     team = on_database("team", "create", "--account", account, "--name", "research", "--json").json
     assert on_database("team", "list", "--account", account, "--json").json == [team]
+    renamed = on_database("team", "rename", team["id"], "--name", "Research", "--json").json
+    assert renamed == {**team, "name": "Research"}
+    gone = on_database("team", "create", "--account", account, "--name", "research", "--json").json
+    assert on_database("team", "remove", gone["id"]).status == 0
+    assert on_database("team", "list", "--account", account, "--json").json == [renamed]
+    assert on_database("account", "rename", account, "--name", "Acme Ltd", "--json").json["organization"] == "Acme Ltd"
     key = on_database("key", "create", "--account", account, "--name", "k", "--team", team["id"], "--json").json
     changed = on_database(
         "key", "set", key["id"], "--model", "gpt-*", "--operation", "chat", "--network", "10.0.0.0/8",

@@ -18,6 +18,9 @@ def test_a_provider_and_its_keys(on_database: Command, monkeypatch: pytest.Monke
         "provider", "add", "--name", "second", "--base-url", "https://second.example/v1", "--model", "a*", "--json"
     ).json
     assert on_database("provider", "list", "--json").json[0]["models"] == ["a*"]
+    changed = on_database("provider", "set", provider["id"], "--model", "b*", "--prices", "groq", "--json").json
+    assert changed == {**provider, "models": ["b*"], "prices": "groq"}
+    assert on_database("provider", "set", provider["id"], "--base-url", "ftp://x").status == 2
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{SECRET}\n"))
     key = on_database("provider-key", "add", "--provider", provider["id"], "--untested", "--json")
     assert (key.json["last_four"], SECRET in key.out + key.err) == ("1234", False)
@@ -61,3 +64,4 @@ def test_the_exhibit_says_that_it_is_made_up(on_database: Command, monkeypatch: 
     again = on_database("demo", "--json")
     assert (again.status, again.json["account_id"], again.json["requests"]) == (0, done.json["account_id"], 0)
     assert again.json["password"] != done.json["password"]
+    assert ("new password" in done.err, "new password" in again.err) == (False, True)

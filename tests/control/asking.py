@@ -1,6 +1,6 @@
 """An API on real PostgreSQL, asked in process: what a client hears of it, and people to ask as."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from meterproxy.config import Provider
 from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.identity import Identity
@@ -83,6 +84,7 @@ class Asking:
         machine: Machine | None = None,
         public_url: str | None = None,
         single_sign_on: Callable[[OpenId], SingleSignOn] | None = None,
+        configured: Mapping[str, Provider] | None = None,
     ) -> None:
         accounts, keys = Accounts(pool), Keys(pool)
         self.pool = pool
@@ -97,7 +99,7 @@ class Asking:
             partial(audit, pool), ProviderRows(pool, Seal(bytes(32), PURPOSE)), Purchases(pool, TERMS),
             Notifications(pool), CreditMarks(pool), Refusals(pool),
             Live(accounts.look).watch, machine or machine_of(pool),
-            None if single_sign_on is None or known is None else single_sign_on(known),
+            None if single_sign_on is None or known is None else single_sign_on(known), configured or {},
         )  # fmt: skip
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)
         self.api = Api(

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from meterproxy.control.sign_in import FREE_REGISTRATIONS_OF_AN_ADDRESS
-from meterproxy.control.statement import _cell
+from meterproxy.control.spreadsheet import _cell
 from meterproxy.core.limit import Measure
 from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.role import Role

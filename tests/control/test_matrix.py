@@ -41,10 +41,11 @@ ROUTES_BY_PERMISSION = {
     Permission.READ_ORGANIZATION: "GET /api/organizations/{id}/members · GET /api/organizations/{id}/invitations · "
     "GET /api/budgets · GET /api/budgets/{id}/status · GET /api/refusals · "
     "GET /api/organizations/{id}/teams",
-    Permission.MANAGE: "PATCH /api/organizations/{id}/members/{user_id} · "
+    Permission.MANAGE: "PATCH /api/organizations/{id} · PATCH /api/organizations/{id}/members/{user_id} · "
     "DELETE /api/organizations/{id}/members/{user_id} · POST /api/organizations/{id}/invitations · "
     "DELETE /api/organizations/{id}/invitations/{invitation_id} · POST /api/budgets · PATCH /api/budgets/{id} · "
-    "DELETE /api/budgets/{id} · POST /api/organizations/{id}/teams",
+    "DELETE /api/budgets/{id} · POST /api/organizations/{id}/teams · "
+    "PATCH /api/organizations/{id}/teams/{team_id} · DELETE /api/organizations/{id}/teams/{team_id}",
     Permission.READ_OWN: "GET /api/credits/balance · GET /api/user/credits · GET /api/user/activity · "
     "GET /api/user/activity/export · GET /api/usage/logs · GET /api/usage/requests/{id} · GET /api/usage/stats · "
     "GET /api/usage/forecast · GET /api/credits/usage · GET /api/prices · GET /api/prices/compare · GET /api/ai/models",
@@ -54,9 +55,12 @@ ROUTES_BY_PERMISSION = {
     Permission.WRITE_OWN: "POST /api/keys · PATCH /api/keys/{id} · DELETE /api/keys/{id} · POST /api/keys/{id}/rotate · "
     "POST /api/chat · POST /api/ai/chat · POST /api/ai/chat/stream · POST /api/auth/refresh-api-key",
     Permission.LOG_OWN: "POST /api/usage/log",
-    Permission.READ_USAGE: "GET /api/credits/mark · GET /api/credits/transactions · GET /api/credits/report · "
+    Permission.READ_USAGE: "GET /api/credits/mark · GET /api/credits/transactions · GET /api/credits/transactions/export · GET /api/credits/report · "
     "GET /v1/organization/usage/completions · GET /v1/organization/usage/embeddings · "
     "GET /v1/organization/usage/moderations · GET /v1/organization/usage/images · "
+    "GET /v1/organization/usage/web_search_calls · GET /v1/organization/usage/file_search_calls · "
+    "GET /v1/organization/usage/code_interpreter_sessions · GET /v1/organization/usage/decisions · "
+    "GET /v1/organization/usage/vector_stores · "
     "GET /v1/organization/usage/audio_speeches · GET /v1/organization/usage/audio_transcriptions · "
     "GET /v1/organization/costs",
     Permission.READ_BILLING: "GET /api/credits/purchases",
@@ -64,7 +68,7 @@ ROUTES_BY_PERMISSION = {
     Permission.OPERATE: "GET /api/audit · GET /api/admin/users · PATCH /api/admin/users/{id} · "
     "POST /api/admin/users/{id}/reset · GET /api/admin/accounts · GET /api/admin/organizations · "
     "GET /api/admin/accounts/{id} · PATCH /api/admin/accounts/{id} · POST /api/admin/accounts/{id}/credits · "
-    "GET /api/admin/system · GET /api/admin/providers · POST /api/admin/providers · DELETE /api/admin/providers/{id} · "
+    "GET /api/admin/system · GET /api/admin/providers · POST /api/admin/providers · PATCH /api/admin/providers/{id} · DELETE /api/admin/providers/{id} · "
     "GET /api/admin/prices · GET /api/admin/provider-keys · POST /api/admin/provider-keys · POST /api/admin/provider-keys/{id}/rotate · "
     "DELETE /api/admin/provider-keys/{id} · GET /api/admin/purchases · "
     "POST /api/admin/purchases/{id}/confirm · POST /api/admin/purchases/{id}/decline",

@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
+import orjson
 import pytest
 
 from meterproxy.core.role import Role
 from meterproxy.errors import Case
 from tests.control.asking import PASSWORD, Asking, Heard, Person
+from tests.control.history import history
+from tests.dashboard.visitor import Visitor
 from tests.ledger.bank import pool_of
 
 
@@ -100,6 +105,59 @@ async def test_there_is_always_an_owner(asking: Asking) -> None:
         asking("DELETE", members(owner, second), token=second.token),
     )
     assert sorted(heard.status for heard in both) == [204, 409]
+
+
+async def test_organizations_and_teams_are_renamed(asking: Asking) -> None:
+    """By those who manage them; a name that is taken is refused, and the audit trail has both names."""
+    owner = await asking.person("owner")
+    path = f"/api/organizations/{owner.organization_id}"
+    assert (await asking("PATCH", path, {"name": "Acme"}, token=owner.token)).body == {
+        "id": str(owner.organization_id), "name": "Acme",
+    }  # fmt: skip
+    assert (await asking("PATCH", path, {"name": " "}, token=owner.token)).case is Case.MALFORMED
+    (listed,) = (await asking("GET", "/api/organizations", token=owner.token)).body["data"]
+    assert listed["name"] == "Acme"
+    one, _ = [await asking("POST", f"{path}/teams", {"name": name}, token=owner.token) for name in ("one", "two")]
+    team = f"{path}/teams/{one.body['id']}"
+    assert (await asking("PATCH", team, {"name": "two"}, token=owner.token)).case is Case.CONFLICT
+    assert (await asking("PATCH", team, {"name": "three"}, token=owner.token)).body["name"] == "three"
+    rows = await asking.pool.fetch(
+        "SELECT detail::text AS told FROM audit_log WHERE action IN ('account.change', 'team.rename') ORDER BY id"
+    )
+    assert [orjson.loads(row["told"]) for row in rows] == [
+        {"name": "Acme", "name_before": "owner"}, {"name": "three", "name_before": "one"},
+    ]  # fmt: skip
+
+
+async def test_a_removed_team_leaves_what_it_was(asking: Asking) -> None:
+    """Its budgets end, its keys go on and may be rotated and moved, no key joins it, and what it used is still its own."""
+    owner, stranger = await asking.person("owner"), await asking.person("stranger")
+    path = f"/api/organizations/{owner.organization_id}/teams"
+    team = (await asking("POST", path, {"name": "one"}, token=owner.token)).body
+    new = {"name": "k", "team_id": team["id"]}
+    key = (await asking("POST", "/api/keys", new, token=owner.token)).body
+    budget = {"scope": "team", "scope_id": team["id"], "measure": "amount", "window": "month", "cap": "5.00"}
+    assert (await asking("POST", "/api/budgets", budget, token=owner.token)).status == 201
+    await history(asking.pool, [UUID(key["id"])], rows=20)
+    theirs = f"/api/organizations/{stranger.organization_id}/teams/{team['id']}"
+    assert (await asking("DELETE", theirs, token=stranger.token)).case is Case.NOT_FOUND
+    assert (await asking("DELETE", f"{path}/{team['id']}", token=owner.token)).status == 204
+    assert (await asking("DELETE", f"{path}/{team['id']}", token=owner.token)).case is Case.NOT_FOUND
+    assert (await asking("GET", path, token=owner.token)).body["data"] == []
+    assert (await asking("GET", "/api/budgets", token=owner.token)).body["data"] == []
+    assert (await asking("POST", "/api/budgets", budget, token=owner.token)).case is Case.NOT_FOUND
+    assert (await asking("POST", "/api/keys", new, token=owner.token)).case is Case.NOT_FOUND
+    first = (datetime.now(UTC) - timedelta(days=60)).date()
+    used = await asking("GET", f"/api/credits/usage?group_by=team&from={first}", token=owner.token)
+    assert [(group["name"], group["requests"]) for group in used.body["groups"]] == [("one (removed)", 20)]
+    renamed = await asking("PATCH", f"/api/keys/{key['id']}", {"name": "still"}, token=owner.token)
+    assert (renamed.body["name"], renamed.body["team_id"]) == ("still", team["id"])
+    rotated = await asking("POST", f"/api/keys/{key['id']}/rotate", {}, token=owner.token)
+    again = (await asking("POST", path, {"name": "one"}, token=owner.token)).body
+    moved = await asking("PATCH", f"/api/keys/{rotated.body['id']}", {"team_id": again["id"]}, token=owner.token)
+    assert moved.body["team_id"] == again["id"]
+    visitor = await Visitor.of(asking, owner)
+    assert "one that was removed" in (await visitor.get(f"/keys/{key['id']}")).body.decode()
 
 
 async def test_registering_by_invitation_only(database: str) -> None:

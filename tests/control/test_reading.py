@@ -19,6 +19,7 @@ from meterproxy.core.record import EndRecord
 from meterproxy.core.role import Role
 from meterproxy.errors import Case
 from meterproxy.service.invention import book_invented
+from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import audit
 from meterproxy.store.settle import Settlement
 from tests.control.asking import ADMIN_TOKEN, Asking, Person
@@ -204,6 +205,43 @@ async def test_an_export_of_nothing_is_a_file(past: Past) -> None:
     assert orjson.loads(await exported(past, "json")) == []
 
 
+async def test_what_came_in_is_found_among_what_was_used(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By kind, page by page and as files; on the page, too, and each entry has the balance that it has in the ledger."""
+    path = f"/admin/accounts/{past.owner.account_id}/credits"
+    for number in range(3):
+        body = {"amount": "1.00", "kind": "refund", "description": f"=refund {number}"}
+        await past.asking("POST", path, body, token=ADMIN_TOKEN)
+    whole = [row async for row in entries(past, "")]
+    assert len(whole) == 4 + sum(record.amount_nanos > 0 for record in past.records)
+    for kinds in (["refund"], ["grant", "refund"], ["deduction"], ["overrun"], ["deduction", "grant"]):
+        query = "&".join(f"kind={kind}" for kind in kinds)
+        assert [row async for row in entries(past, query)] == [row for row in whole if row["kind"] in kinds], kinds
+    assert (await past.asking("GET", "/api/credits/transactions?kind=gift", token=past.owner.token)).param == "kind.0"
+    monkeypatch.setattr("meterproxy.store.accounts.EXPORTED_AT_ONCE", 2)
+    pieces = [Accounts(past.asking.pool).exported_entries(past.owner.account_id, ["grant", "refund"], format_)
+              for format_ in ("csv", "json")]  # type: ignore[arg-type]  # fmt: skip
+    as_csv, as_json = [b"".join([piece async for piece in one]).decode() for one in pieces]
+    rows = list(csv.DictReader(io.StringIO(as_csv, newline="")))
+    assert [row["description"] for row in rows] == ["'=refund 2", "'=refund 1", "'=refund 0", ""]
+    assert [row["entry_no"] for row in orjson.loads(as_json)] == [int(row["entry_no"]) for row in rows]
+    visitor = await Visitor.of(past.asking, past.owner)
+    page = (await visitor.get("/credits?kind=grant&kind=refund")).body.decode()
+    assert page.count("<td>refund</td>") == 3
+    assert "<td>deduction</td>" not in page
+
+
+async def entries(past: Past, query: str) -> AsyncIterator[dict[str, Any]]:
+    """All ledger entries that a query finds, three pages or more."""
+    cursor = ""
+    while True:
+        page = await past.get(f"/api/credits/transactions?{query}&limit=150{cursor}")
+        for row in page["data"]:
+            yield row
+        if page["next_cursor"] is None:
+            return
+        cursor = f"&cursor={page['next_cursor']}"
+
+
 @pytest.mark.parametrize("period", ["daily", "weekly", "monthly"])
 async def test_a_statement_adds_up(past: Past, period: str) -> None:
     """What was there, what came in, what went out and what is left; line by line."""
@@ -363,6 +401,33 @@ async def test_what_does_not_exist_here_has_used_nothing(past: Past, asked: str,
     start = int((datetime.now(UTC) - timedelta(days=31)).timestamp())
     told = await past.get(f"/v1/organization/usage/completions?start_time={start}&limit=31&{asked}")
     assert any(bucket["results"] for bucket in told["data"]) is any_there
+
+
+async def test_searches_are_told_by_hours_and_models(past: Past) -> None:
+    """As many as rows say that providers ran, to which no key or model that had none is added; OpenAI's names for them."""
+    await past.asking.pool.execute(
+        "UPDATE usage_events SET other_usage = jsonb_build_object('web_searches', 3, 'file_searches', 1) "
+        "WHERE id IN (SELECT id FROM usage_events WHERE operation = 'chat' ORDER BY occurred_at DESC LIMIT 20)"
+    )
+    start = int((datetime.now(UTC) - timedelta(days=30)).timestamp())
+    base = f"/v1/organization/usage/web_search_calls?start_time={start}&limit=31"
+    for asked in ("", "&group_by=model&group_by=api_key_id", "&bucket_width=1h&limit=168&models=big"):
+        told = await past.get(base.replace("&limit=31", "") + asked if "limit" in asked else base + asked)
+        results = [result for bucket in told["data"] for result in bucket["results"]]
+        if "1h" not in asked:
+            assert sum(result["num_requests"] for result in results) == 60
+            assert sum(result["num_model_requests"] for result in results) == 20
+        assert {result["object"] for result in results} <= {"organization.usage.web_searches.result"}
+        assert all((result["model"] is not None) == ("group_by" in asked) for result in results)
+    files = await past.get(f"/v1/organization/usage/file_search_calls?start_time={start}&limit=31")
+    results = [result for bucket in files["data"] for result in bucket["results"]]
+    assert sum(result["num_requests"] for result in results) == 20
+    assert {result["object"] for result in results} == {"organization.usage.file_searches.result"}
+    for asked in ("web_search_calls?context_levels=low&", "file_search_calls?vector_store_ids=vs_1&", "decisions?",
+                  "vector_stores?", "code_interpreter_sessions?"):  # fmt: skip
+        told = await past.get(f"/v1/organization/usage/{asked}start_time={start}&limit=31")
+        assert (told["object"], len(told["data"])) == ("page", 31)
+        assert all(bucket["results"] == [] for bucket in told["data"]), asked
 
 
 async def test_a_budget_is_the_organizations_unless_the_operator_set_it(past: Past) -> None:

@@ -27,6 +27,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/keys/{id}/rotate"): {},
     ("PATCH", "/api/budgets/{id}"): {"name": "mine now", "cap": "999.00"},
     ("PATCH", "/api/organizations/{id}/members/{user_id}"): {"role": "viewer"},
+    ("PATCH", "/api/organizations/{id}/teams/{team_id}"): {"name": "mine now"},
 }
 """What is said where a body is wanted together with an id of something."""
 TABLES = (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterproxy.core.money import MAX_NANOS, div_ceil, format_usd, parse_usd
+from meterproxy.core.money import MAX_NANOS, div_ceil, dollars, format_usd, parse_usd
 
 EXAMPLES = """
 5.00            5000000000
@@ -66,3 +66,12 @@ def test_format_and_parse_are_inverse(nanos: int) -> None:
 def test_division_rounds_up(numerator: int, denominator: int) -> None:
     """The quotient is the ceiling of the exact fraction, for negative numbers too."""
     assert div_ceil(numerator, denominator) == ceil(Fraction(numerator, denominator))
+
+
+@pytest.mark.parametrize(("nanos", "text"), [
+    (0, "$0.00"), (10_000_000_000_000, "$10,000.00"), (-5_000_000_000, "−$5.00"), (1, "$0.000000001"),
+    (-1_234_567_890_123_456_789, "−$1,234,567,890.123456789"),
+])  # fmt: skip
+def test_amounts_are_read_in_groups(nanos: int, text: str) -> None:
+    """With a real minus, and as exact as they are."""
+    assert dollars(nanos) == text

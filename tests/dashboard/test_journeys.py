@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -111,6 +112,9 @@ async def test_from_registering_to_a_statement(chromium: Browser, open_service: 
         await told_why(page)
         await ann.open("/")
         await expect(page.get_by_role("heading", name="Refused in the last day")).to_be_visible()
+        await expect(page.locator(".ytick text").nth(3)).to_be_attached()
+        ticks = await page.locator(".ytick text").all_text_contents()
+        assert any(re.fullmatch(r"\$0\.0000\d+", tick) for tick in ticks), ticks
 
         await ann.open("/activity")
         async with page.expect_download() as downloading:
@@ -323,7 +327,7 @@ async def test_with_the_keyboard_alone(chromium: Browser, open_service: Service)
 
 PAGES = (
     "/", "/activity", "/credits", "/keys", "/budgets", "/chat", "/reports", "/reports?group_by=model", "/prices",
-    "/members", "/profile", "/operate/organizations", "/operate/people", "/operate/purchases", "/notifications", "/operate/providers", "/operate/system", "/operate/audit",
+    "/members", "/profile", "/operate/organizations", "/operate/people", "/operate/purchases", "/notifications", "/docs", "/operate/providers", "/operate/system", "/operate/audit",
 )  # fmt: skip
 
 

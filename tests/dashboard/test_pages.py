@@ -1,5 +1,7 @@
 """Pages: who may see and send them, and what nobody can make them do."""
 
+import csv
+import io
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -10,6 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from meterproxy.config import Provider
 from meterproxy.control.access import Permission
 from meterproxy.core.role import Role
 from meterproxy.dashboard import static
@@ -22,18 +25,19 @@ from tests.dashboard.visitor import Visitor
 from tests.ledger.bank import pool_of
 
 PAGES_BY_PERMISSION = {
-    Permission.OPEN: "GET /static/{digest}/{name} · GET /login · POST /login · GET /login/openid · GET /login/openid/back · GET /register · POST /register · "
+    Permission.OPEN: "GET /static/{digest}/{name} · GET /favicon.ico · GET /login · POST /login · GET /login/openid · GET /login/openid/back · GET /register · POST /register · "
     "GET /reset · POST /reset · GET /docs",
     Permission.SIGNED_IN: "POST /logout · GET /profile · POST /profile/password · POST /profile/organization · "
     "GET /invitation · POST /invitation",
     Permission.READ_OWN: "GET / · GET /latest · GET /live · GET /activity · GET /activity/export · GET /activity/{id} · "
-    "GET /credits · GET /prices",
+    "GET /credits · GET /prices · GET /prices/compare",
     Permission.READ_OWN_KEYS: "GET /keys · GET /keys/{id}",
     Permission.WRITE_OWN: "POST /keys · POST /keys/{id} · POST /keys/{id}/rotate · POST /keys/{id}/revoke · GET /chat",
-    Permission.READ_USAGE: "GET /reports · GET /reports/statement",
+    Permission.READ_USAGE: "GET /credits/export · GET /reports · GET /reports/usage · GET /reports/statement",
     Permission.READ_ORGANIZATION: "GET /budgets · GET /members",
     Permission.MANAGE: "POST /budgets · POST /budgets/{id} · POST /budgets/{id}/retire · POST /members/invite · "
-    "POST /members/teams · POST /members/{id}/role · POST /members/{id}/remove · "
+    "POST /members/teams · POST /members/teams/{id}/rename · POST /members/teams/{id}/remove · "
+    "POST /members/organization · POST /members/{id}/role · POST /members/{id}/remove · "
     "POST /members/invitations/{id}/withdraw",
     Permission.READ_NOTIFICATIONS: "GET /notifications · POST /notifications/read · POST /notifications/{id}/read",
     Permission.BILL: "POST /credits/mark · POST /credits/purchase · POST /credits/purchases/{id}/cancel",
@@ -41,7 +45,7 @@ PAGES_BY_PERMISSION = {
     "POST /operate/purchases/{id}/decline · GET /operate/organizations · POST /operate/organizations · GET /operate/organizations/{id} · "
     "POST /operate/organizations/{id} · POST /operate/organizations/{id}/credit · GET /operate/people · "
     "POST /operate/people/{id} · POST /operate/people/{id}/reset · GET /operate/system · GET /operate/audit · "
-    "GET /operate/providers · POST /operate/providers · POST /operate/providers/{id}/remove · "
+    "GET /operate/providers · POST /operate/providers · POST /operate/providers/{id} · POST /operate/providers/{id}/remove · "
     "POST /operate/providers/{id}/keys · POST /operate/provider-keys/{id}/rotate · "
     "POST /operate/provider-keys/{id}/remove",
 }
@@ -185,7 +189,9 @@ async def test_budgets_are_paged(asking: Asking) -> None:
     assert "cursor=" not in second
     limits = (await asking("GET", "/api/budgets?limit=50", token=owner.token)).body["data"]
     linked = (await visitor.get(f"/budgets?first={limits[21]['id']}")).body.decode()
-    assert re.findall(r"budget \d\d", linked) == ["budget 21", "budget 22"], "a link to one leads to the page it is on"
+    assert re.findall(r"<h2>(budget \d\d)", linked) == ["budget 21", "budget 22"], (
+        "a link to one leads to the page it is on"
+    )
     login_id = await asking.pool.fetchval("SELECT id FROM logins ORDER BY id DESC LIMIT 1")
     ann = Visitor(asking, login_id, await asking.pool.fetchval("SELECT user_id FROM logins WHERE id = $1", login_id))
     assert (await ann.get("/profile")).status == 200
@@ -282,11 +288,11 @@ async def test_a_form_that_cannot_be_done_says_why_and_keeps_what_was_filled_in(
     ann = await Visitor.of(asking, person)
     heard = await ann.post("/keys", name="reporting", highest_request="much")
     assert heard.status == 400
-    assert b"highest_request: not an amount" in heard.body
+    assert b"Dearest request: not an amount" in heard.body
     assert b'value="reporting"' in heard.body
     heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="1.5")
     assert heard.status == 400
-    assert b"cap: must be a whole number" in heard.body
+    assert b"Cap: must be a whole number" in heard.body
     heard = await ann.post("/budgets", name="b", whose="account", measure="requests", window="day", cap="9" * 5000)
     assert heard.status == 400
     heard = await ann.post(f"/keys/{uuid4()}/rotate", grace_seconds="--5")
@@ -367,7 +373,7 @@ async def test_a_key_that_is_over_is_not_said_to_live_on(asking: Asking) -> None
 async def test_what_has_no_visible_name_is_not_made(asking: Asking, path: str) -> None:
     """Nobody could press on it."""
     heard = await (await Visitor.of(asking, await asking.person("ann"))).post(path, name="  ")
-    assert (heard.status, b"name: must not be blank" in heard.body) == (400, True)
+    assert (heard.status, b"Name: must not be blank" in heard.body) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +401,7 @@ async def test_credit_is_ordered_and_confirmed_by_forms(asking: Asking) -> None:
     person = await asking.person("ann")
     ann = await Visitor.of(asking, person)
     heard = await ann.post("/credits/purchase", amount="1", reference=HOSTILE[:100])
-    assert (heard.status, b"must be from 5.00 to" in heard.body, b"<script>alert" in heard.body) == (400, True, False)
+    assert (heard.status, b"must be from $5.00 to" in heard.body, b"<script>alert" in heard.body) == (400, True, False)
     for reference in (HOSTILE[:100], "second"):
         heard = await ann.post("/credits/purchase", amount="20", reference=reference, idempotency_key=reference)
         assert (heard.status, heard.headers["Location"]) == (303, "/credits?done=ordered")
@@ -512,3 +518,186 @@ def test_what_is_estimated_is_not_shown_to_the_last_digit(nanos: int, text: str)
 def test_what_was_done_is_said_in_our_own_words() -> None:
     """Nobody writes on our pages by a link."""
     assert all(text.endswith(".") and "<" not in text for text in DONE.values())
+
+
+async def test_names_are_changed_where_they_are_read(asking: Asking) -> None:
+    """The organization's and a team's among its members; a provider but for its name; each form says what was done."""
+    owner = await asking.person("owner")
+    await asking.pool.execute("UPDATE users SET is_operator = true")
+    visitor = await Visitor.of(asking, owner)
+    assert (await visitor.post("/members/teams", name="one")).status == 303
+    team_id = await asking.pool.fetchval("SELECT id FROM teams")
+    provider = {"name": "second", "base_url": "https://second.example/v1", "models": "a*"}
+    assert (await visitor.post("/operate/providers", **provider)).status == 303
+    provider_id = await asking.pool.fetchval("SELECT id FROM providers")
+    for path, fields, done in (
+        ("/members/organization", {"name": "Acme"}, "organization-renamed"),
+        (f"/members/teams/{team_id}/rename", {"name": "two"}, "team-renamed"),
+        (f"/operate/providers/{provider_id}", {"models": "b*, c*", "prices": "groq"}, "provider-changed"),
+    ):
+        heard = await visitor.post(path, **fields)
+        assert (heard.status, heard.headers["Location"].partition("done=")[2]) == (303, done)
+    members = (await visitor.get("/members")).body.decode()
+    assert 'value="Acme"' in members
+    assert 'value="two"' in members
+    assert "<dd>b*, c*</dd><dt>Prices of</dt><dd>groq</dd>" in (await visitor.get("/operate/providers")).body.decode()
+    heard = await visitor.post(f"/members/teams/{team_id}/remove")
+    assert heard.headers["Location"].endswith("done=team-removed")
+    assert (await visitor.post("/members/organization", name=" ")).status == 400
+
+
+async def test_a_budget_is_made_and_changed_on_its_page(asking: Asking) -> None:
+    """With all that the API knows of it; requests that run at once have no window, and what is left empty is taken away."""
+    owner = await asking.person("owner")
+    visitor = await Visitor.of(asking, owner)
+    made = {"name": "pictures", "whose": "account", "measure": "requests", "window": "day", "cap": "10"}
+    more = {"operation": "image", "time_zone": "Europe/Berlin", "grace": "2", "model": "", "marks": "50"}
+    assert (await visitor.post("/budgets", **made, **more)).status == 303
+    (budget,) = (await asking("GET", "/api/budgets", token=owner.token)).body["data"]
+    assert [budget[name] for name in ("operation", "time_zone", "grace", "cap", "marks", "model")] == [
+        "image", "Europe/Berlin", 2, 10, [50], None,
+    ]  # fmt: skip
+    shown = (await visitor.get("/budgets")).body.decode()
+    assert "by day in Europe/Berlin" in shown
+    assert "2 beyond the cap" in shown
+    change = {"name": "", "cap": "12", "marks": "50, 80", "enforcement": "soft", "grace": ""}
+    assert (await visitor.post(f"/budgets/{budget['id']}", **change)).status == 303
+    (budget,) = (await asking("GET", "/api/budgets", token=owner.token)).body["data"]
+    assert [budget[name] for name in ("name", "cap", "marks", "enforcement", "grace")] == ["", 12, [50, 80], "soft", 0]
+    at_once = {**made, "measure": "concurrent", "window": "month", "cap": "4"}
+    assert (await visitor.post("/budgets", **at_once)).status == 303
+    last = (await asking("GET", "/api/budgets", token=owner.token)).body["data"][-1]
+    assert [last[name] for name in ("measure", "window", "cap")] == ["concurrent", None, 4]
+    heard = await visitor.post("/budgets", **{**made, "time_zone": "Europe/Nowhere"})
+    assert heard.status == 400
+    assert "is not a time zone" in heard.body.decode()
+
+
+async def test_a_report_leads_to_its_requests(asking: Asking) -> None:
+    """Each row to those that it counts; of many the dearest or latest are shown, and the file has all of them."""
+    owner = await asking.person("owner")
+    visitor = await Visitor.of(asking, owner)
+    key = (await asking("POST", "/api/keys", {"name": "=one"}, token=owner.token)).body
+    await history(asking.pool, [UUID(key["id"])], rows=200, days=20)
+    await asking.pool.execute(
+        "INSERT INTO conversations (account_id, conversation, requests, amount_nanos, first_at, last_at) "
+        "SELECT $1, 'talk ' || n, 2, 3000000000, now() - n * interval '1 minute', now() - n * interval '1 minute' "
+        "FROM generate_series(1, 130) n",
+        owner.account_id,
+    )
+    for by, name in (
+        ("model", "model"),
+        ("operation", "operation"),
+        ("key", "key_id"),
+        ("user", "user_id"),
+        ("day", "from"),
+    ):
+        report = (await visitor.get(f"/reports?group_by={by}")).body.decode()
+        links = re.findall(rf'<tr><td><a href="(/activity\?[^"]*{name}=[^"]*)">.*?<td class="num">(\d+)</td>', report)
+        assert links, by
+        for link, requests in links[:2]:
+            listed = (await visitor.get(link.replace("&amp;", "&"))).body.decode()
+            assert min(int(requests), 50) == listed.count('<td><a href="/activity/'), link
+    talks = (await visitor.get("/reports?group_by=conversation")).body.decode()
+    assert len(re.findall(r"conversation_id=", talks)) == 100
+    in_all = await asking.pool.fetchval("SELECT count(*) FROM conversations")
+    assert f"{in_all - 100} more have" in talks
+    heard = await visitor.get("/reports/usage?group_by=conversation&format=csv")
+    rows = list(csv.DictReader(io.StringIO(heard.body.decode(), newline="")))
+    assert len(rows) == in_all
+    assert {row["amount"] for row in rows if row["conversation"] == "talk 130"} == {"3.00"}
+    heard = await asking("GET", "/api/credits/usage?group_by=key&format=csv", token=owner.token)
+    (row,) = csv.DictReader(io.StringIO(heard.body.decode(), newline=""))
+    assert (row["name"], row["requests"]) == ("'=one", "200")
+
+
+async def test_a_usage_is_compared_over_models(asking: Asking) -> None:
+    """The cheapest first, with what a report counted or with numbers of one's own; what is no number is said."""
+    owner = await asking.person("owner")
+    visitor = await Visitor.of(asking, owner)
+    page = (await visitor.get("/prices/compare?input_tokens=1000000&output_tokens=500000")).body.decode()
+    rows = re.findall(r"<tr><td>(\w+)</td><td>openai</td>.*?\$([\d.]+)</span></td><td class=\"num\">([\d.]+)", page)
+    assert rows == [("cheap", "0.60", "1.0"), ("dear", "25.00", "41.7")]
+    assert "/prices/compare" in (await visitor.get("/prices")).body.decode()
+    heard = await visitor.get("/prices/compare?input_tokens=many")
+    assert (heard.status, 'value="many"' in heard.body.decode()) == (400, True)
+
+
+async def test_what_is_not_there_or_not_allowed_is_a_page_like_the_others(asking: Asking) -> None:
+    """With the menu of who looks, and for a browser only: programs get the error that they can read."""
+    visitors = await cast(asking)
+    browser = {"Accept": "text/html,application/xhtml+xml"}
+    for path, status in (
+        ("/nothing", 404),
+        (f"/keys/{uuid4()}", 404),
+        ("/operate/people", 403),
+        ("/credits?kind=x", 400),
+    ):
+        heard = await visitors["owner"].get(path, **browser)
+        text = heard.body.decode()
+        assert (heard.status, 'aria-label="Pages"' in text, "Go to the overview" in text) == (status, True, True), path
+    heard = await asking("GET", "/nothing", headers=browser)
+    assert (heard.status, "aria-label" in heard.body.decode()) == (404, False)
+    for path, headers in (("/nothing", {}), ("/api/nothing", browser), ("/v1/organization/nothing", browser)):
+        assert (await asking("GET", path, headers=headers)).message.startswith("Unknown request URL"), path
+    assert (await asking("POST", "/nothing", headers=browser)).message.startswith("Unknown request URL")
+
+
+async def test_programs_find_the_icon_where_they_look_for_it(asking: Asking) -> None:
+    """Without having read a page."""
+    heard = await asking("GET", "/favicon.ico")
+    assert (heard.status, heard.headers["Content-Type"]) == (200, "image/svg+xml; charset=utf-8")
+
+
+@pytest.mark.parametrize(("path", "fields", "told"), [
+    ("/budgets", {"measure": "amount", "window": "day", "cap": "5", "marks": "many"}, "Tell at: must be a whole number."),
+    ("/budgets", {"measure": "requests", "window": "day", "cap": "1.5"}, "Cap: must be a whole number."),
+    ("/keys", {"name": ""}, "Name: must not be empty."),
+    ("/keys", {"name": "k", "highest_request": "-1"}, "Dearest request: must be above 0."),
+    ("/members/invite", {"email": "ann@example.com", "role": "king"},
+     "Role: must be owner, admin, billing, member or viewer."),
+])  # fmt: skip
+async def test_a_form_is_refused_in_our_own_words(asking: Asking, path: str, fields: dict[str, str], told: str) -> None:
+    """By the name that its field has on the page."""
+    visitor = await Visitor.of(asking, await asking.person("owner"))
+    assert told in (await visitor.post(path, **fields)).body.decode()
+
+
+async def test_providers_of_the_configuration_are_shown_and_cannot_be_changed(database: str) -> None:
+    """With where they are and whether they have a key, of which nothing is told; one that they hide is said to be hidden."""
+    configured = {
+        "openai": Provider.model_validate({"base_url": "https://api.openai.example/v1", "api_key": "sk-of-the-file"}),
+        "local": Provider.model_validate({"base_url": "http://localhost:9/v1", "models": ["llama*"]}),
+    }
+    async with pool_of(database) as pool:
+        asking = Asking(pool, configured=configured)
+        person = await asking.person("operator")
+        await pool.execute("UPDATE users SET is_operator = true")
+        told = (await asking("GET", "/api/admin/providers", token=ADMIN_TOKEN)).body
+        assert [(one["name"], one["has_key"], one["models"]) for one in told["configured"]] == [
+            ("openai", True, ["*"]), ("local", False, ["llama*"]),
+        ]  # fmt: skip
+        visitor = await Visitor.of(asking, person)
+        await visitor.post("/operate/providers", name="openai", base_url="https://other.example/v1")
+        page = (await visitor.get("/operate/providers")).body.decode()
+    assert page.index("https://api.openai.example/v1") < page.index("http://localhost:9/v1")
+    assert page.count("set in the configuration</span>") == 2
+    assert "left out: the configuration has this name" in page
+    assert "sk-of-the-file" not in page
+    assert page.count('/remove"') == 1
+
+
+async def test_amounts_are_grouped_where_they_are_read(asking: Asking) -> None:
+    """Not where they are filled in, which takes no commas."""
+    owner = await asking.person("owner")
+    grant = {"amount": "-12345.5", "kind": "adjustment"}
+    await asking("POST", f"/admin/accounts/{owner.account_id}/credits", grant, token=ADMIN_TOKEN)
+    visitor = await Visitor.of(asking, owner)
+    page = (await visitor.get("/credits")).body.decode()
+    assert "−$12,345.50" in page
+    assert "$10,000.00" in page, "the most that may be ordered"
+    made = {"name": "b", "whose": "account", "measure": "amount", "window": "month", "cap": "2500"}
+    await visitor.post("/budgets", **made)
+    budgets = (await visitor.get("/budgets")).body.decode()
+    assert "<dd>$2,500.00</dd>" in budgets
+    assert 'value="2500.00"' in budgets

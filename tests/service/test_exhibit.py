@@ -29,6 +29,8 @@ async def test_it_is_made_once_and_the_books_balance(pool: asyncpg.Pool) -> None
     exhibit = await make_exhibit(pool, Catalog(), rows=300)
     assert "made up" in exhibit.organization
     assert [result for result in await audit(pool) if not result.ok] == []
+    used_from = await pool.fetchval("SELECT min(occurred_at) FROM usage_events")
+    assert await pool.fetchval("SELECT created_at FROM ledger_entries WHERE kind = 'grant'") < used_from
     account = await Accounts(pool).read(exhibit.account_id)
     assert 0 < account.balance_nanos < account.credits_nanos
     people = People(pool, Accounts(pool))
@@ -39,7 +41,7 @@ async def test_it_is_made_once_and_the_books_balance(pool: asyncpg.Pool) -> None
     roles = await pool.fetch("SELECT u.email, m.role FROM memberships m JOIN users u ON u.id = m.user_id")
     assert {(row["email"], row["role"]) for row in roles} == {(email, role) for _, email, role in PEOPLE}
     again = await make_exhibit(pool, Catalog(), rows=300)
-    assert (again.account_id, again.requests) == (exhibit.account_id, 0)
+    assert (again.account_id, again.requests, again.again) == (exhibit.account_id, 0, True)
     assert again.password != exhibit.password
     assert await pool.fetchval("SELECT count(*) FROM organizations WHERE name = $1", ORGANIZATION) == 1
 

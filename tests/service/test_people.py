@@ -93,6 +93,14 @@ async def test_openais_sdk_reads_usage_and_costs(open_service: Service) -> None:
         usage = administrator.admin.organization.usage
         told = await usage.completions(start_time=start, group_by=["model"], bucket_width="1d")
         costs = await usage.costs(start_time=start, group_by=["line_item"])
+        others = [
+            await ask(start_time=start)
+            for ask in (
+                usage.web_search_calls, usage.file_search_calls, usage.vector_stores, usage.code_interpreter_sessions,
+                usage.decisions, usage.images, usage.audio_speeches, usage.audio_transcriptions,
+            )
+        ]  # fmt: skip
+    assert not any(bucket.results for page in others for bucket in page.data)
     results: list[Any] = [result for bucket in told.data for result in bucket.results]
     counts = [answer.usage for answer in answers if answer.usage is not None]
     assert {result.model: result.num_model_requests for result in results} == {"gpt-4o-mini": 2, "gpt-4o": 1}

@@ -1,5 +1,6 @@
 """Keys: the secret is shown once, the policy comes back as it went in, an end is an end."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
@@ -199,3 +200,32 @@ async def test_equal_policies_are_one_object(pool: asyncpg.Pool, keys: Keys, acc
         if (entry := await found(pool, (await keys.create(account.id, name, policy=KeyPolicy(("o?",)))).secret))
     ]
     assert policies[0] is policies[1]
+
+
+async def test_live_keys_have_a_stated_maximum(
+    pool: asyncpg.Pool, keys: Keys, account: AccountRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a person and of an organization, also for many at once; what is revoked or over makes room."""
+    monkeypatch.setattr("meterproxy.store.keys.MOST_OF_USER", 2)
+    monkeypatch.setattr("meterproxy.store.keys.MOST_OF_ACCOUNT", 4)
+    ann = await Accounts(pool).create_user(account.id, "ann")
+    wishes = [keys.create(account.id, f"k{number}", user_id=ann.id) for number in range(5)]
+    done = await asyncio.gather(*wishes, return_exceptions=True)
+    made = [one for one in done if isinstance(one, NewKey)]
+    refused = [one for one in done if isinstance(one, ApiError)]
+    assert (len(made), {one.case for one in refused}) == (2, {Case.CONFLICT})
+    assert refused[0].message == "A user has 2 live keys at most: revoke some first."
+    with pytest.raises(ApiError) as no_room:
+        await keys.rotate(made[0].row.id, grace_seconds=60)
+    assert no_room.value.case is Case.CONFLICT
+    rotated = await keys.rotate(made[0].row.id)
+    await keys.revoke(rotated.row.id)
+    assert await keys.create(account.id, "in its place", user_id=ann.id)
+    services = [await keys.create(account.id, "a service's") for _ in range(2)]
+    with pytest.raises(ApiError) as no_room:
+        await keys.create(account.id, "one too many")
+    assert no_room.value.message == "An organization has 4 live keys at most: revoke some first."
+    await keys.revoke(services[0].row.id)
+    assert await keys.create(account.id, "a service's")
+    other = await Accounts(pool).create("Other")
+    assert await keys.create(other.id, "another's")

@@ -1,6 +1,7 @@
 """Providers in the database: their secrets are whole or nothing, and nobody reads them."""
 
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -81,3 +82,25 @@ async def test_what_is_removed_is_forgotten(pool: asyncpg.Pool) -> None:
     await rows.remove(provider.id)
     assert await rows.opened() == await rows.keys() == await rows.list() == []
     assert (await rows.add("second", "https://other.example/v1", "openai", ["*"])).name == "second"
+
+
+async def test_a_provider_changes_and_no_secret_follows_it_to_another_host(pool: asyncpg.Pool) -> None:
+    """Its path, prices and models change under its keys; at another host it begins without any, and the log says so."""
+    rows = ProviderRows(pool, OLD)
+    provider = await rows.add("second", "https://second.example/v1", "openai", ["*"])
+    await rows.add_key(provider.id, SECRET)
+    changed = await rows.change(provider.id, "https://second.example/openai/v1", "groq", ["llama*"])
+    assert (changed.name, changed.base_url, changed.prices, changed.models) == (
+        "second", "https://second.example/openai/v1", "groq", ["llama*"],
+    )  # fmt: skip
+    assert [(one.base_url, one.secrets) for one in await rows.opened()] == [(changed.base_url, (SECRET,))]
+    for address in ("https://other.example/v1", "http://other.example/v1", "http://other.example:8080/v1"):
+        await rows.add_key(provider.id, SECRET)
+        assert (await rows.change(provider.id, address)).models == ["llama*"]
+        assert await rows.opened() == await rows.keys() == []
+    assert await pool.fetchval("SELECT count(*) FROM provider_keys WHERE sealed <> ''") == 0
+    told = await pool.fetchval("SELECT max(detail::text) FROM audit_log WHERE detail::text LIKE '%keys_forgotten%'")
+    assert '"keys_forgotten": 2' in told
+    with pytest.raises(ApiError) as refused:
+        await rows.change(uuid4(), "https://other.example/v1")
+    assert refused.value.case is Case.NOT_FOUND

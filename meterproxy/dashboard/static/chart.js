@@ -1,6 +1,8 @@
 // Charts from the figures that stand in the page as JSON, in the page's own colours.
 
 const WEEKDAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+// Plain dollars on an axis, however small or large: no µ, no k.
+const DOLLARS = { tickprefix: "$", exponentformat: "none", separatethousands: true };
 const COLOURS = ["#4f46e5", "#0891b2", "#d97706", "#059669", "#db2777", "#7c3aed", "#65a30d", "#dc2626", "#475569"];
 
 function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
@@ -22,14 +24,14 @@ const CHARTS = {
   days(data) {
     const traces = new Map();
     for (const [day, model, amount] of data.rows) {
-      if (!traces.has(model)) traces.set(model, { type: "bar", name: plain(model), x: [], y: [], hovertemplate: "%{x}<br>$%{y:.4f}" });
+      if (!traces.has(model)) traces.set(model, { type: "bar", name: plain(model), x: [], y: [], hovertemplate: "%{x}<br>$%{y:,.9~f}" });
       traces.get(model).x.push(day);
       traces.get(model).y.push(amount);
     }
     return [[...traces.values()], layout({
       barmode: "stack", bargap: 0.25, legend: { orientation: "h", y: -0.15 },
       xaxis: { type: "date", range: [data.first + "T00:00:00Z", data.last + "T23:59:59Z"], tickformat: "%d %b", showgrid: false },
-      yaxis: { tickprefix: "$" },
+      yaxis: DOLLARS,
     })];
   },
   hours(data) {
@@ -43,8 +45,8 @@ const CHARTS = {
   },
   groups(data) {
     const days = data.every((row) => /^\d{4}-\d\d-\d\d$/.test(row[0]));
-    const trace = { type: "bar", x: data.map((row) => plain(row[0])), y: data.map((row) => row[1]), marker: { color: COLOURS[0] }, hovertemplate: "%{x}<br>$%{y:.4f}<extra></extra>" };
-    return [[trace], layout({ yaxis: { tickprefix: "$" }, xaxis: { type: days ? "date" : "category", showgrid: false } })];
+    const trace = { type: "bar", x: data.map((row) => plain(row[0])), y: data.map((row) => row[1]), marker: { color: COLOURS[0] }, hovertemplate: "%{x}<br>$%{y:,.9~f}<extra></extra>" };
+    return [[trace], layout({ yaxis: DOLLARS, xaxis: { type: days ? "date" : "category", showgrid: false } })];
   },
 };
 
