@@ -1,7 +1,7 @@
 """Limits and their status as the API promises them: money as text, with its nanodollars beside it."""
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 from meterproxy.control.answers import Answer, Nanos
@@ -13,6 +13,13 @@ from meterproxy.store.limits import LimitStatus as StatusRow
 AMOUNT = "amount"
 Quantity = int | str
 """A decimal string in USD for amounts, else a whole number."""
+COUNTED: Final = {
+    AMOUNT: "US dollars",
+    "tokens": "tokens",
+    "requests": "requests",
+    "concurrent": "requests at the same time",
+}
+"""What people call what limits count, by measure."""
 
 
 class Limit(Answer):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from meterproxy.control.limit_answers import AMOUNT, COUNTED
 from meterproxy.core.money import dollars
 
 FULL: Final = 100
@@ -57,8 +58,12 @@ def _meaning(detail: Mapping[str, Any]) -> str:
 
 
 def _quantity(detail: Mapping[str, Any], name: str) -> str:
-    number = detail[name]
-    return dollars(number) if detail["measure"] == "amount" else f"{number:,} {detail['measure']}"
+    number, measure = detail[name], detail["measure"]
+    if measure == AMOUNT:
+        return dollars(number)
+    counted = COUNTED.get(measure, measure)
+    noun, *more = counted.split(" ")
+    return " ".join([f"{number:,}", noun.removesuffix("s") if number == 1 else noun, *more])
 
 
 def _credit_low(detail: Mapping[str, Any]) -> Words:

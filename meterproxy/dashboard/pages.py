@@ -15,6 +15,7 @@ from pydantic import Field
 
 from meterproxy.control.access import OF_KEYS, ROLES, Acting, Permission, is_operator, wanted_organization
 from meterproxy.control.call import Call, Services
+from meterproxy.control.limit_answers import COUNTED
 from meterproxy.control.notification_endpoints import reader_of
 from meterproxy.control.principal import User
 from meterproxy.control.queries import Query
@@ -230,7 +231,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals.update(
         static=address_of, activity_of=activity_of, today=lambda: _now().date(), now=_now,
-        entry_kinds=ENTRY_KINDS, credit_kinds=CREDIT_KINDS, kinds_in_address=kinds_in_address,
+        entry_kinds=ENTRY_KINDS, credit_kinds=CREDIT_KINDS, kinds_in_address=kinds_in_address, counted=COUNTED,
     )  # fmt: skip
     return environment
 

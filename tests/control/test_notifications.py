@@ -49,6 +49,25 @@ def test_a_limit_in_words(changes: dict[str, Any], title: str, text: str) -> Non
     assert words_of("limit.passed", "x", BUDGET, sees_budgets=False).link == "/activity"
 
 
+@pytest.mark.parametrize(("measure", "asked"), [
+    ("requests", "1 request, more than was left of 60 requests a day."),
+    ("concurrent", "1 request at the same time, more than was left of 60 requests at the same time."),
+    ("tokens", "1 token, more than was left of 60 tokens a day."),
+])  # fmt: skip
+def test_what_a_limit_counts_has_words(measure: str, asked: str) -> None:
+    """As forms have them, of one and of many."""
+    told = {
+        **BUDGET,
+        "measure": measure,
+        "amount": 1,
+        "cap": 60,
+        "window": None if measure == "concurrent" else "day",
+        "key": "",
+    }
+    words = words_of("limit.refused", "x", told, sees_budgets=True)
+    assert words.text == f"What was asked for may use up to {asked}"
+
+
 def test_what_a_later_release_tells_is_told_by_its_name() -> None:
     """While a fleet is upgraded, workers of the earlier release show what the later ones write."""
     assert words_of("card.expired", "x", {}, sees_budgets=True).title == "card.expired"

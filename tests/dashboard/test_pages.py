@@ -573,6 +573,30 @@ async def test_a_budget_is_made_and_changed_on_its_page(asking: Asking) -> None:
     assert "is not a time zone" in heard.body.decode()
 
 
+async def test_a_budget_is_told_in_words_and_its_numbers_in_groups(asking: Asking) -> None:
+    """What it counts is called what the form calls it; one that only counts is renamed without a cap."""
+    owner = await asking.person("owner")
+    visitor = await Visitor.of(asking, owner)
+    for budget in ({"measure": "tokens", "window": "total", "cap": "1234567"}, {"measure": "concurrent", "cap": "4"}):
+        assert (await visitor.post("/budgets", whose="account", **budget)).status == 303
+    counting = await asking("POST", "/api/budgets", {"measure": "requests", "window": "day"}, token=owner.token)
+    for path in ("/", "/budgets"):
+        text = (await visitor.get(path)).body.decode()
+        assert "tokens in all" in text
+        assert "1,234,567" in text
+        assert "requests at the same time" in text
+        assert "per moment" not in text
+    assert "Hard limit on tokens in all, for the whole organization." in text
+    renamed = await visitor.post(f"/budgets/{counting.body['id']}", name="counts", cap="", marks="", grace="")
+    assert renamed.status == 303
+    last = (await asking("GET", "/api/budgets", token=owner.token)).body["data"][-1]
+    assert (last["name"], last["cap"]) == ("counts", None)
+    assert (
+        f'id="cap-{last["id"]}" name="cap" inputmode="decimal" value=""'
+        in (await visitor.get("/budgets")).body.decode()
+    )
+
+
 async def test_a_report_leads_to_its_requests(asking: Asking) -> None:
     """Each row to those that it counts; of many the dearest or latest are shown, and the file has all of them."""
     owner = await asking.person("owner")
