@@ -1,9 +1,11 @@
 """Forms: what a browser sends of one, read into the model that the API reads of JSON.
 
 A field that was left empty is not there. Lists are written with commas or line ends between, and switches are there or
-not.
+not. Amounts and numbers may be written as pages show them: "$10,000.00", "1,000". An amount with commas has its cents,
+as "5,000" is five dollars where commas are decimal.
 """
 
+import re
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
@@ -18,10 +20,21 @@ T = TypeVar("T", bound=BaseModel)
 
 CSRF: Final = "csrf"
 MOST_FIELDS: Final = 200
+MOST_DIGITS: Final = 20
+
+
+_GROUPED_AMOUNT: Final = re.compile(r"\$?(\d{1,3}(?:,\d{3})+\.\d{2,9})|\$(\d+(?:\.\d{1,9})?)", re.ASCII)
+_GROUPED_NUMBER: Final = re.compile(r"\d{1,3}(?:,\d{3})+", re.ASCII)
 
 
 class _Numbers(list[int]):
     """Stands for a list of numbers."""
+
+
+class _Amount(str):
+    """Stands for an amount of money, which is read from text."""
+
+    __slots__ = ()
 
 
 def fields(body: bytes) -> dict[str, str]:
@@ -47,6 +60,19 @@ def read(kind: type[T], given: Mapping[str, str]) -> T:
         raise malformed(error, "The form") from error
 
 
+def amount_of(text: str) -> str:
+    """An amount as the API reads it; what is none stays as it is."""
+    shown = _GROUPED_AMOUNT.fullmatch(text.strip())
+    return (shown[1] or shown[2]).replace(",", "") if shown else text.strip()
+
+
+def number_of(text: str) -> int | str:
+    """A whole number; what is none stays as it is."""
+    plain = text.strip()
+    plain = plain.replace(",", "") if _GROUPED_NUMBER.fullmatch(plain) else plain
+    return int(plain) if plain.removeprefix("-").isdecimal() and len(plain) <= MOST_DIGITS else text
+
+
 def instant_of(text: str) -> str:
     """An instant as it was given; a day, as browsers send it, begins in UTC."""
     return f"{text}T00:00:00Z" if len(text) == len("2026-01-31") else text
@@ -67,7 +93,7 @@ def _kind_of(annotation: Any, metadata: list[Any]) -> type:
     if annotation in {bool, StrictBool}:
         return bool
     if any(isinstance(part, BeforeValidator) for part in metadata):
-        return str  # an amount is read from text
+        return _Amount
     return int if annotation is int else str
 
 
@@ -77,6 +103,6 @@ def _converted(text: str, kind: type) -> Any:
         return [_converted(part, int) for part in parts] if kind is _Numbers else parts
     if kind is bool:
         return text not in {"", "0", "false", "off"}
-    if kind is int and text.strip().removeprefix("-").isdecimal() and len(text) <= 20:
-        return int(text)
-    return text
+    if kind is int:
+        return number_of(text)
+    return amount_of(text) if kind is _Amount else text

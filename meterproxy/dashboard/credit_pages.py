@@ -36,7 +36,6 @@ ROWS: Final = 50
 PURCHASES: Final = 20
 BUDGETS: Final = 20
 """On one page; each of them is looked up."""
-MOST_DIGITS: Final = 20
 _CLEARED: Final = {"name": "", "grace": None}
 """What of a budget is taken away by leaving its field empty."""
 T = TypeVar("T", NewBudget, limit_bodies.ChangedLimit)
@@ -149,11 +148,9 @@ async def _budget_retired(on: Services, call: Call) -> web.Response:
 
 def _in_its_unit(given: T, measure: str) -> T:
     """A form knows texts only; what is no money is a whole number."""
-    if measure == "amount":
-        return given
+    read = forms.amount_of if measure == "amount" else forms.number_of
     texts = {name: text for name in ("cap", "grace") if isinstance(text := getattr(given, name), str)}
-    numbers = {name: int(text) for name, text in texts.items() if text.isdecimal() and len(text) <= MOST_DIGITS}
-    return given.model_copy(update=numbers)
+    return given.model_copy(update={name: read(text) for name, text in texts.items()})
 
 
 ROUTES: Final[tuple[Route, ...]] = (

@@ -9,9 +9,12 @@ from meterproxy.control.own_key_endpoints import OwnKey, Rotation
 from meterproxy.errors import ApiError, Case
 
 
-@pytest.mark.parametrize(("text", "nanos"), [("5", 5_000_000_000), ("5.00", 5_000_000_000), ("0.000000001", 1)])
+@pytest.mark.parametrize(("text", "nanos"), [
+    ("5", 5_000_000_000), ("5.00", 5_000_000_000), ("0.000000001", 1), ("$5", 5_000_000_000), (" 5.00 ", 5_000_000_000),
+    ("$10,000.00", 10_000_000_000_000), ("1,000,000.50", 1_000_000_500_000_000),
+])  # fmt: skip
 def test_an_amount_is_read_with_and_without_cents(text: str, nanos: int) -> None:
-    """Somebody who types 5 means five dollars."""
+    """Somebody who types 5 means five dollars, and what pages show is read back as it stands there."""
     assert forms.read(bodies.NewCredit, {"amount": text, "kind": "grant", "csrf": "x"}).amount == nanos
     assert forms.read(OwnKey, {"name": "k", "highest_request": text, "models": ""}).highest_request == nanos
 
@@ -21,11 +24,15 @@ def test_lists_switches_numbers_and_what_is_empty() -> None:
     read = forms.read(OwnKey, {"name": "k", "models": "gpt-*, o3\no4", "reads_usage": "on", "description": ""})
     assert (read.models, read.reads_usage, read.description) == (("gpt-*", "o3", "o4"), True, "")
     assert forms.read(Rotation, {"grace_seconds": "60"}).grace_seconds == 60
+    assert forms.read(Rotation, {"grace_seconds": "3,600"}).grace_seconds == 3600
     assert forms.read(ChangedLimit, {"marks": "50, 80,100"}).marks == (50, 80, 100)
 
 
 @pytest.mark.parametrize(("kind", "given", "param"), [
     (bodies.NewCredit, {"amount": "5,00", "kind": "grant"}, "amount"),
+    (bodies.NewCredit, {"amount": "5,000", "kind": "grant"}, "amount"),
+    (bodies.NewCredit, {"amount": "10,00.00", "kind": "grant"}, "amount"),
+    (Rotation, {"grace_seconds": "1,00"}, "grace_seconds"),
     (bodies.NewCredit, {"amount": "5.00", "kind": "grant", "balance": "1"}, "balance"),
     (Rotation, {"grace_seconds": "soon"}, "grace_seconds"),
     (ChangedLimit, {"marks": "50, soon"}, "marks.1"),

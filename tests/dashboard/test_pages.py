@@ -577,7 +577,7 @@ async def test_a_budget_is_told_in_words_and_its_numbers_in_groups(asking: Askin
     """What it counts is called what the form calls it; one that only counts is renamed without a cap."""
     owner = await asking.person("owner")
     visitor = await Visitor.of(asking, owner)
-    for budget in ({"measure": "tokens", "window": "total", "cap": "1234567"}, {"measure": "concurrent", "cap": "4"}):
+    for budget in ({"measure": "tokens", "window": "total", "cap": "1,234,567"}, {"measure": "concurrent", "cap": "4"}):
         assert (await visitor.post("/budgets", whose="account", **budget)).status == 303
     counting = await asking("POST", "/api/budgets", {"measure": "requests", "window": "day"}, token=owner.token)
     for path in ("/", "/budgets"):
