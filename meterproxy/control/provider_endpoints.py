@@ -22,7 +22,7 @@ def _address(text: str) -> str:
     try:
         Origin.from_base_url(text)
     except ConfigError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error).removeprefix("base_url ")) from error
     return text
 
 
@@ -37,11 +37,14 @@ Secret = Annotated[SecretStr, Field(min_length=1, max_length=1000), AfterValidat
 ProviderName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
+Address = Annotated[str, Field(max_length=500), AfterValidator(_address)]
+
+
 class NewProvider(bodies.Body):
     """A provider that speaks OpenAI's dialect; it serves once it has a key. `models` are patterns."""
 
     name: ProviderName
-    base_url: Annotated[str, Field(max_length=500), AfterValidator(_address)]
+    base_url: Address
     prices: bodies.Name = "openai"
     models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] = ("*",)
 
@@ -49,7 +52,7 @@ class NewProvider(bodies.Body):
 class ChangedProvider(bodies.Body):
     """What may change of a provider; what is not named stays. At another host it begins without keys."""
 
-    base_url: Annotated[str | None, Field(max_length=500), AfterValidator(lambda text: text and _address(text))] = None
+    base_url: Address | None = None
     prices: bodies.Name | None = None
     models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] | None = None
 

@@ -64,6 +64,10 @@ class Stats(Answer):
     recent: list[Exchange]
 
 
+_NAMING: Final = ("value", "name", "conversation", "tag", "tool")
+"""Members that say what a row of usage is about."""
+
+
 class GroupQuery(Span):
     """What usage is grouped by."""
 
@@ -151,6 +155,7 @@ async def usage(on: Services, call: Call) -> GroupedUsage | web.Response:
         return told
     kind, rows = _rows(told)
     columns = [name for name in kind.model_fields if not name.endswith("_nanos")]
+    columns.sort(key=lambda name: name not in _NAMING)  # what a row is about comes first
     name = f"usage-by-{told.group_by}-{told.first_day}-{told.last_day}.csv"
     return web.Response(
         text=spreadsheet.as_csv(columns, rows),

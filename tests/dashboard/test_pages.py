@@ -541,6 +541,10 @@ async def test_names_are_changed_where_they_are_read(asking: Asking) -> None:
     assert 'value="Acme"' in members
     assert 'value="two"' in members
     assert "<dd>b*, c*</dd><dt>Prices of</dt><dd>groq</dd>" in (await visitor.get("/operate/providers")).body.decode()
+    told = (await visitor.post(f"/operate/providers/{provider_id}", base_url="ftp://x")).body.decode()
+    assert "Address: must begin with http:// or https://" in told
+    nowhere = await asking("PATCH", f"/api/admin/providers/{provider_id}", {"base_url": ""}, token=ADMIN_TOKEN)
+    assert (nowhere.status, nowhere.param) == (400, "base_url")
     heard = await visitor.post(f"/members/teams/{team_id}/remove")
     assert heard.headers["Location"].endswith("done=team-removed")
     assert (await visitor.post("/members/organization", name=" ")).status == 400
@@ -631,6 +635,7 @@ async def test_a_report_leads_to_its_requests(asking: Asking) -> None:
     assert len(rows) == in_all
     assert {row["amount"] for row in rows if row["conversation"] == "talk 130"} == {"3.00"}
     heard = await asking("GET", "/api/credits/usage?group_by=key&format=csv", token=owner.token)
+    assert heard.body.startswith(b"value,name,requests,"), "what a row is about comes first"
     (row,) = csv.DictReader(io.StringIO(heard.body.decode(), newline=""))
     assert (row["name"], row["requests"]) == ("'=one", "200")
 
