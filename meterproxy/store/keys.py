@@ -115,7 +115,10 @@ class Keys:
             await _check_room(connection, account_id, owner, is_service=user_id is None)
             new = await _insert(connection, wish)
             await self._limit(connection, account_id, new.row.id)
-            await self._note(connection, "key.create", new.row.id, {"name": name})
+            told = {"name": name, "user": str(owner)}
+            await self._note(
+                connection, "key.create", new.row.id, {**told, "reads_usage": "True"} if reads_usage else told
+            )
             return new
 
     async def list(

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from uuid import UUID, uuid4
 
 import asyncpg
+import orjson
 import pytest
 
 from meterproxy.core.key import KeyEntry, KeyPolicy, digest_of
@@ -200,6 +201,19 @@ async def test_equal_policies_are_one_object(pool: asyncpg.Pool, keys: Keys, acc
         if (entry := await found(pool, (await keys.create(account.id, name, policy=KeyPolicy(("o?",)))).secret))
     ]
     assert policies[0] is policies[1]
+
+
+async def test_the_log_says_whose_a_new_key_is_and_what_it_reads(
+    pool: asyncpg.Pool, keys: Keys, account: AccountRow
+) -> None:
+    """Who may read everybody's usage is known from the beginning, and not only where that is changed later."""
+    ann = await Accounts(pool).create_user(account.id, "ann")
+    await keys.create(account.id, "hers", user_id=ann.id)
+    await keys.create(account.id, "reader", user_id=ann.id, reads_usage=True)
+    rows = await pool.fetch("SELECT detail FROM audit_log WHERE action = 'key.create' ORDER BY id")
+    assert [orjson.loads(row["detail"]) for row in rows] == [
+        {"name": "hers", "user": str(ann.id)}, {"name": "reader", "user": str(ann.id), "reads_usage": "True"},
+    ]  # fmt: skip
 
 
 async def test_live_keys_have_a_stated_maximum(
