@@ -117,7 +117,6 @@ class Holds:
         amounts = drawn_by(request)
         placed = self._book.place(route.leases, amounts)
         if placed is None:
-            plan.route = None  # a lease on it may have been let go of
             return self._short(request, plan, amounts)
         hold = self._held(request, Draws(route.path, amounts), plan.keys, placed, now_us)
         if request.exposed_nanos:
@@ -197,7 +196,6 @@ class Holds:
             await self._borrower.fetch_rests([planned for planned in plan.leased if planned.measure in MEASURED])
         except StoreUnavailable as error:
             raise unavailable() from error
-        plan.route = None  # what was let go of is known anew
         rest = self._borrower.route(plan).rest()
         assert rest is not None, "all of it was just asked for"
         return rest

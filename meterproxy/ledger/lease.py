@@ -87,6 +87,8 @@ class Borrower:
         self._unasked: set[LeaseKey] = set()
         self._numbers = count()
         self._stopped_until_us = 0
+        self._let_go_us = 0
+        """What was let go of belongs to windows that had ended by then."""
         self.forgotten = False
         """PostgreSQL has said that it lent less than it did: somebody should present it again."""
 
@@ -95,7 +97,7 @@ class Borrower:
     def route(self, plan: Plan) -> Route:
         """The leases of a plan's requests, as they are here now."""
         route: Route | None = plan.route
-        if route is None or route.owner is not self or not route.whole:
+        if route is None or route.owner is not self or not route.whole or plan.until_us <= self._let_go_us:
             session_id = self._session.session_id
             route = plan.route = Route(plan, self, session_id, self._views, self._book.leases)
         return route
@@ -109,9 +111,6 @@ class Borrower:
             return
         route.touched_us = now_us
         for key, view, lease in route.steps:
-            if self._views.get(key) is not view:
-                route.whole = False  # its window has ended and was let go of: so late a hold draws nothing of it
-                continue
             self._active[key] = None
             steady = now_us - view.used_us < QUICK_US
             view.used_us = now_us
@@ -398,6 +397,7 @@ class Borrower:
         if view.window.end_us > now_us:
             self._active.pop(key, None)
         elif not (lease and lease.outstanding) and key not in self._unreported and key not in self._waiting:
+            self._let_go_us = max(now_us, self._let_go_us)
             self._active.pop(key, None)
             del self._views[key]
             self._book.forget(key)

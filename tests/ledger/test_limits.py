@@ -341,6 +341,24 @@ async def test_a_late_hold_of_nothing_brings_no_forgotten_window_back(pool: asyn
     assert await wrong(pool) == []
 
 
+async def test_what_is_left_of_a_forgotten_window_is_asked_for_anew(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """What was last heard of it was before the rest of its lease went back."""
+    key = await customer(pool, CREDIT)
+    await limited(pool, key, limit(key, Measure.TOKENS, 100, window=WindowKind.MINUTE))
+    ledger = ledger_of(pool, tmp_path, wait_ms=0)
+    await ledger.start()
+    late = asked(ledger, key, 10, occurred_us=ledger.clock.now_us() - 600_000_000)
+    ledger.holds.capture(await ledger.holds.place(late), completed(10))
+    told = ledger.holds.rest(late)
+    assert told is not None
+    assert told.tokens == 90
+    await ledger.settler.drain()
+    await ledger.borrower.report()
+    assert ledger.holds.rest(late) is None
+    assert (await ledger.holds.fetch_rest(late)).tokens == 90
+    await ledger.stop()
+
+
 async def test_what_is_left_is_told_of_the_tightest_limits(pool: asyncpg.Pool, tmp_path: Path) -> None:
     """Requests and tokens for the headers; the least money and tokens for a request that names no maximum."""
     key = await customer(pool, CREDIT)
