@@ -198,7 +198,8 @@ class WorkerLedger:
         except OSError as failed:
             error = failed
         self.journal.finish_sync(sync, error)
-        await asyncio.to_thread(self.journal.prepare)
+        if not self.journal.prepared:
+            await asyncio.to_thread(self.journal.prepare)
 
     async def keep_settled(self) -> None:
         """Move endings into PostgreSQL."""
