@@ -197,6 +197,7 @@ class Holds:
             await self._borrower.fetch_rests([planned for planned in plan.leased if planned.measure in MEASURED])
         except StoreUnavailable as error:
             raise unavailable() from error
+        plan.route = None  # what was let go of is known anew
         rest = self._borrower.route(plan).rest()
         assert rest is not None, "all of it was just asked for"
         return rest

@@ -102,6 +102,9 @@ class Borrower:
             return
         route.touched_us = now_us
         for key, view, lease in route.steps:
+            if self._views.get(key) is not view:
+                route.whole = False  # its window has ended and was let go of: so late a hold draws nothing of it
+                continue
             self._active[key] = None
             steady = now_us - view.used_us < QUICK_US
             view.used_us = now_us
