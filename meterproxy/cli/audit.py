@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @invoked
 def command(invocation: Invocation) -> int:
     """Recompute every invariant in one snapshot, right under traffic; exit 1 if one fails."""
-    from meterproxy.core.money import format_usd
+    from meterproxy.core.money import dollars
 
     results, lost, keeping = invocation.with_session(_look)
     invocation.show_all(results, ("name", "ok", "detail"))
@@ -26,7 +26,7 @@ def command(invocation: Invocation) -> int:
     if failed:
         note(f"meterproxy: {len(failed)} of {len(results)} invariants failed: {', '.join(failed)}")
     if lost.sessions:
-        note(f"meterproxy: {lost.sessions} lost sessions keep {format_usd(lost.nanos)} USD: see `journal list --lost`")
+        note(f"meterproxy: {lost.sessions} lost sessions keep {dollars(lost.nanos)}: see `journal list --lost`")
     for cause in keeping:
         note(f"meterproxy: old usage from {cause.since:%Y-%m-%d} on is kept for {cause.reason}: {cause.things}")
     return 1 if failed else 0

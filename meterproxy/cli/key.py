@@ -46,6 +46,7 @@ def command() -> None:
 )
 @click.option("--network", "networks", multiple=True, metavar="CIDR", help="Where it may come from (repeat).")
 @amount_option("--highest-request", "highest_request_nanos", required=False, help="The dearest request it may make.")
+@click.option("--reads-usage", is_flag=True, help="It may read everybody's usage and costs, as reporting tools do.")
 @click.option("--expires-at", metavar="INSTANT", help="When it ends, such as 2030-01-31T00:00:00Z (absent: never).")
 @click.option("--description", default="", help="More about what it is for.")
 @invoked
@@ -59,6 +60,7 @@ def create(
     operations: tuple[str, ...],
     networks: tuple[str, ...],
     highest_request_nanos: int | None,
+    reads_usage: bool,
     expires_at: str | None,
     description: str,
 ) -> None:
@@ -79,6 +81,7 @@ def create(
             description=description,
             policy=policy,
             expires_at=until,
+            reads_usage=reads_usage,
         )
     )
     _show_secret(invocation, created)
@@ -109,6 +112,7 @@ NO_RESTRICTION = "any"
 @click.option("--operation", "operations", multiple=True, metavar="NAME", help='What it may do (repeat; "any": all).')
 @click.option("--network", "networks", multiple=True, metavar="CIDR", help='Where it may come from (repeat; "any").')
 @click.option("--highest-request", metavar="USD", help='The dearest request it may make; "any": no such bound.')
+@click.option("--reads-usage/--no-reads-usage", default=None, help="Whether it may read everybody's usage and costs.")
 @click.option("--expires-at", metavar="INSTANT", help='When it ends; "any": never.')
 @invoked
 def set_(invocation: Invocation, key_id: UUID, **given: Any) -> None:

@@ -32,9 +32,11 @@ def add(invocation: Invocation, provider_id: UUID, name: str, untested: bool) ->
 
     async def work(session: "Session") -> Any:
         rows = _rows(session)
+        tried_at = None
         if not untested:
-            await _probe((await rows.read(provider_id)).base_url, secret)
-        return await rows.add_key(provider_id, secret, name)
+            tried_at = (await rows.read(provider_id)).base_url
+            await _probe(tried_at, secret)
+        return await rows.add_key(provider_id, secret, name, tried_at)
 
     _show(invocation, invocation.with_session(work))
 

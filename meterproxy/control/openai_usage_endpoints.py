@@ -25,9 +25,6 @@ OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
     "completions": ("chat", "completion", "response"),
     "embeddings": ("embedding",),
     "moderations": ("moderation",),
-    "images": ("image",),
-    "audio_speeches": ("speech",),
-    "audio_transcriptions": ("transcription",),
 }
 """Which of our operations each of theirs counts."""
 SEARCHES: Final[dict[str, tuple[str, Literal["web_searches", "file_searches"]]]] = {
@@ -35,7 +32,9 @@ SEARCHES: Final[dict[str, tuple[str, Literal["web_searches", "file_searches"]]]]
     "file_search_calls": ("file_searches", "file_searches"),
 }
 """What results are called where searches are asked for, and which of our kinds they are."""
-NOT_METERED: Final = ("code_interpreter_sessions", "decisions", "vector_stores")
+NOT_METERED: Final = (
+    "audio_speeches", "audio_transcriptions", "code_interpreter_sessions", "decisions", "images", "vector_stores",
+)  # fmt: skip
 """What cannot be used by way of this service: there is never any."""
 _WIDTHS: Final = {"1m": timedelta(minutes=1), "1h": timedelta(hours=1), "1d": timedelta(days=1)}
 _DEFAULT_BUCKETS: Final = {"1m": 60, "1h": 24, "1d": 7}
@@ -85,6 +84,18 @@ class SearchQuery(UsageQuery):
     ]  # fmt: skip
 
 
+class ImageQuery(UsageQuery):
+    """The same of images."""
+
+    sizes: Many = None
+    sources: Many = None
+    group_by: Annotated[  # type: ignore[assignment]  # others than of text
+        list[Literal["project_id", "user_id", "api_key_id", "model", "size", "source"]],
+        BeforeValidator(as_list),
+        Field(default_factory=list),
+    ]
+
+
 class CostQuery(Query):
     """Days from `start_time` on (seconds of Unix time)."""
 
@@ -93,6 +104,7 @@ class CostQuery(Query):
     bucket_width: Literal["1d"] = "1d"
     project_ids: Many = None
     api_key_ids: ManyIds = None
+    line_items: Many = None
     group_by: Annotated[
         list[Literal["project_id", "user_id", "line_item", "api_key_id", "api_source"]],
         BeforeValidator(as_list),
@@ -139,7 +151,7 @@ async def _page(
         width=width,
         by=frozenset(_GROUPED[name] for name in query.group_by if name in _GROUPED),
         operations=operations,
-        models=getattr(query, "models", None),
+        models=query.line_items if isinstance(query, CostQuery) else query.models,
         key_ids=query.api_key_ids,
         user_ids=getattr(query, "user_ids", None),
     )
@@ -269,7 +281,7 @@ async def _costs(on: Services, call: Call) -> Buckets:
 ROUTES: Final[tuple[Route, ...]] = (
     *(_usage_route(kind, operations) for kind, operations in OPERATIONS.items()),
     *(_usage_route(kind, query_of=SearchQuery) for kind in SEARCHES),
-    *(_usage_route(kind) for kind in NOT_METERED),
+    *(_usage_route(kind, query_of=ImageQuery if kind == "images" else UsageQuery) for kind in NOT_METERED),
     Route(
         method="GET",
         path="/v1/organization/costs",

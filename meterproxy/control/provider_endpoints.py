@@ -161,9 +161,11 @@ async def key_added(on: Services, call: Call) -> ProviderKey:
     """Add a key."""
     new = call.body_as(NewProviderKey)
     secret = new.secret.get_secret_value()
+    tried_at = None
     if new.test:
-        await probe((await on.providers.read(new.provider_id)).base_url, secret)
-    return ProviderKey.of(await on.providers.add_key(new.provider_id, secret, new.name))
+        tried_at = (await on.providers.read(new.provider_id)).base_url
+        await probe(tried_at, secret)
+    return ProviderKey.of(await on.providers.add_key(new.provider_id, secret, new.name, tried_at))
 
 
 async def key_rotated(on: Services, call: Call) -> ProviderKey:

@@ -143,7 +143,7 @@ class Holds:
                     return self._refuse(request, plan, short)
                 if short.planned.key not in waited_for:
                     waited_for.add(short.planned.key)
-                    line.enter_context(self._borrower.in_line(short.planned.key))
+                    line.enter_context(self._borrower.line.waiting(short.planned.key))
                 await self._wait(short, seconds)
             return hold
 
@@ -297,7 +297,7 @@ class Holds:
                 seconds = (deadline_us - elapsed_us()) / 1e6
                 if short.spent or seconds < SHORTEST_SECONDS:
                     return False
-                with self._borrower.in_line(short.planned.key):
+                with self._borrower.line.waiting(short.planned.key):
                     await self._wait(short, seconds)
         except (StoreUnavailable, SessionOver):
             return False

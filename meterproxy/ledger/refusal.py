@@ -11,7 +11,7 @@ Rules
 from typing import Final
 
 from meterproxy.core.limit import Measure
-from meterproxy.core.money import format_usd
+from meterproxy.core.money import dollars
 from meterproxy.core.plan import Planned
 from meterproxy.core.window import FOREVER_US
 from meterproxy.errors import ApiError, Case
@@ -36,7 +36,7 @@ def unavailable() -> ApiError:
 def _credit_spent(amount: int) -> ApiError:
     return ApiError(
         Case.CREDIT_SPENT,
-        f"You exceeded your current quota: this request may cost up to ${format_usd(amount)}, more than the credit "
+        f"You exceeded your current quota: this request may cost up to {dollars(amount)}, more than the credit "
         "that is left on the account.",
     )
 
@@ -49,7 +49,7 @@ def _budget_spent(planned: Planned, amount: int, now_us: int) -> ApiError:
     seconds = -(-max(planned.window.end_us - now_us, 1) // 1_000_000)
     return ApiError(
         Case.BUDGET_SPENT,
-        f"You exceeded your current quota: this request may cost up to ${format_usd(amount)}, more than is left of the "
+        f"You exceeded your current quota: this request may cost up to {dollars(amount)}, more than is left of the "
         f"{_named(planned)}.",
         headers={"Retry-After": str(seconds)} if planned.window.end_us < FOREVER_US else None,
     )

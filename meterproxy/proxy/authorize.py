@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from meterproxy.core.bound import Bound, RequestFacts, bound_of
 from meterproxy.core.hold import HoldRequest
 from meterproxy.core.key import KeyEntry
-from meterproxy.core.money import PPM, format_usd
+from meterproxy.core.money import PPM, dollars
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.accept import Asked
 from meterproxy.proxy.adaptive import Extension
@@ -220,8 +220,8 @@ class Authorizer:
         if highest is not None and request.hold_nanos > highest:
             raise ApiError(
                 Case.PERMISSION_DENIED,
-                f"This request may cost up to ${format_usd(request.hold_nanos)}, but one request of this API key may"
-                f" cost ${format_usd(highest)} at most.",
+                f"This request may cost up to {dollars(request.hold_nanos)}, but one request of this API key may"
+                f" cost {dollars(highest)} at most.",
             )
         return request, lowered_maximum
 

@@ -156,16 +156,22 @@ class Keys:
 
         Raises:
             ApiError: NOT_FOUND where there is no such key, it was revoked, or the team is not of its organization;
-                CONFLICT where it was rotated and would live longer.
+                CONFLICT where it was rotated and would live longer, or has come to its end and there are as many live
+                ones as there may be.
         """
         async with transaction(self._pool) as connection:
+            if "expires_at" in changes:
+                await _lock_account_of(connection, key_id)
             row = await connection.fetchrow(_SQL["lock_key"], key_id)
             if row is None or row["revoked_at"] is not None:
                 raise ApiError(Case.NOT_FOUND, f"There is no live key {key_id}.")
             old = KeyRow(**row)
             new = replace(old, **changes)
             if old.expires_at is not None and (new.expires_at is None or new.expires_at > old.expires_at):
-                _check_latest(key_id, await connection.fetchrow(_SQL["read_end"], key_id))
+                end = await connection.fetchrow(_SQL["read_end"], key_id)
+                _check_latest(key_id, end)
+                if end is not None and end["has_ended"]:
+                    await _check_room(connection, old.account_id, old.user_id)
             if new.team_id != old.team_id:  # whose own was removed may stay in it
                 await _check_team(connection, new.account_id, new.team_id)
             changed = await connection.fetchrow(
@@ -196,6 +202,8 @@ class Keys:
         async with transaction(self._pool) as connection:
             if (whose := await connection.fetchrow(_SQL["whose_key"], key_id)) is not None:
                 await _owner(connection, whose["account_id"], whose["user_id"])
+            if grace_seconds > 0:
+                await _lock_account_of(connection, key_id)
             row = await connection.fetchrow(_SQL["lock_key"], key_id)
             if row is None or row["revoked_at"] is not None:
                 raise ApiError(Case.NOT_FOUND, f"There is no live key {key_id}.")
@@ -291,8 +299,17 @@ async def _owner(connection: Connection, account_id: UUID, user_id: UUID | None)
     return user_id
 
 
+async def _lock_account_of(connection: Connection, key_id: UUID) -> None:
+    """Have its account to oneself, so that no other key comes to life meanwhile; before the key is locked."""
+    if (whose := await connection.fetchrow(_SQL["whose_key"], key_id)) is not None:
+        await lock_account(connection, whose["account_id"])
+
+
 async def _check_room(connection: Connection, account_id: UUID, user_id: UUID, *, is_service: bool = False) -> None:
-    """Whether one more key may live; services hand out keys to whomever they serve, and may have all of them."""
+    """Whether one more key may live, with the account locked.
+
+    Services hand out keys to whomever they serve, and may have all of them.
+    """
     live = await connection.fetchrow(_SQL["count_live_keys"], account_id, user_id, MOST_OF_ACCOUNT, MOST_OF_USER)
     assert live is not None
     if live["of_account"] >= MOST_OF_ACCOUNT:
@@ -303,7 +320,7 @@ async def _check_room(connection: Connection, account_id: UUID, user_id: UUID, *
 
 
 async def _check_team(connection: Connection, account_id: UUID, team_id: UUID | None) -> None:
-    if team_id is not None and not await connection.fetchval(_TEAMS["team_belongs"], team_id, account_id):
+    if team_id is not None and not await connection.fetchval(_TEAMS["hold_team"], team_id, account_id):
         raise ApiError(Case.NOT_FOUND, "There is no such team in this account's organization.", param="team_id")
 
 

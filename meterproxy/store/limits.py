@@ -32,6 +32,7 @@ from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("limits")
 _ACCOUNTS: Final = queries("accounts")
+_TEAMS: Final = queries("teams")
 
 MOST_LIMITS: Final = 10_000
 """No account may have more limits that concern anybody: each worker that serves it keeps them all in memory."""
@@ -123,7 +124,7 @@ class Limits:
         async def attempt() -> LimitRow:
             async with transaction(self._pool) as connection:
                 whose = await connection.fetchrow(_SQL["account_of_scope"], scope.value, scope_id, account_id)
-                if whose is None:
+                if whose is None or (scope is Scope.TEAM and not await _hold_team(connection, whose)):
                     raise ApiError(Case.NOT_FOUND, f"There is no {scope.value} {scope_id}.", param="scope_id")
                 return await make_limit(
                     connection, acting(self._actor), whose["account_id"], scope, whose["scope_id"], terms, seed=seed,
@@ -249,6 +250,11 @@ async def lock_account(connection: Connection, account_id: UUID) -> datetime:
     """Have an account to oneself until the transaction ends; answers what time it is."""
     now: datetime = await connection.fetchval(_SQL["lock_account"], account_id)
     return now
+
+
+async def _hold_team(connection: Connection, whose: asyncpg.Record) -> bool:
+    """Whether a team is still there: whoever removes it waits, and ends what is being made too."""
+    return await connection.fetchval(_TEAMS["hold_team"], whose["scope_id"], whose["account_id"]) is not None
 
 
 async def _seed(connection: Connection, row: LimitRow, now_us: int) -> None:

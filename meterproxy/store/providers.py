@@ -122,7 +122,7 @@ class ProviderRows:
                           models=list(models or old.models))  # fmt: skip
             row = await connection.fetchrow(_SQL["change_provider"], provider_id, new.base_url, new.prices, new.models)
             assert row is not None
-            moved = urlsplit(old.base_url)[:2] != urlsplit(new.base_url)[:2]
+            moved = _host(old.base_url) != _host(new.base_url)
             forgotten = await connection.fetch(_SQL["forget_keys"], provider_id) if moved else ()
             changed = {
                 name: told
@@ -147,10 +147,21 @@ class ProviderRows:
         async with transaction(self._pool) as connection:
             return await _read(connection, provider_id)
 
-    async def add_key(self, provider_id: UUID, secret: str, name: str = "") -> ProviderKeyRow:
-        """Add a key to a provider. Raises ApiError NOT_FOUND, CONFLICT (too many)."""
+    async def add_key(
+        self, provider_id: UUID, secret: str, name: str = "", tried_at: str | None = None
+    ) -> ProviderKeyRow:
+        """Add a key to a provider.
+
+        Args:
+            tried_at: the address at which it was taken; None: it was not tried.
+
+        Raises:
+            ApiError: NOT_FOUND, CONFLICT (too many, or the provider is at another host by now).
+        """
         async with transaction(self._pool) as connection:
-            await _read(connection, provider_id)
+            provider = await _read(connection, provider_id)
+            if tried_at is not None and _host(tried_at) != _host(provider.base_url):
+                raise ApiError(Case.CONFLICT, "The provider's address was changed meanwhile: try the key there.")
             if await connection.fetchval(_SQL["count_keys"], provider_id) >= MOST_KEYS:
                 raise ApiError(Case.CONFLICT, f"A provider has {MOST_KEYS} keys at most.")
             key_id = new_id()
@@ -244,6 +255,12 @@ class ProviderRows:
             _ACCOUNTS["add_audit"], acting(self._actor), action, kind, subject_id, orjson.dumps(detail).decode()
         )
         await connection.execute(_ACCOUNTS["record_change"], "provider", subject_id)
+
+
+def _host(url: str) -> tuple[str, str]:
+    """Whom a secret is sent to."""
+    scheme, host, *_ = urlsplit(url)
+    return scheme, host
 
 
 def _last_four(secret: str) -> str:

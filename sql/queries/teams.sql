@@ -23,6 +23,7 @@ UPDATE teams SET removed_at = now() WHERE id = $1
 -- name: limits_of_team
 SELECT id FROM limits WHERE account_id = $1 AND scope = 'team' AND scope_id = $2 AND retired_at IS NULL ORDER BY id
 
--- name: team_belongs
-SELECT EXISTS (SELECT FROM teams t JOIN accounts a USING (organization_id)
-    WHERE t.id = $1 AND a.id = $2 AND t.removed_at IS NULL)
+-- name: hold_team
+-- Whoever removes a team ends the limits that go with it: he waits for what is in the making for it, or that for him.
+SELECT 1 FROM teams t JOIN accounts a USING (organization_id)
+WHERE t.id = $1 AND a.id = $2 AND t.removed_at IS NULL FOR KEY SHARE OF t

@@ -212,6 +212,11 @@ def test_teams_and_what_a_key_may_do(on_database: Command) -> None:
     ).json
     assert (free["models"], free["team_id"], free["highest_request_nanos"]) == (None, None, None)
     assert free["networks"] == ["10.0.0.0/8"]
+    assert on_database("key", "set", key["id"], "--reads-usage", "--json").json["reads_usage"]
+    assert on_database("key", "set", key["id"], "--name", "still", "--json").json["reads_usage"]
+    assert not on_database("key", "set", key["id"], "--no-reads-usage", "--json").json["reads_usage"]
+    reader = on_database("key", "create", "--account", account, "--name", "r", "--reads-usage", "--json").json
+    assert on_database("key", "set", reader["id"], "--name", "reader", "--json").json["reads_usage"]
     called = on_database("key", "set", key["id"], "--name", "any", "--description", "any", "--json").json
     assert (called["name"], called["description"]) == ("any", "any")
     for wrong in (

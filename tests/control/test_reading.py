@@ -363,6 +363,9 @@ async def test_costs_and_usage_in_openais_shape_equal_the_books(past: Past) -> N
         page = f"&page={told['next_page']}"
     assert spent == amount(past.records)
     assert buckets == 61
+    told = await past.get(f"/v1/organization/costs?start_time={start}&limit=61&line_items[]=big")
+    of_big = sum(result["amount"]["value"] for bucket in told["data"] for result in bucket["results"])
+    assert round(of_big * NANOS_PER_USD) == amount([one for one in past.records if one.subject.model == "big"])
     chats = [record for record in past.records if record.subject.operation == "chat"]
     told = await past.get(f"/v1/organization/usage/completions?start_time={start}&limit=31&group_by=model")
     more = await past.get(
@@ -424,7 +427,8 @@ async def test_searches_are_told_by_hours_and_models(past: Past) -> None:
     assert sum(result["num_requests"] for result in results) == 20
     assert {result["object"] for result in results} == {"organization.usage.file_searches.result"}
     for asked in ("web_search_calls?context_levels=low&", "file_search_calls?vector_store_ids=vs_1&", "decisions?",
-                  "vector_stores?", "code_interpreter_sessions?"):  # fmt: skip
+                  "vector_stores?", "code_interpreter_sessions?", "audio_speeches?", "audio_transcriptions?",
+                  "images?sizes=256x256&sources=image.edit&group_by=size&group_by=source&"):  # fmt: skip
         told = await past.get(f"/v1/organization/usage/{asked}start_time={start}&limit=31")
         assert (told["object"], len(told["data"])) == ("page", 31)
         assert all(bucket["results"] == [] for bucket in told["data"]), asked

@@ -55,7 +55,7 @@ class Bench:
     async def __call__(self, asked: Attempt) -> Authorized:
         authorized = await self.authorizer.authorize(asked)
         [placed] = self.ledger.placed
-        expected = bound_of("chat", asked.request_facts, "gpt-4o", asked.model_facts)
+        expected = bound_of("chat", asked.request_facts, "gpt-4o", asked.route.facts)
         assert placed.bound == authorized.bound == expected
         assert placed.hold_nanos == PRICE.hold_nanos(expected, 1_000_000)
         return authorized
@@ -174,6 +174,15 @@ async def test_highest_price_of_one_request() -> None:
     with pytest.raises(ApiError) as refusal:
         await Bench(100_000).authorizer.authorize(attempt(policy=policy, max_tokens=2_000))
     assert refusal.value.case is Case.PERMISSION_DENIED
+
+
+async def test_what_one_request_may_cost_is_told_as_pages_tell_it() -> None:
+    """In dollars with their thousands apart, both of the request and of the key."""
+    policy = KeyPolicy(highest_request_nanos=1_000 * 10**9)
+    with pytest.raises(ApiError) as refusal:
+        await Bench(10**9).authorizer.authorize(attempt(policy=policy, max_tokens=4_000, n=40))
+    assert refusal.value.message.startswith("This request may cost up to $1,60")
+    assert refusal.value.message.endswith("one request of this API key may cost $1,000.00 at most.")
 
 
 async def test_cold_account_is_asked_of_postgresql() -> None:

@@ -229,3 +229,38 @@ async def test_live_keys_have_a_stated_maximum(
     assert await keys.create(account.id, "a service's")
     other = await Accounts(pool).create("Other")
     assert await keys.create(other.id, "another's")
+
+
+@pytest.mark.parametrize("round_", range(5))
+async def test_keys_that_are_rotated_at_once_share_the_room_there_is(
+    pool: asyncpg.Pool, keys: Keys, account: AccountRow, monkeypatch: pytest.MonkeyPatch, round_: int
+) -> None:
+    """Each rotation with a grace needs room for one more key, and so does a key that is made meanwhile."""
+    monkeypatch.setattr("meterproxy.store.keys.MOST_OF_USER", 5)
+    ann = await Accounts(pool).create_user(account.id, f"ann {round_}")
+    made = [await keys.create(account.id, f"k{number}", user_id=ann.id) for number in range(4)]
+    wishes = [keys.rotate(key.row.id, grace_seconds=60) for key in made]
+    done = await asyncio.gather(*wishes, keys.create(account.id, "new", user_id=ann.id), return_exceptions=True)
+    assert [type(one) for one in done].count(NewKey) == 1
+    assert {one.case for one in done if isinstance(one, ApiError)} == {Case.CONFLICT}
+
+
+async def test_a_key_that_comes_to_life_again_needs_room(
+    pool: asyncpg.Pool, keys: Keys, account: AccountRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is over makes room for others, and does not come back beside them; one that lives goes on longer at will."""
+    monkeypatch.setattr("meterproxy.store.keys.MOST_OF_USER", 1)
+    ann = await Accounts(pool).create_user(account.id, "ann")
+    over = await keys.create(account.id, "over", user_id=ann.id)
+    await pool.execute("UPDATE keys SET expires_at = now() - interval '1 hour' WHERE id = $1", over.row.id)
+    other = await keys.create(
+        account.id, "in its place", user_id=ann.id, expires_at=datetime.now(UTC) + timedelta(hours=1)
+    )
+    with pytest.raises(ApiError) as no_room:
+        await keys.change(over.row.id, {"expires_at": None})
+    assert no_room.value.case is Case.CONFLICT
+    assert not await lives(pool, over)
+    assert (await keys.change(other.row.id, {"expires_at": None})).expires_at is None
+    await keys.revoke(other.row.id)
+    await keys.change(over.row.id, {"expires_at": None})
+    assert await lives(pool, over)

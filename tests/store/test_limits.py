@@ -328,6 +328,37 @@ async def test_teams(pool: asyncpg.Pool, account: AccountRow) -> None:
     assert isinstance(mine.id, UUID)
 
 
+async def test_what_is_made_for_a_team_while_it_is_removed_ends_with_it_or_is_not_made(
+    pool: asyncpg.Pool, account: AccountRow
+) -> None:
+    """No limit is left in force for a team that nobody can see, and no key is put into it."""
+    teams, keys, limits = Teams(pool, "test"), Keys(pool, "test"), Limits(pool, "test")
+    team = await teams.create(account.id, "research")
+    async with pool.acquire() as connection:
+        removing = connection.transaction()
+        await removing.start()
+        await connection.execute("SELECT FROM teams WHERE id = $1 FOR UPDATE", team.id)
+        making = [
+            asyncio.create_task(limits.create(Scope.TEAM, team.id, terms())),
+            asyncio.create_task(keys.create(account.id, "k", team_id=team.id)),
+        ]
+        while await waiting(pool) < len(making):
+            await asyncio.sleep(0)
+        await connection.execute("UPDATE teams SET removed_at = now() WHERE id = $1", team.id)
+        await removing.commit()
+    done = await asyncio.gather(*making, return_exceptions=True)
+    assert [one.case for one in done if isinstance(one, ApiError)] == [Case.NOT_FOUND] * 2
+    assert await limits.list(account.id) == []
+
+
+async def waiting(pool: asyncpg.Pool) -> int:
+    """How many wait for a lock that somebody else has."""
+    count: int = await pool.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    return count
+
+
 async def test_new_accounts_and_keys_get_what_the_operator_wants(pool: asyncpg.Pool) -> None:
     """Made with them, in one transaction; many keys of one account at once do not stand in each other's way."""
     account = await Accounts(pool, "test", (terms(name="monthly"),)).create("Acme")

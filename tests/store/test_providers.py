@@ -104,3 +104,16 @@ async def test_a_provider_changes_and_no_secret_follows_it_to_another_host(pool:
     with pytest.raises(ApiError) as refused:
         await rows.change(uuid4(), "https://other.example/v1")
     assert refused.value.case is Case.NOT_FOUND
+
+
+async def test_a_secret_that_was_tried_at_one_host_is_not_kept_for_another(pool: asyncpg.Pool) -> None:
+    """Whoever moves a provider while a key of it is being tried does not get that key sent to where it is now."""
+    rows = ProviderRows(pool, OLD)
+    provider = await rows.add("second", "https://second.example/v1", "openai", ["*"])
+    await rows.change(provider.id, "https://second.example/openai/v1")
+    assert await rows.add_key(provider.id, SECRET, tried_at=provider.base_url), "another path of the same host"
+    await rows.change(provider.id, "https://other.example/v1")
+    with pytest.raises(ApiError) as refused:
+        await rows.add_key(provider.id, SECRET, tried_at=provider.base_url)
+    assert refused.value.case is Case.CONFLICT
+    assert await rows.keys() == []
