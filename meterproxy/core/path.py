@@ -193,7 +193,10 @@ def read_draws(kind: type, told: Any) -> Draws:
     """`dec_hook` of whatever reads records. Raises TypeError, ValueError."""
     if kind is not Draws:
         raise NotImplementedError(f"{kind.__name__} is in no record")
-    return Draws.of(
-        [Draw(UUID(bytes=limit_id), start_us, UUID(bytes=session_id), *rest)
-         for limit_id, start_us, session_id, *rest in told]
-    )  # fmt: skip
+    try:
+        return Draws.of(
+            [Draw(UUID(bytes=limit_id), start_us, UUID(bytes=session_id), *rest)
+             for limit_id, start_us, session_id, *rest in told]
+        )  # fmt: skip
+    except AssertionError as error:  # an id that is no bytes
+        raise TypeError("an id of a draw is no id") from error

@@ -69,6 +69,7 @@ def test_records_of_older_releases_are_read() -> None:
         [[bytes(16), 0, bytes(16), 1, -1]],
         [[bytes(15), 0, bytes(16), 1]],
         [[bytes(16), 0]],
+        [["sixteen letters!", 0, bytes(16), 1]],
         [7],
         7,
     ],
