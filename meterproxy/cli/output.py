@@ -10,6 +10,7 @@ import msgspec
 import orjson
 
 from meterproxy.core.money import format_usd
+from meterproxy.core.path import Draws
 
 _NANOS = "_nanos"
 
@@ -22,7 +23,7 @@ def plain(value: object) -> Any:
         return plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | Draws):
         return [plain(member) for member in value]
     if isinstance(value, msgspec.Struct):
         return plain({name: getattr(value, name) for name in value.__struct_fields__})

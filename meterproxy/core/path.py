@@ -10,6 +10,7 @@ Rules
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
+from threading import Lock
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -94,7 +95,8 @@ class Path:
             made.sources, made._pieces = sources, pieces
             made.measures = tuple(sorted({source.measure for source in sources}))
             made.credit_alone = len(sources) == 1 and not sources[0].counted
-            path = _PATHS.setdefault(pieces.template, made)  # whole by then: journals are read in threads
+            with _MAKING:  # journals are read in threads
+                path = _PATHS.setdefault(pieces.template, made)
         return path
 
     @property
@@ -108,6 +110,8 @@ class Path:
 
 
 _PATHS: Final["WeakValueDictionary[bytes, Any]"] = WeakValueDictionary()
+_MAKING: Final = Lock()
+"""Held by whoever puts a path there: two threads may make the same one."""
 
 
 def _written(source: Source) -> tuple[bytes, int, bytes]:
@@ -189,7 +193,10 @@ def read_draws(kind: type, told: Any) -> Draws:
     """`dec_hook` of whatever reads records. Raises TypeError, ValueError."""
     if kind is not Draws:
         raise NotImplementedError(f"{kind.__name__} is in no record")
-    return Draws.of(
-        [Draw(UUID(bytes=limit_id), start_us, UUID(bytes=session_id), *rest)
-         for limit_id, start_us, session_id, *rest in told]
-    )  # fmt: skip
+    try:
+        return Draws.of(
+            [Draw(UUID(bytes=limit_id), start_us, UUID(bytes=session_id), *rest)
+             for limit_id, start_us, session_id, *rest in told]
+        )  # fmt: skip
+    except AssertionError as error:  # an id that is no bytes
+        raise TypeError("an id of a draw is no id") from error

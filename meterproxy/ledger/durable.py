@@ -21,7 +21,8 @@ from meterproxy.core.hold import DurableHold, Hold, Receipt
 from meterproxy.core.lending import LeaseKey, Noted, Settling
 from meterproxy.core.record import DeferRecord, Ending, EndRecord, NoteRecord, PlaceRecord, fit
 from meterproxy.core.resource import Resource, ResourceKey, key_of
-from meterproxy.errors import JournalFailed, JournalFull, StoreUnavailable
+from meterproxy.errors import JournalFailed, JournalFull
+from meterproxy.ledger.asking import answered
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.holds import Holds, PlacedHold, priced
 from meterproxy.ledger.journal import Journal
@@ -29,9 +30,7 @@ from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.ports import DurableStore
 from meterproxy.ledger.recover import OpenHoldPolicy, recovered_end
 from meterproxy.ledger.settle import Settler
-from meterproxy.runtime.tasks import at_most
 
-FIND_SECONDS: Final = 5.0
 ENDINGS_REMEMBERED: Final = 10_000
 """Endings of this worker that a look-up may meet before they are settled."""
 
@@ -69,10 +68,7 @@ class DurableHolds:
         """See `proxy.ports.DurableHolds.find`."""
         hold = self._deferred.get(key_of(resource))
         if hold is None:
-            try:
-                hold = await at_most(FIND_SECONDS, self._rows.find_durable(key_of(resource)))
-            except TimeoutError:
-                raise StoreUnavailable("PostgreSQL does not answer") from None
+            hold = await answered(self._rows.find_durable(key_of(resource)))
         return None if hold is None or hold.subject.request_id in self._ended else hold
 
     def capture(self, hold: Hold, ending: Ending) -> Receipt:

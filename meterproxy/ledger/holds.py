@@ -117,7 +117,6 @@ class Holds:
         amounts = drawn_by(request)
         placed = self._book.place(route.leases, amounts)
         if placed is None:
-            plan.route = None  # a lease on it may have been let go of
             return self._short(request, plan, amounts)
         hold = self._held(request, Draws(route.path, amounts), plan.keys, placed, now_us)
         if request.exposed_nanos:
@@ -144,7 +143,7 @@ class Holds:
                     return self._refuse(request, plan, short)
                 if short.planned.key not in waited_for:
                     waited_for.add(short.planned.key)
-                    line.enter_context(self._borrower.in_line(short.planned.key))
+                    line.enter_context(self._borrower.line.waiting(short.planned.key))
                 await self._wait(short, seconds)
             return hold
 
@@ -298,7 +297,7 @@ class Holds:
                 seconds = (deadline_us - elapsed_us()) / 1e6
                 if short.spent or seconds < SHORTEST_SECONDS:
                     return False
-                with self._borrower.in_line(short.planned.key):
+                with self._borrower.line.waiting(short.planned.key):
                     await self._wait(short, seconds)
         except (StoreUnavailable, SessionOver):
             return False

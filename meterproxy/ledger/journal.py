@@ -280,6 +280,11 @@ class Journal:
 
     # ── segments ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def prepared(self) -> bool:
+        """Whether the next segment is there already."""
+        return self._spare is not None
+
     def prepare(self) -> None:
         """Make the next segment's file ahead of need, so that rolling is quick. Safe to call from a thread."""
         with self._spare_lock:
@@ -315,7 +320,7 @@ class Journal:
     @property
     def dirty(self) -> bool:
         """Whether anything waits for an fsync, or the next segment for being made, or a failure for being over."""
-        return bool(self._unsynced or self._finishing or self._spare is None or not self.healthy)
+        return bool(self._unsynced or self._finishing or not self.prepared or not self.healthy)
 
     def begin_sync(self) -> Sync:
         """What a thread is to make durable now; see `finish_sync`."""

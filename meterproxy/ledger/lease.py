@@ -7,8 +7,7 @@ Rules
 - A borrow whose answer got lost is repeated under its own id before anything else is borrowed.
 - After "nothing left" nobody asks again for as much for a second, unless the limit changes or it is this
   worker's turn in line: an empty account in a retry loop does not reach PostgreSQL.
-- Who waits stands in line at PostgreSQL, and nobody who came later is lent what is wanted there. Holders hear of the
-  line with their next look and give back what is free; the first in line hears with its own that it can borrow.
+- Who waits for what others hold stands in line for it (`line`).
 - What is given back is out of the book at once; the report is cumulative and may be repeated.
 - A lease stays in the book while its session lives, since PostgreSQL's totals of it go on; what is done in the
   background walks only those that have something to tell or to give back.
@@ -17,9 +16,8 @@ Rules
 
 import asyncio
 import heapq
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID, uuid4
@@ -29,25 +27,22 @@ from meterproxy.core.path import ByMeasure
 from meterproxy.core.plan import Plan, Planned
 from meterproxy.core.window import FOREVER_US
 from meterproxy.errors import LendingPaused, StoreUnavailable
+from meterproxy.ledger.asking import answered
 from meterproxy.ledger.book import Book, Placed
 from meterproxy.ledger.clock import elapsed_us
 from meterproxy.ledger.draws import Lacking
+from meterproxy.ledger.line import Line
 from meterproxy.ledger.ports import SessionStore
 from meterproxy.ledger.route import Route
 from meterproxy.ledger.session import Session
 from meterproxy.ledger.view import DENIAL_US, IDLE_SECONDS, MOST_BORROWED, QUICK_SECONDS, View
-from meterproxy.runtime.tasks import at_most, set_within
+from meterproxy.runtime.tasks import set_within
 
 T = TypeVar("T")
 
-ANSWER_SECONDS: Final = 5.0
-"""How long a request waits for PostgreSQL at most, however that is stuck."""
 QUICK_US: Final = int(QUICK_SECONDS * 1_000_000)
 TOUCH_US: Final = 100_000
 """How long a route need not be noted to be in use again, as long as nothing on it runs low."""
-ASKED_SECONDS: Final = 1.5
-"""How long a wish is not told again; PostgreSQL forgets it after three seconds."""
-NEVER_US: Final = -(2**62)
 MOST_AT_ONCE: Final = 64
 """Windows that one statement lends from."""
 WALKED_AT_ONCE: Final = 500
@@ -72,6 +67,7 @@ class Borrower:
         self._store = store
         self._session = session
         self._book = book
+        self.line = Line(store, session)
         self._views: dict[LeaseKey, View] = {}
         self._under_way: dict[LeaseKey, Lending] = {}
         self._next: dict[UUID | None, Group] = {}
@@ -82,11 +78,10 @@ class Borrower:
         self._active: dict[LeaseKey, None] = {}
         self._ending: list[tuple[int, int, LeaseKey]] = []
         self._of_limit: dict[UUID, list[LeaseKey]] = {}
-        self._in_line: Counter[LeaseKey] = Counter()
-        self._asked: dict[LeaseKey, int] = {}
-        self._unasked: set[LeaseKey] = set()
         self._numbers = count()
         self._stopped_until_us = 0
+        self._let_go_us = 0
+        """What was let go of belongs to windows that had ended by then."""
         self.forgotten = False
         """PostgreSQL has said that it lent less than it did: somebody should present it again."""
 
@@ -95,7 +90,7 @@ class Borrower:
     def route(self, plan: Plan) -> Route:
         """The leases of a plan's requests, as they are here now."""
         route: Route | None = plan.route
-        if route is None or route.owner is not self or not route.whole:
+        if route is None or route.owner is not self or not route.whole or plan.until_us <= self._let_go_us:
             session_id = self._session.session_id
             route = plan.route = Route(plan, self, session_id, self._views, self._book.leases)
         return route
@@ -156,7 +151,7 @@ class Borrower:
     async def fetch_rests(self, wanted: Sequence[Planned]) -> None:
         """Ask PostgreSQL what is left of these limits. Raises StoreUnavailable."""
         keys = [self._know(planned) for planned in wanted]
-        rests = await _answered(self._store.read_rests(self._session.session_id, keys))
+        rests = await answered(self._store.read_rests(self._session.session_id, keys))
         for key, rest in zip(keys, rests, strict=True):
             self._note(key, rest)
 
@@ -189,7 +184,7 @@ class Borrower:
         try:
             new = {key: amount for key, amount in missing.items() if key not in self._under_way}
             self._begin(new, next(iter(missing)).account_id)
-            return await _answered(_all({self._under_way[key]: None for key in missing}))
+            return await answered(_all({self._under_way[key]: None for key in missing}))
         finally:
             for key, amount in missing.items():
                 self._waiting[key] -= amount
@@ -201,38 +196,17 @@ class Borrower:
         event = self._changed.setdefault(key, asyncio.Event())
         await set_within(event, timeout_seconds)
 
-    @contextmanager
-    def in_line(self, key: LeaseKey) -> Iterator[None]:
-        """Wait for this lease; when the last one in line has left, others need not give back any more."""
-        self._in_line[key] += 1
-        try:
-            yield
-        finally:
-            self._in_line[key] -= 1
-            if not self._in_line[key]:
-                del self._in_line[key]
-                if key in self._asked:
-                    self._unasked.add(key)
-
     async def ask_reclaim(self, key: LeaseKey, amount: int) -> None:
-        """Stand in line for this much more, unless PostgreSQL has just heard. Raises StoreUnavailable.
+        """Stand in line for this much more, where anybody could give it back. Raises StoreUnavailable.
 
         Who is lent nothing though there is enough waits for somebody before him, who may leave the line.
         """
         view, lease = self._views.get(key), self._book.leases.get(key)
         if view is None:
             return  # its window ended while it was borrowed from, and was let go of
-        asked_us = self._asked.get(key)
-        if asked_us is not None and elapsed_us() - asked_us < ASKED_SECONDS * 1e6:
-            return
         set_aside = view.rest >= amount
         if set_aside or view.outstanding > (lease.outstanding if lease else 0):
-            self._asked[key] = elapsed_us()
-            try:
-                await _answered(self._store.ask_reclaim(self._session.session_id, key, amount))
-            except StoreUnavailable:
-                self._asked[key] = NEVER_US  # others may have heard all the same
-                raise
+            await self.line.ask(key, amount)
 
     # ── borrowing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -298,7 +272,7 @@ class Borrower:
         self.forgotten = self.forgotten or (news < 0 and life == self._session.life)
         self._note(key, Rest(lent.rest, lent.outstanding, lent.consumed))
         if lent.granted:
-            self._asked.pop(key, None)  # PostgreSQL has struck this worker off its list; who still waits asks again
+            self.line.leave(key)
         if news > 0:
             view.denied_until_us = 0
             return True
@@ -345,7 +319,7 @@ class Borrower:
             if self._book.give_back(key):
                 self._unreported.add(key)
         await self._report_returned()
-        await self._stop_asking()
+        await self.line.tell_over()
 
     async def report(self) -> None:
         """Give back idle leases, tell what is held, go on into new windows and let go of old ones.
@@ -395,10 +369,11 @@ class Borrower:
         if view.window.end_us > now_us:
             self._active.pop(key, None)
         elif not (lease and lease.outstanding) and key not in self._unreported and key not in self._waiting:
+            self._let_go_us = max(now_us, self._let_go_us)
             self._active.pop(key, None)
             del self._views[key]
             self._book.forget(key)
-            self._asked.pop(key, None)
+            self.line.leave(key)
             self._changed.pop(key, None)
             self._of_limit[key.limit_id].remove(key)
             if not self._of_limit[key.limit_id]:
@@ -413,7 +388,7 @@ class Borrower:
     def _at_rest(self, key: LeaseKey) -> bool:
         """Whether there is nothing to give back, to hear or to tell of this lease until it is used again."""
         view, lease = self._views[key], self._book.leases.get(key)
-        if view.repeat is not None or view.reported != 0 or key in self._under_way or key in self._in_line:
+        if view.repeat is not None or view.reported != 0 or key in self._under_way or key in self.line:
             return False
         return lease is None or not (lease.free or lease.held)
 
@@ -446,7 +421,7 @@ class Borrower:
         if lost:
             self._begin({key: need for key, need in lost.items() if key not in self._under_way}, None)
             with suppress(LendingPaused):
-                await _answered(_all({self._under_way[key]: None for key in lost}))
+                await answered(_all({self._under_way[key]: None for key in lost}))
 
     async def _report_held(self) -> None:
         held = {
@@ -470,13 +445,6 @@ class Borrower:
                 key for key, total in returned.items() if key not in leases or leases[key].returned == total
             }
 
-    async def _stop_asking(self) -> None:
-        for key in list(self._unasked):
-            if key in self._asked and key not in self._in_line:
-                await self._store.end_reclaim(self._session.session_id, key)
-                self._asked.pop(key, None)  # who came meanwhile asks again
-            self._unasked.discard(key)
-
     async def settle_down(self) -> None:
         """Wait for borrows under way, so that nothing is lent after the session ends."""
         while self._under_way:
@@ -494,11 +462,3 @@ async def _in_steps(keys: Iterable[LeaseKey]) -> AsyncIterator[LeaseKey]:
 async def _all(tasks: Iterable[Lending]) -> frozenset[LeaseKey]:
     """What all of them have brought; raises what the first failed of."""
     return frozenset[LeaseKey]().union(*await asyncio.gather(*(asyncio.shield(task) for task in tasks)))
-
-
-async def _answered(asked: Awaitable[T]) -> T:
-    """What PostgreSQL says, within the time that a request may wait for it; a borrow goes on by itself beyond that."""
-    try:
-        return await at_most(ANSWER_SECONDS, asked)
-    except TimeoutError:
-        raise StoreUnavailable("PostgreSQL does not answer") from None

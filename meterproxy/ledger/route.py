@@ -4,8 +4,8 @@ Rules
 -----
 - A route is made once for each plan and session. It is *whole* when PostgreSQL has told of every limit on it and there
   is a lease of each; until then it is made anew for each request.
-- A lease that was let go of has nothing free, so a hold that does not fit may mean that its route is out of date: then
-  it is made anew, too.
+- Leases of windows that have ended may be let go of, and borrowed anew for whoever comes late. So once any was, a
+  route into windows that had ended by then is made anew for each request, too.
 - What is left of a limit for new holds is what is free here and what is lent to nobody, as last heard.
 """
 

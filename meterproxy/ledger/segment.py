@@ -112,7 +112,7 @@ def frame_at(data: bytes, offset: int, base: int) -> tuple[int, Record] | None:
         return None
     try:
         return start + length, decode_payload(payload)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError):  # also text that is no Unicode
         return None
 
 

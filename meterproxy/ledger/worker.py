@@ -14,19 +14,19 @@ from uuid import uuid4
 from meterproxy.core.lending import Change, SessionFacts
 from meterproxy.core.record import SessionRecord
 from meterproxy.errors import Forgotten, SessionOver, StoreUnavailable
+from meterproxy.ledger.asking import answered
 from meterproxy.ledger.book import Book
 from meterproxy.ledger.clock import DatabaseClock, elapsed_us
 from meterproxy.ledger.durable import DurableHolds
 from meterproxy.ledger.holds import Holds
 from meterproxy.ledger.journal import Journal
-from meterproxy.ledger.lease import ANSWER_SECONDS, Borrower
+from meterproxy.ledger.lease import Borrower
 from meterproxy.ledger.owners import Owners
 from meterproxy.ledger.ports import DurableStore, OwnerStore, SessionStore, SettleStore
 from meterproxy.ledger.presenter import Presenter
 from meterproxy.ledger.recover import OpenHoldPolicy, prove, replay, take_up
 from meterproxy.ledger.session import UNKNOWN_LIFE, Session
 from meterproxy.ledger.settle import Settler
-from meterproxy.runtime.tasks import at_most
 
 POLL_SECONDS: Final = 0.25
 REPORT_US: Final = 500_000
@@ -198,7 +198,8 @@ class WorkerLedger:
         except OSError as failed:
             error = failed
         self.journal.finish_sync(sync, error)
-        await asyncio.to_thread(self.journal.prepare)
+        if not self.journal.prepared:
+            await asyncio.to_thread(self.journal.prepare)
 
     async def keep_settled(self) -> None:
         """Move endings into PostgreSQL."""
@@ -225,10 +226,7 @@ class WorkerLedger:
 
     async def look(self) -> None:
         """One look at the news. Raises StoreUnavailable."""
-        try:
-            news = await at_most(ANSWER_SECONDS, self._sessions.poll(self.session.session_id, self._version))
-        except TimeoutError:
-            raise StoreUnavailable("PostgreSQL does not answer") from None
+        news = await answered(self._sessions.poll(self.session.session_id, self._version))
         lost_changes = news.version is not None and news.version < self._version
         if news.life != self.session.life:
             await self._present(forgot=False)

@@ -17,7 +17,7 @@ import asyncpg
 from meterproxy.core.identifier import uuid7
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.instants import to_us
-from meterproxy.store.pool import transaction
+from meterproxy.store.pool import Connection, transaction
 from meterproxy.store.slices import delete_in_slices
 from meterproxy.store.sqlfiles import queries
 
@@ -49,8 +49,8 @@ class LoggedEvents:
         """Take an event, which occurred then if nobody has told of it yet; what the books say of one that they have.
 
         Raises:
-            ApiError: CONFLICT (told before with other contents), KEY_RUNNING (another call has it), MALFORMED (it is
-                not in the books, and its month is over).
+            ApiError: CONFLICT (told before with other contents, or refused by the books), KEY_RUNNING (another call has
+                it), MALFORMED (it is not in the books, and its month is over).
         """
         async with transaction(self._pool) as connection:
             request_id = _request_id(account_id, event_id, occurred_at)
@@ -65,11 +65,9 @@ class LoggedEvents:
             if known["digest"] != digest:
                 text = "This event was logged before with other contents."
                 raise ApiError(Case.CONFLICT, text, param="event_id")
-            booked = await connection.fetchrow(
-                _SQL["read_event"], account_id, known["occurred_at"], known["request_id"], event_id
-            )
+            booked = await _booked(connection, account_id, event_id, known["request_id"], known["occurred_at"])
             if booked is not None:
-                return Booked(known["request_id"], known["occurred_at"], booked["amount_nanos"])
+                return booked
             if known["is_running"]:
                 raise ApiError(Case.KEY_RUNNING, "This event is being logged right now.", param="event_id")
             if await connection.fetchval(_SQL["is_over"], known["occurred_at"]):
@@ -84,11 +82,10 @@ class LoggedEvents:
             await connection.execute(_SQL["give_event_back"], account_id, event_id, is_new)
 
     async def booked(self, account_id: UUID, claimed: Claimed) -> "Booked | None":
-        """What the books say of an event, if they have it."""
+        """What the books say of an event, if they have it. Raises ApiError CONFLICT: they have refused it."""
         event_id, request_id, occurred_at, _ = claimed
         async with transaction(self._pool, readonly=True) as connection:
-            row = await connection.fetchrow(_SQL["read_event"], account_id, occurred_at, request_id, event_id)
-        return None if row is None else Booked(request_id, occurred_at, row["amount_nanos"])
+            return await _booked(connection, account_id, event_id, request_id, occurred_at)
 
 
 class Booked(NamedTuple):
@@ -102,6 +99,18 @@ class Booked(NamedTuple):
 async def tidy_logged(pool: asyncpg.Pool) -> None:
     """Forget events that are too old to be told of again. Raises StoreUnavailable."""
     await delete_in_slices(pool, _SQL["tidy_events"], DAYS_KEPT, at_once=DELETED_AT_ONCE)
+
+
+async def _booked(
+    connection: Connection, account_id: UUID, event_id: str, request_id: UUID, occurred_at: datetime
+) -> Booked | None:
+    row = await connection.fetchrow(_SQL["read_event"], account_id, occurred_at, request_id, event_id)
+    if row is None:
+        return None
+    if not row["is_booked"]:
+        text = "This event could not be booked, and nothing was charged for it. The operator has its record."
+        raise ApiError(Case.CONFLICT, text, param="event_id")
+    return Booked(request_id, occurred_at, row["amount_nanos"])
 
 
 def _request_id(account_id: UUID, event_id: str, occurred_at: datetime) -> UUID:

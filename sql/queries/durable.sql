@@ -56,25 +56,28 @@ DELETE FROM draw_staging d USING dropped WHERE d.batch_id = $1 AND d.request_id 
 
 -- name: end_durable
 -- Part of a settle's transaction, behind the rows: the durable holds of these requests that are still open end with what
--- was booked for them, and what they had drawn and did not use returns to its limits.
+-- was booked for them, and what they had drawn and did not use returns to its limits. One whose ending was refused with
+-- nothing booked ends with nothing, too: all of it returns, and a person sees to what it cost.
 WITH booked AS (
-    SELECT u.account_id, u.id, u.ending, u.amount_nanos
+    SELECT u.account_id, u.id, u.ending, u.amount_nanos, true AS is_charged
     FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[]) AS t (account_id, occurred_at, id)
     JOIN usage_events u USING (account_id, occurred_at, id)
     UNION ALL
-    SELECT r.account_id, r.request_id, 'captured', r.amount_nanos
+    SELECT r.account_id, r.request_id, CASE WHEN c.is_charged THEN 'captured' ELSE 'released' END,
+        CASE WHEN c.is_charged THEN r.amount_nanos ELSE 0 END, c.is_charged
     FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[]) AS t (account_id, occurred_at, id)
     JOIN settle_rejected r ON r.request_id = t.id AND r.account_id = t.account_id
+    CROSS JOIN LATERAL (SELECT r.booked <> 'nothing' AS is_charged) c
     WHERE NOT EXISTS (SELECT FROM usage_events u
                       WHERE (u.account_id, u.occurred_at, u.id) = (t.account_id, t.occurred_at, t.id))
 ), ended AS (
     UPDATE durable_holds h SET state = b.ending, amount_nanos = b.amount_nanos, ended_at = now() FROM booked b
     WHERE (h.account_id, h.request_id) = (b.account_id, b.id) AND h.state = 'open'
-    RETURNING h.account_id, h.request_id
+    RETURNING h.account_id, h.request_id, b.is_charged
 ), taken AS (
     SELECT t.* FROM unnest($4::uuid[], $5::uuid[], $6::uuid[], $7::timestamptz[], $8::bigint[], $9::bigint[])
         AS t (request_id, account_id, limit_id, window_start, consumed, overrun)
-    JOIN ended e USING (account_id, request_id)
+    JOIN ended e USING (account_id, request_id) WHERE e.is_charged
 ), paid AS (
     UPDATE durable_draws d SET consumed = COALESCE((
         SELECT t.consumed FROM taken t WHERE (t.account_id, t.request_id, t.limit_id, t.window_start)

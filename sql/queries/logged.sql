@@ -21,12 +21,12 @@ WITH known AS (
 DELETE FROM logged_events WHERE account_id = $1 AND event_id = $2 AND $3
 
 -- name: read_event
--- What the books say of it, be it that its record waits for a person or that its row was dropped since.
-SELECT amount_nanos FROM usage_events WHERE (account_id, occurred_at, id) = ($1, $2, $3)
+-- What the books say of it, be it that its record was refused or that its row was dropped since.
+SELECT amount_nanos, true AS is_booked FROM usage_events WHERE (account_id, occurred_at, id) = ($1, $2, $3)
 UNION ALL
-SELECT amount_nanos FROM settle_rejected WHERE account_id = $1 AND request_id = $3
+SELECT amount_nanos, booked <> 'nothing' FROM settle_rejected WHERE account_id = $1 AND request_id = $3
 UNION ALL
-SELECT dropped_amount_nanos FROM logged_events
+SELECT dropped_amount_nanos, true FROM logged_events
 WHERE (account_id, event_id, request_id) = ($1, $4, $3) AND dropped_amount_nanos IS NOT NULL
 LIMIT 1
 

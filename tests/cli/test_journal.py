@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import pytest
 
+from meterproxy.core.limit import Measure
+from meterproxy.core.path import Draw, Draws
 from meterproxy.core.record import DeferRecord, Ending, EndRecord, ForgetRecord, OwnerRecord, PlaceRecord, Subject
 from meterproxy.core.resource import Resource
 from meterproxy.core.usage import Usage
@@ -16,13 +18,16 @@ from tests.cli.conftest import Command
 from tests.ledger.bank import customer, hold_request, ledger_of, pool_of
 from tests.ledger.test_journal import kill
 
+LIMIT, SESSION = uuid4(), uuid4()
+
 
 def subject() -> Subject:
     """An exchange that holds half a dollar."""
     return Subject(
         request_id=uuid4(), occurred_us=1, account_id=uuid4(), user_id=uuid4(), key_id=uuid4(), operation="chat",
         provider="openai", model="gpt-5-mini", price_id=uuid4(), markup_ppm=1_000_000, hold_nanos=500_000_000,
-        bound_input_tokens=10, bound_output_tokens=20, stream=False, draws=(),
+        bound_input_tokens=10, bound_output_tokens=20, stream=False,
+        draws=Draws.of([Draw(LIMIT, 0, SESSION, 7, Measure.TOKENS), Draw(LIMIT, 0, SESSION, 500_000_000)]),
     )  # fmt: skip
 
 
@@ -56,10 +61,13 @@ def test_inspect(command: Command, journal: Journal) -> None:
 
 
 def test_inspect_records(command: Command, journal: Journal) -> None:
-    """Every record can be read, in order."""
+    """Every record can be read, in order, down to each limit that it draws from."""
     records = command("journal", "inspect", "--records", "--json").json
     assert [record["record"] for record in records] == ["place", "place", "end"]
     assert records[2]["content"]["ending"]["usage"]["output"] == 2
+    tokens, credit = records[2]["content"]["subject"]["draws"]
+    assert (tokens["measure"], tokens["amount"], credit["amount"]) == (Measure.TOKENS, 7, 500_000_000)
+    assert (credit["limit_id"], credit["session_id"], credit["counted"]) == (str(LIMIT), str(SESSION), False)
     assert command("journal", "inspect", journal.directory, "--records").out.count("gpt") == 0
 
 

@@ -16,7 +16,7 @@ import pytest
 from meterproxy.control.call import Machine
 from meterproxy.core.logged import LoggedUsage
 from meterproxy.core.price import Price, RateCard
-from meterproxy.errors import ApiError, Case, JournalFailed, StoreUnavailable
+from meterproxy.errors import ApiError, Case, JournalFailed, StoreUnavailable, Unbookable
 from meterproxy.ledger.worker import WorkerLedger
 from meterproxy.proxy.brakes import Brakes
 from meterproxy.proxy.direct import log_usage
@@ -27,6 +27,8 @@ from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import audit
 from meterproxy.store.directory import KeyDirectory
 from meterproxy.store.logged import DAYS_KEPT, tidy_logged
+from meterproxy.store.rejected import RejectedRecords
+from meterproxy.store.settle import Settlement
 from tests.control.asking import ADMIN_TOKEN, Asking, Heard, Person, machine_of
 from tests.ledger.bank import ledger_of, pool_of
 from tests.ledger.test_journal import kill
@@ -351,6 +353,28 @@ async def test_what_was_written_but_not_booked_is_no_answer(
 
 def _failed(*_arguments: Any) -> int:
     raise JournalFailed("the volume is away")
+
+
+async def test_what_the_books_refused_is_never_answered_as_booked(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is told: nothing was charged, and that is said."""
+    ann = await rich(worker.asking)
+    with monkeypatch.context() as refusing:
+        for name in ("_book_once", "_book_minimal", "_book_money"):
+            refusing.setattr(Settlement, name, refuse)
+        first = await log(worker, ann.token)
+    again = await log(worker, ann.token)
+    for heard in (first, again):
+        assert (heard.case, "could not be booked" in heard.message) == (Case.CONFLICT, True)
+    assert await balance(worker, ann) == CREDIT
+    records = RejectedRecords(worker.pool)
+    (record,) = await records.list(10)
+    await records.see(record.request_id, "")
+
+
+async def refuse(*_of_anything: Any, **_more: Any) -> int:
+    raise Unbookable("refused")
 
 
 async def test_a_directory_that_is_away_lets_it_be_told_again(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

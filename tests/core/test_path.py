@@ -1,5 +1,8 @@
 """Paths: what is written is what single draws say, whoever writes it; what was written before is read."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 from uuid import UUID
 
@@ -66,6 +69,7 @@ def test_records_of_older_releases_are_read() -> None:
         [[bytes(16), 0, bytes(16), 1, -1]],
         [[bytes(15), 0, bytes(16), 1]],
         [[bytes(16), 0]],
+        [["sixteen letters!", 0, bytes(16), 1]],
         [7],
         7,
     ],
@@ -115,3 +119,23 @@ def test_there_is_one_object_for_each_path() -> None:
     assert not Path([first._replace(counted=True)]).credit_alone
     assert not Path([first, second]).credit_alone
     assert Path([second, first]).measures == (0, 2)
+
+
+def test_threads_that_read_the_same_path_get_the_same_one() -> None:
+    """Several journals are taken over at once, each read in a thread of its own."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            for number in range(500):
+                source = Source(UUID(int=number), 0, UUID(int=1))
+                begin = Barrier(3)
+                made = [*threads.map(lambda _, begin=begin, source=source: _made_with(begin, source), range(3))]
+                assert made[0] is made[1] is made[2]
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def _made_with(begin: Barrier, source: Source) -> Path:
+    begin.wait()
+    return Path([source])

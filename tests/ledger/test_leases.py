@@ -786,7 +786,7 @@ async def test_who_waits_behind_somebody_is_served_when_that_one_leaves(pool: as
     await Sessions(pool).ask_reclaim(first.session.session_id, key_of(key), 50_000)
     async with responsive(second):
         placing = asyncio.create_task(second.holds.place(hold_request(second, key, 50_000)))
-        while not second.borrower._asked:
+        while not second.borrower.line._asked:
             assert not placing.done()
             await asyncio.sleep(0.01)
         await Sessions(pool).end_reclaim(first.session.session_id, key_of(key))

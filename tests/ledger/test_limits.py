@@ -317,6 +317,48 @@ async def test_leases_of_windows_that_ended_are_forgotten_and_can_still_be_drawn
     assert await wrong(pool) == []
 
 
+async def test_a_late_hold_of_nothing_brings_no_forgotten_window_back(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """What draws nothing of it is placed by the lease that was let go of; what is told in the background goes on."""
+    key = await customer(pool, CREDIT)
+    (tokens,) = await limited(pool, key, limit(key, Measure.TOKENS, 100, window=WindowKind.MINUTE))
+    ledger = ledger_of(pool, tmp_path, wait_ms=0)
+    await ledger.start()
+    past = ledger.clock.now_us() - 600_000_000
+    ledger.holds.capture(await ledger.holds.place(asked(ledger, key, 10, occurred_us=past)), completed(10))
+    await ledger.settler.drain()
+    await ledger.borrower.report()
+    assert [*ledger.book.leases] == [key.credit]
+    nothing = Bound(input_tokens=0, output_tokens=0)
+    late = hold_request(ledger, key, NANOS_PER_TOKEN, bound=nothing, occurred_us=past)
+    hold = ledger.holds.try_place(late)
+    assert hold is not None
+    await ledger.borrower.report()
+    ledger.holds.capture(hold, completed(0))
+    await ledger.borrower.settle_down()
+    await ledger.borrower.report()
+    await ledger.stop()
+    assert await window(pool, tokens.limit_id) == {"drawn": 10}
+    assert await wrong(pool) == []
+
+
+async def test_what_is_left_of_a_forgotten_window_is_asked_for_anew(pool: asyncpg.Pool, tmp_path: Path) -> None:
+    """What was last heard of it was before the rest of its lease went back."""
+    key = await customer(pool, CREDIT)
+    await limited(pool, key, limit(key, Measure.TOKENS, 100, window=WindowKind.MINUTE))
+    ledger = ledger_of(pool, tmp_path, wait_ms=0)
+    await ledger.start()
+    late = asked(ledger, key, 10, occurred_us=ledger.clock.now_us() - 600_000_000)
+    ledger.holds.capture(await ledger.holds.place(late), completed(10))
+    told = ledger.holds.rest(late)
+    assert told is not None
+    assert told.tokens == 90
+    await ledger.settler.drain()
+    await ledger.borrower.report()
+    assert ledger.holds.rest(late) is None
+    assert (await ledger.holds.fetch_rest(late)).tokens == 90
+    await ledger.stop()
+
+
 async def test_what_is_left_is_told_of_the_tightest_limits(pool: asyncpg.Pool, tmp_path: Path) -> None:
     """Requests and tokens for the headers; the least money and tokens for a request that names no maximum."""
     key = await customer(pool, CREDIT)

@@ -236,7 +236,7 @@ class World:
         if answer != "credit_held" or place.ledger is None or self.keys[account].account.limits:
             return answer
         ledger = place.ledger
-        with ledger.borrower.in_line(key):
+        with ledger.borrower.line.waiting(key):
             try:
                 await ledger.borrower.ask_reclaim(key, amount - ledger.book.free(key))
             except StoreUnavailable:
@@ -244,7 +244,9 @@ class World:
             others = [other for other in range(len(self.places)) if other != worker]
             looked = [await self.background(other, "look") for other in (*others, worker)]
             answer = await self.place(worker, account, tokens)
-        first = not any(other.ledger and key in other.ledger.borrower._asked for other in self.places if other != place)
+        first = not any(
+            other.ledger and key in other.ledger.borrower.line._asked for other in self.places if other != place
+        )
         if answer == "credit_held" and set(looked) == {"done"} and first:
             used = sum(
                 amount

@@ -9,6 +9,7 @@ import pytest
 
 from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.record import EndRecord
+from meterproxy.core.resource import Resource
 from meterproxy.errors import ApiError, Unbookable
 from meterproxy.store.audit import audit
 from meterproxy.store.rejected import RejectedRecords
@@ -128,5 +129,38 @@ async def test_a_record_says_what_of_it_is_booked_and_is_kept_once(
     ledger.journal.close()
 
 
-async def _refuses(*_of_anything: object) -> bool:
+async def test_a_durable_hold_whose_ending_was_refused_whole_ends_with_nothing(
+    pool: asyncpg.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sees its end again ends it: what was held comes back, and what it costs is for a person to say."""
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path / "one")
+    await ledger.start()
+    resource = Resource(key.account_id, "response", "resp_1", "test")
+    ledger.durable.defer(await ledger.holds.place(hold_request(ledger, key, 500_000)), resource)
+    await ledger.settler.drain()
+    hold = await ledger.durable.find(resource)
+    assert hold is not None
+    with monkeypatch.context() as refusing:
+        for name in ("_book_once", "_book_minimal", "_book_money"):
+            refusing.setattr(Settlement, name, _refuses)
+        ledger.durable.capture(hold, completed(700))
+        await ledger.settler.drain()
+    await ledger.stop()
+    assert await pool.fetchval("SELECT state FROM durable_holds") == "open"
+    other = ledger_of(pool, tmp_path / "other")
+    await other.start()
+    found = await other.durable.find(resource)
+    assert found is not None
+    other.durable.capture(found, completed(700))
+    await other.stop()
+    ended = await pool.fetchrow("SELECT state, amount_nanos FROM durable_holds")
+    assert tuple(ended) == ("released", 0)
+    (row,) = await RejectedRecords(pool).list(10)
+    assert (row.amount_nanos, row.booked) == (700_000, "nothing")
+    assert await pool.fetchval("SELECT drawn FROM limit_windows") == 0
+    assert (await balance(pool, key.account_id), await wrong(pool)) == (CREDIT, {WAITS})
+
+
+async def _refuses(*_of_anything: object, **_more: object) -> bool:
     raise Unbookable("refused")
