@@ -160,9 +160,8 @@ UPDATE usage_dropped d SET conversing = COALESCE(t.requests, 0) - COALESCE(l.con
 FROM (SELECT account_id, max(month) AS month FROM usage_dropped GROUP BY 1) z
 LEFT JOIN (SELECT account_id, sum(requests) AS requests, sum(amount_nanos) AS amount_nanos FROM conversations GROUP BY 1) t
     USING (account_id)
-LEFT JOIN (SELECT account_id, sum(conversing) AS conversing, sum(conversing_nanos) AS conversing_nanos
-           FROM usage_sums('usage_events', CASE WHEN isfinite(retained_from()) THEN timestamptz 'infinity' ELSE '-infinity' END)
-           GROUP BY 1) l USING (account_id)
+LEFT JOIN (SELECT account_id, count(*) AS conversing, sum(amount_nanos) AS conversing_nanos
+           FROM usage_events WHERE conversation IS NOT NULL AND isfinite(retained_from()) GROUP BY 1) l USING (account_id)
 WHERE (d.account_id, d.month) = (z.account_id, z.month);
 
 -- Sums of months that are over and not dropped yet are made anew.

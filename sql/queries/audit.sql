@@ -203,8 +203,9 @@ WITH before AS (
     GROUP BY 1, 2
 ), ever AS (
     SELECT account_id, sum(conversing) AS conversing, sum(conversing_nanos) AS conversing_nanos
-    FROM (SELECT * FROM usage_sums('usage_events', 'infinity') WHERE isfinite(retained_from())
-          UNION ALL SELECT * FROM usage_dropped) all_rows
+    FROM (SELECT account_id, count(*) AS conversing, sum(amount_nanos) AS conversing_nanos
+          FROM usage_events WHERE conversation IS NOT NULL AND isfinite(retained_from()) GROUP BY 1
+          UNION ALL SELECT account_id, conversing, conversing_nanos FROM usage_dropped) all_rows
     GROUP BY 1
 ), counted AS (
     SELECT 'latencies' AS what, month, account_id, requests, 0::numeric AS amount_nanos FROM before
