@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from tests.service.mortal import DEATHS
-from tests.service.running import Service, until
+from tests.service.running import Service, until, until_asked
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -52,8 +52,12 @@ async def test_what_nobody_looks_at_is_booked_once(mortal: Service, death: Death
     if death.known:
         assert made is not None
     rows = []
-    while not rows:
-        rows = await mortal.rows("SELECT * FROM usage_events WHERE account_id = $1", account)
+
+    async def booked() -> bool:
+        rows[:] = await mortal.rows("SELECT * FROM usage_events WHERE account_id = $1", account)
+        return bool(rows)
+
+    await until_asked(booked, "the row")
     await until(lambda: not any(deaths.iterdir()), "the last death")
     await mortal.ready()
     assert [row["ending"] for row in rows] == [death.ending]
