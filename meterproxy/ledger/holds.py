@@ -37,7 +37,6 @@ from meterproxy.core.record import (
     ProgressRecord,
     Subject,
     bookable_name,
-    extended,
     fit,
 )
 from meterproxy.core.usage import Usage
@@ -282,7 +281,7 @@ class Holds:
             undone = self._book.extend(hold.placed, opposite(more))
             assert undone, "what was just held is there to be given back"
             return False
-        hold.subject = extended(hold.subject, record)
+        hold.subject = msgspec.structs.replace(hold.subject, hold_nanos=record.hold_nanos, draws=draws)
         self._borrower.freed(hold.keys)
         return True
 

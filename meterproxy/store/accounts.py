@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -17,6 +17,7 @@ from meterproxy.core.money import MAX_NANOS
 from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.actor import acting
+from meterproxy.store.export import FileFormat, exported
 from meterproxy.store.ids import new_id
 from meterproxy.store.limits import expose, make_limit
 from meterproxy.store.pool import Connection, retried, transaction
@@ -32,8 +33,6 @@ MOST_CREDITS_NANOS: Final = MAX_NANOS // 4
 """No account's credits may pass this (about 2.3 billion dollars), so that sums of sums stay within `bigint`."""
 
 
-EXPORTED_AT_ONCE: Final = 4000
-"""Rows of one statement of an export: some milliseconds of PostgreSQL, about a megabyte of text."""
 ENTRIES_CSV_HEADER: Final = "entry_no,created_at,kind,amount,balance_after,request_id,description\r\n"
 
 
@@ -228,29 +227,18 @@ class Accounts:
             rows = await connection.fetch(_SQL["list_entries"], account_id, before or MAX_NANOS, limit, kinds)
         return [EntryRow(**row) for row in rows]
 
-    async def exported_entries(
-        self, account_id: UUID, kinds: Sequence[EntryKind] | None, format_: Literal["csv", "json"]
+    def exported_entries(
+        self, account_id: UUID, kinds: Sequence[EntryKind] | None, format_: FileFormat
     ) -> AsyncIterator[bytes]:
-        """All entries, or those of some kinds, as the pieces of a file; no connection is kept while one is being sent.
-
-        Raises:
-            StoreUnavailable: also when a part of it was given already.
-        """
-        query = _SQL[f"export_entries_{format_}"]
-        yield ENTRIES_CSV_HEADER.encode() if format_ == "csv" else b"["
-        before: int | None = None
-        while True:
-            async with transaction(self._pool, readonly=True) as connection:
-                page = await connection.fetchrow(query, account_id, before or MAX_NANOS, EXPORTED_AT_ONCE, kinds)
-            assert page is not None
-            if page["rows"]:
-                lead = ",\n" if format_ == "json" and before is not None else ""
-                yield (lead + page["text"]).encode()
-            if page["rows"] < EXPORTED_AT_ONCE:
-                break
-            before = page["last_no"]
-        if format_ == "json":
-            yield b"]\n"
+        """All entries, or those of some kinds, as the pieces of a file; raises as `exported`."""
+        return exported(
+            self._pool,
+            _SQL[f"export_entries_{format_}"],
+            lambda before, limit: (account_id, before or MAX_NANOS, limit, kinds),
+            lambda page: int(page["last_no"]),
+            ENTRIES_CSV_HEADER,
+            format_,
+        )
 
     async def create_user(
         self, account_id: UUID, name: str, email: str | None = None, role: Role = Role.MEMBER

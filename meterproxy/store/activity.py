@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 import orjson
 
+from meterproxy.store.export import FileFormat, exported
 from meterproxy.store.pool import transaction
 from meterproxy.store.retention import retained_from
 from meterproxy.store.sqlfiles import queries
@@ -16,8 +17,6 @@ from meterproxy.store.whose import Whose
 
 _SQL: Final = queries("activity")
 
-EXPORTED_AT_ONCE: Final = 4000
-"""Rows of one statement of an export: some milliseconds of PostgreSQL, about a megabyte of text."""
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 END: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _FIRST_ID: Final = UUID(int=0)
@@ -96,29 +95,20 @@ class Activity:
         """The instant from which on rows are kept; None: all are."""
         return await retained_from(self._pool)
 
-    async def exported(
-        self, whose: Whose, wanted: ActivityFilter, format_: Literal["csv", "json"]
-    ) -> AsyncIterator[bytes]:
-        """All that is looked for, as the pieces of a file; no connection is kept while a piece is being sent.
+    def exported(self, whose: Whose, wanted: ActivityFilter, format_: FileFormat) -> AsyncIterator[bytes]:
+        """All that is looked for, as the pieces of a file; raises as `export.exported`."""
+        return exported(
+            self._pool,
+            _SQL[f"export_{format_}"],
+            lambda before, limit: _arguments(whose, wanted, before, limit),
+            _last_of,
+            CSV_HEADER,
+            format_,
+        )
 
-        Raises:
-            StoreUnavailable: also when a part of it was given already.
-        """
-        query = _SQL[f"export_{format_}"]
-        yield CSV_HEADER.encode() if format_ == "csv" else b"["
-        before: Place | None = None
-        while True:
-            async with transaction(self._pool, readonly=True) as connection:
-                page = await connection.fetchrow(query, *_arguments(whose, wanted, before, EXPORTED_AT_ONCE))
-            assert page is not None
-            if page["rows"]:
-                lead = ",\n" if format_ == "json" and before is not None else ""
-                yield (lead + page["text"]).encode()
-            if page["rows"] < EXPORTED_AT_ONCE:
-                break
-            before = page["last_at"], page["last_id"]
-        if format_ == "json":
-            yield b"]\n"
+
+def _last_of(page: asyncpg.Record) -> Place:
+    return page["last_at"], page["last_id"]
 
 
 def _arguments(whose: Whose, wanted: ActivityFilter, before: Place | None, limit: int) -> tuple[Any, ...]:

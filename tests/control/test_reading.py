@@ -186,7 +186,7 @@ async def exported(past: Past, format_: str) -> bytes:
 
 async def test_an_export_has_every_row_and_no_formula(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """In CSV and JSON, over as many pages as it takes; cells that a spreadsheet would run are text."""
-    monkeypatch.setattr("meterproxy.store.activity.EXPORTED_AT_ONCE", 61)
+    monkeypatch.setattr("meterproxy.store.export.EXPORTED_AT_ONCE", 61)
     rows = list(csv.DictReader(io.StringIO((await exported(past, "csv")).decode(), newline="")))
     expected = [str(record.subject.request_id) for record in reversed(past.records)]
     assert [row["id"] for row in rows] == expected
@@ -217,7 +217,7 @@ async def test_what_came_in_is_found_among_what_was_used(past: Past, monkeypatch
         query = "&".join(f"kind={kind}" for kind in kinds)
         assert [row async for row in entries(past, query)] == [row for row in whole if row["kind"] in kinds], kinds
     assert (await past.asking("GET", "/api/credits/transactions?kind=gift", token=past.owner.token)).param == "kind.0"
-    monkeypatch.setattr("meterproxy.store.accounts.EXPORTED_AT_ONCE", 2)
+    monkeypatch.setattr("meterproxy.store.export.EXPORTED_AT_ONCE", 2)
     pieces = [Accounts(past.asking.pool).exported_entries(past.owner.account_id, ["grant", "refund"], format_)
               for format_ in ("csv", "json")]  # type: ignore[arg-type]  # fmt: skip
     as_csv, as_json = [b"".join([piece async for piece in one]).decode() for one in pieces]
