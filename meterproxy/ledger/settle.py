@@ -3,6 +3,8 @@
 Rules
 -----
 - One batch is under way at a time; a batch is booked whole or not at all.
+- A batch is what came within the interval, or is full: what comes while one is under way waits for the next. Settling
+  on until nothing waits would never end under load, with batches of the few that came within one round trip.
 - An ending leaves the queue only when PostgreSQL has confirmed it. The journal is the queue; of a long one, `Backlog`
   has only the ends in memory.
 - Progress in PostgreSQL ahead of ours means that the answer to a commit got lost: what it covers is confirmed. Progress
@@ -106,7 +108,9 @@ class Settler:
         self._queue = Backlog(journal)
         self._documents: dict[UUID, bytes] = {}
         self._stored: set[UUID] = set()
-        self._full = asyncio.Event()
+        self._due = asyncio.Event()
+        self._waiting = 0
+        self._settled = 0
         self._progress = asyncio.Event()
         self._hastened = False
         self._life = life
@@ -144,25 +148,26 @@ class Settler:
         self._queue.append(item)
         if isinstance(item, Noted):
             self._tell_queued(item)
-        if len(self._queue) >= BATCH_ENDINGS:
-            self._full.set()
+        self._waiting += 1
+        if self._waiting >= BATCH_ENDINGS:
+            self._due.set()
 
     def hasten(self) -> None:
         """Have what is queued settled at once, together with what else comes in a moment."""
         if not self._hastened:
             self._hastened = True
-            asyncio.get_running_loop().call_later(HASTE_SECONDS, self._full.set)
+            asyncio.get_running_loop().call_later(HASTE_SECONDS, self._due.set)
 
     def doubt(self, life: UUID) -> None:
         """The database is in this life, to which the session has presented; its progress may stand anywhere."""
         self._life = life
         self._in_doubt = self._telling_again = True
-        self._full.set()
+        self._due.set()
 
     async def catch_up(self) -> None:
         """Wait until everything that is queued now is in PostgreSQL; needs `run` to be running."""
         position, unwritten = self._queue.last_position, self._queue.unwritten()
-        self._full.set()
+        self._due.set()
         while self._queue and not (self._position >= position and all(item.accounted for item in unwritten)):
             self._progress.clear()
             await self._progress.wait()
@@ -170,14 +175,15 @@ class Settler:
     async def run(self) -> None:
         """Settle for ever: every interval, or sooner when a batch is full."""
         while True:
-            await set_within(self._full, self._interval_seconds)
-            self._full.clear()
+            await set_within(self._due, self._interval_seconds)
+            self._due.clear()
             self._hastened = False
             await self.drain()
 
     async def drain(self) -> None:
-        """Settle until nothing is queued or PostgreSQL is away; then wait a moment before returning."""
-        while self.behind:
+        """Settle what is queued now, and on as long as full batches wait; if PostgreSQL is away, wait a moment."""
+        end = self._settled + len(self._queue)
+        while self.behind and (self._settled < end or self._waiting >= BATCH_ENDINGS or self._telling_again):
             try:
                 await self.settle_batch()
             except StoreUnavailable as error:
@@ -196,6 +202,7 @@ class Settler:
         if self._in_doubt:
             await self._compare()
         elif items := self._queue.first(BATCH_ENDINGS):
+            self._waiting = len(self._queue) - len(items)
             await self._settle(items)
         elif self._telling_again:
             await self.on_told_again()
@@ -287,6 +294,7 @@ class Settler:
         for (account_id, limit_id, start_us, session_id), (consumed, _, _) in taken_together(paid).items():
             if consumed and session_id == self._session_id:
                 self._book.settled(LeaseKey(account_id, limit_id, start_us), consumed)
+        self._settled += len(items)
         self._position = position
         self._journal.confirm(position, [item.placed_at for item in items])
         self._progress.set()
