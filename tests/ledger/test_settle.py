@@ -494,6 +494,58 @@ async def test_two_journals_settling_one_account_chain_its_balance(
     assert await pool.fetchval("SELECT sum(drawn) FROM limit_windows") == spent
 
 
+async def test_what_comes_while_a_batch_is_under_way_waits_for_the_next(
+    pool: asyncpg.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However steadily records come, a batch is all that came within an interval, or as many as one may have."""
+    monkeypatch.setattr(module, "BATCH_ENDINGS", 4)
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    sizes: list[int] = []
+    meanwhile = [2, 1, 3, 9, 0, 2, 0]
+    store = ledger.settler._store
+
+    class Busy(Faulty):
+        async def book(self, batch: Batch) -> int:
+            sizes.append(len(batch.endings))
+            await capture(ledger, key, *[1] * meanwhile.pop(0), hold_nanos=10_000)
+            booked: int = await store.book(batch)
+            return booked
+
+    ledger.settler._store = Busy(store)  # type: ignore[assignment]
+    await capture(ledger, key, 1)
+    seen: list[list[int]] = []
+    while ledger.settler.queued:
+        await ledger.settler.drain()
+        seen.append(sizes.copy())
+        sizes.clear()
+    assert seen == [[1], [2], [1], [3, 4, 4], [3]]
+    assert await wrong(pool) == set()
+    await ledger.stop()
+
+
+async def test_a_full_batch_waits_for_no_interval(
+    pool: asyncpg.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many records as one batch may have are settled at once; fewer wait for others."""
+    monkeypatch.setattr(module, "BATCH_ENDINGS", 3)
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    ledger.settler._interval_seconds = 3600
+    batches, _ = last_batches(ledger)
+    settling = asyncio.create_task(ledger.settler.run())
+    for _ in range(2):
+        await capture(ledger, key, 1, 1, 1)
+        await asyncio.wait_for(ledger.settler._progress.wait(), 10)
+        ledger.settler._progress.clear()
+    assert [len(batch.endings) for batch in batches] == [3, 3]
+    settling.cancel()
+    await asyncio.wait((settling,))
+    await ledger.stop()
+
+
 async def test_giving_back_and_settling_one_lease_at_once(
     pool: asyncpg.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
