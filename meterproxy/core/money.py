@@ -53,5 +53,5 @@ def format_usd(nanos: int) -> str:
     """Write nanodollars as a decimal string with two to nine decimals ("5.00", "0.000000001")."""
     if nanos < 0:
         return "-" + format_usd(-nanos)
-    text = f"{nanos // NANOS_PER_USD}.{nanos % NANOS_PER_USD:09d}"
-    return text[:-7] + text[-7:].rstrip("0")  # two decimals stay
+    digits = f"{nanos:010d}"
+    return f"{digits[:-9]}.{digits[-9:-7]}{digits[-7:].rstrip('0')}"  # two decimals stay

@@ -9,11 +9,11 @@ Rules
 from typing import Final
 
 import msgspec
-from multidict import MultiMapping
 
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.body import Members, scan
 from meterproxy.proxy.endpoints import Endpoint, Way
+from meterproxy.proxy.request_head import RequestHead
 
 _USAGE_OPTIONS: Final = frozenset({"include_usage", "continuous_usage_stats"})
 """The second is vLLM's: usage in every event, which it heeds only beside the first."""
@@ -33,13 +33,16 @@ class Asked(msgspec.Struct, frozen=True):
     usage_options: Members | None = None
 
 
-def check_readable(headers: MultiMapping[str]) -> None:
+def check_readable(head: RequestHead) -> None:
     """Refuse what could not be read anyway, before its body comes.
 
     Raises:
         ApiError: ENCODING_UNSUPPORTED.
     """
-    if any(coding.strip().lower() != "identity" for coding in headers.getall("Content-Encoding", ())):
+    if head.coded is None:
+        codings = head.headers.getall("Content-Encoding", ())
+        head.coded = any(coding.strip().lower() != "identity" for coding in codings)
+    if head.coded:
         raise ApiError(Case.ENCODING_UNSUPPORTED, "Request bodies with a Content-Encoding are not supported.")
 
 

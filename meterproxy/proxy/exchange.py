@@ -148,7 +148,7 @@ class Exchange:
 
     async def _accept(self, endpoint: Endpoint) -> Asked:
         client, limit_bytes, room = self._client, self._house.settings.max_body_bytes, self._house.room
-        check_readable(client.headers)
+        check_readable(client.head)
         body = client.whole_body(limit_bytes, room)
         if body is None:
             body = await client.read_body(limit_bytes, room)
@@ -208,9 +208,7 @@ class Exchange:
         assert hold is not None, "nothing is sent without a hold"
         clock = self._house.ports.clock
         self._forwarded_us = clock.elapsed_us()
-        forwarder = Forwarder(
-            self._client, asked, ids, route, key.account_id, clock.now_us(), before_first_byte=hold.confirm
-        )
+        forwarder = Forwarder(self._client, asked, ids, route, key.account_id, clock, before_first_byte=hold.confirm)
         forwarded = await forwarder.forward(lowered_maximum)
         hold.answered(forwarded.answer.fields)
         return forwarded

@@ -27,6 +27,7 @@ from meterproxy.proxy.decode import decoder_for
 from meterproxy.proxy.endpoints import Way
 from meterproxy.proxy.headers import to_provider
 from meterproxy.proxy.paths import provider_path
+from meterproxy.proxy.ports import Clock
 from meterproxy.proxy.provider import account_refused
 from meterproxy.proxy.response_facts import tool_calls_edit
 from meterproxy.proxy.route import Route
@@ -80,7 +81,7 @@ class Forwarder(msgspec.Struct, eq=False):
     ids: tuple[str, ...]
     route: Route
     account_id: UUID
-    now_us: int
+    clock: Clock
     before_first_byte: Callable[[], None]
     query: str = ""
 
@@ -102,7 +103,9 @@ class Forwarder(msgspec.Struct, eq=False):
             return forwarded
         again = await self._judge(await self._send(edits), usage_injected=False)
         if again.error_body is None:
-            self.route.provider.reject_usage_option(self.asked.endpoint.operation, self.route.model, self.now_us)
+            self.route.provider.reject_usage_option(
+                self.asked.endpoint.operation, self.route.model, self.clock.now_us()
+            )
         return again
 
     def _maximum_edit(self, lowered_maximum: int | None) -> dict[str, bytes]:
@@ -115,7 +118,9 @@ class Forwarder(msgspec.Struct, eq=False):
         """`stream_options` with `include_usage` as raw JSON; None where it is not wanted or the client asked itself."""
         if not self.asked.stream or not self.asked.endpoint.takes_usage_option:
             return None
-        if not self.route.provider.takes_usage_option(self.asked.endpoint.operation, self.route.model, self.now_us):
+        if not self.route.provider.takes_usage_option(
+            self.asked.endpoint.operation, self.route.model, self.clock.now_us()
+        ):
             return None
         options = self.asked.usage_options
         if options is None:
@@ -178,9 +183,11 @@ class Forwarder(msgspec.Struct, eq=False):
     def _rest(self, status: int, body: bytes) -> None:
         """Rest for all who would be refused too; what costs nothing, or needs a scope, does not stop everybody."""
         if status == 403 or self.asked.endpoint.way is Way.FREE or _MISSING_SCOPE in body:
-            self.route.provider.rest_for(self.account_id, self.asked.endpoint.operation, self.route.model, self.now_us)
+            self.route.provider.rest_for(
+                self.account_id, self.asked.endpoint.operation, self.route.model, self.clock.now_us()
+            )
         else:
-            self.route.provider.rest(self.now_us)
+            self.route.provider.rest(self.clock.now_us())
 
     @staticmethod
     def _refuses_us(status: int, body: bytes) -> bool:

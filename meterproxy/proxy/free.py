@@ -131,8 +131,8 @@ class Passage:
 
     async def _ask(self, query: str) -> Forwarded:
         wish, client = self._wish, self._client
-        now_us, account_id = self._house.clock.now_us(), wish.key.account_id
-        forwarder = Forwarder(client, wish.asked, wish.ids, self._route, account_id, now_us, nothing_held, query)
+        account_id, clock = wish.key.account_id, self._house.clock
+        forwarder = Forwarder(client, wish.asked, wish.ids, self._route, account_id, clock, nothing_held, query)
         return await forwarder.forward(None)
 
     def _pass_error(self, forwarded: Forwarded) -> None:

@@ -44,6 +44,7 @@ class RequestHead:
         idempotency_keys: what came as `Idempotency-Key`, unjudged; nearly always nothing.
 
     For those who answer (None until one of them has filled it in):
+        coded: whether the body has a content coding.
         matched: the endpoint that method and target lead to, with the ids in its path.
         digest: of the secret that the request presents.
         attribution: the conversation and tags that it names.
@@ -55,6 +56,7 @@ class RequestHead:
         "attribution",
         "chunked",
         "closes",
+        "coded",
         "digest",
         "expects_continue",
         "forwarded",
@@ -91,6 +93,7 @@ class RequestHead:
         self.idempotency_keys = idempotency_keys
         self._headers: CIMultiDictProxy[str] | None = None
         self.matched: tuple[Endpoint, tuple[str, ...]] | None = None
+        self.coded: bool | None = None
         self.digest: bytes | None = None
         self.attribution: Attribution | None = None
         self.forwarded: ProviderHead | None = None
