@@ -24,6 +24,7 @@ from meterproxy.ledger import journal_files
 from meterproxy.ledger.journal import SLACK_BYTES, Journal
 from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.segment import HEADER_BYTES, read_unowned
+from tests.environment import VOLUME
 from tests.ledger.records import SESSION, end, place, progress, records
 
 SMALL = SLACK_BYTES + 64 * 1024
@@ -32,7 +33,7 @@ SMALL = SLACK_BYTES + 64 * 1024
 
 @contextmanager
 def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=VOLUME) as name:
         yield Path(name)
 
 
