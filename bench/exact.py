@@ -22,7 +22,6 @@ import yaml
 
 from bench.kills import PROVIDER
 from meterproxy.core.money import NANOS_PER_USD, format_usd
-from tests.environment import DISK
 from tests.postgres import reachable_directory
 from tests.service.load import Customer, Refused, Whole, ask, customer
 from tests.service.running import Service, service
@@ -448,7 +447,7 @@ async def run(names: list[str]) -> bool:
         chosen = [name for name in names if (name == adaptive.__name__) == (policy == "adaptive")]
         if not chosen:
             continue
-        with reachable_directory(DISK) as directory:
+        with reachable_directory() as directory:
             config = directory / "config.yaml"
             holds = {"hold": {"policy": policy}, "adaptive": {"exposure": format_usd(EXPOSURE_NANOS)}}
             config.write_text(yaml.safe_dump({"workers": WORKERS, "providers": {"openai": PROVIDER}, **holds}))

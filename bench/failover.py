@@ -23,7 +23,6 @@ from typing import Any, Final
 from bench.clusters import STANDBY, Node, nodes
 from bench.reckoning import during, reckon, settled, show
 from meterproxy.core.money import NANOS_PER_USD
-from tests.environment import DISK
 from tests.postgres import reachable_directory
 from tests.service.load import Customer, Load, customer
 from tests.service.running import Service, service, until
@@ -151,7 +150,7 @@ def main() -> int:
     options = parser.parse_args()
     right = True
     for mode in MODES if options.mode == "all" else (options.mode,):
-        with reachable_directory(DISK) as directory:
+        with reachable_directory() as directory:
             right = asyncio.run(campaign(mode, options, directory)) and right
     return 0 if right else 1
 

@@ -23,7 +23,7 @@ from bench.clusters import Node, nodes
 from bench.reckoning import during, reckon, settled, show
 from meterproxy.core.money import NANOS_PER_USD, format_usd
 from meterproxy.simulator.app import running as simulator
-from tests.environment import DISK, scrubbed
+from tests.environment import scrubbed
 from tests.postgres import reachable_directory
 from tests.service.load import Load, customer
 from tests.service.running import ADMIN_TOKEN, Service, until_asked
@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=4, help="clients of each host (default 4)")
     options = parser.parse_args()
     try:
-        with reachable_directory(DISK) as directory, networks(HOSTS):
+        with reachable_directory() as directory, networks(HOSTS):
             return 0 if asyncio.run(campaign(options, directory)) else 1
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else error

@@ -23,7 +23,6 @@ from meterproxy.core.window import WindowKind
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.ids import new_id
 from meterproxy.store.pool import open_pool
-from tests.environment import DISK
 from tests.postgres import reachable_directory
 from tests.service.running import Service, service
 
@@ -115,7 +114,7 @@ def main() -> int:
     parser.add_argument("--active", type=int, default=10_000)
     parser.add_argument("--accounts", type=int, default=1000)
     parser.add_argument("--limits", action="store_true", help="three limits on each account")
-    with reachable_directory(DISK) as directory:
+    with reachable_directory() as directory:
         return 0 if asyncio.run(run(parser.parse_args(), directory)) else 1
 
 

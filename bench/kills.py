@@ -26,7 +26,6 @@ import yaml
 
 from meterproxy.store.audit import audit
 from meterproxy.store.pool import open_pool
-from tests.environment import DISK
 from tests.postgres import reachable_directory
 from tests.service.load import Customer, Load, customer
 from tests.service.running import MORTAL, Service, alive, kill, service, until
@@ -252,7 +251,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of all that is random here")
     parser.add_argument("--adaptive", action="store_true", help="streams hold what they need, not their whole bound")
     options = parser.parse_args()
-    with reachable_directory(DISK) as directory:
+    with reachable_directory() as directory:
         try:
             return 0 if asyncio.run(run(options, directory)) else 1
         finally:

@@ -23,7 +23,6 @@ import aiohttp
 import yaml
 
 from bench.kills import CUSTOMERS, MUST_BE_NOTHING, PROVIDER, verdict
-from tests.environment import DISK
 from tests.postgres import reachable_directory
 from tests.service.load import Customer, Load, Refused, Whole, ask, customer
 from tests.service.running import Service, service, until
@@ -166,7 +165,7 @@ def main() -> int:
     options = parser.parse_args()
     right = []
     for way in options.ways.split(","):
-        with reachable_directory(DISK) as directory:
+        with reachable_directory() as directory:
             right.append(asyncio.run(run(options, way, directory)))
     return 0 if all(right) else 1
 

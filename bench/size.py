@@ -25,7 +25,6 @@ from meterproxy.store.migrate import migrate
 from meterproxy.store.pool import open_pool
 from meterproxy.store.usage import UsageFigures
 from meterproxy.store.whose import Whose
-from tests.environment import DISK
 from tests.postgres import reachable_directory
 
 MONTHS: Final = 12
@@ -209,7 +208,7 @@ def _month_before(day: date) -> tuple[date, date]:
 
 async def run(rows: int, accounts: int) -> dict[str, float]:
     """Fill a server of its own and measure; nothing of it is left."""
-    with reachable_directory(DISK) as directory, nodes(directory, "size") as (node,):
+    with reachable_directory() as directory, nodes(directory, "size") as (node,):
         node.make()
         await node.start(**SETTINGS)
         await node.ask(f"CREATE DATABASE {USER}", database="postgres")

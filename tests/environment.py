@@ -1,6 +1,6 @@
 """The environment that tests run in: nothing of a developer's provider, proxy or installation leaks in.
 
-`VOLUME` is where tests put what they make and remove by the thousand.
+`VOLUME` is where tests put what they make and remove by the thousand; services live on `DISK`, and insist on it.
 """
 
 import os
@@ -17,7 +17,7 @@ _UNCOMPILED = "PYTHONDONTWRITEBYTECODE"
 DISK = Path("/tmp")
 _MEMORY = Path("/dev/shm")
 _MEMORY_BYTES = 4 << 30
-"""What two processes with a PostgreSQL and some services each take at most, and twice that."""
+"""Several times what the PostgreSQL servers of a run take."""
 
 
 def scrub(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -39,7 +39,7 @@ def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
 def _volume() -> Path:
     """Memory where it has the room.
 
-    A database or a cluster is a thousand files. ext4 gives a removed file's number to no new one for a while, and looks
+    A database is a thousand files. ext4 gives a removed file's number to no new one for a while, and looks
     through all of them for each: on a disk half of a run's CPU is spent on that.
     """
     try:

@@ -21,7 +21,7 @@ import asyncpg
 
 from meterproxy.runtime.cluster import DATABASE
 from meterproxy.runtime.embedded import EmbeddedPostgres
-from tests.environment import VOLUME
+from tests.environment import DISK, VOLUME
 
 BIN_DIR = "METERPROXY_TEST_PG_BINDIR"
 FORGETFUL = {
@@ -41,7 +41,7 @@ def bin_dir() -> Path | None:
 
 
 @contextmanager
-def reachable_directory(volume: Path = VOLUME) -> Iterator[Path]:
+def reachable_directory(volume: Path = DISK) -> Iterator[Path]:
     """A fresh directory with a short path that PostgreSQL's user may pass (pytest's own are closed to it)."""
     directory = Path(tempfile.mkdtemp(prefix="mp-test-", dir=volume))
     directory.chmod(0o711)
@@ -120,7 +120,7 @@ class Server:
 @contextmanager
 def serving() -> Iterator[Server]:
     """A server for the whole run; it ends with the block, or with this process."""
-    with reachable_directory() as directory:
+    with reachable_directory(VOLUME) as directory:
         command = [sys.executable, "-m", "tests.postgres", str(directory), *([str(bin_dir())] if bin_dir() else [])]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -35,7 +35,7 @@ ADMIN_TOKEN = "test-admin-token"
 DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.02
 JOURNAL_SEGMENT_BYTES = 8 << 20
-"""Two of them are allocated at each start of a worker, in memory where there is room (the default is eight times that)."""
+"""A start of a worker allocates two; an eighth of the default, so that all of a run's do not fill a disk."""
 MORTAL = "tests.service.mortal"
 
 
