@@ -7,6 +7,7 @@ server of the test's own, to be stopped, killed and started; `reachable_dir` a s
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from meterproxy.runtime.embedded import EmbeddedPostgres
@@ -14,6 +15,8 @@ from tests import postgres
 from tests.environment import scrub
 
 scrub()
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")  # how long an example takes is the machine's, which is shared
 
 _DATABASE_FIXTURES = {"database", "empty_database", "own_postgres", "postgres_server"}
 

@@ -21,9 +21,16 @@ import asyncpg
 
 from meterproxy.runtime.cluster import DATABASE
 from meterproxy.runtime.embedded import EmbeddedPostgres
+from tests.environment import DISK, VOLUME
 
 BIN_DIR = "METERPROXY_TEST_PG_BINDIR"
-FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
+FORGETFUL = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_compression": "off",
+    "autovacuum": "off",
+}
 """Faster, and safe for nothing but tests."""
 
 
@@ -34,9 +41,9 @@ def bin_dir() -> Path | None:
 
 
 @contextmanager
-def reachable_directory() -> Iterator[Path]:
+def reachable_directory(volume: Path = DISK) -> Iterator[Path]:
     """A fresh directory with a short path that PostgreSQL's user may pass (pytest's own are closed to it)."""
-    directory = Path(tempfile.mkdtemp(prefix="mp-test-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="mp-test-", dir=volume))
     directory.chmod(0o711)
     try:
         yield directory
@@ -79,7 +86,7 @@ class Server:
         """The URL of a database with all migrations applied, dropped afterwards."""
         template = self._migrated_template()
         name = f"test_{next(self._numbers)}"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         try:
             yield self.dsn_of(name)
         finally:
@@ -113,7 +120,7 @@ class Server:
 @contextmanager
 def serving() -> Iterator[Server]:
     """A server for the whole run; it ends with the block, or with this process."""
-    with reachable_directory() as directory:
+    with reachable_directory(VOLUME) as directory:
         command = [sys.executable, "-m", "tests.postgres", str(directory), *([str(bin_dir())] if bin_dir() else [])]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

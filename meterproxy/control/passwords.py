@@ -27,10 +27,14 @@ T = TypeVar("T")
 
 
 class Passwords:
-    """Hashes and checks passwords."""
+    """Hashes and checks passwords.
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=1)
+    Args:
+        memory_kib, passes: what a hash takes; less is for tests of something else.
+    """
+
+    def __init__(self, memory_kib: int = MEMORY_KIB, passes: int = PASSES) -> None:
+        self._hasher = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1)
         self._threads = ThreadPoolExecutor(AT_ONCE, "passwords")
         self._waiting = 0
         self._nobody: str | None = None

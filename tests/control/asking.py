@@ -89,7 +89,7 @@ class Asking:
         accounts, keys = Accounts(pool), Keys(pool)
         self.pool = pool
         self.people, self.tokens = People(pool, accounts), Tokens(SECRET)
-        self.passwords = Passwords()
+        self.passwords = Passwords(memory_kib=8, passes=1)
         members = Members(pool)
         sign_in = SignIn(self.people, members, self.passwords, self.tokens, registration)
         known = openid(Identities(pool, accounts, registration))

@@ -196,7 +196,7 @@ def _asks(served: Served, operation: Any, wrong: list[str]) -> Callable[[], None
 
     @seed(1)
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate], derandomize=False,
+        max_examples=EXAMPLES, database=None, phases=[Phase.generate], derandomize=False,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(case=_requests(operation))

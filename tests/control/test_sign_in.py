@@ -197,6 +197,13 @@ async def test_a_key_of_ones_own_and_what_the_log_says_of_it(asking: Asking) -> 
     assert [row["action"] for row in rows] == ["key.create", "key.rotate", "key.revoke"]
 
 
+async def test_a_password_is_hashed_as_dearly_as_recommended() -> None:
+    """OWASP's cheat sheet on storing passwords: argon2id with 19 MiB and two passes."""
+    hashed = await Passwords().hash("something long")
+    assert hashed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert await Passwords().check("something long", hashed)
+
+
 async def test_only_so_many_passwords_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes then is told to come again; a worker's memory is not filled with hashes."""
     monkeypatch.setattr(passwords, "MOST_WAITING", 0)

@@ -29,7 +29,7 @@ def shown(us: int, zone: str) -> str:
 INSTANTS = st.integers(at("1980-01-01T00:00+00:00"), at("2037-12-31T00:00+00:00"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(ZONES), st.sampled_from(COUNTED), INSTANTS)
 def test_windows_meet_without_gaps(zone: str, kind: WindowKind, now_us: int) -> None:
     """Each instant belongs to one window: what comes before its start and at its end belongs to the neighbours."""
@@ -41,7 +41,7 @@ def test_windows_meet_without_gaps(zone: str, kind: WindowKind, now_us: int) -> 
     assert window_at(kind, zone, window.start_us - 1).end_us == window.start_us
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(ZONES), INSTANTS)
 def test_a_day_has_one_date(zone: str, now_us: int) -> None:
     """All of a day's window is on one date of its zone, and begins with it."""
@@ -51,7 +51,7 @@ def test_a_day_has_one_date(zone: str, now_us: int) -> None:
     assert shown(window.start_us - US, zone)[:10] not in dates
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(ZONES), INSTANTS)
 def test_hours_and_minutes_keep_their_length(zone: str, now_us: int) -> None:
     """Whatever the clocks on the wall do, nobody gets a double hour or a half one."""

@@ -1,8 +1,9 @@
 """A browser as a person uses one, that keeps what went wrong on the way: errors in the console, policies violated."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from axe_playwright_python.async_playwright import Axe
@@ -13,6 +14,8 @@ from tests.tools import required
 
 PASSWORD = "correct horse battery"
 SERIOUS = {"serious", "critical"}
+OF_COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+"""The rules that may find something else on a page when its colours change and nothing but they."""
 
 
 @dataclass
@@ -40,9 +43,10 @@ class Visit:
         if message.type in {"error", "warning"}:
             self.trouble.append(f"{message.type}: {message.text}")
 
-    async def barriers(self) -> list[str]:
-        """What on the page keeps somebody out."""
-        found: dict[str, Any] = (await Axe().run(self.page)).response
+    async def barriers(self, rules: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
+        """What on the page keeps somebody out, by all rules or by these."""
+        options = {"resultTypes": ["violations"], **rules}
+        found: dict[str, Any] = (await Axe().run(self.page, options=options)).response
         return [
             f"{one['id']}: {node['html'][:160]}"
             for one in found["violations"]

@@ -53,7 +53,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=STEPS)
 def test_gives_back_what_it_let_go_of(steps: list[str]) -> None:
     """Order, places and accounts are those of a line in memory, over segments, failed writes and failed fsyncs."""

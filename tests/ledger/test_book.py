@@ -456,7 +456,7 @@ class BookMachine(RuleBasedStateMachine):
 
 
 TestBookMachine = BookMachine.TestCase
-TestBookMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestBookMachine.settings = settings(max_examples=40, stateful_step_count=30)
 
 
 def test_what_draws_nothing_leaves_nothing_behind() -> None:

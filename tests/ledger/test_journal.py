@@ -24,6 +24,7 @@ from meterproxy.ledger import journal_files
 from meterproxy.ledger.journal import SLACK_BYTES, Journal
 from meterproxy.ledger.journal_files import JournalLocked
 from meterproxy.ledger.segment import HEADER_BYTES, read_unowned
+from tests.environment import VOLUME
 from tests.ledger.records import SESSION, end, place, progress, records
 
 SMALL = SLACK_BYTES + 64 * 1024
@@ -32,7 +33,7 @@ SMALL = SLACK_BYTES + 64 * 1024
 
 @contextmanager
 def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=VOLUME) as name:
         yield Path(name)
 
 
@@ -78,7 +79,7 @@ def written_after(path: Path, numbers: range) -> list[int]:
     return [entry.start - base for entry in entries[: len(numbers)]] + [entries[-1].end - base]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(records, max_size=12), min_size=1, max_size=3))
 def test_what_is_written_is_read_back_over_any_number_of_lives(lives: list[list[Record]]) -> None:
     """Every record of every life, in order; positions only grow, and each says where its record ends."""
@@ -559,7 +560,7 @@ def test_positions_grow_beyond_what_postgresql_has_confirmed(tmp_path: Path) -> 
         assert journal.append(place(3)) > last
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3000)), min_size=1, max_size=6))
 def test_positions_only_grow_over_restarts(lives: list[tuple[int, int]]) -> None:
     """Whatever was confirmed, however little was written."""

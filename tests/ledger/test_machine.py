@@ -273,9 +273,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(
-    max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestLedgerMachine.settings = settings(max_examples=80, stateful_step_count=25, suppress_health_check=list(HealthCheck))
 
 
 # ── failovers ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -293,7 +291,7 @@ forgetful_operations = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(script=st.lists(forgetful_operations, min_size=10, max_size=50))
 def test_whatever_postgresql_forgets_it_is_told_again(script: list[Operation]) -> None:
     """Rows, durable holds and owners are in the end what the workers have written down, each once.
@@ -339,7 +337,7 @@ survivors = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(script=st.lists(survivors, min_size=10, max_size=50))
 @example(script=[("place", 0, 0, 50), ("fail_over",), ("capture", 0, 0, 100), ("background", 0, "settle")])
 @example(
@@ -415,7 +413,6 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("still")
 @settings(
     max_examples=20,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(script=st.lists(operations, min_size=5, max_size=30))

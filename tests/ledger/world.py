@@ -22,6 +22,7 @@ from meterproxy.errors import ApiError, NoExposure, StoreUnavailable
 from meterproxy.ledger.holds import Hold
 from meterproxy.ledger.journal import SLACK_BYTES
 from meterproxy.ledger.worker import WorkerLedger
+from tests.environment import VOLUME
 from tests.ledger.bank import NANOS_PER_TOKEN, REFUSED, completed, hold_request
 from tests.ledger.bank_faults import Faulty
 from tests.ledger.test_journal import kill
@@ -64,7 +65,7 @@ class World:
     def __init__(
         self, store: Any, keys: Sequence[KeyEntry], credit: Credit, workers: int = 2, *, forgetful: bool = False
     ) -> None:
-        root = Path(tempfile.mkdtemp(prefix="mp-world-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        root = Path(tempfile.mkdtemp(prefix="mp-world-", dir=VOLUME))
         self.root = root
         self.keys = keys
         self.places = [Place(root / str(number), store) for number in range(workers)]

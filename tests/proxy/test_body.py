@@ -210,7 +210,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(st.sampled_from([*WANTED, "a", "b,", '"', "\\", "é", "{"]), json_values),
     st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:\r\n")]),

@@ -105,7 +105,7 @@ LAST = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     requests=st.lists(st.sampled_from(GOOD), max_size=6),
     last=st.sampled_from(LAST),

@@ -217,7 +217,7 @@ BODIES = st.builds(
 
 
 @given(BODIES, st.integers(8, 20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_same_in_steps_of_any_size(body: bytes, step_bytes: int) -> None:
     """Wherever a step ends (in an escape, a pair, a character), members, texts and verdicts are those of one go."""
     same_in_steps(body, step_bytes)
@@ -242,7 +242,7 @@ DENSE = st.builds(
 
 
 @given(DENSE, st.integers(8, 40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_same_in_pieces_of_any_size(body: bytes, step_bytes: int) -> None:
     """Wherever a list is taken apart, it is valid or not, counted and searched as in one go."""
     same_in_steps(body, step_bytes)

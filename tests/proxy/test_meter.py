@@ -193,7 +193,7 @@ def test_edits_as_the_editor_does(name):
         assert read(stream, cuts, editing=True)[0] == wanted
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.sampled_from(

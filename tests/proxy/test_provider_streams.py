@@ -71,7 +71,7 @@ def test_every_two_cuts_around_each_line_end(name: str) -> None:
         assert through(sent, cuts, editing=True) == whole
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(FORMS), st.lists(st.integers(0, 4000), max_size=40))
 def test_many_cuts(named: tuple[str, Told], cuts: list[int]) -> None:
     """Cut in many pieces."""

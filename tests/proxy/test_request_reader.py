@@ -298,7 +298,7 @@ def mutated(data: bytes, cuts: list[tuple[int, int, bytes]]) -> bytes:
     return data
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     first=HEADS,
     second=HEADS,
@@ -320,7 +320,7 @@ def test_memory_and_parser_agree(first: bytes, second: bytes, again: bool, cuts:
     assert read(remembering, data) == read(reader(), data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(head=HEADS, cuts=st.lists(st.integers(0, 200), max_size=5))
 def test_any_split_reads_the_same(head: bytes, cuts: list[int]) -> None:
     """However a head's bytes arrive, the same is read of it."""

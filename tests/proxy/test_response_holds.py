@@ -52,7 +52,7 @@ REQUESTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(REQUESTS, st.integers(1, 300), st.integers(0, 12))
 def test_hold_covers_the_amount(request_body: dict[str, Any], tokens: int, calls: int) -> None:
     """No answer of the simulated provider, which counts truly, costs more than was held for it."""

@@ -108,7 +108,7 @@ def test_a_too_long_event_passes_unedited_and_the_next_is_edited():
     assert editor.feed(b'\ndata: {"a":1,"usage":null}\n\n') == b'\ndata: {"a":1}\n\n'
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(EVENTS), max_size=6), st.lists(st.integers(0, 400), max_size=12))
 def test_events_over_the_limit_pass_and_the_others_are_edited(monkeypatch, events, cuts):
     """Whatever is too long to be held passes as it came, in any pieces; nothing is lost, doubled or moved."""
@@ -138,21 +138,21 @@ streams = st.lists(
 cuts = st.lists(st.integers(0, 400), max_size=12)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(streams, cuts)
 def test_chunks_do_not_matter_to_the_editor(stream, cuts):
     """However a stream is cut, its edited form is that of the whole."""
     assert edited(stream, cuts) == edited(stream)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(streams)
 def test_single_bytes_do_not_matter_to_the_editor(stream):
     """One byte at a time gives the edited form of the whole."""
     assert edited(stream, range(len(stream))) == edited(stream)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(streams, cuts)
 def test_the_splitter_keeps_every_byte_and_cuts_at_ends(stream, cuts):
     """What comes out of the splitter is the stream, event by event."""

@@ -104,7 +104,7 @@ details = st.none() | st.dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(counts, counts, counts, details, details)
 def test_kinds_add_up_to_the_wholes(prompt, completion, total, prompt_details, completion_details):
     """Whatever is reported, usage is None or its kinds are the reported wholes taken apart."""
@@ -130,7 +130,7 @@ detail_names = st.sampled_from(
 details = st.none() | st.dictionaries(detail_names, counts, max_size=3)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.fixed_dictionaries(
         {"prompt_tokens": counts, "completion_tokens": counts, "total_tokens": counts},

@@ -7,6 +7,7 @@ Rules
 -----
 - A point is armed by a file of its name in the directory `METERPROXY_TEST_DEATHS`; dying removes it.
 - The process dies inside the wrapped call's own step: nothing else of the worker runs in between.
+- What a dead worker was asking a provider about is due again after two seconds, not twelve.
 """
 
 import functools
@@ -144,8 +145,9 @@ def serve() -> int:
 
 
 def work() -> int:
-    from meterproxy.service import worker
+    from meterproxy.service import poller, worker
 
+    poller.ASK_SECONDS, poller.TERM_SECONDS = 1.5, 2.0
     set_points(Points(Path(os.environ[DEATHS])))
     return worker.main()
 

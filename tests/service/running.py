@@ -34,6 +34,8 @@ from tests.environment import scrubbed
 ADMIN_TOKEN = "test-admin-token"
 DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.02
+JOURNAL_SEGMENT_BYTES = 8 << 20
+"""A start of a worker allocates two; an eighth of the default, so that all of a run's do not fill a disk."""
 MORTAL = "tests.service.mortal"
 
 
@@ -271,6 +273,7 @@ async def hosted(directory: Path) -> AsyncIterator[Service]:
         "METERPROXY_DATA_DIR": str(directory / "data"),
         "METERPROXY_ADMIN_TOKEN": ADMIN_TOKEN,
         "METERPROXY_LISTEN": f"127.0.0.1:{port}",
+        "METERPROXY_JOURNAL__SEGMENT_BYTES": str(JOURNAL_SEGMENT_BYTES),
     }
     made = Service(directory / "data", port, variables)
     try:

@@ -326,7 +326,7 @@ ENDS = {
 }
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fates=st.lists(st.sampled_from(FATES), min_size=1, max_size=5), seed=st.integers(0, 2**16))
 async def test_whatever_becomes_of_its_tries_a_key_is_charged_once(
     pool: asyncpg.Pool, tmp_path: Path, fates: list[str], seed: int
