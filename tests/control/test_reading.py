@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from meterproxy.core.lending import Batch, Settling
-from meterproxy.core.money import NANOS_PER_USD, format_usd
+from meterproxy.core.money import MAX_NANOS, NANOS_PER_USD, format_usd
 from meterproxy.core.record import EndRecord
 from meterproxy.core.role import Role
 from meterproxy.errors import Case
@@ -196,6 +196,17 @@ async def test_an_export_has_every_row_and_no_formula(past: Past, monkeypatch: p
     told = orjson.loads(await exported(past, "json"))
     assert [row["id"] for row in told] == expected
     assert sum(row["amount_nanos"] for row in told) == amount(past.records)
+    written = [format_usd(row["amount_nanos"]) for row in told]
+    assert [row["amount"] for row in told] == [row["amount"] for row in rows] == written
+
+
+async def test_postgresql_writes_amounts_as_the_api_does(past: Past) -> None:
+    """Two decimals at least, nine at most, to either end of what a column holds."""
+    amounts = [0, 1, 10, 9_999_999, 10_000_000, 123_456_789, 500_000_000, 999_999_999, 1_000_000_000, 5_050_000_000,
+               10_000_000_001, MAX_NANOS]  # fmt: skip
+    amounts += [-nanos for nanos in amounts] + [-MAX_NANOS - 1]
+    written = await past.asking.pool.fetch("SELECT usd(nanos) FROM unnest($1::bigint[]) AS nanos", amounts)
+    assert [row["usd"] for row in written] == [format_usd(nanos) for nanos in amounts]
 
 
 async def test_an_export_of_nothing_is_a_file(past: Past) -> None:
@@ -223,6 +234,7 @@ async def test_what_came_in_is_found_among_what_was_used(past: Past, monkeypatch
     as_csv, as_json = [b"".join([piece async for piece in one]).decode() for one in pieces]
     rows = list(csv.DictReader(io.StringIO(as_csv, newline="")))
     assert [row["description"] for row in rows] == ["'=refund 2", "'=refund 1", "'=refund 0", ""]
+    assert [row["amount"] for row in rows] == ["1.00", "1.00", "1.00", "50.00"]
     assert [row["entry_no"] for row in orjson.loads(as_json)] == [int(row["entry_no"]) for row in rows]
     visitor = await Visitor.of(past.asking, past.owner)
     page = (await visitor.get("/credits?kind=grant&kind=refund")).body.decode()

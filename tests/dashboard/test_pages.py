@@ -526,6 +526,8 @@ async def test_names_are_changed_where_they_are_read(asking: Asking) -> None:
     await asking.pool.execute("UPDATE users SET is_operator = true")
     visitor = await Visitor.of(asking, owner)
     assert (await visitor.post("/members/teams", name="one")).status == 303
+    page = (await visitor.get("/members")).body.decode()
+    assert "<bdi>one</bdi>" in page, "a name that turns its direction would turn what follows it"
     team_id = await asking.pool.fetchval("SELECT id FROM teams")
     provider = {"name": "second", "base_url": "https://second.example/v1", "models": "a*"}
     assert (await visitor.post("/operate/providers", **provider)).status == 303
