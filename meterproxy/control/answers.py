@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Answer(BaseModel):
     """What all answers have in common."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Page(Answer, Generic[T]):

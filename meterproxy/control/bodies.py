@@ -95,7 +95,7 @@ AtMost100 = Field(max_length=100)
 class Body(BaseModel):
     """What all bodies have in common: no unknown members, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NewAccount(Body):

@@ -33,7 +33,7 @@ Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 class Query(BaseModel):
     """What all queries have in common: no unknown names; each name once, but for lists."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NoQuery(Query):
