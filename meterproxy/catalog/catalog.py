@@ -115,10 +115,6 @@ class Catalog:
             _remember(self._facts, (prices_id, model), facts)
         return facts
 
-    def providers(self) -> tuple[str, ...]:
-        """The names that `prices` may have in configuration."""
-        return tuple(provider.id for provider in _providers())
-
     def models(self, prices_id: str) -> tuple[str, ...]:
         """The models that have an entry in one section or a price set by the operator, as these name them."""
         provider = _providers_by_id().get(prices_id)
@@ -177,6 +173,13 @@ def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value) -> None:
     if len(memory) >= _REMEMBERED:
         del memory[next(iter(memory))]
     memory[key] = value
+
+
+def known_prices(prices_id: str) -> str:
+    """The name itself, if prices are known under it. Raises ValueError, which names those that are."""
+    if prices_id not in _providers_by_id():
+        raise ValueError(f"no prices are known under {prices_id!r}; there are {', '.join(_providers_by_id())}")
+    return prices_id
 
 
 @cache

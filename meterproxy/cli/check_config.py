@@ -29,13 +29,13 @@ def _check_prices(config: "Config") -> None:
     """Every provider's prices must be known, or all of its models would be refused."""
     if not config.providers:
         return
-    from meterproxy.catalog.catalog import Catalog
+    from meterproxy.catalog.catalog import known_prices
 
-    known = Catalog().providers()
-    unknown = [
-        f"  providers.{name}.prices: no prices are known under {provider.prices!r}; there are {', '.join(known)}"
-        for name, provider in config.providers.items()
-        if provider.prices not in known
-    ]
+    unknown = []
+    for name, provider in config.providers.items():
+        try:
+            known_prices(provider.prices)
+        except ValueError as error:
+            unknown.append(f"  providers.{name}.prices: {error}")
     if unknown:
         raise ConfigError("\n".join((f"{len(unknown)} problems with prices", *unknown)))

@@ -39,11 +39,15 @@ def command() -> None:
 @invoked
 def list_(invocation: Invocation, prices_id: str | None) -> None:
     """List the models that have a price, with their main rates in USD."""
+    from meterproxy.catalog.catalog import known_prices
+
     config = invocation.load()
     chosen = prices_id or next((provider.prices for provider in config.providers.values()), "openai")
     catalog = _catalog(config)
-    if chosen not in catalog.providers():
-        raise NoPrice(f"no prices are known under {chosen!r}; there are {', '.join(catalog.providers())}")
+    try:
+        known_prices(chosen)
+    except ValueError as error:
+        raise NoPrice(str(error)) from None
     now_us = time.time_ns() // 1000
     priced = ((model, catalog.price(chosen, model, now_us)) for model in catalog.models(chosen))
     rows = [_summary(model, price) for model, price in priced if price is not None]

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, SecretStr, StrictBool
 
+from meterproxy.catalog.catalog import known_prices
 from meterproxy.control import answers, bodies
 from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
@@ -38,6 +39,7 @@ ProviderName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-
 
 
 Address = Annotated[str, Field(max_length=500), AfterValidator(_address)]
+Prices = Annotated[bodies.Name, AfterValidator(known_prices)]
 
 
 class NewProvider(bodies.Body):
@@ -45,7 +47,7 @@ class NewProvider(bodies.Body):
 
     name: ProviderName
     base_url: Address
-    prices: bodies.Name = "openai"
+    prices: Prices = "openai"
     models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] = ("*",)
 
 
@@ -53,7 +55,7 @@ class ChangedProvider(bodies.Body):
     """What may change of a provider; what is not named stays. At another host it begins without keys."""
 
     base_url: Address | None = None
-    prices: bodies.Name | None = None
+    prices: Prices | None = None
     models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] | None = None
 
 

@@ -111,6 +111,7 @@ class ProviderRows:
     ) -> ProviderRow:
         """Change where a provider is, whose prices hold, or which models it serves; None: as it is.
 
+        Where nothing is another nothing is written, neither there nor in the audit log.
         Keys are forgotten where the address names another host: each was given for the one that it was tried at.
 
         Raises:
@@ -120,6 +121,8 @@ class ProviderRows:
             old = await _read(connection, provider_id)
             new = replace(old, base_url=base_url or old.base_url, prices=prices or old.prices,
                           models=list(models or old.models))  # fmt: skip
+            if new == old:
+                return old
             row = await connection.fetchrow(_SQL["change_provider"], provider_id, new.base_url, new.prices, new.models)
             assert row is not None
             moved = _host(old.base_url) != _host(new.base_url)

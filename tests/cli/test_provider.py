@@ -21,6 +21,9 @@ def test_a_provider_and_its_keys(on_database: Command, monkeypatch: pytest.Monke
     changed = on_database("provider", "set", provider["id"], "--model", "b*", "--prices", "groq", "--json").json
     assert changed == {**provider, "models": ["b*"], "prices": "groq"}
     assert on_database("provider", "set", provider["id"], "--base-url", "ftp://x").status == 2
+    unknown = on_database("provider", "set", provider["id"], "--prices", "nobodys")
+    assert unknown.status == 2
+    assert "no prices are known under 'nobodys'; there are" in unknown.err
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{SECRET}\n"))
     key = on_database("provider-key", "add", "--provider", provider["id"], "--untested", "--json")
     assert (key.json["last_four"], SECRET in key.out + key.err) == ("1234", False)

@@ -101,6 +101,10 @@ async def test_a_provider_changes_and_no_secret_follows_it_to_another_host(pool:
     assert await pool.fetchval("SELECT count(*) FROM provider_keys WHERE sealed <> ''") == 0
     told = await pool.fetchval("SELECT max(detail::text) FROM audit_log WHERE detail::text LIKE '%keys_forgotten%'")
     assert '"keys_forgotten": 2' in told
+    before = await pool.fetchval("SELECT count(*) FROM audit_log")
+    same = await rows.list()
+    assert [await rows.change(provider.id, one.base_url, one.prices, one.models) for one in same] == same
+    assert await pool.fetchval("SELECT count(*) FROM audit_log") == before, "what is saved as it was is no change"
     with pytest.raises(ApiError) as refused:
         await rows.change(uuid4(), "https://other.example/v1")
     assert refused.value.case is Case.NOT_FOUND
