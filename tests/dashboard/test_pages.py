@@ -545,6 +545,8 @@ async def test_names_are_changed_where_they_are_read(asking: Asking) -> None:
     assert "<dd>b*, c*</dd><dt>Prices of</dt><dd>groq</dd>" in (await visitor.get("/operate/providers")).body.decode()
     told = (await visitor.post(f"/operate/providers/{provider_id}", base_url="ftp://x")).body.decode()
     assert "Address: must begin with http:// or https://" in told
+    told = (await visitor.post(f"/operate/providers/{provider_id}", prices="nobodys")).body.decode()
+    assert "no prices are known under &#39;nobodys&#39;; there are" in told
     nowhere = await asking("PATCH", f"/api/admin/providers/{provider_id}", {"base_url": ""}, token=ADMIN_TOKEN)
     assert (nowhere.status, nowhere.param) == (400, "base_url")
     heard = await visitor.post(f"/members/teams/{team_id}/remove")
