@@ -184,8 +184,7 @@ def bound_of(operation: str, request: RequestFacts, model: str, facts: ModelFact
     row = OPERATION_BOUNDS[operation]
     prompts = max(1, request.prompts)
     choices = max(1, request.choices)
-    details = request.picture_details
-    pictures = sum([picture_tokens(model, detail) for detail in details]) if details else 0
+    pictures = sum([picture_tokens(model, detail) for detail in request.picture_details])
     context = facts.context_tokens * prompts
     in_body = request.text_bytes + row.template_tokens * prompts + pictures + request.audio_tokens
     input_tokens = context if request.outside or request.web_search else min(in_body, context)

@@ -331,11 +331,7 @@ class Price:
 
     def hold_nanos(self, bound: Bound, markup_ppm: int) -> int:
         """The highest amount that any usage within the bound can come to, on any card the bound allows."""
-        cards = self._reachable(bound.variants)
-        if len(cards) == 1:
-            numerator = cards[0].highest_numerator(bound)
-        else:
-            numerator = max([card.highest_numerator(bound) for card in cards])
+        numerator = max([card.highest_numerator(bound) for card in self._reachable(bound.variants)])
         return div_ceil(numerator * markup_ppm, DENOMINATOR * PPM)
 
     def _reachable(self, variants: tuple[str, ...] | None) -> Sequence[RateCard]:

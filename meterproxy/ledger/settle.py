@@ -230,11 +230,7 @@ class Settler:
             await self._divide(items, batch, error)
         else:
             self._stored.update(batch.prices)
-            seconds = time.perf_counter() - begun
-            self._confirmed(items, batch)
-            await asyncio.sleep(0)  # requests that came meanwhile go first
-            if batch.endings:
-                self.observe(batch.endings, seconds)
+            self._confirmed(items, batch, time.perf_counter() - begun)
 
     async def _divide(self, items: Sequence[Item], batch: Batch, error: Unbookable) -> None:
         if len(items) > 1:
@@ -254,9 +250,7 @@ class Settler:
             await self._moved(moved)
         else:
             self.rejected += kept
-            self._confirmed(items, batch)
-            if batch.endings:
-                self.observe(batch.endings, 0.0)
+            self._confirmed(items, batch, 0.0)
 
     def _batch(self, items: Sequence[Item]) -> Batch:
         end = max(self._position, *(item.position for item in items))
@@ -277,11 +271,13 @@ class Settler:
             life=self._life,
         )
 
-    def _confirmed(self, items: Sequence[Item], batch: Batch) -> None:
+    def _confirmed(self, items: Sequence[Item], batch: Batch, seconds: float) -> None:
         for item in items:
             confirmed = self._queue.pop_first()
             assert confirmed is item, "records are settled in the order in which they were queued"
         self._account(items, batch.end)
+        if batch.endings:  # requests that came meanwhile go first; whatever ends this task, it is counted
+            asyncio.get_running_loop().call_soon(self.observe, batch.endings, seconds)
 
     def _account(self, items: Sequence[Item], position: int) -> None:
         """Tell the book that PostgreSQL has counted what leases had captured, once per record, and the journal."""
