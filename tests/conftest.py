@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 from meterproxy.runtime.embedded import EmbeddedPostgres
-from tests import postgres
+from tests import clusters, postgres
 from tests.environment import scrub
 
 scrub()
@@ -57,6 +57,7 @@ def reachable_dir() -> Iterator[Path]:
 
 @pytest.fixture
 async def own_postgres(reachable_dir: Path) -> AsyncIterator[EmbeddedPostgres]:
+    await clusters.lay(reachable_dir, postgres.bin_dir())
     server = EmbeddedPostgres(reachable_dir, postgres.bin_dir())
     await server.start()
     yield server

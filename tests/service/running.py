@@ -29,6 +29,7 @@ from meterproxy.simulator.app import running as simulator
 from meterproxy.simulator.settings import SimulatorSettings
 from meterproxy.store.audit import audit
 from meterproxy.store.pool import open_pool
+from tests import clusters
 from tests.environment import scrubbed
 
 ADMIN_TOKEN = "test-admin-token"
@@ -60,6 +61,7 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
     output: list[str] = field(default_factory=list)
     kept_socket: socket.socket | None = None
+    _database: asyncpg.Connection | None = None
 
     @property
     def origin(self) -> str:
@@ -126,6 +128,8 @@ class Service:
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """End it in order (or with another signal) and answer its exit code."""
+        if self._database is not None:
+            self._database.terminate()
         process, self.process = self.process, None
         if process is None:
             return 0
@@ -196,11 +200,9 @@ class Service:
 
     async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         """Ask its database."""
-        connection = await asyncpg.connect(self.dsn())
-        try:
-            return await connection.fetch(query, *arguments)
-        finally:
-            await connection.close()
+        if self._database is None or self._database.is_closed():
+            self._database = await asyncpg.connect(self.dsn())
+        return await self._database.fetch(query, *arguments)
 
     async def provider_calls(self) -> int:
         """How many requests for an answer the provider has got."""
@@ -258,6 +260,8 @@ async def service(
             **(environment or {}),
         }
         with contextlib.ExitStack() as stack:
+            if "METERPROXY_DATABASE_URL" not in made.environment:
+                await clusters.lay(made.data_dir, migrated=True)
             if kept_socket:
                 made.kept_socket = stack.enter_context(socket.create_server(("127.0.0.1", made.port), backlog=1024))
             await made.start()
