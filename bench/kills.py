@@ -92,7 +92,7 @@ async def started(running: Service) -> None:
 async def strike(running: Service, blow: str, seats: int, chance: random.Random, campaign: Campaign) -> None:
     """Hit once; wait for the recovery, but not always."""
     began = time.monotonic()
-    workers = running.children().get("_worker", [])
+    workers = running.children().get("mp worker", [])
     if blow == "worker" and not workers:
         blow = "everything"
     campaign.blows[blow] += 1

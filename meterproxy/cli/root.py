@@ -35,7 +35,7 @@ COMMANDS: Final = {
     "simulate-provider": ("simulate_provider", "Run a simulated provider."),
     "version": ("version", "Print the version."),
 }
-_INTERNAL: Final = {"_worker": ("worker", "Run one worker; started by `serve`.")}
+_INTERNAL: Final = {"_workers": ("workers", "Fork workers; started by `serve`.")}
 
 
 class Commands(click.Group):

@@ -1,9 +1,9 @@
-"""A child process: started without help of the event loop's own machinery, awaited through its pidfd.
+"""Child processes: started without help of the event loop's own machinery, awaited through their pidfds.
 
 Rules
 -----
 - A child never shares the terminal's process group: Ctrl-C reaches the supervisor alone, which ends things in order.
-- A child is reaped exactly once, by `ended`; `send` never signals a reaped child, so never a stranger.
+- `send` never signals a child that was reaped, so never a stranger.
 """
 
 import asyncio
@@ -11,17 +11,48 @@ import contextlib
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from meterproxy.runtime.unprivileged import RunAs
 
+UNSEEN_EXIT: Final = 256
+"""For the exit code of a child whose parent was gone before it; no process ends with it."""
+
 _POLL_SECONDS: Final = 0.05
 
 
-class Child:
-    """One running process; `command` is started at once, inherits only `pass_fds`, and reads nothing from stdin."""
+class Child(ABC):
+    """One process of ours, from its start to its exit code."""
+
+    pid: int
+
+    @property
+    @abstractmethod
+    def exit_code(self) -> int | None:
+        """As `subprocess` says it (negative: the signal that ended it); None while it runs."""
+
+    @abstractmethod
+    def send(self, signal_number: int) -> None:
+        """Signal the process if it still runs."""
+
+    @abstractmethod
+    async def ended(self) -> int:
+        """Wait until the process has ended and give its exit code; cancelling the wait changes nothing."""
+
+    async def ends_within(self, seconds: float) -> bool:
+        """Wait for the end for at most so long; whether it came."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.ended()
+                return True
+        return False
+
+
+class Spawned(Child):
+    """A command that runs at once, inherits only `pass_fds`, and reads nothing from stdin."""
 
     def __init__(
         self,
@@ -51,38 +82,23 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """As `subprocess` says it (negative: the signal that ended it); None while it runs."""
         return self._process.poll()
 
     def send(self, signal_number: int) -> None:
-        """Signal the process if it still runs."""
         self._process.send_signal(signal_number)
 
     async def ended(self) -> int:
-        """Wait until the process has ended and give its exit code; cancelling the wait changes nothing."""
         if (code := self.exit_code) is not None:
             return code
         try:
             descriptor = os.pidfd_open(self.pid)
         except (AttributeError, OSError):
             return await self._polled()
-        loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
-        loop.add_reader(descriptor, gone.set)
         try:
-            await gone.wait()
+            await readable(descriptor)
         finally:
-            loop.remove_reader(descriptor)
             os.close(descriptor)
         return self._process.wait()
-
-    async def ends_within(self, seconds: float) -> bool:
-        """Wait for the end for at most so long; whether it came."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.ended()
-                return True
-        return False
 
     async def _polled(self) -> int:
         while (code := self._process.poll()) is None:  # noqa: ASYNC110 - without pidfd nothing else tells
@@ -90,8 +106,26 @@ class Child:
         return code
 
 
+async def readable(descriptor: int) -> None:
+    """Wait until there is something to read, or nothing more to come; of a pidfd: until its process has ended.
+
+    Any number may wait for the same one.
+    """
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+    own = os.dup(descriptor)  # a loop knows one reader for each number
+    loop.add_reader(own, came.set)
+    try:
+        await came.wait()
+    finally:
+        loop.remove_reader(own)
+        os.close(own)
+
+
 def describe_exit(code: int) -> str:
     """An exit code in words: "exited with 1", "was ended by SIGKILL"."""
+    if code == UNSEEN_EXIT:
+        return "ended, and nobody saw how"
     if code >= 0:
         return f"exited with {code}"
     with contextlib.suppress(ValueError):

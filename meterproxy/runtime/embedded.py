@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from meterproxy.errors import StartFailed
 from meterproxy.runtime import postmaster
-from meterproxy.runtime.child import Child, describe_exit
+from meterproxy.runtime.child import Child, Spawned, describe_exit
 from meterproxy.runtime.cluster import (
     DATABASE,
     USER,
@@ -183,7 +183,7 @@ class EmbeddedPostgres:
         command = [str(bin_dir / "postgres"), "-D", str(home / "data"), "-p", str(postmaster.PORT), *options]
         output = os.open(home / "start.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         try:
-            self._child = Child(command, environment=clean_environment(), output=output, run_as=user, directory=home)
+            self._child = Spawned(command, environment=clean_environment(), output=output, run_as=user, directory=home)
         finally:
             os.close(output)
         try:

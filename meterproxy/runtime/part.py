@@ -11,13 +11,13 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol
 
 from meterproxy.errors import StartFailed
-from meterproxy.runtime.child import Child, describe_exit
+from meterproxy.runtime.child import Child, Spawned, describe_exit
 from meterproxy.runtime.parent import PARENT_FD, READY_FD
 
 _log = logging.getLogger(__name__)
@@ -50,17 +50,19 @@ class Part(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How to run one child process.
+    """How to run one child process: by its command, or by `fork` where a fork server has its program.
 
-    `environment` is added to ours; `pass_fds` are inherited under their own numbers. With `says_ready` the child calls
+    `environment` is added to ours; the child inherits `descriptors` and finds the number of each in the environment,
+    under its name. With `says_ready` the child calls
     `parent.say_ready` within `ready_seconds`, else it counts as serving once it was started. It has `stop_seconds` to
     end after `stop_signal`, and `leave_seconds` after `leave_signal`, with which it makes room for its successor.
     """
 
     name: str
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    pass_fds: tuple[int, ...] = ()
+    descriptors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    fork: Callable[[Mapping[str, str], Mapping[str, int]], Child] | None = None
     says_ready: bool = True
     ready_seconds: float = 60.0
     stop_signal: int = signal.SIGTERM
@@ -136,13 +138,14 @@ class ChildPart:
         await self._end_at_once()
 
     def _spawned(self, ready_fd: int) -> Child:
-        inner = {READY_FD: str(ready_fd), PARENT_FD: str(self._parent_fd)}
+        spec = self._spec
+        descriptors = {**spec.descriptors, READY_FD: ready_fd, PARENT_FD: self._parent_fd}
         try:
-            return Child(
-                self._spec.command,
-                environment={**os.environ, **self._spec.environment, **inner},
-                pass_fds=(*self._spec.pass_fds, ready_fd, self._parent_fd),
-            )
+            if spec.fork is not None:
+                return spec.fork(spec.environment, descriptors)
+            numbers = {name: str(descriptor) for name, descriptor in descriptors.items()}
+            environment = {**os.environ, **spec.environment, **numbers}
+            return Spawned(spec.command, environment=environment, pass_fds=tuple(descriptors.values()))
         except OSError as error:
             raise StartFailed(f"{self.name} cannot be run: {error}") from error
         finally:

@@ -27,13 +27,15 @@ from typing import Final
 
 from meterproxy.config import Config
 from meterproxy.errors import StartFailed
+from meterproxy.runtime.fork_server import ForkServer
 from meterproxy.runtime.keeping import cancelled, keep, start_together, stop_together
 from meterproxy.runtime.listening import share
 from meterproxy.runtime.part import ChildPart, ChildSpec
 from meterproxy.runtime.seat import Seat
-from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, WORKER_FD, Handover, hand_over
+from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, LISTENING_FD, WORKER_FD, Handover, hand_over
 
-WORKER = (sys.executable, "-m", "meterproxy", "_worker")
+WORKERS = (sys.executable, "-m", "meterproxy", "_workers")
+"""The command of the fork server that workers are children of."""
 SPARE_STOP_SECONDS: Final = 15.0
 """What a worker has beyond `drain_seconds` to settle and give back its leases."""
 WORKER_READY_SECONDS: Final = 86_400.0
@@ -44,13 +46,14 @@ _log: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Premises:
-    """What all workers of a host share whatever the configuration: the database, the sockets' directory, the pipe."""
+    """What all workers of a host share whatever the configuration: the database, the sockets, where they come from."""
 
     dsn: str
     direct_dsn: str
     pooled: bool
     run_dir: Path
     parent_fd: int
+    fork_server: ForkServer
 
 
 class Crew:
@@ -193,7 +196,7 @@ class Crew:
         self._keepers[seat] = asyncio.create_task(keep(seat), name=f"the keeper of {seat.name}")
 
     def _worker(self, number: int) -> ChildPart:
-        premises, config, listening = self._premises, self._config, self._sockets[number].fileno()
+        premises, config = self._premises, self._config
         slot = next(slot for slot in itertools.count() if slot not in self._slots.values())
         handover = Handover(
             slot=slot,
@@ -201,15 +204,13 @@ class Crew:
             dsn=premises.dsn,
             direct_dsn=premises.direct_dsn,
             pooled=premises.pooled,
-            listening_fd=listening,
             run_dir=premises.run_dir,
         )
         descriptor = hand_over(handover)
         spec = ChildSpec(
             name=f"worker {number}",
-            command=WORKER,
-            environment={WORKER_FD: str(descriptor)},
-            pass_fds=(listening, descriptor),
+            fork=premises.fork_server.fork,
+            descriptors={WORKER_FD: descriptor, LISTENING_FD: self._sockets[number].fileno()},
             ready_seconds=WORKER_READY_SECONDS,
             stop_seconds=config.drain_seconds + SPARE_STOP_SECONDS,
             leave_signal=LEAVE_SIGNAL,

@@ -7,6 +7,7 @@ it holds secrets. The release goes before it: a supervisor never runs workers of
 import os
 import pickle
 import signal
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from meterproxy import __version__
 from meterproxy.config import Config
 from meterproxy.errors import StartFailed
 
+LISTENING_FD: Final = "METERPROXY_INTERNAL_LISTENING_FD"
 WORKER_FD: Final = "METERPROXY_INTERNAL_WORKER_FD"
 LEAVE_SIGNAL: Final = signal.SIGUSR1
 """Tells a worker that its successor serves already: it takes its leave of clients before it ends."""
@@ -24,7 +26,7 @@ LINGER_SECONDS: Final = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What one worker is to do: `slot` is its journal's, the socket its seat's.
+    """What one worker is to do: `slot` is its journal's.
 
     `direct_dsn` is the same database without a pooler in between.
     """
@@ -34,7 +36,6 @@ class Handover:
     dsn: str
     direct_dsn: str
     pooled: bool
-    listening_fd: int
     run_dir: Path
 
 
@@ -43,6 +44,11 @@ def hand_over(handover: Handover) -> int:
     descriptor = os.memfd_create("meterproxy-worker")
     os.write(descriptor, f"{__version__}\n".encode() + pickle.dumps(handover))
     return descriptor
+
+
+def listening_socket() -> socket.socket:
+    """The socket of the worker's seat."""
+    return socket.socket(fileno=int(os.environ.pop(LISTENING_FD)))
 
 
 def take_over() -> Handover:

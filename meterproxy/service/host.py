@@ -22,12 +22,13 @@ from meterproxy.errors import ConfigError, MeterproxyError
 from meterproxy.runtime import logs
 from meterproxy.runtime.data_dir import DataDirLock, RunDirectory
 from meterproxy.runtime.embedded import EmbeddedPostgres
+from meterproxy.runtime.fork_server import ForkServer
 from meterproxy.runtime.listening import close_all, listen, listen_on, take_kept
 from meterproxy.runtime.part import ChildSpec, Part
 from meterproxy.runtime.supervisor import Supervisor
 from meterproxy.runtime.terminal import Terminal
 from meterproxy.runtime.tokenizer import tokenizer_spec
-from meterproxy.service.crew import Crew, Premises
+from meterproxy.service.crew import WORKERS, Crew, Premises
 from meterproxy.service.demo import key_path
 from meterproxy.service.figures import Figures
 from meterproxy.service.first_operator import FirstOperator
@@ -79,7 +80,7 @@ class _Host:
     async def run(self, patience_seconds: float) -> None:
         self._sockets = await self._listening(patience_seconds)
         self._supervisor = Supervisor(
-            [[self._postgres] if self._postgres else [], self._helpers(), [self._schema], self._workers],
+            [[self._postgres] if self._postgres else [], self._helpers, [self._schema], self._workers],
             on_ready=self._ready,
             on_stopping=lambda: close_all(self._sockets),
             on_hangup=self._hung_up,
@@ -95,7 +96,12 @@ class _Host:
         return await listen(address.host, address.port, workers, patience_seconds=patience_seconds)
 
     def _helpers(self) -> Sequence[Part | ChildSpec]:
-        parts: list[Part | ChildSpec] = [self._figures(), tokenizer_spec(self._run_dir / "tokenizer")]
+        self._fork_server = ForkServer(WORKERS, self._supervisor.parent_fd)
+        parts: list[Part | ChildSpec] = [
+            self._figures(),
+            self._fork_server,
+            tokenizer_spec(self._run_dir / "tokenizer"),
+        ]
         if self._simulated:
             parts.append(_simulator(self._simulator_port))
         return parts
@@ -108,7 +114,9 @@ class _Host:
 
     def _workers(self) -> Sequence[Part]:
         pooled = self._config.database_direct_url is not None
-        premises = Premises(self._dsn(), self._direct_dsn(), pooled, self._run_dir, self._supervisor.parent_fd)
+        premises = Premises(
+            self._dsn(), self._direct_dsn(), pooled, self._run_dir, self._supervisor.parent_fd, self._fork_server
+        )
         self._crew = Crew(premises, self._config, self._sockets)
         return [self._crew]
 

@@ -33,14 +33,14 @@ from meterproxy.proxy.server import Dispatch, HttpServer
 from meterproxy.runtime import logs
 from meterproxy.runtime.keeping import cancelled
 from meterproxy.runtime.metrics import Metrics
-from meterproxy.runtime.parent import die_with_parent, on_parent_gone, say_failed, say_ready
+from meterproxy.runtime.parent import call_process, on_parent_gone, say_failed, say_ready
 from meterproxy.runtime.tasks import SideTasks
 from meterproxy.runtime.tokenizer import TokenizerClient
 from meterproxy.service import observe, providers
 from meterproxy.service.braking import Braking
 from meterproxy.service.catalog import catalog_of
 from meterproxy.service.fitness import local_problems
-from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, take_over
+from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, listening_socket, take_over
 from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
 from meterproxy.service.marking import Marking
@@ -85,11 +85,9 @@ _log: Final = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the worker that the supervisor asked for; answers the exit code."""
-    die_with_parent()
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to everybody; the supervisor decides
     try:
         handover = take_over()
+        call_process(f"mp worker {handover.slot}")
         logs.set_up(handover.config.log.level, handover.config.log.format)
         uvloop.run(Worker(handover).run())
     except (MeterproxyError, OSError) as error:
@@ -146,7 +144,7 @@ class Worker:
         self._serving = Serving(self._pool, self._siblings, self._unready, self._settle_own, self._config.markup_ppm)
         api, self._live = api_of(self._config, self._pools.people, self._serving.machine)
         server = HttpServer(Dispatch(self._exchange, api.answer, api.admit))
-        listening = socket.socket(fileno=self._handover.listening_fd)
+        listening = listening_socket()
         starting = asyncio.create_task(self._start(), name="start")
         acceptor = None
         try:

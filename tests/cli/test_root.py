@@ -35,7 +35,7 @@ def test_help_lists_every_command(command: Command) -> None:
     done = command("--help")
     assert done.status == 0
     assert all(f"  {name} " in done.out for name in COMMANDS)
-    assert "_worker" not in done.out
+    assert "_workers" not in done.out
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -44,7 +44,7 @@ def spec(part: str, descriptor: int) -> ChildSpec | EmbeddedPostgres:
     if name == "postgres":
         return EmbeddedPostgres(Path(mode), bin_dir())
     command = (sys.executable, "-m", "tests.runtime.supervised", "child", name, mode)
-    return ChildSpec(name, command, {"SLOT_FD": str(descriptor)}, (descriptor,), stop_seconds=60)
+    return ChildSpec(name, command, descriptors={"SLOT_FD": descriptor}, stop_seconds=60)
 
 
 async def child(name: str, mode: str) -> int:

@@ -140,17 +140,18 @@ def serve() -> int:
     points.after(Accounts, "credit", "demo_credited")
     points.after(Keys, "create", "demo_key_made")
     keeping.STABLE_SECONDS = 0.0
-    crew.WORKER = (sys.executable, "-m", "tests.service.mortal", "_worker")
+    crew.WORKERS = (sys.executable, "-m", "tests.service.mortal", "_workers")
     return run(["serve"])
 
 
 def work() -> int:
+    from meterproxy.runtime.fork_server import fork_when_asked
     from meterproxy.service import poller, worker
 
     poller.ASK_SECONDS, poller.TERM_SECONDS = 1.5, 2.0
     set_points(Points(Path(os.environ[DEATHS])))
-    return worker.main()
+    return fork_when_asked(worker.main)
 
 
 if __name__ == "__main__":
-    sys.exit({"serve": serve, "_worker": work}[sys.argv[1]]())
+    sys.exit({"serve": serve, "_workers": work}[sys.argv[1]]())

@@ -150,7 +150,7 @@ class Service:
         assert self.process is not None
         return {
             kind: pids
-            for kind in ("_worker", "postgres", "tokenizer_process")
+            for kind in ("mp worker", "mp fork server", "postgres", "tokenizer_process")
             if (pids := _below(self.process.pid, kind))
         }
 
@@ -160,7 +160,7 @@ class Service:
         return [self.process.pid, *_below(self.process.pid, "")]
 
     def worker(self) -> int:
-        return self.children()["_worker"][0]
+        return self.children()["mp worker"][0]
 
     async def admin(self, method: str, path: str, body: Any = None, *, status: int | None = None) -> Any:
         """Ask the operator's API; the JSON of its answer."""
@@ -344,7 +344,9 @@ def _below(ancestor: int, words: str) -> list[int]:
 
 
 def _command_line(pid: int) -> str:
+    """What the process calls itself, and the words that it was started with."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        name, words = Path(f"/proc/{pid}/comm"), Path(f"/proc/{pid}/cmdline")
+        return (name.read_bytes() + words.read_bytes().replace(b"\0", b" ")).decode(errors="replace")
     except OSError:
         return ""

@@ -115,12 +115,12 @@ async def test_a_killed_worker_leaves_no_exposure_behind(adaptive: Service) -> N
         return await exposed_nanos(adaptive, account) > 0
 
     await until_asked(grown, "a stream that leaves something unheld")
-    workers = adaptive.children()["_worker"]
+    workers = adaptive.children()["mp worker"]
     for pid in workers:
         kill(pid)
     with pytest.raises(openai.APIError):
         await asking
-    await until(lambda: not set(workers) & set(adaptive.children().get("_worker", workers)), "new workers")
+    await until(lambda: not set(workers) & set(adaptive.children().get("mp worker", workers)), "new workers")
     await adaptive.ready()
 
     async def recovered() -> bool:

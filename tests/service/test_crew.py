@@ -1,6 +1,6 @@
 """The crew without a database: workers that only say what they were told, replaced in every way that there is.
 
-`python -m tests.service.test_crew` is such a worker. It cannot start if its `drain_seconds` are those of FAILS and its
+`python -m tests.service.test_crew` is the fork server of such workers. One cannot start if its `drain_seconds` are those of FAILS and its
 seat is the one in `METERPROXY_TEST_SEAT`, and never becomes ready with those of HANGS.
 """
 
@@ -17,30 +17,34 @@ import pytest
 
 from meterproxy.config import Config
 from meterproxy.runtime import parent
+from meterproxy.runtime.fork_server import ForkServer, fork_when_asked
 from meterproxy.runtime.listening import close_all, listen
 from meterproxy.runtime.supervisor import ParentPipe
-from meterproxy.service import crew as crew_module
 from meterproxy.service.crew import Crew, Premises
-from meterproxy.service.handover import LEAVE_SIGNAL, take_over
+from meterproxy.service.handover import LEAVE_SIGNAL, listening_socket, take_over
 
 FAILS, HANGS = 7.0, 8.0
 
 
-def work() -> None:
+def work() -> int:
     """Say by a file's name which slot and which configuration this one has, until told to end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, LEAVE_SIGNAL})
     handover = take_over()
     drain_seconds = handover.config.drain_seconds
-    seat = str(handover.listening_fd)
-    if drain_seconds == FAILS and seat == os.environ["METERPROXY_TEST_SEAT"]:
+    if drain_seconds == FAILS and _inode(listening_socket()) == os.environ["METERPROXY_TEST_SEAT"]:
         parent.say_failed("no room")
-        return
+        return 0
     told = handover.run_dir / f"{os.getpid()} {handover.slot} {drain_seconds}"
     told.touch()
     if drain_seconds != HANGS:
         parent.say_ready()
     signal.sigwait({signal.SIGTERM, LEAVE_SIGNAL})
     told.unlink()
+    return 0
+
+
+def _inode(seat: socket.socket) -> str:
+    return str(os.fstat(seat.fileno()).st_ino)
 
 
 def serving(run_dir: Path) -> set[tuple[int, float]]:
@@ -61,16 +65,18 @@ def config(workers: int, drain_seconds: float) -> Config:
 
 @asynccontextmanager
 async def crew(run_dir: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> AsyncIterator[Crew]:
-    monkeypatch.setattr(crew_module, "WORKER", (sys.executable, "-m", "tests.service.test_crew"))
     sockets: list[socket.socket] = await listen("127.0.0.1", 0, workers)
-    monkeypatch.setenv("METERPROXY_TEST_SEAT", str(sockets[-1].fileno()))
+    monkeypatch.setenv("METERPROXY_TEST_SEAT", _inode(sockets[-1]))
     pipe = ParentPipe()
-    made = Crew(Premises("", "", False, run_dir, pipe.read_end), config(workers, 1), sockets)
+    fork_server = ForkServer((sys.executable, "-m", "tests.service.test_crew"), pipe.read_end)
+    made = Crew(Premises("", "", False, run_dir, pipe.read_end, fork_server), config(workers, 1), sockets)
     try:
+        await fork_server.start()
         await made.start()
         yield made
     finally:
         await made.stop()
+        await fork_server.stop()
         close_all(sockets)
         pipe.close()
     assert serving(run_dir) == set()
@@ -117,4 +123,4 @@ async def test_a_later_configuration_overtakes_one_that_gets_nowhere(
 
 
 if __name__ == "__main__":
-    work()
+    sys.exit(fork_when_asked(work))

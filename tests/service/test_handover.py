@@ -14,9 +14,7 @@ from meterproxy.service.handover import WORKER_FD, Handover, hand_over, take_ove
 @pytest.fixture
 def handed(monkeypatch: pytest.MonkeyPatch) -> Handover:
     """Handed over under the number that the environment says."""
-    handover = Handover(
-        3, Config.load(None, {}), "postgresql://x", "postgresql://y", False, listening_fd=7, run_dir=Path("/run")
-    )
+    handover = Handover(3, Config.load(None, {}), "postgresql://x", "postgresql://y", False, run_dir=Path("/run"))
     descriptor = hand_over(handover)
     monkeypatch.setenv(WORKER_FD, str(descriptor))
     return handover

@@ -45,7 +45,7 @@ async def crew(
 
 
 def workers_of(running: Service) -> set[int]:
-    return set(running.children().get("_worker", ()))
+    return set(running.children().get("mp worker", ()))
 
 
 async def hung_up(running: Service, said: str) -> None:

@@ -1,4 +1,4 @@
-"""`_worker`: what the supervisor starts for each worker."""
+"""`_workers`: what the supervisor starts to fork workers of."""
 
 import gc
 
@@ -7,9 +7,10 @@ import click
 
 @click.command(hidden=True)
 def command() -> int:
-    """Run one worker; started by `serve`."""
+    """Fork workers; started by `serve`."""
     gc.disable()  # all that is imported stays: to look through it again and again is a tenth of a start
+    from meterproxy.runtime.fork_server import fork_when_asked
     from meterproxy.service.worker import main
 
     gc.enable()
-    return main()
+    return fork_when_asked(main)
