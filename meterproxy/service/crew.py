@@ -19,7 +19,6 @@ import itertools
 import logging
 import os
 import socket
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,8 +33,6 @@ from meterproxy.runtime.part import ChildPart, ChildSpec
 from meterproxy.runtime.seat import Seat
 from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, LISTENING_FD, WORKER_FD, Handover, hand_over
 
-WORKERS = (sys.executable, "-m", "meterproxy", "_workers")
-"""The command of the fork server that workers are children of."""
 SPARE_STOP_SECONDS: Final = 15.0
 """What a worker has beyond `drain_seconds` to settle and give back its leases."""
 WORKER_READY_SECONDS: Final = 86_400.0

@@ -28,7 +28,7 @@ from meterproxy.runtime.part import ChildSpec, Part
 from meterproxy.runtime.supervisor import Supervisor
 from meterproxy.runtime.terminal import Terminal
 from meterproxy.runtime.tokenizer import tokenizer_spec
-from meterproxy.service.crew import WORKERS, Crew, Premises
+from meterproxy.service.crew import Crew, Premises
 from meterproxy.service.demo import key_path
 from meterproxy.service.figures import Figures
 from meterproxy.service.first_operator import FirstOperator
@@ -38,6 +38,8 @@ from meterproxy.service.siblings import SUCCESSOR
 _log: Final = logging.getLogger(__name__)
 
 SIMULATED: Final = "simulated"
+WORKERS = (sys.executable, "-m", "meterproxy", "_workers")
+"""The command of the fork server that workers are children of."""
 PATIENCE_SECONDS: Final = 10.0
 """How long a start waits for the port and the journals of children of a supervisor that was killed."""
 FIXED: Final = ("listen", "control", "data_dir", "database_url", "database_direct_url")

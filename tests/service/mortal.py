@@ -131,7 +131,7 @@ def _defers(batch: Any) -> bool:
 def serve() -> int:
     from meterproxy.cli.root import run
     from meterproxy.runtime import keeping
-    from meterproxy.service import crew
+    from meterproxy.service import host
     from meterproxy.store.accounts import Accounts
     from meterproxy.store.keys import Keys
 
@@ -140,7 +140,7 @@ def serve() -> int:
     points.after(Accounts, "credit", "demo_credited")
     points.after(Keys, "create", "demo_key_made")
     keeping.STABLE_SECONDS = 0.0
-    crew.WORKERS = (sys.executable, "-m", "tests.service.mortal", "_workers")
+    host.WORKERS = (sys.executable, "-m", "tests.service.mortal", "_workers")
     return run(["serve"])
 
 
