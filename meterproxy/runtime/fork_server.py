@@ -132,11 +132,17 @@ class ForkServer:
             socket.send_fds(self._server, [wish], list(descriptors.values()))
             told, received, _, _ = socket.recv_fds(self._server, _WISH_BYTES, 2)
         except OSError as error:
-            self._hang_up()
+            self._give_up()
             raise StartFailed(f"the fork server does not answer: {error}") from error
         if len(received) != 2:
             raise StartFailed(f"the fork server cannot fork: {told.decode('utf-8', 'replace') or 'it is gone'}")
         return Forked(int(told), *received)
+
+    def _give_up(self) -> None:
+        """Have a server that is stuck started again."""
+        self._hang_up()
+        if self._part is not None:
+            self._part.kill()
 
     def _hang_up(self) -> None:
         if self._server is not None:

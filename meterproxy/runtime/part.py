@@ -128,6 +128,11 @@ class ChildPart:
             self._child.send(self._spec.stop_signal)
         self._hastened.set()
 
+    def kill(self) -> None:
+        """End it by force; whoever waits for its end hears of it."""
+        if self._child is not None:
+            self._child.send(signal.SIGKILL)
+
     async def _end_by(self, signal_number: int, seconds: float) -> None:
         child = self._child
         if child is None:

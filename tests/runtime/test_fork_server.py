@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from meterproxy.errors import StartFailed
+from meterproxy.runtime import fork_server as module
 from meterproxy.runtime.child import describe_exit
 from meterproxy.runtime.fork_server import Forked, ForkServer
 from meterproxy.runtime.supervisor import ParentPipe
@@ -135,6 +136,19 @@ async def test_children_outlive_their_server_and_another_takes_its_place(server:
     os.write(waits.write_end, b"x")
     assert describe_exit(await child.ended()) == "ended, and nobody saw how"
     waits.close()
+
+
+async def test_a_server_that_is_stuck_is_killed(
+    server: ForkServer, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it is started again, and the supervisor does not wait for ever."""
+    monkeypatch.setattr(module, "_ANSWER_SECONDS", 0.05)
+    await server.stop()
+    await server.start()
+    os.kill(pid_of(server), signal.SIGSTOP)
+    with pytest.raises(StartFailed, match="does not answer"):
+        server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
+    assert await server.ended() == "was ended by SIGKILL"
 
 
 async def test_a_server_ends_with_its_supervisor(pipe: Pipe) -> None:
