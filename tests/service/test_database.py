@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from meterproxy.runtime.child import Child
+from meterproxy.runtime.child import Spawned
 from meterproxy.runtime.embedded import EmbeddedPostgres
 from meterproxy.runtime.unprivileged import other_user
 from tests.service.load import Load, check_books, check_closed, customer
@@ -88,7 +88,7 @@ logfile = {directory}/pgbouncer.log
     if user is not None:
         for path in (directory, settings):
             os.chown(path, user.uid, user.gid)
-    pooler = Child((program, "-q", str(settings)), run_as=user, directory=directory)
+    pooler = Spawned((program, "-q", str(settings)), run_as=user, directory=directory)
     try:
         yield f"postgresql://anybody@127.0.0.1:{port}{dsn.path}"
     finally:
