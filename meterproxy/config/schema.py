@@ -26,6 +26,7 @@ from pydantic import (
 
 from meterproxy.config.billing import Billing
 from meterproxy.config.limits import LimitDefaults
+from meterproxy.config.mail import MailTerms
 from meterproxy.config.openid import OpenIdTerms
 from meterproxy.config.section import Section
 from meterproxy.config.source import Settings, read_settings
@@ -221,6 +222,7 @@ class Config(Section):
     usage: Usage = Usage()
     limits: LimitDefaults = LimitDefaults()
     openid: OpenIdTerms = OpenIdTerms()
+    mail: MailTerms = MailTerms()
     billing: Billing = Billing()
     log: Log = Log()
 
@@ -235,6 +237,12 @@ class Config(Section):
     def _exposes_so_much(self) -> Self:
         if self.hold.policy == "adaptive" and not self.adaptive.exposure:
             raise ValueError('hold.policy "adaptive" needs adaptive.exposure, in USD and above zero')
+        return self
+
+    @model_validator(mode="after")
+    def _mails_links(self) -> Self:
+        if self.mail.host is not None and self.public_url is None:
+            raise ValueError("mail.host needs public_url: the links in letters begin with it")
         return self
 
     @property

@@ -1,5 +1,6 @@
 """Signing in and out: the endpoints by which people come and go."""
 
+from functools import partial
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -9,11 +10,13 @@ from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
 from meterproxy.control.bodies import Body, Name, Text
 from meterproxy.control.call import Call, Services
+from meterproxy.control.letters import reset_letter
+from meterproxy.control.mailer import Mailer
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
 from meterproxy.control.sign_in import SignedIn
 from meterproxy.core.role import Role
-from meterproxy.errors import Case
+from meterproxy.errors import ApiError, Case
 
 SHORTEST_PASSWORD: Final = 10
 
@@ -54,6 +57,10 @@ class ChangedPassword(Body):
 class NewPasswordByReset(Body):
     reset_token: RenewalToken
     new_password: NewPassword
+
+
+class Forgotten(Body):
+    email: Email
 
 
 class Place(Answer):
@@ -140,9 +147,24 @@ async def password_changed(on: Services, call: Call) -> None:
 
 
 async def password_reset(on: Services, call: Call) -> None:
-    """Set one's password by a secret that an operator has made."""
+    """Set one's password by such a secret."""
     given = call.body_as(NewPasswordByReset)
     await on.sign_in.reset_password(given.reset_token, given.new_password, call.address)
+
+
+async def forgotten(on: Services, call: Call) -> None:
+    """Have a letter sent by which a password can be set; the same to everybody, whoever has this address."""
+    mailer, email = mailed(on), call.body_as(Forgotten).email
+    await on.sign_in.forgotten(email, call.address)
+    if not mailer.post(partial(reset_letter, mailer, on.sign_in, email)):
+        raise ApiError(Case.OVERLOADED, "Too many letters wait to be sent. Please try again in a minute.")
+
+
+def mailed(on: Services) -> Mailer:
+    """What sends letters. Raises ApiError NOT_FOUND where nothing does."""
+    if on.mailer is None:
+        raise ApiError(Case.NOT_FOUND, "This service sends no mail. Ask its operator for a link.")
+    return on.mailer
 
 
 def _user(call: Call) -> User:
@@ -213,10 +235,20 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         method="POST",
+        path="/api/auth/forgot",
+        permission=Permission.OPEN,
+        endpoint=forgotten,
+        summary="Have a link sent by which one's password can be set; answers the same whoever has this address",
+        body=Forgotten,
+        status=204,
+        refusals=(Case.NOT_FOUND, Case.SIGN_IN_SLOWED, Case.OVERLOADED),
+    ),
+    Route(
+        method="POST",
         path="/api/auth/reset",
         permission=Permission.OPEN,
         endpoint=password_reset,
-        summary="Set one's password by a secret that an operator has made, which ends all log-ins",
+        summary="Set one's password by a secret that was mailed or that an operator has made, which ends all log-ins",
         body=NewPasswordByReset,
         status=204,
         refusals=(Case.NOT_SIGNED_IN, Case.SIGN_IN_SLOWED),

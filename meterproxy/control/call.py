@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from meterproxy.config import Provider as ConfiguredProvider
 from meterproxy.control.access import Acting
+from meterproxy.control.mailer import Mailer
 from meterproxy.control.sign_in import SignIn
 from meterproxy.control.single_sign_on import SingleSignOn
 from meterproxy.control.tokens import Tokens
@@ -91,6 +92,7 @@ class Services:
     watch: Callable[[UUID, web.BaseRequest], Awaitable[web.StreamResponse]]
     machine: Machine
     single_sign_on: SingleSignOn | None = None
+    mailer: Mailer | None = None
     configured: Mapping[str, ConfiguredProvider] = field(default_factory=dict)
     """Providers of the configuration by name, in its order."""
 

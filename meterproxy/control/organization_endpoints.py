@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -13,10 +14,12 @@ from meterproxy.control.answers import Answer
 from meterproxy.control.auth_endpoints import Email, RenewalToken
 from meterproxy.control.bodies import Body, Name, Renamed
 from meterproxy.control.call import Call, Services
+from meterproxy.control.letters import invitation_letter
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
 from meterproxy.core.role import Role
 from meterproxy.errors import Case
+from meterproxy.store.members import InvitationRow
 
 
 class Organization(Answer):
@@ -54,9 +57,10 @@ class Invitation(Answer):
 
 
 class NewlyMadeInvitation(Invitation):
-    """An invitation with its secret, this once: it goes to whom it is for."""
+    """An invitation with its secret, this once: it goes to whom it is for, by mail too where `mailed`."""
 
     invitation_token: str
+    mailed: bool
 
 
 class Joined(Answer):
@@ -125,7 +129,16 @@ async def invited(on: Services, call: Call) -> NewlyMadeInvitation:
         by_owner=_is_owner(call),
         inviter=principal.id if isinstance(principal, User) else None,
     )
-    return NewlyMadeInvitation(invitation_token=secret, **asdict(row))
+    return NewlyMadeInvitation(invitation_token=secret, mailed=await _mailed(on, call, row, secret), **asdict(row))
+
+
+async def _mailed(on: Services, call: Call, row: InvitationRow, secret: str) -> bool:
+    """Whether an invitation is on its way by mail too."""
+    mailer = on.mailer
+    if mailer is None or not await on.sign_in.may_mail_invitation(call.organization_id, call.address):
+        return False
+    closed = on.sign_in.registration == "closed"
+    return mailer.post(partial(invitation_letter, mailer, on.accounts, call.account_id, row, secret, closed=closed))
 
 
 async def invitations(on: Services, call: Call) -> answers.Page[Invitation]:

@@ -29,7 +29,9 @@ from meterproxy.store.people import FREE_FAILURES, People
 LOGIN_SECONDS: Final = 30 * 86_400
 """How long a log-in lasts that nobody renews."""
 RESET_SECONDS: Final = 86_400
+MAILED_RESET_SECONDS: Final = 3600
 FREE_FAILURES_OF_AN_ADDRESS: Final = 50
+FREE_INVITATIONS: Final = 20
 FREE_REGISTRATIONS_OF_AN_ADDRESS: Final = 50
 """Many people may share one address."""
 
@@ -149,6 +151,30 @@ class SignIn:
         """As `allow_reset`."""
         return await allow_reset(self._people, user_id)
 
+    async def forgotten(self, email: str, address: str) -> None:
+        """Slow those down who ask for letters, each as an attempt that fails. Raises ApiError SIGN_IN_SLOWED."""
+        whom, whence = f"forgotten by {email.lower()}", f"forgotten at {address}"
+        async with self._attempt({whom: FREE_FAILURES, whence: FREE_FAILURES_OF_AN_ADDRESS}):
+            pass
+
+    async def may_mail_invitation(self, organization_id: UUID, address: str) -> bool:
+        """Whether one more letter may go to somebody who has not asked for it."""
+        whose, whence = f"invitations of {organization_id}", f"invitations from {address}"
+        free_letters = {whose: FREE_INVITATIONS, whence: FREE_FAILURES_OF_AN_ADDRESS}
+        return await self._people.begin_attempt(free_letters) == 0
+
+    async def allow_mailed_reset(self, email: str) -> tuple[str, str] | None:
+        """The address and a secret of whoever signs in by this address and a password; None where nobody does.
+
+        The address is the one that he has registered: another that only looks the same to PostgreSQL may be somebody
+        else's. Raises StoreUnavailable.
+        """
+        found = await self._people.find(email)
+        if found is None or found.password_hash is None:
+            return None
+        with acting_as("mail"):
+            return found.email, await allow_reset(self._people, found.user_id, MAILED_RESET_SECONDS)
+
     async def reset_password(self, reset_token: str, new: str, address: str) -> None:
         """Set a password by such a secret. Raises ApiError NOT_SIGNED_IN, SIGN_IN_SLOWED, OVERLOADED."""
         whence = f"address {address}"
@@ -176,10 +202,10 @@ class SignIn:
         return SignedIn(self._tokens.make(claim, int(time.time())), secret, claim)
 
 
-async def allow_reset(people: People, user_id: UUID) -> str:
-    """A secret with which somebody can set his password, once, within a day. Raises ApiError NOT_FOUND."""
+async def allow_reset(people: People, user_id: UUID, seconds: float = RESET_SECONDS) -> str:
+    """A secret with which somebody can set his password, once, within so long. Raises ApiError NOT_FOUND."""
     secret = secrets.token_urlsafe(32)
-    await people.add_reset(user_id, _digest(secret), RESET_SECONDS)
+    await people.add_reset(user_id, _digest(secret), seconds)
     return secret
 
 

@@ -8,7 +8,7 @@ from meterproxy.control import forms, organization_endpoints, queries
 from meterproxy.control.access import Permission
 from meterproxy.control.bodies import Renamed
 from meterproxy.control.call import Call, Services
-from meterproxy.control.organization_endpoints import ChangedMember, NewInvitation, NewTeam
+from meterproxy.control.organization_endpoints import ChangedMember, NewInvitation, NewlyMadeInvitation, NewTeam
 from meterproxy.control.route import Route
 from meterproxy.control.spans import days_of
 from meterproxy.core.role import Role
@@ -17,7 +17,7 @@ from meterproxy.errors import ApiError
 
 
 async def _members(
-    on: Services, call: Call, error: ApiError | None = None, invitation: str | None = None
+    on: Services, call: Call, error: ApiError | None = None, invitation: NewlyMadeInvitation | None = None
 ) -> web.Response:
     everybody = call.asking(query=queries.Page(limit=queries.MOST_ROWS))
     totals = await on.usage.totals(call.whose(), *days_of(None, None))
@@ -42,7 +42,7 @@ async def _invited(on: Services, call: Call) -> web.Response:
         made = await organization_endpoints.invited(on, call.asking(body=forms.read(NewInvitation, call.form)))
     except ApiError as error:
         return await _members(on, call, error)
-    return await _members(on, call, invitation=made.invitation_token)
+    return await _members(on, call, invitation=made)
 
 
 async def _changed(on: Services, call: Call) -> web.Response:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from meterproxy.control import auth_endpoints, forms, organization_endpoints
 from meterproxy.control.access import Permission, is_operator
-from meterproxy.control.auth_endpoints import ChangedPassword, Credentials, NewPasswordByReset, NewUser
+from meterproxy.control.auth_endpoints import ChangedPassword, Credentials, Forgotten, NewPasswordByReset, NewUser
 from meterproxy.control.call import Call, Services
 from meterproxy.control.identity import COOKIE
 from meterproxy.control.principal import User
@@ -66,7 +66,14 @@ async def _login(on: Services, call: Call, error: ApiError | None = None) -> web
 async def _door(on: Services, call: Call, next_: str, error: ApiError | None) -> web.Response:
     elsewhere = None if on.single_sign_on is None else on.single_sign_on.name
     return await page(
-        on, call, "login.html", error=error, next=next_, elsewhere=elsewhere, registration=on.sign_in.registration
+        on,
+        call,
+        "login.html",
+        error=error,
+        next=next_,
+        elsewhere=elsewhere,
+        registration=on.sign_in.registration,
+        mails=on.mailer is not None,
     )
 
 
@@ -147,6 +154,19 @@ async def _registered(on: Services, call: Call) -> web.Response:
     return redirect("/login", done="registered")
 
 
+async def _forgot(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
+    auth_endpoints.mailed(on)
+    return await page(on, call, "forgot.html", error=error)
+
+
+async def _forgotten(on: Services, call: Call) -> web.Response:
+    try:
+        await auth_endpoints.forgotten(on, call.asking(body=forms.read(Forgotten, call.form)))
+    except ApiError as error:
+        return await _forgot(on, call, error)
+    return redirect("/login", done="forgotten")
+
+
 async def _reset(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
     return await page(on, call, "reset.html", error=error, token=call.query_as(InvitedQuery).token)
 
@@ -207,6 +227,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     page_route("POST", "/logout", Permission.SIGNED_IN, _signed_out, InvitedQuery),
     page_route("GET", "/register", Permission.OPEN, _register, InvitedQuery),
     page_route("POST", "/register", Permission.OPEN, _registered, InvitedQuery),
+    page_route("GET", "/forgot", Permission.OPEN, _forgot),
+    page_route("POST", "/forgot", Permission.OPEN, _forgotten),
     page_route("GET", "/reset", Permission.OPEN, _reset, InvitedQuery),
     page_route("POST", "/reset", Permission.OPEN, _was_reset, InvitedQuery),
     page_route("GET", "/profile", Permission.SIGNED_IN, _profile, InvitedQuery),

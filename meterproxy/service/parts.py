@@ -11,6 +11,7 @@ from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.identity import Identity
 from meterproxy.control.issuer import Issuer
+from meterproxy.control.mailer import Mailer
 from meterproxy.control.openid import OpenId
 from meterproxy.control.passwords import Passwords
 from meterproxy.control.routes import ROUTES
@@ -143,7 +144,14 @@ def _single_sign_on(config: Config, openid: OpenId | None, secret: str) -> Singl
     return SingleSignOn(terms, Issuer(terms.issuer), openid, secret)
 
 
-def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
+def mailer_of(config: Config, count: Callable[[str], None]) -> Mailer | None:
+    """What sends letters, where the configuration names a server for them."""
+    if config.mail.host is None or config.public_url is None:
+        return None
+    return Mailer(config.mail, config.public_url, count)
+
+
+def api_of(config: Config, pool: Pool, machine: Machine, mailer: Mailer | None) -> tuple[Api, Live]:
     """What answers everything outside of the data plane, and what tells open pages of changes."""
     token, secret = config.admin_token, config.jwt_secret
     assert token is not None, "the supervisor has made what was not set"
@@ -178,6 +186,7 @@ def api_of(config: Config, pool: Pool, machine: Machine) -> tuple[Api, Live]:
         live.watch,
         machine,
         _single_sign_on(config, openid, secret.get_secret_value()),
+        mailer,
         config.providers,
     )
     api = Api(

@@ -44,7 +44,7 @@ from meterproxy.service.handover import LEAVE_SIGNAL, LINGER_SECONDS, Handover, 
 from meterproxy.service.heirs import Heirs, inheriting
 from meterproxy.service.idempotency import finish_telling, idempotency_rows, keep_reversed
 from meterproxy.service.marking import Marking
-from meterproxy.service.parts import Pools, api_of, exchanges_of, journal_of, ledger_of, poller_of
+from meterproxy.service.parts import Pools, api_of, exchanges_of, journal_of, ledger_of, mailer_of, poller_of
 from meterproxy.service.refusing import Refusing
 from meterproxy.service.serving import Serving
 from meterproxy.service.siblings import Siblings, settle_now
@@ -142,7 +142,10 @@ class Worker:
         self._pools = await Pools.opened(self._handover.dsn, pooled=self._handover.pooled)
         self._pool = self._pools.others
         self._serving = Serving(self._pool, self._siblings, self._unready, self._settle_own, self._config.markup_ppm)
-        api, self._live = api_of(self._config, self._pools.people, self._serving.machine)
+        mailer = mailer_of(self._config, lambda outcome: self._metrics.letters.labels(outcome).inc())
+        api, self._live = api_of(self._config, self._pools.people, self._serving.machine, mailer)
+        if mailer is not None:
+            self._tasks.start("letters", mailer.keep_sent)
         server = HttpServer(Dispatch(self._exchange, api.answer, api.admit))
         listening = listening_socket()
         starting = asyncio.create_task(self._start(), name="start")

@@ -66,10 +66,11 @@ class UserRow:
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """Who has an e-mail address, and the hash of his password, if he has one."""
+    """Who has an e-mail address, the hash of his password, if he has one, and the address as he has given it."""
 
     user_id: UUID
     password_hash: str | None
+    email: str
 
 
 class People:

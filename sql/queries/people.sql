@@ -17,7 +17,7 @@ SELECT id FROM organizations ORDER BY created_at, id LIMIT 1
 INSERT INTO memberships (organization_id, user_id, role) VALUES ($1, $2, $3)
 
 -- name: find_by_email
-SELECT id, password_hash FROM users WHERE lower(email) = lower($1) AND suspended_at IS NULL AND NOT is_service
+SELECT id, password_hash, email FROM users WHERE lower(email) = lower($1) AND suspended_at IS NULL AND NOT is_service
 
 -- name: password_hash
 SELECT password_hash FROM users WHERE id = $1
