@@ -451,3 +451,41 @@ def test_a_containers_quota_bounds_the_processors(tmp_path: Path, quota: str, pa
     path.write_text(f"{quota}\n")
     allowed = usable_processors(tmp_path / "absent")
     assert usable_processors(path) == min(allowed, paid or allowed)
+
+
+MAIL = {"METERPROXY_MAIL__HOST": "smtp.example.com", "METERPROXY_MAIL__FROM": "Meter <meter@example.com>"}
+
+
+def test_mail_needs_no_more_than_a_host_a_sender_and_where_links_lead() -> None:
+    """TLS is demanded unless it is taken away; the port follows from it; the password is never shown."""
+    environ = {**MAIL, "METERPROXY_PUBLIC_URL": "https://m.example", "METERPROXY_MAIL__USER": "u"}
+    config = Config.load(None, {**environ, "METERPROXY_MAIL__PASSWORD": "hush"})
+    assert (config.mail.tls, config.mail.port_used, config.mail.sender) == (
+        "starttls",
+        587,
+        "Meter <meter@example.com>",
+    )
+    assert "hush" not in repr(config) + str(config.public())
+    assert config.public()["mail"]["from"] == "Meter <meter@example.com>"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"METERPROXY_PUBLIC_URL": None}, "mail.host needs public_url: the links in letters begin with it"),
+        ({"METERPROXY_MAIL__FROM": None}, "mail.host needs mail.from, the address that letters come from"),
+        ({"METERPROXY_MAIL__USER": "u"}, "mail.user and mail.password belong together"),
+        (
+            {"METERPROXY_MAIL__USER": "u", "METERPROXY_MAIL__PASSWORD": "p", "METERPROXY_MAIL__TLS": "none"},
+            'mail.tls "none" would send mail.password in the clear: use starttls or tls',
+        ),
+        ({"METERPROXY_MAIL__FROM": "meter@example.com\nBcc: eve@example.com"}, "must be an address, like meterproxy@"),
+        ({"METERPROXY_MAIL__FROM": "nobody"}, "must be an address, like meterproxy@"),
+        ({"METERPROXY_MAIL__PORT": "0"}, "must be greater than or equal to 1"),
+    ],
+)
+def test_mail_that_could_not_work_is_refused(changed: Mapping[str, str | None], told: str) -> None:
+    """With what is missing or wrong in one line."""
+    environ = {**MAIL, "METERPROXY_PUBLIC_URL": "https://m.example", **changed}
+    (problem,) = problems(None, {name: value for name, value in environ.items() if value is not None})
+    assert told in problem

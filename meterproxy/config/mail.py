@@ -21,6 +21,9 @@ def _check_sender(value: str) -> str:
     return formataddr((name, address))
 
 
+Sender = Annotated[str, Field(max_length=320), AfterValidator(_check_sender)]
+
+
 class MailTerms(Section):
     """A server that takes mail by SMTP; without a host no mail is sent."""
 
@@ -30,7 +33,7 @@ class MailTerms(Section):
     tls_ca_file: Path | None = None
     user: Annotated[str, Field(min_length=1, max_length=320)] | None = None
     password: Annotated[SecretStr, Field(min_length=1)] | None = None
-    sender: Annotated[str, Field(max_length=320, alias="from"), AfterValidator(_check_sender)] | None = None
+    sender: Sender | None = Field(default=None, alias="from")
     timeout_seconds: Seconds = 20.0
 
     @model_validator(mode="after")

@@ -150,6 +150,6 @@ def _reason(error: Exception) -> str:
         return f"the server refuses the recipient ({', '.join(str(one.code) for one in error.recipients)})"
     if isinstance(error, aiosmtplib.SMTPResponseException):
         return f"{type(error).__name__} ({error.code})"
-    if isinstance(error, aiosmtplib.SMTPException | ValueError | ApiError):
-        return type(error).__name__
-    return repr(error)
+    if isinstance(error, aiosmtplib.SMTPConnectError | aiosmtplib.SMTPTimeoutError):
+        return error.message  # the server has not been told an address yet
+    return type(error).__name__

@@ -15,6 +15,7 @@ from meterproxy.config import Provider
 from meterproxy.control.api import Api
 from meterproxy.control.call import Machine, Services
 from meterproxy.control.identity import Identity
+from meterproxy.control.mailer import Mailer
 from meterproxy.control.openid import OpenId
 from meterproxy.control.passwords import Passwords
 from meterproxy.control.routes import ROUTES
@@ -85,6 +86,7 @@ class Asking:
         public_url: str | None = None,
         single_sign_on: Callable[[OpenId], SingleSignOn] | None = None,
         configured: Mapping[str, Provider] | None = None,
+        mailer: Mailer | None = None,
     ) -> None:
         accounts, keys = Accounts(pool), Keys(pool)
         self.pool = pool
@@ -99,7 +101,7 @@ class Asking:
             partial(audit, pool), ProviderRows(pool, Seal(bytes(32), PURPOSE)), Purchases(pool, TERMS),
             Notifications(pool), CreditMarks(pool), Refusals(pool),
             Live(accounts.look).watch, machine or machine_of(pool),
-            None if single_sign_on is None or known is None else single_sign_on(known), configured or {},
+            None if single_sign_on is None or known is None else single_sign_on(known), mailer, configured or {},
         )  # fmt: skip
         identity = Identity(ADMIN_TOKEN, keys, self.people, self.tokens, known)
         self.api = Api(

@@ -35,7 +35,7 @@ MAY = {
 }
 ROUTES_BY_PERMISSION = {
     Permission.OPEN: "GET /healthz · GET /readyz · GET /openapi.json · POST /api/auth/register · POST /api/auth/login · "
-    "POST /api/auth/renew · POST /api/auth/reset",
+    "POST /api/auth/renew · POST /api/auth/forgot · POST /api/auth/reset",
     Permission.SIGNED_IN: "POST /api/auth/logout · GET /api/auth/me · POST /api/auth/password · GET /api/organizations · "
     "POST /api/invitations/accept",
     Permission.READ_ORGANIZATION: "GET /api/organizations/{id}/members · GET /api/organizations/{id}/invitations · "

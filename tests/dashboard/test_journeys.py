@@ -16,16 +16,32 @@ from playwright.async_api import Browser, Page, expect
 from meterproxy.simulator.app import running as simulator
 from meterproxy.simulator.settings import SimulatorSettings
 from tests import postgres
+from tests.control.postbox import Postbox, postbox
 from tests.dashboard.browsing import OF_COLOURS, PASSWORD, Visit, browser, visit
-from tests.service.running import Service, service
+from tests.service.running import Service, free_port, service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def open_service() -> AsyncIterator[Service]:
+async def box() -> AsyncIterator[Postbox]:
+    async with postbox() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def open_service(box: Postbox) -> AsyncIterator[Service]:
+    port = free_port()
+    environment = {
+        "METERPROXY_REGISTRATION": "open",
+        "METERPROXY_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "METERPROXY_MAIL__HOST": "127.0.0.1",
+        "METERPROXY_MAIL__PORT": str(box.port),
+        "METERPROXY_MAIL__TLS": "none",
+        "METERPROXY_MAIL__FROM": "meter@example.com",
+    }
     with postgres.reachable_directory() as directory:
-        async with service(directory, environment={"METERPROXY_REGISTRATION": "open"}) as running:
+        async with service(directory, environment=environment, port=port) as running:
             yield running
             await running.audit()
 
@@ -69,6 +85,34 @@ async def granted(running: Service, organization: str, amount: str) -> str:
 async def asked(running: Service, secret: str, text: str = "Say hello.") -> None:
     async with openai.AsyncOpenAI(base_url=running.base_url, api_key=secret, max_retries=0) as client:
         await client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": text}])
+
+
+async def test_a_forgotten_password_is_set_by_a_link_that_is_mailed(
+    chromium: Browser, open_service: Service, box: Postbox
+) -> None:
+    """From the page of signing in to the letter and back; whoever was signed in with the old one is out."""
+    async with visiting(chromium, open_service) as before, visiting(chromium, open_service) as fay:
+        email, page = await registered(before, "fay"), fay.page
+        await fay.open("/login")
+        await page.get_by_role("link", name="Forgotten your password?").click()
+        await page.get_by_label("E-mail").fill(email)
+        assert await fay.barriers() == []
+        await fay.press("Send the link")
+        await expect(page.get_by_role("status")).to_contain_text("is on its way")
+        letter = await box.letters.get()
+        (link,) = re.findall(r"http\S+", letter.get_content())
+        await page.goto(link)
+        await page.get_by_label("New password").fill("a new long password")
+        await fay.press("Set it")
+        await expect(page.get_by_role("status")).to_have_text("Your password was set. Sign in with it.")
+        await fay.sign_in(email, "a new long password")
+        await before.open("/keys")
+        await expect(before.page.get_by_role("heading", name="Sign in")).to_be_visible()
+        await page.goto(link)
+        await page.get_by_label("New password").fill("one more long password")
+        await fay.press("Set it")
+        await expect(page.get_by_role("alert")).to_contain_text("was used")
+        fay.trouble.clear()  # the browser tells of the refusal
 
 
 async def test_from_registering_to_a_statement(chromium: Browser, open_service: Service, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.ledger.bank import pool_of
 
 PAGES_BY_PERMISSION = {
     Permission.OPEN: "GET /static/{digest}/{name} · GET /favicon.ico · GET /login · POST /login · GET /login/openid · GET /login/openid/back · GET /register · POST /register · "
-    "GET /reset · POST /reset · GET /docs",
+    "GET /forgot · POST /forgot · GET /reset · POST /reset · GET /docs",
     Permission.SIGNED_IN: "POST /logout · GET /profile · POST /profile/password · POST /profile/organization · "
     "GET /invitation · POST /invitation",
     Permission.READ_OWN: "GET / · GET /latest · GET /live · GET /activity · GET /activity/export · GET /activity/{id} · "

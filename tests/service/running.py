@@ -245,12 +245,13 @@ async def service(
     program: str = "meterproxy",
     *,
     kept_socket: bool = False,
+    port: int | None = None,
 ) -> AsyncIterator[Service]:
     """A service with a simulated provider of its own, started; ended in order afterwards.
 
     With `kept_socket` its listening socket is ours, as a service manager would have it.
     """
-    async with simulator(settings or SimulatorSettings()) as provider, hosted(directory) as made:
+    async with simulator(settings or SimulatorSettings()) as provider, hosted(directory, port) as made:
         made.provider = provider
         made.program = program
         made.environment = {
@@ -269,9 +270,9 @@ async def service(
 
 
 @asynccontextmanager
-async def hosted(directory: Path) -> AsyncIterator[Service]:
+async def hosted(directory: Path, port: int | None = None) -> AsyncIterator[Service]:
     """A service without a provider, not started yet; nothing of it is left afterwards."""
-    port = free_port()
+    port = port or free_port()
     variables = {
         **scrubbed(os.environ),
         "METERPROXY_DATA_DIR": str(directory / "data"),

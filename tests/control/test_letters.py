@@ -1,0 +1,188 @@
+"""Letters that people get: how to set a forgotten password, and invitations; with a real mail server."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from email.message import EmailMessage
+
+import pytest
+
+from meterproxy.config import MailTerms
+from meterproxy.control.mailer import Mailer
+from meterproxy.control.sign_in import FREE_INVITATIONS
+from meterproxy.core.role import Role
+from meterproxy.errors import Case
+from meterproxy.store.people import FREE_FAILURES
+from tests.control.asking import PASSWORD, Asking, Heard
+from tests.control.postbox import Postbox, postbox
+from tests.ledger.bank import pool_of
+
+URL = "https://meter.example"
+NEW = "another long password"
+
+
+@dataclass
+class Post:
+    """An API that sends letters, and where they arrive."""
+
+    asking: Asking
+    box: Postbox
+
+    async def forgot(self, email: str) -> Heard:
+        return await self.asking("POST", "/api/auth/forgot", {"email": email})
+
+    async def letter(self) -> EmailMessage:
+        async with asyncio.timeout(30):
+            return await self.box.letters.get()
+
+    async def nothing_came(self) -> None:
+        """Whoever was asked about before got nothing: somebody asked about after them has his letter."""
+        await self.asking.person("last")
+        assert (await self.forgot("last@example.com")).status == 204
+        assert (await self.letter())["To"] == "last@example.com"
+        assert self.box.letters.empty()
+
+
+@pytest.fixture
+async def post(database: str) -> AsyncIterator[Post]:
+    async with pool_of(database) as pool, postbox() as box:
+        terms = {"host": "127.0.0.1", "port": box.port, "tls": "none", "from": "meter@example.com"}
+        mailer = Mailer(MailTerms.model_validate(terms), URL, lambda _outcome: None)
+        sending = asyncio.create_task(mailer.keep_sent())
+        yield Post(Asking(pool, mailer=mailer), box)
+        sending.cancel()
+        await asyncio.wait((sending,))
+
+
+def token_in(letter: EmailMessage) -> str:
+    (found,) = re.findall(rf"{URL}/reset\?token=([\w-]+)\s", letter.get_content())
+    return str(found)
+
+
+async def test_a_forgotten_password_is_set_by_the_link_that_was_mailed(post: Post) -> None:
+    """Once; every log-in there was is over, and the audit log knows."""
+    person = await post.asking.person("ann")
+    assert (await post.forgot("ANN@example.com")).status == 204
+    letter = await post.letter()
+    assert (letter["To"], letter["Subject"]) == ("ann@example.com", "Set your password")
+    given = {"reset_token": token_in(letter), "new_password": NEW}
+    assert (await post.asking("POST", "/api/auth/reset", given)).status == 204
+    assert (await post.asking("POST", "/api/auth/reset", given)).case is Case.NOT_SIGNED_IN
+    assert (await post.asking("GET", "/api/auth/me", token=person.token)).case is Case.NOT_SIGNED_IN
+    old = await post.asking("POST", "/api/auth/login", {"email": person.email, "password": PASSWORD})
+    assert old.case is Case.WRONG_PASSWORD
+    assert (await post.asking("POST", "/api/auth/login", {"email": person.email, "password": NEW})).status == 200
+    rows = await post.asking.pool.fetch("SELECT actor, action FROM audit_log WHERE action LIKE 'user.%' ORDER BY id")
+    assert [tuple(row) for row in rows][-2:] == [("mail", "user.reset"), (f"user {person.id}", "user.password")]
+
+
+async def test_the_link_is_good_for_an_hour(post: Post) -> None:
+    """And only its digest is kept."""
+    await post.asking.person("ann")
+    await post.forgot("ann@example.com")
+    token = token_in(await post.letter())
+    row = await post.asking.pool.fetchrow("SELECT digest, expires_at - created_at AS good_for FROM password_resets")
+    assert row is not None
+    assert row["good_for"] == timedelta(hours=1)
+    assert token.encode() not in row["digest"]
+    await post.asking.pool.execute("UPDATE password_resets SET expires_at = now()")
+    late = await post.asking("POST", "/api/auth/reset", {"reset_token": token, "new_password": NEW})
+    assert late.case is Case.NOT_SIGNED_IN
+
+
+async def test_nobody_learns_who_has_an_account(post: Post) -> None:
+    """Unknown, suspended, or without a password: the same answer, and no letter."""
+    suspended, elsewhere = await post.asking.person("sue"), await post.asking.person("olaf")
+    await post.asking.people.suspend(suspended.id, suspended=True)
+    await post.asking.pool.execute("UPDATE users SET password_hash = NULL WHERE id = $1", elsewhere.id)
+    for email in ("nobody@example.com", suspended.email, elsewhere.email):
+        heard = await post.forgot(email)
+        assert (heard.status, heard.body) == (204, b"")
+    await post.nothing_came()
+
+
+async def test_the_letter_goes_to_the_address_that_is_known(post: Post) -> None:
+    """Not to one that PostgreSQL takes for the same."""
+    await post.asking.person("kim")
+    await post.forgot("KIM@EXAMPLE.COM")
+    assert (await post.letter())["To"] == "kim@example.com"
+    assert post.box.recipients == ["kim@example.com"]
+
+
+async def test_letters_are_asked_for_ever_more_slowly(post: Post) -> None:
+    """For whomever they are, known or not; signing in goes on meanwhile."""
+    person = await post.asking.person("ann")
+    for email in (person.email, "nobody@example.com"):
+        statuses = [(await post.forgot(email)).status for _ in range(FREE_FAILURES + 2)]
+        assert statuses == [204] * (FREE_FAILURES + 1) + [429]
+        slowed = await post.forgot(email)
+        assert slowed.case is Case.SIGN_IN_SLOWED
+        assert "Retry-After" in slowed.headers
+    signed = await post.asking("POST", "/api/auth/login", {"email": person.email, "password": PASSWORD})
+    assert signed.status == 200
+
+
+async def test_without_a_mail_server_there_is_no_such_thing(database: str) -> None:
+    """And the page of signing in names the operator instead."""
+    async with pool_of(database) as pool:
+        asking = Asking(pool)
+        refused = await asking("POST", "/api/auth/forgot", {"email": "ann@example.com"})
+        assert refused.case is Case.NOT_FOUND
+        assert (await asking("GET", "/forgot")).status == 404
+        page = (await asking("GET", "/login")).body.decode()
+        assert "/forgot" not in page
+        assert "Ask your operator for a link" in page
+
+
+async def test_the_page_says_the_same_to_everybody(post: Post) -> None:
+    """It leads back to signing in; an address that is none is told so, and stays in the form."""
+    assert '<a href="/forgot">' in (await post.asking("GET", "/login")).body.decode()
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+    sent = await post.asking("POST", "/forgot", b"email=nobody%40example.com", headers=form)
+    assert (sent.status, sent.headers["Location"]) == (303, "/login?done=forgotten")
+    assert "is on its way" in (await post.asking("GET", "/login?done=forgotten")).body.decode()
+    wrong = await post.asking("POST", "/forgot", b"email=%3Cb%3Enobody", headers=form)
+    assert wrong.status == 400
+    assert 'value="&lt;b&gt;nobody"' in wrong.body.decode()
+
+
+async def test_an_invitation_is_mailed(post: Post) -> None:
+    """With a link for who has an account and one for who has none; both work."""
+    owner, guest = await post.asking.person("owner"), await post.asking.person("guest")
+    path = f"/api/organizations/{owner.organization_id}/invitations"
+    made = await post.asking("POST", path, {"email": guest.email, "role": "member"}, token=owner.token)
+    assert (made.status, made.body["mailed"]) == (201, True)
+    letter = await post.letter()
+    assert letter["To"] == guest.email
+    links = re.findall(rf"{URL}/(\w+)\?token=([\w-]+)", letter.get_content())
+    assert links == [("invitation", made.body["invitation_token"]), ("register", made.body["invitation_token"])]
+    joined = await post.asking("POST", "/api/invitations/accept", {"invitation_token": links[0][1]}, token=guest.token)
+    assert joined.body["organization_id"] == str(owner.organization_id)
+
+
+async def test_an_organizations_name_is_one_line_in_the_text(post: Post) -> None:
+    """Whoever may register can invite: his organization's name is in no header."""
+    owner = await post.asking.person("owner")
+    path = f"/api/organizations/{owner.organization_id}"
+    renamed = await post.asking("PATCH", path, {"name": "Acme\nBcc: eve@example.com"}, token=owner.token)
+    assert renamed.status == 200
+    await post.asking("POST", f"{path}/invitations", {"email": "g@example.com", "role": "viewer"}, token=owner.token)
+    letter = await post.letter()
+    assert letter["Subject"] == "You are invited to an organization"
+    assert 'the organization "Acme Bcc: eve@example.com".' in letter.get_content()
+    assert post.box.recipients == ["g@example.com"]
+
+
+async def test_who_invites_very_many_mails_only_some_of_them(post: Post) -> None:
+    """The others are invited too, by the link that the answer has."""
+    owner = await post.asking.person("owner")
+    path = f"/api/organizations/{owner.organization_id}/invitations"
+    mailed = []
+    for number in range(FREE_INVITATIONS + 3):
+        body = {"email": f"g{number}@example.com", "role": Role.VIEWER.value}
+        made = await post.asking("POST", path, body, token=owner.token)
+        assert made.status == 201
+        mailed.append(made.body["mailed"])
+    assert mailed == [True] * (FREE_INVITATIONS + 1) + [False] * 2

@@ -1,0 +1,233 @@
+"""The mailer, with a real mail server: letters arrive whole, are tried again, or are told to have failed."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.certificates import Certificates, make_certificates
+from meterproxy.config import MailTerms
+from meterproxy.control import mailer as module
+from meterproxy.control.mailer import MOST_WAITING, Mailer
+from meterproxy.errors import StoreUnavailable
+from tests.control.postbox import PASSWORD, USER, Postbox, postbox, serving
+
+TO = "ann@example.com"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    made = make_certificates(tmp_path_factory.mktemp("certificates"))
+    assert made is not None
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSES_SECONDS", (0.0, 0.0))
+
+
+class Silent(asyncio.Protocol):
+    """A server that takes connections and says nothing."""
+
+
+class Ends:
+    """How letters end, told as they do."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._next: asyncio.Queue[str] = asyncio.Queue()
+
+    def __call__(self, outcome: str) -> None:
+        self.outcomes[outcome] += 1
+        self._next.put_nowait(outcome)
+
+    async def one(self) -> str:
+        return await self._next.get()
+
+
+@asynccontextmanager
+async def mailing(port: int, ends: Ends, **terms: Any) -> AsyncIterator[Mailer]:
+    given = {"host": "127.0.0.1", "port": port, "tls": "none", "from": "Meter <meter@example.com>", **terms}
+    mailer = Mailer(MailTerms.model_validate(given), "https://meter.example/", ends)
+    sending = asyncio.create_task(mailer.keep_sent())
+    try:
+        yield mailer
+    finally:
+        sending.cancel()
+        await asyncio.wait((sending,))
+
+
+def hello(mailer: Mailer, to: str = TO) -> Any:
+    async def write() -> EmailMessage:
+        return mailer.letter(to, "Hello\r\nBcc: eve@example.com", "Grüße\n.\nund ein Punkt\n")
+
+    return write
+
+
+async def test_a_letter_arrives_as_it_was_written() -> None:
+    """One recipient, one subject whatever is in it, and every line of the text."""
+    ends = Ends()
+    async with postbox() as box, mailing(box.port, ends) as mailer:
+        assert mailer.post(hello(mailer))
+        letter = await box.letters.get()
+        assert await ends.one() == "sent"
+    assert box.recipients == [TO]
+    assert (letter["From"], letter["To"]) == ("Meter <meter@example.com>", TO)
+    assert letter["Subject"] == "Hello Bcc: eve@example.com"
+    assert letter["Bcc"] is None
+    assert letter["Auto-Submitted"] == "auto-generated"
+    assert letter.get_content().splitlines() == ["Grüße", ".", "und ein Punkt"]
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+async def test_who_sends_says_who_he_is_and_nobody_listens(certificates: Certificates, tls: str) -> None:
+    """By either kind of TLS, with an authority of one's own, and a name and password."""
+    ends = Ends()
+    terms = {"tls": tls, "tls_ca_file": certificates.authority, "user": USER, "password": PASSWORD}
+    async with postbox(certificates, tls, asks_who=True) as box, mailing(box.port, ends, **terms) as mailer:
+        mailer.post(hello(mailer))
+        assert await ends.one() == "sent"
+    assert box.secure == [True]
+
+
+@pytest.mark.parametrize(
+    ("tls", "changed"),
+    [
+        ("tls", {"tls_ca_file": None}),
+        ("starttls", {"tls_ca_file": None}),
+        ("starttls", {"password": "wrong"}),
+        ("tls", {"tls": "starttls", "timeout_seconds": 0.2}),
+    ],
+    ids=["untrusted", "untrusted-starttls", "password", "another-tls"],
+)
+async def test_where_a_server_is_not_what_it_should_be_nothing_is_given_to_it(
+    certificates: Certificates, tls: str, changed: Mapping[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An authority that nobody trusts, a password that it does not know, the other kind of TLS: the letter fails."""
+    ends = Ends()
+    terms = {"tls": tls, "tls_ca_file": certificates.authority, "user": USER, "password": PASSWORD, **changed}
+    async with postbox(certificates, tls, asks_who=True) as box, mailing(box.port, ends, **terms) as mailer:
+        mailer.post(hello(mailer))
+        assert await ends.one() == "failed"
+    assert box.attempts == 0
+    assert TO not in caplog.text
+    assert "a letter could not be sent" in caplog.text
+
+
+async def test_a_server_that_cannot_offer_tls_gets_no_letter() -> None:
+    """`starttls` is a demand."""
+    ends = Ends()
+    async with postbox() as box, mailing(box.port, ends, tls="starttls") as mailer:
+        mailer.post(hello(mailer))
+        assert await ends.one() == "failed"
+    assert box.attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("replies", "outcome", "attempts"),
+    [
+        (["451 later"], "sent", 2),
+        (["451 later", "421 later"], "sent", 3),
+        (["451 later"] * 3, "failed", 3),
+        (["550 no such person ann@example.com"], "failed", 1),
+    ],
+    ids=["once", "twice", "always", "for good"],
+)
+async def test_what_is_refused_for_now_is_tried_again(
+    replies: list[str], outcome: str, attempts: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So often, and not where the refusal is for good; the log names nobody."""
+    ends = Ends()
+    async with postbox() as box, mailing(box.port, ends) as mailer:
+        box.replies = list(replies)
+        mailer.post(hello(mailer))
+        assert await ends.one() == outcome
+    assert box.attempts == attempts
+    assert TO not in caplog.text
+
+
+async def test_a_server_that_says_nothing_keeps_nobody_for_ever() -> None:
+    """The letter fails, and the next ones have their turns."""
+    ends = Ends()
+    async with serving(Silent) as silent, mailing(silent, ends, timeout_seconds=0.05) as mailer:
+        for _ in range(6):
+            mailer.post(hello(mailer))
+        assert [await ends.one() for _ in range(6)] == ["failed"] * 6
+
+
+async def test_a_server_that_is_away_is_asked_again() -> None:
+    """Until it is there."""
+    ends = Ends()
+    async with serving(Silent) as port:
+        pass
+    async with mailing(port, ends) as mailer:
+        mailer.post(hello(mailer))
+        assert await ends.one() == "failed"
+
+
+async def test_only_so_many_wait(caplog: pytest.LogCaptureFixture) -> None:
+    """Further ones are refused at once and counted."""
+    ends = Ends()
+    terms = MailTerms.model_validate({"host": "127.0.0.1", "from": "meter@example.com"})
+    mailer = Mailer(terms, "https://meter.example", ends)
+    assert all(mailer.post(hello(mailer)) for _ in range(MOST_WAITING))
+    assert not mailer.post(hello(mailer))
+    assert ends.outcomes == {"dropped": 1}
+    assert caplog.records[-1].levelno == logging.ERROR
+
+
+@pytest.mark.parametrize("to", ["nobody", "a,b@example.com", "a@example.com\r\nBcc: b@example.com", "a b@example.com"])
+async def test_what_is_no_address_gets_nothing(to: str) -> None:
+    """Also where it would be two, or a header of its own."""
+    ends = Ends()
+    async with postbox() as box, mailing(box.port, ends) as mailer:
+        mailer.post(hello(mailer, to))
+        assert await ends.one() == "failed"
+        mailer.post(hello(mailer))
+        assert await ends.one() == "sent"
+    assert box.recipients == [TO]
+
+
+async def test_a_letter_that_cannot_be_written_yet_is_written_later() -> None:
+    """Where PostgreSQL is away for a moment."""
+    ends, away = Ends(), [StoreUnavailable("away")]
+    async with postbox() as box, mailing(box.port, ends) as mailer:
+
+        async def write() -> EmailMessage:
+            if away:
+                raise away.pop()
+            return mailer.letter(TO, "Hello", "again")
+
+        mailer.post(write)
+        assert await ends.one() == "sent"
+    assert isinstance(box, Postbox)
+    assert box.recipients == [TO]
+
+
+async def test_there_may_be_nothing_to_say() -> None:
+    """Then nothing is sent or counted."""
+    ends, asked = Ends(), asyncio.Event()
+
+    async def write() -> None:
+        asked.set()
+
+    async with postbox() as box, mailing(box.port, ends) as mailer:
+        mailer.post(write)
+        await asked.wait()
+        mailer.post(hello(mailer))
+        assert await ends.one() == "sent"
+    assert ends.outcomes == {"sent": 1}
+
+
+def test_an_authority_that_is_not_there_is_told_at_the_start(tmp_path: Path) -> None:
+    """Not with the first letter."""
+    terms = MailTerms.model_validate({"host": "a", "from": "m@example.com", "tls_ca_file": tmp_path / "no.pem"})
+    with pytest.raises(OSError, match="No such file"):
+        Mailer(terms, "https://meter.example", Ends())
