@@ -35,6 +35,7 @@ from meterproxy.config.values import (
     BaseUrl,
     DatabaseUrl,
     Factor,
+    IntervalMs,
     Listen,
     Networks,
     NotNegative,
@@ -149,14 +150,14 @@ class Exchange(Section):
 
 
 class Journal(Section):
-    fsync_ms: Positive = 50
+    fsync_ms: IntervalMs = 50
     retain_hours: NotNegative = 24
     segment_bytes: Annotated[Size, Field(ge=2**20)] = 64 * 2**20
     max_bytes: Size = 8 * 2**30
 
 
 class Settle(Section):
-    interval_ms: Positive = 200
+    interval_ms: IntervalMs = 200
 
 
 class Lease(Section):

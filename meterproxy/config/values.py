@@ -38,6 +38,8 @@ class Address(NamedTuple):
 
 
 MOST_WORKERS: Final = 1024
+LONGEST_INTERVAL_MS: Final = 60_000
+"""Of what is done again and again for safety's sake: what it may lose otherwise."""
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]*)):(\d{1,5})", re.ASCII)
 _SIZE: Final = re.compile(r"(\d+) ?(KiB|MiB|GiB)?", re.ASCII)
@@ -172,6 +174,7 @@ def _unset(supported: tuple[object, ...]) -> str:
 
 Positive = Annotated[int, BeforeValidator(_not_boolean), Field(gt=0)]
 Workers = Annotated[int, BeforeValidator(_not_boolean), BeforeValidator(parse_workers), Field(gt=0, le=MOST_WORKERS)]
+IntervalMs = Annotated[int, BeforeValidator(_not_boolean), Field(gt=0, le=LONGEST_INTERVAL_MS)]
 NotNegative = Annotated[int, BeforeValidator(_not_boolean), Field(ge=0)]
 Seconds = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, allow_inf_nan=False)]

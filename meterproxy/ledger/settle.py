@@ -109,8 +109,12 @@ class Settler:
         self._documents: dict[UUID, bytes] = {}
         self._stored: set[UUID] = set()
         self._due = asyncio.Event()
-        self._waiting = 0
-        self._settled = 0
+        self._added = 0
+        """Records that were ever queued; what is sent again was."""
+        self._full_at = BATCH_ENDINGS
+        """How many that are once what waits behind the batch under way is a full one."""
+        self._missing_until = 0
+        """How many were queued when it was last known what PostgreSQL misses."""
         self._progress = asyncio.Event()
         self._hastened = False
         self._life = life
@@ -148,8 +152,8 @@ class Settler:
         self._queue.append(item)
         if isinstance(item, Noted):
             self._tell_queued(item)
-        self._waiting += 1
-        if self._waiting >= BATCH_ENDINGS:
+        self._added += 1
+        if self._added >= self._full_at:
             self._due.set()
 
     def hasten(self) -> None:
@@ -181,16 +185,20 @@ class Settler:
             await self.drain()
 
     async def drain(self) -> None:
-        """Settle what is queued now, and on as long as full batches wait; if PostgreSQL is away, wait a moment."""
-        end = self._settled + len(self._queue)
-        while self.behind and (self._settled < end or self._waiting >= BATCH_ENDINGS or self._telling_again):
+        """Settle what is queued now, and on as long as full batches wait, if need be until PostgreSQL is back."""
+        end = self._added
+        while self.behind and (self._done < end or self._added >= self._full_at or self._telling_again):
             try:
                 await self.settle_batch()
             except StoreUnavailable as error:
                 _log.warning("settling waits for PostgreSQL", extra={"queued": len(self._queue), "error": str(error)})
                 await asyncio.sleep(RETRY_SECONDS)
-                return
             await asyncio.sleep(0)
+
+    @property
+    def _done(self) -> int:
+        """How many of the records that were ever queued wait no more; less where some are sent again."""
+        return self._added - len(self._queue)
 
     @property
     def behind(self) -> bool:
@@ -201,12 +209,12 @@ class Settler:
         """Book the next records in line. Raises StoreUnavailable."""
         if self._in_doubt:
             await self._compare()
-        elif items := self._queue.first(BATCH_ENDINGS):
-            self._waiting = len(self._queue) - len(items)
-            await self._settle(items)
-        elif self._telling_again:
+        elif self._telling_again and self._done >= self._missing_until:
             await self.on_told_again()
             self._telling_again = self._in_doubt
+        elif items := self._queue.first(BATCH_ENDINGS):
+            self._full_at = self._done + len(items) + BATCH_ENDINGS
+            await self._settle(items)
 
     async def _compare(self) -> None:
         """See where PostgreSQL stands, having presented to it."""
@@ -216,6 +224,7 @@ class Settler:
             self._in_doubt = False
             if position != self._position:
                 self._follow(ProgressMoved(position, open_from))
+            self._missing_until = self._added
 
     async def _settle(self, items: Sequence[Item]) -> None:
         batch = self._batch(items)
@@ -275,11 +284,9 @@ class Settler:
         for item in items:
             confirmed = self._queue.pop_first()
             assert confirmed is item, "records are settled in the order in which they were queued"
-        self._account(items, batch.end)
-        if batch.endings:  # requests that came meanwhile go first; whatever ends this task, it is counted
-            asyncio.get_running_loop().call_soon(self.observe, batch.endings, seconds)
+        self._account(items, batch.end, seconds)
 
-    def _account(self, items: Sequence[Item], position: int) -> None:
+    def _account(self, items: Sequence[Item], position: int, seconds: float = 0.0) -> None:
         """Tell the book that PostgreSQL has counted what leases had captured, once per record, and the journal."""
         paid: list[EndRecord] = []
         for item in items:
@@ -294,10 +301,12 @@ class Settler:
         for (account_id, limit_id, start_us, session_id), (consumed, _, _) in taken_together(paid).items():
             if consumed and session_id == self._session_id:
                 self._book.settled(LeaseKey(account_id, limit_id, start_us), consumed)
-        self._settled += len(items)
         self._position = position
         self._journal.confirm(position, [item.placed_at for item in items])
         self._progress.set()
+        if endings := [item for item in items if isinstance(item, Settling)]:
+            # Requests that came meanwhile go first; whatever ends this task, it is counted.
+            asyncio.get_running_loop().call_soon(self.observe, endings, seconds)
 
     def _account_note(self, noted: Noted) -> None:
         """A lease has paid all that a hold had drawn which became durable."""

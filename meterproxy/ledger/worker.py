@@ -1,7 +1,8 @@
 """The ledger of one worker: its parts put together, started, kept going and stopped in order.
 
 Start: lock the journal, replay it, end what never ended, settle all of it, prove the sessions that wrote it, open a
-session of our own. Stop: settle to the end, give everything back, close the session, let go of the journal.
+session of our own. Stop: settle to the end, give everything back, close the session, let go of the journal; it is made
+durable meanwhile as ever, for PostgreSQL may be away.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ from meterproxy.ledger.ports import DurableStore, OwnerStore, SessionStore, Sett
 from meterproxy.ledger.presenter import Presenter
 from meterproxy.ledger.recover import OpenHoldPolicy, prove, replay, take_up
 from meterproxy.ledger.session import UNKNOWN_LIFE, Session
-from meterproxy.ledger.settle import Settler
+from meterproxy.ledger.settle import Observer, Settler
+from meterproxy.runtime.tasks import SideTasks
 
 POLL_SECONDS: Final = 0.25
 REPORT_US: Final = 500_000
@@ -85,6 +87,8 @@ class WorkerLedger:
         self._facts = SessionFacts(self.session.session_id, self.journal.journal_id, host, slot)
         self.recovered = 0
         self.database_up = False
+        self.observe: Observer = lambda _endings, _seconds: None
+        """Told of what is settled, at the start too."""
         self.pause: Callable[[float], Awaitable[None]] = asyncio.sleep
         """Waits so long between two looks at the news, less where somebody hears of news sooner."""
 
@@ -106,6 +110,7 @@ class WorkerLedger:
             self._settle_interval_ms,
             self.session.life,
         )
+        self.settler.observe = self.observe
         self.settler.notes.append(self.owners)
         self.owners.settler = self.settler
         abandoned = await self._sessions.abandoned_sessions(journal_id)
@@ -143,6 +148,8 @@ class WorkerLedger:
         Raises:
             StoreUnavailable: the journal is left to a later start, which proves it.
         """
+        beside = SideTasks()
+        beside.start("journal sync", self.keep_synced)
         try:
             await self.owners.close()
             await self.borrower.settle_down()
@@ -154,6 +161,7 @@ class WorkerLedger:
             else:
                 await self._sessions.end_session(self.session.session_id, "closed")
         finally:
+            await beside.stop()
             self.journal.close()
 
     # ── side tasks: each runs for ever and is kept alive by whoever starts it ───────────────────────────────────────
@@ -186,18 +194,20 @@ class WorkerLedger:
     async def keep_synced(self) -> None:
         """Make the journal durable in groups, in a thread."""
         while True:
-            await asyncio.sleep(self._fsync_seconds)
             if self.journal.dirty:
                 await self._sync()
+            await asyncio.sleep(self._fsync_seconds)
 
     async def _sync(self) -> None:
         sync = self.journal.begin_sync()
-        error = None
+        running = asyncio.ensure_future(asyncio.to_thread(sync.run))
         try:
-            await asyncio.to_thread(sync.run)
-        except OSError as failed:
-            error = failed
-        self.journal.finish_sync(sync, error)
+            await asyncio.wait((running,))
+        finally:  # ended or not: until it is done the files are the thread's, and a failure has to be heard
+            await asyncio.wait((running,))
+            error = running.exception()
+            assert error is None or isinstance(error, OSError), error
+            self.journal.finish_sync(sync, error)
         if not self.journal.prepared:
             await asyncio.to_thread(self.journal.prepare)
 

@@ -82,6 +82,7 @@ class Idempotency:
         self._room = Room(settings.recordings_bytes)
         self._ended: deque[tuple[EndedClaim, Recording | None]] = deque()
         self._news = asyncio.Event()
+        self._telling = asyncio.Lock()
         self._waiting = 0
         self._shares = Shares(ASKED_AT_ONCE)
 
@@ -174,18 +175,22 @@ class Idempotency:
 
     async def tell(self) -> None:
         """Tell PostgreSQL all that it has not heard. Raises StoreUnavailable; then it is told again."""
-        self._news.clear()
-        try:
-            while self._ended:
-                batch = self._batch()
-                await self._tell_batch([ended for ended, _ in batch])
-                for _, recording in batch:
-                    self._ended.popleft()
-                    if recording is not None:
-                        recording.spoil()
-        finally:
-            if self._ended:
-                self._news.set()
+        async with self._telling:
+            self._news.clear()
+            try:
+                while self._ended:
+                    await self._tell_first()
+            finally:
+                if self._ended:
+                    self._news.set()
+
+    async def _tell_first(self) -> None:
+        batch = self._batch()
+        await self._tell_batch([ended for ended, _ in batch])
+        for _, recording in batch:
+            self._ended.popleft()
+            if recording is not None:
+                recording.spoil()
 
     def _batch(self) -> list[tuple[EndedClaim, Recording | None]]:
         batch: list[tuple[EndedClaim, Recording | None]] = []

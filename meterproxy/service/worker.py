@@ -179,7 +179,9 @@ class Worker:
         self._directory = KeyDirectory(self._pool)
         self._notices = Notices(self._handover.direct_dsn)
         self._heirs = Heirs(own.parent, own, inheriting(self._config, self._pool, self._metrics.settled))
+        self._marking = Marking(self._pool)
         self._ledger = await self._own_ledger()
+        self._ledger.observe = self._settled
         self._ledger.pause = self._notices.pause
         await self._siblings.answer()
         await self._until_available(self._ledger.start)
@@ -191,12 +193,10 @@ class Worker:
         for problem in self._unfit:
             _log.error("the worker is not ready: %s", problem)
         self._braking = Braking(self._pool, self._ledger, self._brakes, socket.gethostname())
-        self._marking = Marking(self._pool)
         self._refusing = Refusing(Refusals(self._pool))
         self._ledger.holds.on_refused = self._refusing.refused
         self._start_tasks()
         await self._until_available(self._braking.look)
-        self._ledger.settler.observe = self._settled
         self._metrics.before_scrape.append(
             observe.gauges_of(self._ledger, self._metrics, self._config.exchange.max_seconds)
         )
@@ -358,8 +358,8 @@ class Worker:
         if self._exchanges is not None:
             await self._exchanges.finish(self._config.drain_seconds)
             await self._serving.finish()
-            await self._tasks.stop()
             await finish_telling(self._exchanges.house.idempotency)
+            await self._tasks.stop()
             try:
                 async with asyncio.timeout(STOP_SECONDS):
                     await self._ledger.stop()

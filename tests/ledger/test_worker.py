@@ -1,13 +1,16 @@
 """The ledger of a worker on real PostgreSQL: place, capture, settle, restart."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from meterproxy.core.lending import LeaseKey
+from meterproxy.core.lending import Batch, LeaseKey
 from meterproxy.errors import ApiError, Case, JournalFailed
+from meterproxy.ledger.journal_files import Sync
 from meterproxy.store.audit import audit
 from tests.ledger.bank import REFUSED, balance, completed, customer, hold_request, ledger_of, pool_of
+from tests.ledger.bank_faults import Faulty
 
 
 async def test_three_exchanges_lower_the_balance_by_exactly_their_sum(database: str, tmp_path: Path) -> None:
@@ -159,3 +162,40 @@ async def test_a_second_ending_that_differs_is_counted_and_the_first_is_kept(dat
         assert ledger.holds.anomalies == {"differs": 1}
         await ledger.stop()
         assert await balance(pool, key.account_id) == 1_000_000 - 7_000
+
+
+async def test_what_ends_last_is_durable_however_long_a_stop_waits_for_postgresql(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut takes no more from a worker that is being stopped than from any other; a sync that fails is repeated."""
+    async with pool_of(database) as pool:
+        key = await customer(pool, 10_000_000)
+        ledger = ledger_of(pool, tmp_path)
+        await ledger.start()
+        asked, answering, heard = asyncio.Event(), asyncio.Event(), asyncio.Queue[None]()
+
+        class Slow(Faulty):
+            async def book(self, batch: Batch) -> int:
+                asked.set()
+                await answering.wait()
+                booked: int = await self._store.book(batch)
+                return booked
+
+        def finish(sync: Sync, error: OSError | None) -> None:
+            finish_sync(sync, failures.pop() if failures else error)
+            heard.put_nowait(None)
+
+        finish_sync, failures = ledger.journal.finish_sync, [OSError("the volume refuses")]
+        monkeypatch.setattr(ledger.journal, "finish_sync", finish)
+        ledger.settler._store = Slow(ledger.settler._store)  # type: ignore[assignment]
+        hold = await ledger.holds.place(hold_request(ledger, key, 500_000))
+        ledger.holds.capture(hold, completed(7))
+        written = ledger.journal.position
+        stopping = asyncio.create_task(ledger.stop())
+        await asyncio.wait_for(asked.wait(), 10)
+        while ledger.journal.synced < written:
+            await asyncio.wait_for(heard.get(), 10)
+        assert ledger.journal.healthy
+        answering.set()
+        await stopping
+        assert await balance(pool, key.account_id) == 10_000_000 - 7_000
