@@ -546,6 +546,131 @@ async def test_a_full_batch_waits_for_no_interval(
     await ledger.stop()
 
 
+@pytest.mark.parametrize(
+    ("records", "expected"), [(3, []), (4, [4]), (5, [4, 1]), (8, [4, 4]), (9, [4, 4, 1])], ids=str
+)
+async def test_batches_around_a_full_one(
+    pool: asyncpg.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int, expected: list[int]
+) -> None:
+    """What has come by the time that a batch is full is settled with it; one record less waits for the interval."""
+    monkeypatch.setattr(module, "BATCH_ENDINGS", 4)
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path, settle_interval_ms=60_000)
+    await ledger.start()
+    batches, _ = last_batches(ledger)
+    settling = asyncio.create_task(ledger.settler.run())
+    await capture(ledger, key, *[1] * records, hold_nanos=10_000)
+    while [len(batch.endings) for batch in batches] != expected:
+        await asyncio.wait_for(ledger.settler._progress.wait(), 10)
+        ledger.settler._progress.clear()
+    await asyncio.wait_for(ledger.settler.catch_up(), 10)
+    assert sum(len(batch.endings) for batch in batches) == records
+    settling.cancel()
+    await asyncio.wait((settling,))
+    await ledger.stop()
+
+
+async def test_whatever_ends_a_settler_each_record_is_booked_and_counted_once(
+    pool: asyncpg.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled after any turn of the loop, also between a commit and its answer, another one goes on from there."""
+    monkeypatch.setattr(module, "BATCH_ENDINGS", 2)
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    counted: list[UUID] = []
+    ledger.settler.observe = lambda endings, _seconds: counted.extend(
+        settling.record.subject.request_id for settling in endings
+    )
+    turns, captured, done = 0, 0, False
+    while not done:
+        await capture(ledger, key, 1, 1, 1, hold_nanos=10_000)
+        captured += 3
+        draining = asyncio.create_task(ledger.settler.drain())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        done = draining.done()
+        draining.cancel()
+        await asyncio.wait((draining,))
+        turns += 1 + turns // 8
+        await ledger.settler.drain()
+        assert ledger.settler.queued == 0
+    await asyncio.sleep(0)
+    assert len(counted) == len(set(counted)) == captured
+    assert await pool.fetchval("SELECT count(*) FROM usage_events") == captured
+    assert await balance(pool, key.account_id) == CREDIT - captured * 1000
+    (lease,) = ledger.book.leases.values()
+    assert (lease.unsettled, lease.consumed) == (0, captured * 1000)
+    assert ledger.journal.open_from == ledger.journal.position
+    assert await wrong(pool) == set()
+    await ledger.stop()
+
+
+async def test_who_waits_for_the_books_waits_for_no_interval_when_postgresql_is_back(
+    pool: asyncpg.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was begun while PostgreSQL was away is tried again until it is done, however long an interval is."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0)
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path, settle_interval_ms=60_000)
+    await ledger.start()
+    faulty = Faulty(ledger.settler._store)
+    ledger.settler._store = faulty  # type: ignore[assignment]
+    await capture(ledger, key, 1, 2)
+    faulty.away = True
+    settling = asyncio.create_task(ledger.settler.run())
+    caught_up = asyncio.create_task(ledger.settler.catch_up())
+    while faulty.calls["book"] < 3:
+        await asyncio.sleep(0)
+    assert not caught_up.done()
+    faulty.away = False
+    await asyncio.wait_for(caught_up, 10)
+    assert await balance(pool, key.account_id) == CREDIT - 3000
+    settling.cancel()
+    await asyncio.wait((settling,))
+    await ledger.stop()
+
+
+async def test_what_a_failover_took_is_told_to_be_back_however_steadily_records_come(
+    pool: asyncpg.Pool, tmp_path: Path
+) -> None:
+    """Earlier sessions are proved as soon as all that was missing is settled, and settling has its pace again."""
+    key = await customer(pool, CREDIT)
+    ledger = ledger_of(pool, tmp_path)
+    await ledger.start()
+    await capture(ledger, key, 1)
+    await ledger.settler.drain()
+    earlier = await Snapshot.of(pool)
+    await capture(ledger, key, 2, 3)
+    await ledger.settler.drain()
+    await earlier.put_back(pool)
+    store, batches, told = ledger.settler._store, [], []
+
+    class Busy(Faulty):
+        async def book(self, batch: Batch) -> int:
+            batches.append(len(batch.endings))
+            await capture(ledger, key, 1, hold_nanos=10_000)
+            booked: int = await store.book(batch)
+            return booked
+
+    async def tell() -> None:
+        assert await pool.fetchval("SELECT count(*) FROM usage_events") >= 3
+        told.append(len(batches))
+
+    ledger.settler._store = Busy(store)  # type: ignore[assignment]
+    ledger.settler.on_told_again = tell
+    await ledger._present(forgot=True)
+    await asyncio.wait_for(ledger.settler.drain(), 20)
+    assert told == [1]
+    assert batches == [2]
+    assert ledger.settler.queued == 1
+    ledger.settler._store = store
+    await ledger.settler.drain()
+    assert await balance(pool, key.account_id) == CREDIT - 7000
+    assert await wrong(pool) == set()
+    await ledger.stop()
+
+
 async def test_giving_back_and_settling_one_lease_at_once(
     pool: asyncpg.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
