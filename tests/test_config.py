@@ -251,6 +251,20 @@ def test_people_reach_the_service_at_a_root() -> None:
     assert told.public_url == "https://meter.example.com"
 
 
+@pytest.mark.parametrize("setting", ["settle.interval_ms", "journal.fsync_ms"])
+@pytest.mark.parametrize(
+    ("value", "fault"), [("0", "must be greater than 0"), ("60001", "must be less than or equal to 60000")]
+)
+def test_what_is_done_for_safety_is_done_at_least_every_minute(setting: str, value: str, fault: str) -> None:
+    """Neither so often that nothing else is done, nor so seldom that nobody would believe it."""
+    name = f"METERPROXY_{setting.upper().replace('.', '__')}"
+    (line,) = problems(None, {name: value})
+    assert line.startswith(setting)
+    assert fault in line
+    for bearable in ("1", "60000"):
+        assert Config.load(None, {name: bearable})
+
+
 @pytest.mark.parametrize(("days", "hours", "fault"), [
     ("34", "24", "must be greater than or equal to 35"),
     ("35", "840", "usage.retention_days must be longer than journal.retain_hours"),

@@ -11,7 +11,8 @@ Rules
   behind ours means that PostgreSQL has lost confirmed rows (a failover): the journal is read again from there, after
   the session has presented its leases.
 - In doubt (a new life of the database) its progress is asked for even where nothing waits; once all that was missing
-  is settled, `on_told_again` is called.
+  is settled, `on_told_again` is called, whatever has come meanwhile.
+- `observe` is told once of each batch that PostgreSQL has, also where only its progress says so.
 - A batch that PostgreSQL refuses is halved until the bad record is alone; that one is booked with minimal columns.
   Nothing waits for it, nothing is dropped.
 - Notes (whose a resource is, that a hold became durable) are queued among the endings, in the order of the journal, and

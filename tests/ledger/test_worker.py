@@ -83,9 +83,11 @@ async def test_a_killed_workers_journal_is_settled_and_its_leases_come_back(data
         await killed.holds.place(hold_request(killed, key, 200_000))
         killed.journal.close()
 
-        successor = ledger_of(pool, tmp_path)
+        successor, counted = ledger_of(pool, tmp_path), asyncio.Queue[int]()
+        successor.observe = lambda endings, _seconds: counted.put_nowait(len(endings))
         await successor.start()
         assert successor.recovered == 1
+        assert await asyncio.wait_for(counted.get(), 10) == 2
         assert await balance(pool, key.account_id) == 10_000_000 - 7_000 - 200_000
         window = await pool.fetchrow("SELECT drawn FROM limit_windows")
         assert window["drawn"] == 207_000
