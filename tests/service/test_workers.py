@@ -157,7 +157,7 @@ async def test_journals_of_workers_that_are_no_more_are_settled_by_those_who_are
     They settle by themselves every ten minutes, so a fresh balance is one that all of them were asked for. A service
     manager keeps the socket, so who comes while nobody is there is answered later.
     """
-    async with crew(reachable_dir, 3, kept_socket=True, settle={"interval_ms": 600_000}) as (running, settings):
+    async with crew(reachable_dir, 3, kept_socket=True, settle={"interval_ms": 60_000}) as (running, settings):
         who = await customer(running)
         whole = [await _asked_anybody(running, who) for _ in range(6)]
         assert await running.balance_nanos(who.account_id) == who.credit_nanos - sum(one.amount_nanos for one in whole)
