@@ -154,7 +154,7 @@ async def _replaced(running: Service, settings: Settings, load: Load) -> None:
 async def test_journals_of_workers_that_are_no_more_are_settled_by_those_who_are(reachable_dir: Path) -> None:
     """A host that is killed with three workers and comes back with one: nothing is left lent, everything is booked.
 
-    They settle by themselves every ten minutes, so a fresh balance is one that all of them were asked for. A service
+    They settle by themselves every minute, so a fresh balance is one that all of them were asked for. A service
     manager keeps the socket, so who comes while nobody is there is answered later.
     """
     async with crew(reachable_dir, 3, kept_socket=True, settle={"interval_ms": 60_000}) as (running, settings):
