@@ -27,6 +27,8 @@ MOST_LINES: Final = 100_000
 _HOUR: Final = timedelta(hours=1)
 MOST_GROUPS: Final = 1000
 """Groups that are told apart of what clients name (tags, tools, conversations)."""
+OTHER_VALUES: Final = "(other)"
+"""What tags have as their value that come on a day when a thousand are told apart already."""
 DIMENSIONS: Final = ("day", "model", "provider", "operation", "key", "user")
 """What usage may be grouped by, as `totals` counts its bits."""
 _COLUMNS: Final = ("day", "model", "provider", "operation", "key_id", "user_id")

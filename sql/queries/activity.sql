@@ -9,7 +9,8 @@ SELECT u.id, u.occurred_at, u.user_id, p.name AS user_name, u.key_id, k.name AS 
     tokens_cached(u.cache_read_tokens, u.other_usage) AS cached_tokens,
     tokens_out(u.output_tokens, u.reasoning_tokens, u.other_usage) AS output_tokens,
     u.reasoning_tokens, u.conversation, u.tags, u.tools, u.amount_nanos, u.latency_us, u.first_byte_us
-FROM activity($1, GREATEST($2, retained_from()), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) u
+FROM activity($1, GREATEST($2, retained_from()), $3, $4, $5, $6, wanted_keys($1, $7, $8, $9), $10, $11, $12, $13, $14, $15,
+    $16, $17, $18) u
 LEFT JOIN keys k ON k.id = u.key_id LEFT JOIN users p ON p.id = u.user_id
 ORDER BY u.occurred_at DESC, u.id DESC
 
@@ -26,7 +27,8 @@ SELECT string_agg(concat_ws(',',
         usd(u.amount_nanos), u.latency_us / 1000) || E'\r\n', '' ORDER BY u.occurred_at DESC, u.id DESC) AS text,
     count(*) AS rows, (array_agg(u.occurred_at ORDER BY u.occurred_at, u.id))[1] AS last_at,
     (array_agg(u.id ORDER BY u.occurred_at, u.id))[1] AS last_id
-FROM activity($1, GREATEST($2, retained_from()), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) u
+FROM activity($1, GREATEST($2, retained_from()), $3, $4, $5, $6, wanted_keys($1, $7, $8, $9), $10, $11, $12, $13, $14, $15,
+    $16, $17, $18) u
 LEFT JOIN keys k ON k.id = u.key_id LEFT JOIN users p ON p.id = u.user_id
 
 -- name: export_json
@@ -44,5 +46,6 @@ SELECT string_agg(jsonb_build_object(
         E',\n' ORDER BY u.occurred_at DESC, u.id DESC) AS text,
     count(*) AS rows, (array_agg(u.occurred_at ORDER BY u.occurred_at, u.id))[1] AS last_at,
     (array_agg(u.id ORDER BY u.occurred_at, u.id))[1] AS last_id
-FROM activity($1, GREATEST($2, retained_from()), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) u
+FROM activity($1, GREATEST($2, retained_from()), $3, $4, $5, $6, wanted_keys($1, $7, $8, $9), $10, $11, $12, $13, $14, $15,
+    $16, $17, $18) u
 LEFT JOIN keys k ON k.id = u.key_id LEFT JOIN users p ON p.id = u.user_id
