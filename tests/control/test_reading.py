@@ -214,6 +214,29 @@ async def test_credit_runs_out_by_what_everybody_spends(past: Past) -> None:
     assert own["expected_nanos"] < all_of_it["expected_nanos"]
 
 
+async def test_a_session_is_what_was_spent_since_signing_in(past: Past) -> None:
+    """Of what each may see where he looks, to the instant; keys and the admin token have not signed in."""
+    began = datetime.fromtimestamp(past.records[200].subject.occurred_us / 1e6, UTC)
+    await past.asking.pool.execute("UPDATE logins SET created_at = $1", began)
+    about = f"?organization_id={past.owner.organization_id}"
+    since = [one for one in past.records if one.subject.occurred_us >= past.records[200].subject.occurred_us]
+    own = [one for one in since if one.subject.user_id == past.member.id]
+    operator = await past.asking.person("operator")
+    await past.asking.pool.execute("UPDATE users SET is_operator = true WHERE id = $1", operator.id)
+    await past.asking.pool.execute("UPDATE logins SET created_at = $1 WHERE user_id = $2",
+                                   began + timedelta(microseconds=1), operator.id)  # fmt: skip
+    assert 0 < amount(own) < amount(since)
+    for token, query, nanos in (
+        (past.owner.token, "", amount(since)), (past.member.token, about, amount(own)),
+        (past.member.token, f"?organization_id={past.member.organization_id}", 0),
+        (operator.token, about, amount(since[1:])), (operator.token, "", 0),
+        (past.secrets[1], "", None), (ADMIN_TOKEN, about, None),
+    ):  # fmt: skip
+        told = await past.get(f"/api/credits/balance{query}", token)
+        assert told["session_total_nanos"] == nanos, (query, nanos)
+        assert told["session_total"] == (None if nanos is None else format_usd(nanos))
+
+
 async def test_spans_that_make_no_sense_are_refused(past: Past) -> None:
     """Backwards, endless, or not of this age."""
     for query in (
