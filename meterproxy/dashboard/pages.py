@@ -90,6 +90,7 @@ LABELS: Final[Mapping[str, str]] = {
     "marks": "Tell at",
     "model": "Models",
     "prices": "Prices of",
+    "runs_out_days": "Warn ahead",
     "scope_id": "For",
     "to": "To",
     "username": "Name",
