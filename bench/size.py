@@ -47,13 +47,15 @@ FILL: Final = """
 INSERT INTO usage_events (account_id, occurred_at, id, user_id, key_id, operation, provider, model, is_stream, ending,
     outcome, status, usage_source, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
     price_id, markup_ppm, bound_input_tokens, bound_output_tokens, hold_nanos, cost_nanos, amount_nanos, overrun_nanos,
-    latency_us, journal_id, journal_position)
+    latency_us, tags, tools, journal_id, journal_position)
 SELECT w.account_id, r.at, gen_random_uuid(), w.user_id, w.keys[1 + floor(r.k * 4)], 'chat', 'openai',
     (ARRAY['gpt-4o-mini', 'gpt-4o', 'gpt-4.1', 'gpt-4.1-mini', 'o4-mini'])[1 + floor(power(r.m, 2) * 5)], r.k < 0.6,
     'captured', CASE WHEN r.f < 0.02 THEN 'provider_error' ELSE 'completed' END,
     CASE WHEN r.f < 0.02 THEN 500 ELSE 200 END, 'provider', 100 + floor(r.m * 2000), 0, 0, 50 + floor(r.k * 500), 0,
     $3, 1000000, 3000, 16384, 10000000, 1000 + floor(r.m * 900000), 1000 + floor(r.m * 900000), 0,
-    1000 * floor(exp(5 + r.k * 4)), $3, 0
+    1000 * floor(exp(5 + r.k * 4)),
+    CASE WHEN r.m < 0.5 THEN jsonb_build_object('feature', CASE WHEN r.k < 0.0005 THEN 'rare' ELSE 'search' END) END,
+    CASE WHEN r.f > 0.9 THEN ARRAY['search', 'browser'] END, $3, 0
 FROM (
     SELECT CASE WHEN random() < 0.01 THEN 1 ELSE 1 + floor(power(random(), 2) * $2)::int END AS who,
         now() - random() * interval '364 days' AS at, random() AS k, random() AS m, random() AS f
@@ -74,6 +76,12 @@ ROLL_UP: Final = (
     """INSERT INTO latency_by_hour (account_id, hour, model, bucket, requests)
     SELECT account_id, date_trunc('hour', occurred_at, 'UTC'), model, ceil(log(2, greatest(latency_us / 1000, 1)))::int,
         count(*) FROM usage_events GROUP BY 1, 2, 3, 4""",
+    """INSERT INTO tags_by_day (account_id, day, tag, value, requests, amount_nanos)
+    SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date, t.key, t.value, count(*), sum(amount_nanos)
+    FROM usage_events, jsonb_each_text(tags) t GROUP BY 1, 2, 3, 4""",
+    """INSERT INTO tools_by_day (account_id, day, tool, requests)
+    SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date, tool, count(*)
+    FROM usage_events, unnest(tools) AS tool GROUP BY 1, 2, 3""",
     "VACUUM ANALYZE",
 )
 
@@ -177,6 +185,9 @@ async def measure(dsn: str, account_id: UUID) -> dict[str, float]:
         "activity, thousandth page ms": await median_ms(lambda: page(ActivityFilter(), place)),
         "by key ms": await median_ms(lambda: page(ActivityFilter(key_id=key_id))),
         "by model ms": await median_ms(lambda: page(ActivityFilter(model="o4-mini"))),
+        "by tag ms": await median_ms(lambda: page(ActivityFilter(tag="feature", tag_value="search"))),
+        "by rare tag ms": await median_ms(lambda: page(ActivityFilter(tag="feature", tag_value="rare"))),
+        "by tool ms": await median_ms(lambda: page(ActivityFilter(tool="browser"))),
         "failed ms": await median_ms(lambda: page(ActivityFilter(completed=False))),
         "month's statement ms": await median_ms(lambda: figures.report(account_id, "day", *_month_before(last))),
         "year's statement ms": await median_ms(

@@ -13,6 +13,7 @@ from meterproxy.control.answers import Answer, Nanos, Usd, json_answer, money
 from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
 from meterproxy.errors import ApiError, Case
+from meterproxy.proxy.headers import TAG_BYTES
 from meterproxy.store.activity import ActivityFilter, ActivityRow, Place
 from meterproxy.store.instants import to_datetime, to_us
 
@@ -30,11 +31,16 @@ def _place(text: str) -> Place:
 
 
 Word = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
+Tag = Annotated[str, Field(max_length=2 * TAG_BYTES + 1, pattern=r"^[^\x00=]+(=[^\x00]+)?$")]
 Cursor = Annotated[str, Field(max_length=80), AfterValidator(lambda text: _place(text) and text)]
 
 
 class Wanted(queries.Query):
-    """What is looked for; `to` itself is not in it. `status` is an HTTP status, or whether it was completed."""
+    """What is looked for; `to` itself is not in it.
+
+    `status` is an HTTP status, or whether it was completed. `team_id` is of keys by the team that they are in today,
+    `none` of those without one. `tag` is the name of a tag, or `name=value`.
+    """
 
     from_: Annotated[queries.Instant | None, Field(alias="from")] = None
     to: queries.Instant | None = None
@@ -42,22 +48,30 @@ class Wanted(queries.Query):
     provider: Word | None = None
     key_id: UUID | None = None
     user_id: UUID | None = None
+    team_id: UUID | Literal["none"] | None = None
     operation: Word | None = None
     status: Annotated[str | None, Field(pattern=r"^(completed|failed|[1-5][0-9]{2})$")] = None
     conversation_id: Word | None = None
+    tag: Tag | None = None
+    tool: Word | None = None
 
     def filter(self) -> ActivityFilter:
         """The same as the store has it."""
         by_outcome = {"completed": True, "failed": False}
+        tag, _, tag_value = (self.tag or "").partition("=")
         return ActivityFilter(
             since=self.from_,
             until=self.to,
+            team=self.team_id,
             model=self.model,
             provider=self.provider,
             operation=self.operation,
             completed=by_outcome.get(self.status or ""),
             status=int(self.status) if self.status is not None and self.status not in by_outcome else None,
             conversation=self.conversation_id,
+            tag=tag or None,
+            tag_value=tag_value or None,
+            tool=self.tool,
         )
 
 

@@ -34,6 +34,7 @@ from meterproxy.store.people import People
 from meterproxy.store.providers import ProviderRows
 from meterproxy.store.purchases import Purchases
 from meterproxy.store.refusals import Refusals
+from meterproxy.store.since import SpentSince
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
 from meterproxy.store.whose import Whose
@@ -79,6 +80,7 @@ class Services:
     audit_log: AuditLog
     activity: Activity
     usage: UsageFigures
+    spent_since: SpentSince
     typesetter: Typesetter
     tokens: Tokens
     lost_sessions: LostSessions

@@ -1,7 +1,7 @@
 """Credit: what an organization has, how it came to that, and statements of it."""
 
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from aiohttp import web
 
@@ -30,8 +30,8 @@ class Rate(Answer):
 class Balance(Answer):
     """What is left, what running requests hold of it, and what new ones may still take.
 
-    `credits` is all that was ever credited. `rate` is of what the caller sees. `session_total` is what he has spent
-    since the hour in which he signed in; null where he did not.
+    `credits` is all that was ever credited. `rate` is of what the caller sees, and so is `session_total`: what was
+    spent since he signed in; null where he did not.
     """
 
     balance: Usd
@@ -70,8 +70,10 @@ async def balance(on: Services, call: Call) -> Balance:
     principal = call.acting.principal
     login_id = principal.login_id if isinstance(principal, User) else None
     began = None if login_id is None else await on.usage.login_began(login_id)
-    running = await on.usage.running(call.whose(), began)
-    session = money(session_total=running.session_nanos) if began else {"session_total": None}
+    running = await on.usage.running(call.whose())
+    session: dict[str, Any] = {"session_total": None, "session_total_nanos": None}
+    if began is not None:
+        session = money(session_total=await on.spent_since.read(call.whose(), began))
     return Balance(
         **money(
             balance=row.balance_nanos,
@@ -81,7 +83,7 @@ async def balance(on: Services, call: Call) -> Balance:
         ),
         currency="USD",
         rate=Rate(**money(per_hour=running.per_hour_nanos, per_day=running.per_day_nanos)),
-        **{"session_total_nanos": None, **session},
+        **session,
         as_of=row.as_of,
     )
 

@@ -1,7 +1,9 @@
 """Notifications: what somebody should hear of, what he has read, and from when on credit is low."""
 
 from datetime import datetime
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
+
+from pydantic import Field
 
 from meterproxy.control import answers, queries
 from meterproxy.control.access import ROLES, Permission, is_operator
@@ -16,6 +18,8 @@ from meterproxy.store.credit_marks import Mark
 from meterproxy.store.notifications import NotificationRow, Reader
 
 MOST_DIGITS: Final = 18
+MOST_DAYS_AHEAD: Final = 90
+"""How early anybody may be told that credit runs out."""
 
 
 class NotificationPage(queries.NumberedPage):
@@ -58,24 +62,36 @@ class Notifications(answers.Page[Notification]):
 
 
 class CreditMark(Answer):
-    """Below what an organization's people are told that credit is low, and what is ordered by itself then."""
+    """Below what an organization's people are told that credit is low, and what is ordered by itself then.
+
+    They are told as well when it will be used up within `runs_out_days`, as the forecast has it; null: never.
+    """
 
     below: Usd | None
     below_nanos: Nanos | None
     recharge: Usd | None
     recharge_nanos: Nanos | None
+    runs_out_days: int | None
 
     @classmethod
     def of(cls, row: Mark) -> Self:
-        given = {name: nanos for name, nanos in zip(("below", "recharge"), row, strict=True) if nanos is not None}
-        return cls(**(dict.fromkeys(cls.model_fields) | money(**given)))
+        amounts = {"below": row.below_nanos, "recharge": row.recharge_nanos}
+        given = {name: nanos for name, nanos in amounts.items() if nanos is not None}
+        return cls(**(dict.fromkeys(cls.model_fields) | money(**given) | {"runs_out_days": row.runs_out_days}))
 
 
 class ChangedMark(Body):
-    """`recharge` stays as it is where it is not given; without a mark nothing is ordered."""
+    """What is not given stays as it is, but for `below`; without a mark nothing is ordered."""
 
     below: AmountAboveZero | None
     recharge: AmountAboveZero | None = None
+    runs_out_days: Annotated[int, Field(ge=1, le=MOST_DAYS_AHEAD)] | None = None
+
+    @property
+    def kept(self) -> set[str]:
+        """What of the mark stays as it is."""
+        names = {"recharge": "recharge_nanos", "runs_out_days": "runs_out_days"}
+        return {name for given, name in names.items() if given not in self.model_fields_set}
 
 
 async def listed(on: Services, call: Call) -> Notifications:
@@ -98,17 +114,17 @@ async def read_all(on: Services, call: Call) -> None:
 
 
 async def mark(on: Services, call: Call) -> CreditMark:
-    """From when on credit is low."""
+    """When people are told of credit."""
     return CreditMark.of(await on.credit_marks.read(call.account_id))
 
 
 async def marked(on: Services, call: Call) -> CreditMark:
-    """Move that mark."""
+    """Say when."""
     wish = call.body_as(ChangedMark)
     if wish.recharge is not None:
         on.purchases.check(wish.recharge, "recharge")
-    keep = "recharge" not in wish.model_fields_set
-    return CreditMark.of(await on.credit_marks.set(call.account_id, wish.below, wish.recharge, keep=keep))
+    wanted = Mark(wish.below, wish.recharge, wish.runs_out_days)
+    return CreditMark.of(await on.credit_marks.set(call.account_id, wanted, wish.kept))
 
 
 def reader_of(call: Call) -> Reader:
@@ -163,7 +179,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         path="/api/credits/mark",
         permission=Permission.READ_USAGE,
         endpoint=mark,
-        summary="Below what people are told that credit is low, and what is ordered by itself then",
+        summary="When people are told that credit is low or will run out, and what is ordered by itself then",
         answer=CreditMark,
     ),
     Route(
@@ -171,7 +187,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         path="/api/credits/mark",
         permission=Permission.BILL,
         endpoint=marked,
-        summary="Say below what people are told that credit is low, and what is ordered by itself then",
+        summary="Say when people are told that credit is low or will run out, and what is ordered by itself then",
         body=ChangedMark,
         answer=CreditMark,
     ),

@@ -91,6 +91,19 @@ def _credit_exhausted(_detail: Mapping[str, Any]) -> Words:
     return Words("Credit is used up", text, "/credits#add")
 
 
+def _credit_runs_out(detail: Mapping[str, Any]) -> Words:
+    day, earliest, latest = detail["runs_out"], detail["runs_out_earliest"], detail["runs_out_latest"]
+    between = (
+        ""
+        if earliest == latest
+        else f", between {earliest} and {latest}"
+        if latest
+        else f", {earliest} at the earliest"
+    )
+    text = f"{dollars(detail['left_nanos'])} was left. At the pace of the last weeks that lasts until {day}{between}."
+    return Words(f"Credit runs out around {day}", text, "/credits#add")
+
+
 def _purchase_ordered(detail: Mapping[str, Any]) -> Words:
     text = "Credit fell below your mark. It is there when the money has arrived: the credits page says how to pay."
     return Words(f"{dollars(detail['amount_nanos'])} of credit was ordered: {detail['code']}", text, "/credits")
@@ -114,6 +127,7 @@ _BY_KIND: Final[Mapping[str, Callable[[Mapping[str, Any]], Words]]] = {
     "credit.refused": _credit_refused,
     "credit.low": _credit_low,
     "credit.exhausted": _credit_exhausted,
+    "credit.runs_out": _credit_runs_out,
     "purchase.ordered": _purchase_ordered,
     "purchase.confirmed": _purchase_confirmed,
     "purchase.declined": _purchase_declined,

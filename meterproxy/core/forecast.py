@@ -75,6 +75,17 @@ def forecast(
     )
 
 
+def is_near(runs_out: date | None, today: date, within_days: int, *, was_near: bool) -> bool:
+    """Whether credit runs out within so many days.
+
+    What was near stays so until it is half as many days further off again (two at least): forecasts go a little to and
+    fro with each day.
+    """
+    if runs_out is None:
+        return False
+    return (runs_out - today).days <= within_days + (max(2, within_days // 2) if was_near else 0)
+
+
 def _whole_days(daily_nanos: Mapping[date, int], today: date) -> list[tuple[date, int]]:
     past = [day for day in daily_nanos if day < today]
     if not past:

@@ -1,6 +1,5 @@
 """Activity: the rows behind all figures, by filters, and one of them in detail."""
 
-from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -14,7 +13,6 @@ from meterproxy.control.route import Route
 from meterproxy.core.key import OPERATIONS
 from meterproxy.dashboard.pages import may, page, page_route
 from meterproxy.errors import ApiError
-from meterproxy.store.members import MemberRow
 
 ROWS: Final = 50
 
@@ -29,6 +27,7 @@ async def _activity(on: Services, call: Call) -> web.Response:
     except ApiError as cannot_be_read:
         error = cannot_be_read
     wanted.pop("cursor", None)
+    sees_all = may(call, Permission.READ_ORGANIZATION) and may(call, Permission.READ_USAGE)
     return await page(
         on,
         call,
@@ -39,16 +38,11 @@ async def _activity(on: Services, call: Call) -> web.Response:
         wanted=wanted,
         operations=OPERATIONS,
         keys=(await own_key_endpoints.listed(on, call.asking(query=queries.Page(limit=queries.MOST_ROWS)))).data,
-        members=await _members(on, call),
+        members=await on.members.list(call.organization_id, None, queries.MOST_ROWS) if sees_all else (),
+        teams=await on.teams.list(call.account_id, None, queries.MOST_ROWS) if sees_all else (),
         following=urlencode({**wanted, "cursor": listed.next_cursor}) if listed and listed.next_cursor else None,
         exported=urlencode(wanted),
     )
-
-
-async def _members(on: Services, call: Call) -> Sequence[MemberRow]:
-    """Whose activity may be looked for, by those who see everybody's."""
-    sees_all = may(call, Permission.READ_ORGANIZATION) and may(call, Permission.READ_USAGE)
-    return await on.members.list(call.organization_id, None, queries.MOST_ROWS) if sees_all else ()
 
 
 async def _exchange(on: Services, call: Call) -> web.Response:

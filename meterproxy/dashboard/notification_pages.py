@@ -51,7 +51,8 @@ async def _marked(on: Services, call: Call) -> web.Response:
         given = {name: text.strip() for name, text in call.form.items()}
         read = forms.read(ChangedMark, given | {"below": given.get("below") or "1"})
         below = read.below if given.get("below") else None
-        wish = read.model_copy(update={"below": below, "recharge": read.recharge})  # what is left empty is taken away
+        emptied = {name: getattr(read, name) for name in given.keys() & {"recharge", "runs_out_days"}}
+        wish = read.model_copy(update={"below": below} | emptied)  # what is left empty is taken away
         await notification_endpoints.marked(on, call.asking(body=wish))
     except ApiError as error:
         return await credits_page(on, call, error)

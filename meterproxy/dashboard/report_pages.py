@@ -15,8 +15,9 @@ from meterproxy.control.route import Route
 from meterproxy.control.usage_answers import UsageGroup
 from meterproxy.control.usage_endpoints import GroupedUsage, GroupQuery
 from meterproxy.core.money import NANOS_PER_USD, format_usd
-from meterproxy.dashboard.pages import activity_of, page, page_route
+from meterproxy.dashboard.pages import activity_of, activity_of_tag, page, page_route
 from meterproxy.errors import ApiError
+from meterproxy.store.usage import OTHER_VALUES
 
 GROUPINGS: Final = (
     "day", "model", "operation", "provider", "key", "user", "team", "conversation", "tag", "tool",
@@ -25,8 +26,9 @@ MOST_ROWS: Final = 100
 """Of a table; all of them are in its file."""
 FILTERS: Final = {
     "model": "model", "operation": "operation", "provider": "provider", "key": "key_id", "user": "user_id",
+    "team": "team_id",
 }  # fmt: skip
-"""By which filter of activity the requests of a group are found; there is none for teams, tags and tools."""
+"""By which filter of activity the requests of a group are found."""
 
 
 class ReportsQuery(GroupQuery):
@@ -79,13 +81,19 @@ async def _reports(on: Services, call: Call) -> web.Response:
 
 
 def _requests_of(grouped: GroupedUsage, row: Any) -> str | None:
-    """Where the requests of a row are listed."""
-    by, end = grouped.group_by, grouped.last_day + timedelta(days=1)
-    if by == "day":
-        return activity_of(from_=row.value, to=date.fromisoformat(row.value) + timedelta(days=1))
-    if by == "conversation":  # it is told with all that it has cost
-        return activity_of(conversation_id=row.conversation)
-    return activity_of(**{FILTERS[by]: row.value}, from_=grouped.first_day, to=end) if by in FILTERS else None
+    """Where the requests of a row are listed; None for tags that no filter tells apart."""
+    span = {"from_": grouped.first_day, "to": grouped.last_day + timedelta(days=1)}
+    match grouped.group_by:
+        case "day":
+            return activity_of(from_=row.value, to=date.fromisoformat(row.value) + timedelta(days=1))
+        case "conversation":  # it is told with all that it has cost
+            return activity_of(conversation_id=row.conversation)
+        case "tag":
+            return None if row.value == OTHER_VALUES else activity_of_tag(row.tag, row.value, **span)
+        case "tool":
+            return activity_of(tool=row.tool, **span)
+        case by:
+            return activity_of(**{FILTERS[by]: row.value}, **span)
 
 
 def _left_out(rows: Sequence[Any]) -> LeftOut | None:

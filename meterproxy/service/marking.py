@@ -1,12 +1,13 @@
 """Marking: has crossings of limits and of credit marks written down soon after what was settled made them.
 
-Where credit has fallen below its mark and is to be recharged, it is ordered.
+Where credit has fallen below its mark and is to be recharged, it is ordered. Where it will soon be used up, people are
+told.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
@@ -15,12 +16,15 @@ from meterproxy.core.lending import LeaseKey, Settling
 from meterproxy.errors import StoreUnavailable
 from meterproxy.store.credit_marks import ACCOUNTS_AT_ONCE, Fallen, look_through_credit, mark_credit
 from meterproxy.store.crossings import WINDOWS_AT_ONCE, Crossed, look_through, mark_crossings
+from meterproxy.store.foreseen import look_ahead
 from meterproxy.store.pool import Pool, transaction
 from meterproxy.store.recharge import Recharge, recharge
 
 T = TypeVar("T")
 
 LOOK_SECONDS: Final = 1.0
+TURN_SECONDS: Final = 60.0
+"""How often a worker looks whether it is its turn to look at forecasts."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -58,6 +62,15 @@ class Marking:
             except StoreUnavailable:
                 pass  # what was touched is still remembered
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def keep_foreseen(self) -> None:
+        """Look at the forecasts of all accounts, in turn with other workers."""
+        while True:
+            with suppress(StoreUnavailable):
+                for each in await look_ahead(self._pool):
+                    told = {"account_id": str(each.account_id), "days": each.days}
+                    _log.info("credit will be used up soon", extra=told)
+            await asyncio.sleep(TURN_SECONDS)
 
     async def look(self) -> None:
         """Write down what was passed in the windows and accounts that were touched. Raises StoreUnavailable."""

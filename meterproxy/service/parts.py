@@ -53,6 +53,7 @@ from meterproxy.store.pool import Pool, open_pool
 from meterproxy.store.purchases import Purchases
 from meterproxy.store.refusals import Refusals
 from meterproxy.store.settle import Settlement
+from meterproxy.store.since import SpentSince
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
 
@@ -173,6 +174,7 @@ def api_of(config: Config, pool: Pool, machine: Machine, mailer: Mailer | None) 
         AuditLog(pool),
         Activity(pool),
         UsageFigures(pool),
+        SpentSince(pool),
         Typesetter(),
         tokens,
         LostSessions(pool),

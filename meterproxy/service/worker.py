@@ -246,6 +246,7 @@ class Worker:
         self._tasks.start("notices", self._notices.keep_heard)
         self._tasks.start("brakes", self._braking.keep_told)
         self._tasks.start("crossings", self._marking.keep_marked)
+        self._tasks.start("forecasts", self._marking.keep_foreseen)
         self._tasks.start("refusals", self._refusing.keep_noted)
         self._tasks.start("changed accounts", self._directory.keep_fresh)
         self._tasks.start("forgotten owners", ledger.owners.keep_heard)

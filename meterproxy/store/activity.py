@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import asyncpg
@@ -59,18 +59,27 @@ class ActivityRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityFilter:
-    """What is looked for; None: anything. `to` itself is not in it."""
+    """What is looked for; None: anything. `until` itself is not in it.
+
+    Args:
+        team: of the keys that are in this team today, or in none.
+        tag, tag_value: of what names this tag, with this value or with any.
+    """
 
     since: datetime | None = None
     until: datetime | None = None
     user_id: UUID | None = None
     key_id: UUID | None = None
+    team: UUID | Literal["none"] | None = None
     model: str | None = None
     provider: str | None = None
     operation: str | None = None
     completed: bool | None = None
     status: int | None = None
     conversation: str | None = None
+    tag: str | None = None
+    tag_value: str | None = None
+    tool: str | None = None
 
 
 Place = tuple[datetime, UUID]
@@ -121,12 +130,17 @@ def _arguments(whose: Whose, wanted: ActivityFilter, before: Place | None, limit
         limit,
         whose.user_id or wanted.user_id,
         whose.key_id or wanted.key_id,
+        wanted.team is not None,
+        None if wanted.team == "none" else wanted.team,
         wanted.model,
         wanted.provider,
         wanted.operation,
         wanted.completed,
         wanted.status,
         wanted.conversation,
+        wanted.tag,
+        wanted.tag_value,
+        wanted.tool,
     )
 
 

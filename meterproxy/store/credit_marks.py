@@ -1,6 +1,6 @@
 """Credit marks: people are told once when what is left of their credit falls below the mark that they have set.
 
-What is ordered by itself then is `recharge`'s.
+What is ordered by itself then is `recharge`'s, what is told ahead `foreseen`'s.
 
 Rules
 -----
@@ -8,7 +8,7 @@ Rules
 - What was told is told again only after the credit was above the mark in between.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -37,10 +37,14 @@ class Fallen(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Below what an account's people are told, and what is ordered by itself then; None: never, and nothing."""
+    """Below what an account's people are told, and what is ordered by itself then; None: never, and nothing.
+
+    `runs_out_days`: within how many days it must be expected to be used up for them to be told of that; None: never.
+    """
 
     below_nanos: int | None
     recharge_nanos: int | None
+    runs_out_days: int | None
 
 
 async def mark_credit(connection: Connection, account_ids: Iterable[UUID]) -> list[Fallen]:
@@ -74,22 +78,21 @@ class CreditMarks:
         """The mark of an account."""
         async with transaction(self._pool, readonly=True) as connection:
             row = await connection.fetchrow(_SQL["read_mark"], account_id)
-        return Mark(None, None) if row is None else Mark(*row)
+        return Mark(None, None, None) if row is None else Mark(*row)
 
-    async def set(
-        self, account_id: UUID, below_nanos: int | None, recharge_nanos: int | None = None, *, keep: bool = False
-    ) -> Mark:
-        """Move the mark of an account; `keep`: what is ordered by itself stays as it is, if there is a mark.
+    async def set(self, account_id: UUID, wanted: Mark, keep: Collection[str] = ()) -> Mark:
+        """Move the marks of an account; what `keep` names stays as it is, `recharge_nanos` only if there is a mark.
 
         Raises:
             ApiError: MALFORMED.
         """
+        below_nanos, recharge_nanos, _ = wanted
         if below_nanos is not None and below_nanos <= 0:
             raise ApiError(Case.MALFORMED, "below: must be above zero.", param="below")
         if below_nanos is None and recharge_nanos is not None:
             raise ApiError(Case.MALFORMED, "recharge: needs a mark below which it is ordered.", param="recharge")
         async with transaction(self._pool) as connection:
-            row = await connection.fetchrow(_SQL["set_mark"], account_id, below_nanos, recharge_nanos, keep)
+            row = await connection.fetchrow(_SQL["set_mark"], account_id, *wanted, list(keep))
             assert row is not None
             await connection.execute(_ACCOUNTS["lift_credit_marks"], account_id)
             detail = orjson.dumps(dict(row)).decode()

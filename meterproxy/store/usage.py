@@ -27,6 +27,8 @@ MOST_LINES: Final = 100_000
 _HOUR: Final = timedelta(hours=1)
 MOST_GROUPS: Final = 1000
 """Groups that are told apart of what clients name (tags, tools, conversations)."""
+OTHER_VALUES: Final = "(other)"
+"""What tags have as their value that come on a day when a thousand are told apart already."""
 DIMENSIONS: Final = ("day", "model", "provider", "operation", "key", "user")
 """What usage may be grouped by, as `totals` counts its bits."""
 _COLUMNS: Final = ("day", "model", "provider", "operation", "key_id", "user_id")
@@ -102,11 +104,10 @@ class ConversationRow:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What was spent lately; `session_nanos` since an instant that the caller named."""
+    """What was spent lately."""
 
     today_nanos: int
     month_nanos: int
-    session_nanos: int
     per_hour_nanos: int
     per_day_nanos: int
 
@@ -234,10 +235,10 @@ class UsageFigures:
             rows = await connection.fetch(_SQL["conversations"], account_id, first, last, limit)
         return [ConversationRow(**row) for row in rows]
 
-    async def running(self, whose: Whose, since: datetime | None = None) -> Running:
-        """What was spent lately, and since the hour of an instant."""
+    async def running(self, whose: Whose) -> Running:
+        """What was spent lately."""
         async with transaction(self._pool, readonly=True) as connection:
-            row = await connection.fetchrow(_SQL["running"], whose.account_id, whose.user_id, whose.key_id, since)
+            row = await connection.fetchrow(_SQL["running"], whose.account_id, whose.user_id, whose.key_id)
         assert row is not None
         return Running(**row)
 

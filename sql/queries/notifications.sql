@@ -66,12 +66,15 @@ RETURNING account_id, kind
 SELECT account_id FROM credit_marks WHERE account_id > $1 ORDER BY account_id LIMIT $2
 
 -- name: read_mark
-SELECT below_nanos, recharge_nanos FROM credit_marks WHERE account_id = $1
+SELECT below_nanos, recharge_nanos, runs_out_days FROM credit_marks WHERE account_id = $1
 
 -- name: set_mark
--- $4: what is ordered by itself stays as it is; without a mark nothing is.
-INSERT INTO credit_marks (account_id, below_nanos, recharge_nanos) VALUES ($1, $2, CASE WHEN $2::bigint IS NOT NULL THEN $3::bigint END)
+-- $5 names what stays as it is; without a mark nothing is ordered by itself. Who wants to hear of other days hears anew.
+INSERT INTO credit_marks AS m (account_id, below_nanos, recharge_nanos, runs_out_days)
+VALUES ($1, $2, CASE WHEN $2::bigint IS NOT NULL THEN $3::bigint END, $4)
 ON CONFLICT (account_id) DO UPDATE SET below_nanos = excluded.below_nanos,
-    recharge_nanos = CASE WHEN NOT $4::boolean THEN excluded.recharge_nanos
-        WHEN excluded.below_nanos IS NOT NULL THEN credit_marks.recharge_nanos END
-RETURNING below_nanos, recharge_nanos
+    recharge_nanos = CASE WHEN NOT 'recharge_nanos' = ANY ($5::text[]) THEN excluded.recharge_nanos
+        WHEN excluded.below_nanos IS NOT NULL THEN m.recharge_nanos END,
+    runs_out_days = CASE WHEN 'runs_out_days' = ANY ($5) THEN m.runs_out_days ELSE excluded.runs_out_days END,
+    runs_out_since = CASE WHEN 'runs_out_days' = ANY ($5) OR m.runs_out_days = excluded.runs_out_days THEN m.runs_out_since END
+RETURNING below_nanos, recharge_nanos, runs_out_days

@@ -52,12 +52,11 @@ WHERE account_id = $1 AND last_at >= $2::date::timestamp AT TIME ZONE 'UTC'
 ORDER BY last_at DESC, conversation LIMIT $4
 
 -- name: running
--- What was spent lately: today, this month, since an instant (from the beginning of its hour), and in the last hour and
--- the last day, of whose first, broken hour that part counts that lies within.
+-- What was spent lately: today, this month, and in the last hour and the last day, of whose first, broken hour that part
+-- counts that lies within.
 SELECT
     COALESCE(sum(amount_nanos) FILTER (WHERE hour >= date_trunc('day', now(), 'UTC')), 0)::bigint AS today_nanos,
     COALESCE(sum(amount_nanos) FILTER (WHERE hour >= date_trunc('month', now(), 'UTC')), 0)::bigint AS month_nanos,
-    COALESCE(sum(amount_nanos) FILTER (WHERE hour >= date_trunc('hour', $4::timestamptz, 'UTC')), 0)::bigint AS session_nanos,
     COALESCE(sum(CASE WHEN hour > now() - interval '1 hour' THEN amount_nanos
         WHEN hour > now() - interval '2 hours'
             THEN amount_nanos * (1 - extract(epoch FROM now() - date_trunc('hour', now(), 'UTC')) / 3600) END), 0)::bigint
@@ -68,7 +67,21 @@ SELECT
         AS per_day_nanos
 FROM usage_by_hour
 WHERE account_id = $1 AND ($2::uuid IS NULL OR user_id = $2) AND ($3::uuid IS NULL OR key_id = $3)
-  AND hour >= LEAST(date_trunc('month', now(), 'UTC'), now() - interval '25 hours', date_trunc('hour', $4::timestamptz, 'UTC'))
+  AND hour >= LEAST(date_trunc('month', now(), 'UTC'), now() - interval '25 hours')
+
+-- name: since_hour
+-- What was spent since the beginning of an hour, and in that hour.
+SELECT COALESCE(sum(amount_nanos), 0)::bigint AS amount_nanos,
+    COALESCE(sum(amount_nanos) FILTER (WHERE hour = $4), 0)::bigint AS of_hour_nanos,
+    COALESCE(sum(requests) FILTER (WHERE hour = $4), 0)::bigint AS of_hour_requests
+FROM usage_by_hour
+WHERE account_id = $1 AND ($2::uuid IS NULL OR user_id = $2) AND ($3::uuid IS NULL OR key_id = $3) AND hour >= $4
+
+-- name: part_of_hour
+-- What was spent between two instants of an hour, from its rows; NULL where they are not kept any more.
+SELECT CASE WHEN $4 >= retained_from() THEN COALESCE(sum(amount_nanos), 0)::bigint END FROM usage_events
+WHERE account_id = $1 AND ($2::uuid IS NULL OR user_id = $2) AND ($3::uuid IS NULL OR key_id = $3)
+  AND occurred_at >= $4 AND occurred_at < $5
 
 -- name: daily
 -- What was spent day by day, days without usage left out.

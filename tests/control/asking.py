@@ -52,6 +52,7 @@ from meterproxy.store.people import People
 from meterproxy.store.providers import PURPOSE, ProviderRows
 from meterproxy.store.purchases import Purchases
 from meterproxy.store.refusals import Refusals
+from meterproxy.store.since import SpentSince
 from meterproxy.store.teams import Teams
 from meterproxy.store.usage import UsageFigures
 
@@ -97,8 +98,8 @@ class Asking:
         known = openid(Identities(pool, accounts, registration))
         services = Services(
             accounts, keys, Limits(pool), Teams(pool), Fleet(pool), self.people, members, sign_in, AuditLog(pool),
-            Activity(pool), UsageFigures(pool), Typesetter(), self.tokens, LostSessions(pool), LoggedEvents(pool),
-            partial(audit, pool), ProviderRows(pool, Seal(bytes(32), PURPOSE)), Purchases(pool, TERMS),
+            Activity(pool), UsageFigures(pool), SpentSince(pool), Typesetter(), self.tokens, LostSessions(pool),
+            LoggedEvents(pool), partial(audit, pool), ProviderRows(pool, Seal(bytes(32), PURPOSE)), Purchases(pool, TERMS),
             Notifications(pool), CreditMarks(pool), Refusals(pool),
             Live(accounts.look).watch, machine or machine_of(pool),
             None if single_sign_on is None or known is None else single_sign_on(known), mailer, configured or {},

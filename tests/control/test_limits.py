@@ -45,7 +45,7 @@ class Operator:
                 none,
                 none,
                 AuditLog(pool),
-                *[none] * 14,
+                *[none] * 15,
             ),
             Identity("hush", none, none, none),
             ROUTES,

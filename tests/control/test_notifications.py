@@ -68,6 +68,24 @@ def test_what_a_limit_counts_has_words(measure: str, asked: str) -> None:
     assert words.text == f"What was asked for may use up to {asked}"
 
 
+@pytest.mark.parametrize(("earliest", "latest", "between"), [
+    ("2026-05-16", "2026-05-20", ", between 2026-05-16 and 2026-05-20"), ("2026-05-16", None, ", 2026-05-16 at the earliest"),
+    ("2026-05-18", "2026-05-18", ""),
+])  # fmt: skip
+def test_what_is_foreseen_in_words(earliest: str, latest: str | None, between: str) -> None:
+    """The day that is expected, and how uncertain it is."""
+    told = {
+        "runs_out": "2026-05-18",
+        "runs_out_earliest": earliest,
+        "runs_out_latest": latest,
+        "left_nanos": 7_500_000_000,
+    }
+    words = words_of("credit.runs_out", "x", told, sees_budgets=True)
+    assert words.title == "Credit runs out around 2026-05-18"
+    assert words.text == f"$7.50 was left. At the pace of the last weeks that lasts until 2026-05-18{between}."
+    assert words.link == "/credits#add"
+
+
 def test_what_a_later_release_tells_is_told_by_its_name() -> None:
     """While a fleet is upgraded, workers of the earlier release show what the later ones write."""
     assert words_of("card.expired", "x", {}, sees_budgets=True).title == "card.expired"
@@ -133,6 +151,7 @@ async def test_the_mark_of_credit_is_the_organizations(asking: Asking) -> None:
     path = "/api/credits/mark"
     assert (await asking("GET", path, token=owner.token)).body == {
         "below": "1.00", "below_nanos": 1_000_000_000, "recharge": None, "recharge_nanos": None,
+        "runs_out_days": 7,
     }  # fmt: skip
     for below in ("12.50", None):
         assert (await asking("PATCH", path, {"below": below}, token=owner.token)).body["below"] == below
@@ -141,6 +160,27 @@ async def test_the_mark_of_credit_is_the_organizations(asking: Asking) -> None:
         assert (await asking("PATCH", path, senseless, token=owner.token)).case is Case.MALFORMED
     told = await asking("GET", "/api/audit?action=credit.mark", token=ADMIN_TOKEN)
     assert [one["detail"]["below_nanos"] for one in told.body["data"]] == [None, 12_500_000_000]
+
+
+async def test_how_early_one_is_told_is_the_organizations(asking: Asking) -> None:
+    """A week until somebody who pays says otherwise; kept where it is not mentioned."""
+    owner, member = await asking.person("owner"), await asking.person("member")
+    await asking.joins(member, owner.organization_id, Role.ADMIN)
+    path = "/api/credits/mark"
+    for wish, days in (
+        ({"below": "5", "runs_out_days": 30}, 30), ({"below": None}, 30), ({"below": None, "runs_out_days": None}, None),
+        ({"below": "5", "runs_out_days": 1}, 1), ({"below": "5", "recharge": "50"}, 1),
+    ):  # fmt: skip
+        assert (await asking("PATCH", path, wish, token=owner.token)).body["runs_out_days"] == days
+        assert (await asking("GET", path, token=owner.token)).body["runs_out_days"] == days
+    for senseless in (0, -1, 91, 1.5, "soon"):
+        refused = await asking("PATCH", path, {"below": "5", "runs_out_days": senseless}, token=owner.token)
+        assert (refused.case, refused.param) == (Case.MALFORMED, "runs_out_days")
+    of = f"?organization_id={owner.organization_id}"
+    refused = await asking("PATCH", path + of, {"below": "5", "runs_out_days": 3}, token=member.token)
+    assert refused.case is Case.PERMISSION_DENIED
+    told = await asking("GET", "/api/audit?action=credit.mark&limit=1", token=ADMIN_TOKEN)
+    assert told.body["data"][0]["detail"]["runs_out_days"] == 1
 
 
 async def test_what_is_ordered_by_itself_is_the_organizations_too(asking: Asking) -> None:

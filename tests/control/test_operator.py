@@ -37,7 +37,7 @@ def api(*, unready: str | None = None, open_metrics: bool = True) -> Api:
     away: Any = Away()
     machine = Machine(lambda: unready, _metrics, away.settle, _explain, away, away, away)
     return Api(
-        Services(*[away] * 22, machine),
+        Services(*[away] * 23, machine),
         Identity(TOKEN, away, away, away),
         ROUTES,
         open_metrics=open_metrics,

@@ -15,56 +15,21 @@ from msgspec.structs import replace
 
 from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.money import MAX_NANOS, NANOS_PER_USD, format_usd
-from meterproxy.core.record import EndRecord
-from meterproxy.core.role import Role
 from meterproxy.errors import Case
 from meterproxy.service.invention import book_invented
 from meterproxy.store.accounts import Accounts
 from meterproxy.store.audit import audit
 from meterproxy.store.settle import Settlement
-from tests.control.asking import ADMIN_TOKEN, Asking, Person
-from tests.control.history import PRICES, history
+from tests.control.asking import ADMIN_TOKEN
+from tests.control.history import PRICES
+from tests.control.past import Past, amount, past_of
 from tests.dashboard.visitor import Visitor
-from tests.ledger.bank import pool_of
-
-
-class Past:
-    """An organization with a month behind it: its owner and a member, a key of each, and what was booked."""
-
-    asking: Asking
-    owner: Person
-    member: Person
-    keys: list[UUID]
-    secrets: list[str]
-    records: list[EndRecord]
-
-    async def get(self, path: str, token: str | None = None) -> Any:
-        heard = await self.asking("GET", path, token=token or self.owner.token)
-        assert heard.status == 200, (path, heard)
-        return heard.body
 
 
 @pytest.fixture
 async def past(database: str) -> AsyncIterator[Past]:
-    async with pool_of(database) as pool:
-        past = Past()
-        past.asking = Asking(pool)
-        past.owner, past.member = await past.asking.person("owner"), await past.asking.person("member")
-        await past.asking.joins(past.member, past.owner.organization_id, Role.MEMBER)
-        about = f"?organization_id={past.owner.organization_id}"
-        made = [
-            await past.asking("POST", "/api/keys", {"name": "=SUM(A1)"}, token=past.owner.token),
-            await past.asking("POST", f"/api/keys{about}", {"name": 'a "key", of mine'}, token=past.member.token),
-        ]
-        past.keys, past.secrets = [UUID(one.body["id"]) for one in made], [one.body["key"] for one in made]
-        path = f"/admin/accounts/{past.owner.account_id}/credits"
-        await past.asking("POST", path, {"amount": "50.00", "kind": "grant"}, token=ADMIN_TOKEN)
-        past.records = await history(pool, past.keys)
+    async with past_of(database, Past()) as past:
         yield past
-
-
-def amount(records: list[EndRecord]) -> int:
-    return sum(record.amount_nanos for record in records)
 
 
 async def test_invented_books_balance(past: Past) -> None:
@@ -127,53 +92,6 @@ async def test_a_key_sees_what_it_has_used(past: Past) -> None:
         "POST", f"/api/keys{about}", {"name": "reader", "reads_usage": True}, token=past.member.token
     )
     assert (refused.case, refused.param) == (Case.PERMISSION_DENIED, "reads_usage")
-
-
-async def paged(past: Past, query: str, limit: int) -> list[str]:
-    ids: list[str] = []
-    cursor = ""
-    while True:
-        page = await past.get(f"/api/user/activity?limit={limit}{query}{cursor}")
-        ids += [row["id"] for row in page["data"]]
-        if page["next_cursor"] is None:
-            return ids
-        cursor = f"&cursor={page['next_cursor']}"
-
-
-@pytest.mark.parametrize("query", [
-    "", "&model=small", "&operation=embedding", "&provider=nobody", "&status=failed", "&status=completed", "&status=504",
-    "&conversation_id=conversation-3", "&key_id=0", "&user_id=0", "&model=big&status=failed", "&from=ago", "&to=ago",
-])  # fmt: skip
-async def test_pages_hold_each_row_once_and_in_order(past: Past, query: str) -> None:
-    """By every filter, whatever the size of a page, the latest first."""
-    instant = past.records[150].subject.occurred_us
-    ago = datetime.fromtimestamp(instant / 1e6, UTC).isoformat().replace("+00:00", "Z")
-    text = query.replace("=ago", f"={ago}").replace("key_id=0", f"key_id={past.keys[0]}")
-    text = text.replace("user_id=0", f"user_id={past.member.id}")
-    wanted = [record for record in reversed(past.records) if matches(past, record, query, ago)]
-    expected = [str(record.subject.request_id) for record in wanted]
-    assert await paged(past, text, 500) == expected
-    assert await paged(past, text, 37) == expected
-
-
-def matches(past: Past, record: EndRecord, query: str, ago: str) -> bool:
-    subject, ending = record.subject, record.ending
-    instant = int(datetime.fromisoformat(ago).timestamp() * 1_000_000)
-    tests = {
-        "model=small": subject.model == "small",
-        "model=big": subject.model == "big",
-        "operation=embedding": subject.operation == "embedding",
-        "provider=nobody": False,
-        "status=failed": ending.outcome != "completed",
-        "status=completed": ending.outcome == "completed",
-        "status=504": ending.status == 504,
-        "conversation_id=conversation-3": subject.conversation == "conversation-3",
-        "key_id=0": subject.key_id == past.keys[0],
-        "user_id=0": subject.user_id == past.member.id,
-        "from=ago": subject.occurred_us >= instant,
-        "to=ago": subject.occurred_us < instant,
-    }
-    return all(tests[part] for part in query.split("&") if part)
 
 
 async def exported(past: Past, format_: str) -> bytes:
@@ -294,6 +212,29 @@ async def test_credit_runs_out_by_what_everybody_spends(past: Past) -> None:
     assert [own[end] for end in ends] == [key[end] for end in ends] == [all_of_it[end] for end in ends]
     assert all_of_it["runs_out"] is not None
     assert own["expected_nanos"] < all_of_it["expected_nanos"]
+
+
+async def test_a_session_is_what_was_spent_since_signing_in(past: Past) -> None:
+    """Of what each may see where he looks, to the instant; keys and the admin token have not signed in."""
+    began = datetime.fromtimestamp(past.records[200].subject.occurred_us / 1e6, UTC)
+    await past.asking.pool.execute("UPDATE logins SET created_at = $1", began)
+    about = f"?organization_id={past.owner.organization_id}"
+    since = [one for one in past.records if one.subject.occurred_us >= past.records[200].subject.occurred_us]
+    own = [one for one in since if one.subject.user_id == past.member.id]
+    operator = await past.asking.person("operator")
+    await past.asking.pool.execute("UPDATE users SET is_operator = true WHERE id = $1", operator.id)
+    await past.asking.pool.execute("UPDATE logins SET created_at = $1 WHERE user_id = $2",
+                                   began + timedelta(microseconds=1), operator.id)  # fmt: skip
+    assert 0 < amount(own) < amount(since)
+    for token, query, nanos in (
+        (past.owner.token, "", amount(since)), (past.member.token, about, amount(own)),
+        (past.member.token, f"?organization_id={past.member.organization_id}", 0),
+        (operator.token, about, amount(since[1:])), (operator.token, "", 0),
+        (past.secrets[1], "", None), (ADMIN_TOKEN, about, None),
+    ):  # fmt: skip
+        told = await past.get(f"/api/credits/balance{query}", token)
+        assert told["session_total_nanos"] == nanos, (query, nanos)
+        assert told["session_total"] == (None if nanos is None else format_usd(nanos))
 
 
 async def test_spans_that_make_no_sense_are_refused(past: Past) -> None:

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterproxy.core.forecast import LEAST_DAYS, forecast
+from meterproxy.core.forecast import LEAST_DAYS, forecast, is_near
 
 TODAY = date(2026, 5, 11)
 END = date(2026, 5, 31)
@@ -69,3 +69,17 @@ def test_bounds_are_in_order(spent_by_age: dict[int, int], spent: int, available
     assert spent <= told.low_nanos <= told.expected_nanos <= told.high_nanos
     days = [day or date.max for day in (told.runs_out_earliest, told.runs_out, told.runs_out_latest)]
     assert days == sorted(days)
+
+
+def test_what_is_near_stays_near_until_it_is_clearly_not() -> None:
+    """Half as many days further off, two at least."""
+
+    def days(within: int, *, was_near: bool) -> list[int]:
+        return [
+            ahead for ahead in range(60) if is_near(TODAY + timedelta(days=ahead), TODAY, within, was_near=was_near)
+        ]
+
+    for within, beyond in ((1, 3), (7, 10), (30, 45)):
+        assert days(within, was_near=False) == [*range(within + 1)]
+        assert days(within, was_near=True) == [*range(beyond + 1)]
+    assert not is_near(None, TODAY, 7, was_near=True)

@@ -431,10 +431,15 @@ async def test_what_was_read_is_not_counted(asking: Asking) -> None:
         assert (await ann.post(path)).status == 303
         shown = (await ann.get("/notifications?unread=1")).body.decode()
         assert (shown.count('<li class="unread">'), f'{left}<span class="hidden"> unread' in shown) == (left, left > 0)
-    for below, told in (("2.50", b'less than <span class="usd">$2.50'), ("", b"and not before")):
-        assert (await ann.post("/credits/mark", below=below)).status == 303
+    for below, days, told in (
+        ("2.50", "7", b'less than <span class="usd">$2.50'), ("", "7", b"for 7 days at most"), ("", "1", b"for a day at most"),
+        ("", "", b"and not before"),
+    ):  # fmt: skip
+        assert (await ann.post("/credits/mark", below=below, runs_out_days=days)).status == 303
         assert told in (await ann.get("/credits")).body
-    assert (await ann.post("/credits/mark", below="much")).status == 400
+    for field, text in (("below", "much"), ("runs_out_days", "soon"), ("runs_out_days", "91")):
+        heard = await ann.post("/credits/mark", **{"below": "1", field: text})
+        assert (heard.status, f'value="{text}"'.encode() in heard.body) == (400, True)
 
 
 async def test_the_audit_trail_says_who_did_what_and_how_much(asking: Asking) -> None:

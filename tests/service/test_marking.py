@@ -1,5 +1,7 @@
 """Marking: what was settled under limits is looked at, what was not is not, and nothing is forgotten in an outage."""
 
+import asyncio
+import logging
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +12,7 @@ from meterproxy.core.path import Draw, Draws
 from meterproxy.errors import StoreUnavailable
 from meterproxy.service import marking as module
 from meterproxy.service.marking import Marking
+from meterproxy.store.foreseen import Foreseen
 
 ACCOUNT, LIMIT, CREDIT, SESSION = (UUID(int=number) for number in range(1, 5))
 
@@ -65,3 +68,29 @@ async def test_only_windows_of_limits_are_looked_at(monkeypatch: pytest.MonkeyPa
     await marking.look()
     assert looked == [[LeaseKey(ACCOUNT, LIMIT, 0), LeaseKey(ACCOUNT, CREDIT, 0)]]
     assert charged == [[ACCOUNT]]
+
+
+async def test_forecasts_are_looked_at_again_after_an_outage(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what was told is in the log."""
+    looks: list[Any] = [StoreUnavailable("gone"), [Foreseen(ACCOUNT, 3)], []]
+    all_looked = asyncio.Event()
+
+    async def look_ahead(_pool: object) -> list[Foreseen]:
+        look = looks.pop(0) if looks else []
+        if not looks:
+            all_looked.set()
+        if isinstance(look, Exception):
+            raise look
+        return look  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(module, "look_ahead", look_ahead)
+    monkeypatch.setattr(module, "TURN_SECONDS", 0)
+    none: Any = None
+    with caplog.at_level(logging.INFO):
+        task = asyncio.create_task(Marking(none).keep_foreseen())
+        await all_looked.wait()
+        task.cancel()
+    (told,) = [record for record in caplog.records if hasattr(record, "days")]
+    assert (told.account_id, told.days) == (str(ACCOUNT), 3)  # type: ignore[attr-defined]

@@ -3,8 +3,10 @@
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import aiohttp
+import asyncpg
 import openai
 import pytest
 import pytest_asyncio
@@ -109,6 +111,49 @@ async def test_openais_sdk_reads_usage_and_costs(open_service: Service) -> None:
     amounts: list[Any] = [result for bucket in costs.data for result in bucket.results]
     assert sum(round(float(result.amount.value) * 1_000_000_000) for result in amounts) == spent
     assert {result.amount.currency for result in amounts} == {"usd"}
+
+
+async def test_openais_sdk_reads_searches_that_were_run(open_service: Service) -> None:
+    """By their kind, as many as providers have told of, of the requests that had any; what was not asked of a model is not there."""
+    account, secret = await open_service.customer("100.00")
+    reader = await open_service.admin(
+        "POST", "/admin/keys", {"account_id": account, "name": "reports", "reads_usage": True}, status=201
+    )
+    connection = await asyncpg.connect(open_service.dsn())
+    await connection.execute(
+        "INSERT INTO owners (account_id, kind, id, provider, created_at) VALUES ($1, 'vector_store', 'vs_1', 'openai', now())",
+        UUID(account),
+    )
+    await connection.close()
+    web: Any = [{"type": "web_search"}]
+    files: Any = [{"type": "file_search", "vector_store_ids": ["vs_1"]}]
+    async with openai.AsyncOpenAI(base_url=open_service.base_url, api_key=secret) as client:
+        for model, tools, calls in (
+            ("gpt-4o-mini", web, 3), ("gpt-4o-mini", web + files, 5), ("gpt-4o", web, 1), ("gpt-4o", files, 0), ("gpt-4o", [], 0),
+        ):  # fmt: skip
+            await client.responses.create(
+                model=model, input="Look.", tools=tools, max_output_tokens=99,
+                extra_headers={"X-Simulate": f"calls={calls}"},
+            )  # fmt: skip
+    await open_service.balance_nanos(account)
+    start = int(time.time()) - 86_400
+    async with openai.AsyncOpenAI(base_url=open_service.base_url, admin_api_key=reader["key"]) as administrator:
+        usage = administrator.admin.organization.usage
+        by_kind: list[Any] = [
+            await usage.web_search_calls(start_time=start, group_by=["model"]),
+            await usage.file_search_calls(start_time=start),
+            await usage.web_search_calls(start_time=start, models=["gpt-4o"]),
+        ]
+    asked = ("model", "num_requests", "num_model_requests")
+    told = [
+        sorted(
+            tuple(getattr(result, name, None) for name in asked) for bucket in page.data for result in bucket.results
+        )
+        for page in by_kind
+    ]
+    assert told == [[("gpt-4o", 1, 1), ("gpt-4o-mini", 6, 2)], [(None, 2, None)], [(None, 1, 1)]]
+    rows = await open_service.rows("SELECT other_usage FROM usage_events WHERE account_id = $1", UUID(account))
+    assert sum("searches" in row["other_usage"] for row in rows) == 3, "an index has just those that had any"
 
 
 async def test_the_document_is_served(open_service: Service) -> None:

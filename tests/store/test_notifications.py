@@ -57,15 +57,15 @@ async def test_credit_that_falls_is_told_once_until_it_was_above(pool: asyncpg.P
         at_once = await asyncio.gather(*(looked(pool, account) for _ in range(3)))
         assert [kind for kinds in at_once for kind in kinds] == told, amount
     marks = CreditMarks(pool, "test")
-    assert await marks.read(account.id) == Mark(USD, None)
-    await marks.set(account.id, USD // 10)
+    assert await marks.read(account.id) == Mark(USD, None, 7)
+    await marks.set(account.id, Mark(USD // 10, None, None))
     assert await looked(pool, account) == []
-    await marks.set(account.id, USD)
+    await marks.set(account.id, Mark(USD, None, None))
     assert await looked(pool, account) == ["credit.low"]
-    await marks.set(account.id, None)
-    assert (await marks.read(account.id), await looked(pool, account)) == (Mark(None, None), [])
+    await marks.set(account.id, Mark(None, None, None))
+    assert (await marks.read(account.id), await looked(pool, account)) == (Mark(None, None, None), [])
     with pytest.raises(ApiError):
-        await marks.set(account.id, 0)
+        await marks.set(account.id, Mark(0, None, None))
 
 
 async def test_what_a_killed_worker_did_not_look_at_is_looked_at_by_the_next(

@@ -15,6 +15,7 @@ from meterproxy.store.recharge import recharge
 from tests.ledger.bank import pool_of
 
 USD = 1_000_000_000
+NO_MARK, KEPT = Mark(None, None, None), ("recharge_nanos",)
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ async def account(pool: asyncpg.Pool) -> AccountRow:
     accounts = Accounts(pool, "test")
     account = await accounts.create("a")
     await accounts.credit(account.id, 10 * USD, "grant")
-    await CreditMarks(pool, "test").set(account.id, 5 * USD, 20 * USD)
+    await CreditMarks(pool, "test").set(account.id, Mark(5 * USD, 20 * USD, None))
     return account
 
 
@@ -95,8 +96,8 @@ async def test_what_a_killed_worker_has_not_ordered_is_found(pool: asyncpg.Pool,
 async def test_without_a_mark_nothing_is_ordered(pool: asyncpg.Pool, account: AccountRow) -> None:
     """Taking the mark away takes the order with it; moving the mark leaves it."""
     marks = CreditMarks(pool, "test")
-    assert await marks.set(account.id, 6 * USD, keep=True) == Mark(6 * USD, 20 * USD)
-    assert await marks.set(account.id, None, keep=True) == await marks.read(account.id) == Mark(None, None)
+    assert await marks.set(account.id, Mark(6 * USD, None, None), KEPT) == Mark(6 * USD, 20 * USD, None)
+    assert await marks.set(account.id, NO_MARK, KEPT) == await marks.read(account.id) == NO_MARK
     await book(pool, account, -9)
     assert await looked(pool, account) == 0
-    assert await marks.set(account.id, 6 * USD, keep=True) == Mark(6 * USD, None)
+    assert await marks.set(account.id, Mark(6 * USD, None, None), KEPT) == Mark(6 * USD, None, None)
