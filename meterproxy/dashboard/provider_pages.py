@@ -7,7 +7,7 @@ from aiohttp import web
 from meterproxy.control import forms, provider_endpoints
 from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
-from meterproxy.control.provider_endpoints import ChangedProvider, ChangedProviderKey, NewProvider, NewProviderKey
+from meterproxy.control.provider_bodies import ChangedProvider, ChangedProviderKey, NewProvider, NewProviderKey
 from meterproxy.dashboard.pages import page, page_route, redirect
 from meterproxy.errors import ApiError
 
@@ -40,7 +40,10 @@ async def _added(on: Services, call: Call) -> web.Response:
 
 async def _changed(on: Services, call: Call) -> web.Response:
     try:
-        await provider_endpoints.changed(on, call.asking(body=forms.read(ChangedProvider, call.form)))
+        wish = forms.read(ChangedProvider, call.form)
+        if call.form.get("tls_ca") == "":  # emptied: the system's authorities again
+            wish = wish.model_copy(update={"tls_ca": None})
+        await provider_endpoints.changed(on, call.asking(body=wish))
     except ApiError as error:
         return await _providers(on, call, error)
     return redirect(PATH, done="provider-changed")

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from meterproxy.catalog.catalog import Catalog
+from meterproxy.core.provider import ProviderTerms
 from meterproxy.proxy.route import Router
 from meterproxy.service.providers import StoredProviders
 from meterproxy.simulator.app import running as simulator
@@ -127,7 +128,7 @@ class Rows:
 
 
 def opened(name: str, *secrets: str) -> OpenedProvider:
-    return OpenedProvider(name, "https://127.0.0.1:1/v1", "openai", ("*",), secrets)
+    return OpenedProvider(name, ProviderTerms("https://127.0.0.1:1/v1"), secrets=secrets)
 
 
 async def test_what_has_not_changed_stays_with_its_connections() -> None:
