@@ -151,9 +151,7 @@ async def test_headers_are_set_and_forgotten_one_by_one(pool: asyncpg.Pool) -> N
     assert refused.value.case is Case.CONFLICT
     assert [one.headers for one in await rows.opened()] == [(("x-team", SECRET + "2"),)], "nothing of it was done"
 
-    await pool.execute(
-        "UPDATE providers SET base_url = 'https://other.example/v1'"
-    )  # as who knows of no headers does it
+    await pool.execute("UPDATE providers SET base_url = 'https://other.example/v1'")  # as who writes there and no more
     assert await rows.opened() == [], "rather nothing than without them"
     with pytest.raises(ApiError) as refused:
         await rows.reached(provider.id)
