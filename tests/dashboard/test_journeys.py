@@ -91,28 +91,28 @@ async def test_a_forgotten_password_is_set_by_a_link_that_is_mailed(
     chromium: Browser, open_service: Service, box: Postbox
 ) -> None:
     """From the page of signing in to the letter and back; whoever was signed in with the old one is out."""
-    async with visiting(chromium, open_service) as before, visiting(chromium, open_service) as fay:
-        email, page = await registered(before, "fay"), fay.page
-        await fay.open("/login")
+    async with visiting(chromium, open_service) as before, visiting(chromium, open_service) as vera:
+        email, page = await registered(before, "vera"), vera.page
+        await vera.open("/login")
         await page.get_by_role("link", name="Forgotten your password?").click()
         await page.get_by_label("E-mail").fill(email)
-        assert await fay.barriers() == []
-        await fay.press("Send the link")
+        assert await vera.barriers() == []
+        await vera.press("Send the link")
         await expect(page.get_by_role("status")).to_contain_text("is on its way")
         letter = await box.letters.get()
         (link,) = re.findall(r"http\S+", letter.get_content())
         await page.goto(link)
         await page.get_by_label("New password").fill("a new long password")
-        await fay.press("Set it")
+        await vera.press("Set it")
         await expect(page.get_by_role("status")).to_have_text("Your password was set. Sign in with it.")
-        await fay.sign_in(email, "a new long password")
+        await vera.sign_in(email, "a new long password")
         await before.open("/keys")
         await expect(before.page.get_by_role("heading", name="Sign in")).to_be_visible()
         await page.goto(link)
         await page.get_by_label("New password").fill("one more long password")
-        await fay.press("Set it")
+        await vera.press("Set it")
         await expect(page.get_by_role("alert")).to_contain_text("was used")
-        fay.trouble.clear()  # the browser tells of the refusal
+        vera.trouble.clear()  # the browser tells of the refusal
 
 
 async def test_from_registering_to_a_statement(chromium: Browser, open_service: Service, tmp_path: Path) -> None:
