@@ -12,6 +12,7 @@ from meterproxy.errors import MeterproxyError
 
 if TYPE_CHECKING:
     from meterproxy.cli.session import Session
+    from meterproxy.store.providers import OpenedProvider
 
 _untested = click.option("--untested", is_flag=True, help="Keep it without asking the provider whether it takes it.")
 
@@ -34,8 +35,9 @@ def add(invocation: Invocation, provider_id: UUID, name: str, untested: bool) ->
         rows = _rows(session)
         tried_at = None
         if not untested:
-            tried_at = (await rows.read(provider_id)).base_url
-            await _probe(tried_at, secret)
+            place = await rows.reached(provider_id)
+            await _tried(place, secret)
+            tried_at = place.terms
         return await rows.add_key(provider_id, secret, name, tried_at)
 
     _show(invocation, invocation.with_session(work))
@@ -60,7 +62,7 @@ def rotate(invocation: Invocation, key_id: UUID, untested: bool) -> None:
     async def work(session: "Session") -> Any:
         rows = _rows(session)
         if not untested:
-            await _probe(await rows.url_of_key(key_id), secret)
+            await _tried(await rows.reached(await rows.provider_of_key(key_id)), secret)
         return await rows.rotate_key(key_id, secret)
 
     _show(invocation, invocation.with_session(work))
@@ -79,7 +81,7 @@ def remove(invocation: Invocation, key_id: UUID) -> None:
 def reseal(invocation: Invocation) -> int:
     """Seal under master_key what master_key_previous has sealed."""
     done, failed = invocation.with_session(lambda session: _rows(session).reseal())
-    note(f"{done} keys are sealed anew" + (f", {failed} cannot be opened by either master key" if failed else ""))
+    note(f"{done} secrets are sealed anew" + (f", {failed} cannot be opened by either master key" if failed else ""))
     return 1 if failed else 0
 
 
@@ -91,10 +93,10 @@ def _secret() -> str:
     return secret
 
 
-async def _probe(base_url: str, secret: str) -> None:
-    from meterproxy.proxy.probe import probe
+async def _tried(place: "OpenedProvider", secret: str) -> None:
+    from meterproxy.control.provider_endpoints import tried
 
-    note(f"the provider takes it and lists {await probe(base_url, secret)} models")
+    note(f"the provider takes it and lists {await tried(place, secret)} models")
 
 
 def _rows(session: "Session") -> Any:

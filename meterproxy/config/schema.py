@@ -10,7 +10,6 @@ Rules
 import base64
 import binascii
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -50,13 +49,13 @@ from meterproxy.config.values import (
     Workers,
     later,
 )
+from meterproxy.core.provider import BETWEEN_BYTES_SECONDS, CONNECT_SECONDS, FIRST_BYTE_SECONDS, HEADER_NAME
 from meterproxy.core.usage import KINDS
 from meterproxy.errors import ConfigError
 
 MASTER_KEY_BYTES = 32
 LEAST_RETENTION_DAYS = 35
 """This month and the one before are always whole, and events may be logged for thirty days."""
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def _check_directory(value: Path) -> Path:
@@ -84,7 +83,9 @@ def _check_kinds(value: Mapping[str, int]) -> Mapping[str, int]:
 
 def _check_headers(value: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
     bad = [
-        name for name, text in value.items() if not (_HEADER.fullmatch(name) and text.get_secret_value().isprintable())
+        name
+        for name, text in value.items()
+        if not (HEADER_NAME.fullmatch(name) and text.get_secret_value().isprintable())
     ]
     if bad:
         raise ValueError(f"not a header: {', '.join(map(repr, bad))}")
@@ -104,9 +105,9 @@ Status = Annotated[Literal[429, 402], BeforeValidator(lambda value: int(value) i
 
 
 class Timeouts(Section):
-    connect_seconds: Seconds = 5.0
-    first_byte_seconds: Seconds = 600.0
-    between_bytes_seconds: Seconds = 300.0
+    connect_seconds: Seconds = CONNECT_SECONDS
+    first_byte_seconds: Seconds = FIRST_BYTE_SECONDS
+    between_bytes_seconds: Seconds = BETWEEN_BYTES_SECONDS
 
 
 class Provider(Section):

@@ -1,8 +1,9 @@
 """Forms: what a browser sends of one, read into the model that the API reads of JSON.
 
-A field that was left empty is not there. Lists are written with commas or line ends between, and switches are there or
-not. Amounts and numbers may be written as pages show them: "$10,000.00", "1,000". An amount with commas has its cents,
-as "5,000" is five dollars where commas are decimal.
+A field that was left empty is not there. Lists are written with commas or line ends between, tables as lines of `name:
+value`, where nothing behind the colon is null, and switches are there or not. What is within a member is a field of its
+own, `member.within`. Amounts and numbers may be written as pages show them: "$10,000.00", "1,000". An amount with
+commas has its cents, as "5,000" is five dollars where commas are decimal.
 """
 
 import re
@@ -48,12 +49,7 @@ def fields(body: bytes) -> dict[str, str]:
 
 def read(kind: type[T], given: Mapping[str, str]) -> T:
     """Validate a form's fields. Raises ApiError MALFORMED, which names the first field at fault."""
-    content: dict[str, Any] = {}
-    for name, text in given.items():
-        if name == CSRF or (text == "" and name in kind.model_fields and not kind.model_fields[name].is_required()):
-            continue
-        member = kind.model_fields.get(name)
-        content[name] = text if member is None else _converted(text, _kind_of(member.annotation, member.metadata))
+    content = _content(kind, {name: text for name, text in given.items() if name != CSRF})
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -78,6 +74,32 @@ def instant_of(text: str) -> str:
     return f"{text}T00:00:00Z" if len(text) == len("2026-01-31") else text
 
 
+def _content(kind: type[BaseModel], given: Mapping[str, str]) -> dict[str, Any]:
+    """A form's fields as JSON would have them."""
+    content: dict[str, Any] = {}
+    parts: dict[str, dict[str, str]] = {}
+    for name, text in given.items():
+        whole, dot, part = name.partition(".")
+        member = kind.model_fields.get(name)
+        if dot and _model_at(kind, whole) is not None:
+            parts.setdefault(whole, {})[part] = text
+        elif member is None:
+            content[name] = text
+        elif text or member.is_required():
+            content[name] = _converted(text, _kind_of(member.annotation, member.metadata))
+    for whole, within in parts.items():
+        if (model := _model_at(kind, whole)) is not None:
+            content[whole] = _content(model, within)
+    return content
+
+
+def _model_at(kind: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The model of a member that has members of its own."""
+    member = kind.model_fields.get(name)
+    of = None if member is None else member.annotation
+    return of if isinstance(of, type) and issubclass(of, BaseModel) else None
+
+
 def _kind_of(annotation: Any, metadata: list[Any]) -> type:
     """Whether a member is a list (of numbers or of texts), a switch, a number or a text."""
     if any(getattr(part, "strict", None) for part in metadata) and annotation is bool:
@@ -90,6 +112,8 @@ def _kind_of(annotation: Any, metadata: list[Any]) -> type:
         return kinds.pop() if len(kinds) == 1 else str
     if origin in {tuple, list}:
         return _Numbers if _kind_of(get_args(annotation)[0], []) is int else list
+    if origin is dict:
+        return dict
     if annotation in {bool, StrictBool}:
         return bool
     if any(isinstance(part, BeforeValidator) for part in metadata):
@@ -101,8 +125,25 @@ def _converted(text: str, kind: type) -> Any:
     if issubclass(kind, list):
         parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
         return [_converted(part, int) for part in parts] if kind is _Numbers else parts
+    if kind is dict:
+        return table(text)
     if kind is bool:
         return text not in {"", "0", "false", "off"}
     if kind is int:
         return number_of(text)
     return amount_of(text) if kind is _Amount else text
+
+
+def table(text: str) -> dict[str, str | None]:
+    """Lines of `name: value` by name. Raises ApiError MALFORMED, which repeats nothing: it may be a secret."""
+    found: dict[str, str | None] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not name and not colon:
+            continue
+        if not name or not colon:
+            raise ApiError(Case.MALFORMED, f"Line {number} must be written as `name: value`.")
+        if name in found:
+            raise ApiError(Case.MALFORMED, f"Line {number} names what a line before it names.")
+        found[name] = value or None
+    return found

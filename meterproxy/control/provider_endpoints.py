@@ -1,89 +1,58 @@
 """Providers and their keys: the operator's endpoints. A secret goes in and never comes out."""
 
-from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Final, Self
+from typing import Final, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, SecretStr, StrictBool
-
-from meterproxy.catalog.catalog import known_prices
-from meterproxy.control import answers, bodies
+from meterproxy.control import answers
 from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
 from meterproxy.control.call import Call, Services
+from meterproxy.control.provider_bodies import ChangedProvider, ChangedProviderKey, NewProvider, NewProviderKey
 from meterproxy.control.route import Route
-from meterproxy.errors import Case, ConfigError
+from meterproxy.errors import Case
 from meterproxy.proxy.probe import probe
-from meterproxy.proxy.upstream import Origin
-from meterproxy.store.providers import ProviderKeyRow
+from meterproxy.store.providers import OpenedProvider, ProviderKeyRow, ProviderRow
 
 
-def _address(text: str) -> str:
-    try:
-        Origin.from_base_url(text)
-    except ConfigError as error:
-        raise ValueError(str(error).removeprefix("base_url ")) from error
-    return text
+class Timeouts(Answer):
+    """How long a provider is waited for."""
 
+    connect_seconds: float
+    first_byte_seconds: float
+    between_bytes_seconds: float
 
-def _printable(secret: SecretStr) -> SecretStr:
-    text = secret.get_secret_value()
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be printable ASCII without spaces")
-    return secret
-
-
-Secret = Annotated[SecretStr, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
-ProviderName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-Address = Annotated[str, Field(max_length=500), AfterValidator(_address)]
-Prices = Annotated[bodies.Name, AfterValidator(known_prices)]
-
-
-class NewProvider(bodies.Body):
-    """A provider that speaks OpenAI's dialect; it serves once it has a key. `models` are patterns."""
-
-    name: ProviderName
-    base_url: Address
-    prices: Prices = "openai"
-    models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] = ("*",)
-
-
-class ChangedProvider(bodies.Body):
-    """What may change of a provider; what is not named stays. At another host it begins without keys."""
-
-    base_url: Address | None = None
-    prices: Prices | None = None
-    models: Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)] | None = None
-
-
-class NewProviderKey(bodies.Body):
-    """A key of a provider; unless `test` is false it is kept only if the provider takes it."""
-
-    provider_id: UUID
-    secret: Secret
-    name: Annotated[str, Field(max_length=200), bodies.Text] = ""
-    test: StrictBool = True
-
-
-class ChangedProviderKey(bodies.Body):
-    """Another secret in the place of a key's."""
-
-    secret: Secret
-    test: StrictBool = True
+    @classmethod
+    def of(cls, patient: object) -> Self:
+        return cls.model_validate(patient, from_attributes=True)
 
 
 class StoredProvider(Answer):
-    """A provider beside the configured ones."""
+    """A provider beside the configured ones; of its headers the names are told, never the values."""
 
     id: UUID
     name: str
     base_url: str
     prices: str
     models: list[str]
+    header_names: list[str]
+    tls_ca: str | None
+    timeouts: Timeouts
     created_at: datetime
+
+    @classmethod
+    def of(cls, row: ProviderRow) -> Self:
+        return cls(
+            id=row.id,
+            name=row.name,
+            base_url=row.terms.base_url,
+            prices=row.terms.prices,
+            models=list(row.terms.models),
+            header_names=list(row.header_names),
+            tls_ca=row.terms.tls_ca,
+            timeouts=Timeouts.of(row.terms),
+            created_at=row.created_at,
+        )
 
 
 class ConfiguredProvider(Answer):
@@ -93,6 +62,9 @@ class ConfiguredProvider(Answer):
     base_url: str
     prices: str
     models: list[str]
+    header_names: list[str]
+    tls_ca_file: str | None
+    timeouts: Timeouts
     has_key: bool
 
 
@@ -132,24 +104,27 @@ async def listed(on: Services, _call: Call) -> Providers:
             base_url=provider.base_url,
             prices=provider.prices,
             models=list(provider.models),
+            header_names=list(provider.headers),
+            tls_ca_file=None if provider.tls_ca_file is None else str(provider.tls_ca_file),
+            timeouts=Timeouts.of(provider.timeouts),
             has_key=provider.api_key is not None,
         )
         for name, provider in on.configured.items()
     ]
-    stored = [StoredProvider(**asdict(row)) for row in await on.providers.list()]
+    stored = [StoredProvider.of(row) for row in await on.providers.list()]
     return Providers(data=stored, next_cursor=None, configured=configured)
 
 
 async def added(on: Services, call: Call) -> StoredProvider:
     """Add a provider."""
     new = call.body_as(NewProvider)
-    return StoredProvider(**asdict(await on.providers.add(new.name, new.base_url, new.prices, new.models)))
+    return StoredProvider.of(await on.providers.add(new.name, new.terms(), new.header_values()))
 
 
 async def changed(on: Services, call: Call) -> StoredProvider:
     """Change a provider."""
     wish = call.body_as(ChangedProvider)
-    return StoredProvider(**asdict(await on.providers.change(call.id(), wish.base_url, wish.prices, wish.models)))
+    return StoredProvider.of(await on.providers.change(call.id(), wish.changes(), wish.header_values()))
 
 
 async def removed(on: Services, call: Call) -> None:
@@ -162,14 +137,20 @@ async def keys(on: Services, _call: Call) -> answers.Page[ProviderKey]:
     return answers.Page[ProviderKey](data=[ProviderKey.of(row) for row in await on.providers.keys()], next_cursor=None)
 
 
+async def tried(place: OpenedProvider, secret: str) -> int:
+    """How many models a provider lists for a key. Raises ApiError MALFORMED where it does not take it."""
+    return await probe(place.terms, secret, place.headers)
+
+
 async def key_added(on: Services, call: Call) -> ProviderKey:
     """Add a key."""
     new = call.body_as(NewProviderKey)
     secret = new.secret.get_secret_value()
     tried_at = None
     if new.test:
-        tried_at = (await on.providers.read(new.provider_id)).base_url
-        await probe(tried_at, secret)
+        place = await on.providers.reached(new.provider_id)
+        await tried(place, secret)
+        tried_at = place.terms
     return ProviderKey.of(await on.providers.add_key(new.provider_id, secret, new.name, tried_at))
 
 
@@ -178,7 +159,7 @@ async def key_rotated(on: Services, call: Call) -> ProviderKey:
     changed = call.body_as(ChangedProviderKey)
     secret = changed.secret.get_secret_value()
     if changed.test:
-        await probe(await on.providers.url_of_key(call.id()), secret)
+        await tried(await on.providers.reached(await on.providers.provider_of_key(call.id())), secret)
     return ProviderKey.of(await on.providers.rotate_key(call.id(), secret))
 
 
@@ -212,9 +193,10 @@ ROUTES: Final[tuple[Route, ...]] = (
         path="/api/admin/providers/{id}",
         permission=Permission.OPERATE,
         endpoint=changed,
-        summary="Change a provider's address, prices or models; at another host it begins without keys",
+        summary="Change a provider; at another host, or trusting others, it begins without keys and headers",
         body=ChangedProvider,
         answer=StoredProvider,
+        refusals=(Case.CONFLICT,),
     ),
     Route(
         method="DELETE",
@@ -251,6 +233,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         summary="Put another secret in the place of a key's",
         body=ChangedProviderKey,
         answer=ProviderKey,
+        refusals=(Case.CONFLICT,),
     ),
     Route(
         method="DELETE",

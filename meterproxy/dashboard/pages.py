@@ -100,6 +100,10 @@ LABELS: Final[Mapping[str, str]] = {
 """What fields are called on pages that the API calls otherwise."""
 
 
+_TURNS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+"""Embeddings, overrides and isolates of directions (Unicode's bidirectional algorithm)."""
+
+
 class _Filled(dict[str, str]):
     """What was filled in before; nothing in all other fields."""
 
@@ -226,7 +230,7 @@ async def _organizations(on: Services, user: User | None) -> Any:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("meterproxy.dashboard"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_in_its_direction,
     )  # fmt: skip
     environment.filters.update(
         usd=format_usd, dollars=_dollars, about=about, grouped=_grouped, instant=_instant, iso=_iso
@@ -237,6 +241,15 @@ def _environment() -> jinja2.Environment:
         entry_kinds=ENTRY_KINDS, credit_kinds=CREDIT_KINDS, kinds_in_address=kinds_in_address, counted=COUNTED,
     )  # fmt: skip
     return environment
+
+
+def _in_its_direction(value: Any) -> Any:
+    """What is written into a page, without the characters by which a name turns round the text beside it.
+
+    They are left out of attributes, questions and titles too, where no `<bdi>` can stand; that isolates what is written
+    from right to left by itself.
+    """
+    return value.translate(_TURNS) if isinstance(value, str) and not value.isascii() else value
 
 
 def _now() -> datetime:

@@ -1,5 +1,6 @@
 """Providers and their keys, for operators: a secret goes in and is never shown again."""
 
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -7,27 +8,51 @@ from aiohttp import web
 from meterproxy.control import forms, provider_endpoints
 from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
-from meterproxy.control.provider_endpoints import ChangedProvider, ChangedProviderKey, NewProvider, NewProviderKey
+from meterproxy.control.provider_bodies import ChangedProvider, ChangedProviderKey, NewProvider, NewProviderKey
+from meterproxy.control.provider_endpoints import StoredProvider
 from meterproxy.dashboard.pages import page, page_route, redirect
 from meterproxy.errors import ApiError
 
 PATH: Final = "/operate/providers"
 
 
-async def _providers(on: Services, call: Call, error: ApiError | None = None) -> web.Response:
+async def _providers(
+    on: Services, call: Call, error: ApiError | None = None, changing: str | None = None
+) -> web.Response:
+    """All of them; `changing` is the id of the one whose form could not be done as it was filled in."""
     keys = (await provider_endpoints.keys(on, call)).data
     listed = await provider_endpoints.listed(on, call)
-    rows = [(one, [key for key in keys if key.provider_id == one.id]) for one in listed.data]
+    rows = [
+        (
+            one,
+            [key for key in keys if key.provider_id == one.id],
+            {**_fields(one), **(call.form if str(one.id) == changing else {})},
+        )
+        for one in listed.data
+    ]
     shadowed = {one.name for one in listed.configured}
     return await page(
         on,
-        call,
+        call if changing is None else replace(call, form={}),  # what was filled in is not for the form that adds one
         "operate_providers.html",
         error=error,
         providers=rows,
         configured=listed.configured,
         shadowed=shadowed,
+        changing=changing,
     )
+
+
+def _fields(provider: StoredProvider) -> dict[str, str]:
+    """A provider as its form has it; headers are set there, and never shown."""
+    waits = {f"timeouts.{name}": f"{seconds:g}" for name, seconds in provider.timeouts}
+    return {
+        "base_url": provider.base_url,
+        "models": ", ".join(provider.models),
+        "prices": provider.prices,
+        "tls_ca": provider.tls_ca or "",
+        **waits,
+    }
 
 
 async def _added(on: Services, call: Call) -> web.Response:
@@ -40,9 +65,12 @@ async def _added(on: Services, call: Call) -> web.Response:
 
 async def _changed(on: Services, call: Call) -> web.Response:
     try:
-        await provider_endpoints.changed(on, call.asking(body=forms.read(ChangedProvider, call.form)))
+        wish = forms.read(ChangedProvider, call.form)
+        if call.form.get("tls_ca") == "":  # emptied: the system's authorities again
+            wish = wish.model_copy(update={"tls_ca": None})
+        await provider_endpoints.changed(on, call.asking(body=wish))
     except ApiError as error:
-        return await _providers(on, call, error)
+        return await _providers(on, call, error, changing=call.ids[0])
     return redirect(PATH, done="provider-changed")
 
 

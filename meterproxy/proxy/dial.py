@@ -99,24 +99,32 @@ def tls_context(origin: Origin) -> ssl.SSLContext | None:
     """The TLS settings for an origin; None for plain http.
 
     Raises:
-        ConfigError: `tls_ca_file` cannot be read.
+        ConfigError: `tls_ca_file` cannot be read, or `tls_ca` holds no certificates.
     """
     if origin.scheme != "https":
         return None
-    return _default_context() if origin.tls_ca_file is None else _context(origin.tls_ca_file)
+    if origin.tls_ca is not None:
+        return trusting(origin.tls_ca)
+    return _default_context() if origin.tls_ca_file is None else _context(cafile=origin.tls_ca_file)
+
+
+def trusting(tls_ca: str) -> ssl.SSLContext:
+    """The TLS settings that trust these authorities only, which are certificates in PEM. Raises ConfigError."""
+    return _context(cadata=tls_ca)
 
 
 @lru_cache(maxsize=1)
 def _default_context() -> ssl.SSLContext:
     """One for all who trust what the system does: reading its authorities takes 20 ms."""
-    return _context(None)
+    return _context()
 
 
-def _context(ca_file: str | None) -> ssl.SSLContext:
+def _context(cafile: str | None = None, cadata: str | None = None) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"tls_ca_file {ca_file!r} cannot be used: {error}") from error
+        context = ssl.create_default_context(cafile=cafile, cadata=cadata)
+    except (OSError, ValueError, ssl.SSLError) as error:
+        what = "tls_ca" if cafile is None else f"tls_ca_file {cafile!r}"
+        raise ConfigError(f"{what} cannot be used: {error}") from error
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -130,7 +138,7 @@ class Dialer:
     """Dials one origin; made once, since reading the authorities takes a while.
 
     Raises:
-        ConfigError: the proxy's URL or `tls_ca_file` cannot be used.
+        ConfigError: the proxy's URL, `tls_ca_file` or `tls_ca` cannot be used.
     """
 
     def __init__(self, origin: Origin, *, environ: Mapping[str, str], resolve: Resolve = resolve) -> None:

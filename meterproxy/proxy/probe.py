@@ -1,12 +1,13 @@
 """A probe: whether a provider takes a key, found out by asking it for its models before the key is kept."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from meterproxy.core.provider import ProviderTerms
 from meterproxy.errors import ApiError, Case, ConfigError
 from meterproxy.proxy.models import ask, listed
-from meterproxy.proxy.provider import Provider
+from meterproxy.proxy.provider import Provider, as_sent
 from meterproxy.proxy.upstream import Origin, Upstream, UpstreamError
 
 SECONDS: Final = 15.0
@@ -20,20 +21,22 @@ _UNREACHABLE: Final[Mapping[str, str]] = {
 _UNTESTED: Final = "If you know better, add the key untested."
 
 
-async def probe(base_url: str, secret: str) -> int:
-    """How many models the provider lists for this key.
+async def probe(terms: ProviderTerms, secret: str, headers: Iterable[tuple[str, str]] = ()) -> int:
+    """How many models the provider lists for this key, asked with these headers; it is not waited for as `terms` say.
 
     Raises:
         ApiError: MALFORMED where the address cannot be used, or the provider refuses the key, has no list, or cannot be
             reached; what is said tells nothing of the key.
     """
     try:
-        upstream = Upstream(Origin.from_base_url(base_url, connect_seconds=5.0, first_byte_seconds=10.0))
+        upstream = Upstream(
+            Origin.from_base_url(terms.base_url, tls_ca=terms.tls_ca, connect_seconds=5.0, first_byte_seconds=10.0)
+        )
     except ConfigError as error:
         raise ApiError(Case.MALFORMED, f"base_url: {error}.", param="base_url") from error
     try:
         async with asyncio.timeout(SECONDS):
-            status, body = await ask(Provider("probe", upstream, secret))
+            status, body = await ask(Provider("probe", upstream, secret, headers=as_sent(headers)))
     except UpstreamError as error:
         why = _UNREACHABLE.get(error.reason, "It does not speak HTTP as it should.")
         raise _failed(f"The provider cannot be reached. {why}") from error

@@ -12,7 +12,7 @@ Rules
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, TypeVar
@@ -110,6 +110,11 @@ class Provider:
     def takes_usage_option(self, operation: str, model: str, now_us: int) -> bool:
         """Whether this model may be sent `stream_options`, as far as is known."""
         return not self._no_option_until_us or now_us >= self._no_option_until_us.get((operation, model), 0)
+
+
+def as_sent(headers: Iterable[tuple[str, str]]) -> tuple[tuple[bytes, bytes], ...]:
+    """Headers as they go into a request."""
+    return tuple((name.encode(), value.encode()) for name, value in headers)
 
 
 def _remember(times: OrderedDict[Subject, int], subject: Subject, until_us: int) -> None:

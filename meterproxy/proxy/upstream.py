@@ -70,7 +70,7 @@ class Upstream:
         clock: monotonic seconds.
 
     Raises:
-        ConfigError: the proxy's URL or `tls_ca_file` cannot be used.
+        ConfigError: the proxy's URL, `tls_ca_file` or `tls_ca` cannot be used.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
+from meterproxy.core.provider import BETWEEN_BYTES_SECONDS, CONNECT_SECONDS, FIRST_BYTE_SECONDS
 from meterproxy.errors import ConfigError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -13,7 +14,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Origin:
     """One provider's base URL, taken apart, with the limits of the connections to it.
 
-    `path_prefix` has no slash at its end. With `tls_ca_file` only the authorities in that file are trusted.
+    `path_prefix` has no slash at its end. With `tls_ca_file`, or `tls_ca` (the same in PEM), only the authorities in it
+    are trusted.
     """
 
     scheme: str
@@ -21,9 +23,10 @@ class Origin:
     port: int
     path_prefix: str = ""
     tls_ca_file: str | None = None
-    connect_seconds: float = 5.0
-    first_byte_seconds: float = 600.0
-    between_bytes_seconds: float = 300.0
+    tls_ca: str | None = None
+    connect_seconds: float = CONNECT_SECONDS
+    first_byte_seconds: float = FIRST_BYTE_SECONDS
+    between_bytes_seconds: float = BETWEEN_BYTES_SECONDS
     idle_seconds: float = 30.0
     age_seconds: float = 300.0
     max_connections: int = 6000
@@ -36,9 +39,10 @@ class Origin:
         base_url: str,
         *,
         tls_ca_file: str | None = None,
-        connect_seconds: float = 5.0,
-        first_byte_seconds: float = 600.0,
-        between_bytes_seconds: float = 300.0,
+        tls_ca: str | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
+        first_byte_seconds: float = FIRST_BYTE_SECONDS,
+        between_bytes_seconds: float = BETWEEN_BYTES_SECONDS,
         max_connections: int = 6000,
         max_waiting: int = 1000,
     ) -> Self:
@@ -55,6 +59,7 @@ class Origin:
             port=port,
             path_prefix=parts.path.rstrip("/"),
             tls_ca_file=tls_ca_file,
+            tls_ca=tls_ca,
             connect_seconds=connect_seconds,
             first_byte_seconds=first_byte_seconds,
             between_bytes_seconds=between_bytes_seconds,

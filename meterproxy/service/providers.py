@@ -14,7 +14,7 @@ from meterproxy.config import Config
 from meterproxy.config import Provider as ProviderConfig
 from meterproxy.core.seal import Seal
 from meterproxy.errors import ConfigError
-from meterproxy.proxy.provider import Provider
+from meterproxy.proxy.provider import Provider, as_sent
 from meterproxy.proxy.route import Router
 from meterproxy.proxy.upstream import Origin, Upstream
 from meterproxy.service.looking import Looking
@@ -83,14 +83,22 @@ def _upstreams(providers: Iterable[Provider]) -> list[Upstream]:
 
 def stored_provider(stored: OpenedProvider) -> Provider:
     """A provider by the first of its keys, with one for each other key as a spare. Raises ConfigError."""
-    made: Provider | None = None
+    terms, made = stored.terms, None
+    origin = Origin.from_base_url(
+        terms.base_url,
+        tls_ca=terms.tls_ca,
+        connect_seconds=terms.connect_seconds,
+        first_byte_seconds=terms.first_byte_seconds,
+        between_bytes_seconds=terms.between_bytes_seconds,
+    )
     for secret in reversed(stored.secrets):
         made = Provider(
             name=stored.name,
-            upstream=Upstream(Origin.from_base_url(stored.base_url)),
+            upstream=Upstream(origin),
             api_key=secret,
-            models=stored.models,
-            prices=stored.prices,
+            models=terms.models,
+            prices=terms.prices,
+            headers=as_sent(stored.headers),
             spare=made,
         )
     assert made is not None, "it has a key"
@@ -111,5 +119,5 @@ def _provider(name: str, settings: ProviderConfig) -> Provider:
         api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         models=settings.models,
         prices=settings.prices,
-        headers=tuple((key.encode(), value.get_secret_value().encode()) for key, value in settings.headers.items()),
+        headers=as_sent((name, value.get_secret_value()) for name, value in settings.headers.items()),
     )

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -114,14 +115,15 @@ async def running(
     host: str = "127.0.0.1",
     port: int = 0,
     shutdown_seconds: float = _SHUTDOWN_SECONDS,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """Run the provider for the duration of a block; yields its base URL, as an OpenAI SDK is given it."""
     runner = web.AppRunner(make_app(settings), access_log=None, shutdown_timeout=shutdown_seconds)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
         bound = runner.addresses[0][1]
-        yield f"http://{f'[{host}]' if ':' in host else host}:{bound}/v1"
+        yield f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound}/v1"
     finally:
         await runner.cleanup()
 

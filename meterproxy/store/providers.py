@@ -2,52 +2,57 @@
 
 Rules
 -----
-- A secret is sealed under the master key and bound to its row; nobody is shown more of it than its last four letters.
+- A secret (a key, a header's value) is sealed under the master key and bound to its row, a header's to its server too.
+  Nobody is shown more of a key than its last four letters, and nothing of a header but its name.
 - Every change takes a number of the change counter, so that workers read all of this again within a second.
-- What is removed is forgotten: the row stays for the audit log, the sealed secret does not.
-- A provider's name stays: usage, and what was made there, are known by it. Nor does a secret follow it to another host.
+- What is removed is forgotten: a key's row stays for the audit log, the sealed secret does not.
+- A provider's name stays: usage, and what was made there, are known by it. Nor do secrets follow it to another server.
 """
 
-import logging
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Final
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
 import orjson
 
-from meterproxy.core.seal import NONCE_BYTES, Seal, SealBroken
+from meterproxy.core.provider import ProviderTerms
+from meterproxy.core.seal import Seal
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.actor import acting
 from meterproxy.store.ids import new_id
 from meterproxy.store.pool import Connection, transaction
+from meterproxy.store.sealing import Sealing
 from meterproxy.store.sqlfiles import queries
 
 _SQL: Final = queries("providers")
 _ACCOUNTS: Final = queries("accounts")
+_TERMS: Final = tuple(one.name for one in fields(ProviderTerms))
 
 PURPOSE: Final = b"provider keys"
 MOST_PROVIDERS: Final = 100
 MOST_KEYS: Final = 20
 """Of one provider."""
+MOST_HEADERS: Final = 20
+"""Of one provider."""
 VISIBLE: Final = 4
 
-_log: Final = logging.getLogger(__name__)
+Headers = tuple[tuple[str, str], ...]
+"""Names and values, which are secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderRow:
-    """A provider beside the configured ones."""
+    """A provider beside the configured ones; of its headers the names."""
 
     id: UUID
     name: str
-    base_url: str
-    prices: str
-    models: list[str]
+    terms: ProviderTerms
+    header_names: tuple[str, ...]
     created_at: datetime
 
 
@@ -66,13 +71,12 @@ class ProviderKeyRow:
 
 @dataclass(frozen=True, slots=True)
 class OpenedProvider:
-    """A provider with the secrets of its keys, in the order of their making; what could not be opened is not there."""
+    """A provider with its secrets, keys in the order of their making; keys that could not be opened are not there."""
 
     name: str
-    base_url: str
-    prices: str
-    models: tuple[str, ...]
-    secrets: tuple[str, ...]
+    terms: ProviderTerms
+    headers: Headers = field(default=(), repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 class ProviderRows:
@@ -80,97 +84,98 @@ class ProviderRows:
 
     def __init__(self, pool: asyncpg.Pool, seal: Seal, earlier: Sequence[Seal] = (), actor: str = "operator") -> None:
         self._pool = pool
-        self._seal = seal
-        self._seals = {one.key_id: one for one in (*earlier, seal)}
+        self._sealing = Sealing(seal, earlier)
         self._actor = actor
 
-    async def add(self, name: str, base_url: str, prices: str, models: Sequence[str]) -> ProviderRow:
+    async def add(self, name: str, terms: ProviderTerms, headers: Mapping[str, str] | None = None) -> ProviderRow:
         """Add a provider; it serves once it has a key. Raises ApiError CONFLICT (name taken, too many)."""
+        provider_id = new_id()
         try:
             async with transaction(self._pool) as connection:
-                if len(await connection.fetch(_SQL["list_providers"], MOST_PROVIDERS)) >= MOST_PROVIDERS:
+                if len(await connection.fetch(_SQL["list_providers"], MOST_PROVIDERS, None)) >= MOST_PROVIDERS:
                     raise ApiError(Case.CONFLICT, f"At most {MOST_PROVIDERS} providers may be added.")
-                row = await connection.fetchrow(_SQL["add_provider"], new_id(), name, base_url, prices, list(models))
-                assert row is not None
-                await self._note(connection, "provider.add", "provider", row["id"], {"name": name, "url": base_url})
+                await connection.execute(_SQL["add_provider"], provider_id, name, *_columns(terms))
+                await self._set_headers(connection, provider_id, terms, headers or {})
+                told = {"name": name, "url": terms.base_url, **({"headers": sorted(headers)} if headers else {})}
+                await self._note(connection, "provider.add", "provider", provider_id, told)
+                return await _read(connection, provider_id)
         except asyncpg.UniqueViolationError as error:
             raise ApiError(Case.CONFLICT, "A provider of this name is there already.", param="name") from error
-        return ProviderRow(**row)
 
     async def list(self) -> Sequence[ProviderRow]:
         """In the order of their making."""
         async with transaction(self._pool, readonly=True) as connection:
-            return [ProviderRow(**row) for row in await connection.fetch(_SQL["list_providers"], MOST_PROVIDERS)]
+            return [_row(row) for row in await connection.fetch(_SQL["list_providers"], MOST_PROVIDERS, None)]
 
     async def change(
-        self,
-        provider_id: UUID,
-        base_url: str | None = None,
-        prices: str | None = None,
-        models: Sequence[str] | None = None,
+        self, provider_id: UUID, changes: Mapping[str, Any], headers: Mapping[str, str | None] | None = None
     ) -> ProviderRow:
-        """Change where a provider is, whose prices hold, or which models it serves; None: as it is.
+        """Change some of a provider's terms, and set some of its headers or, with None, forget them.
 
-        Where nothing is another nothing is written, neither there nor in the audit log.
-        Keys are forgotten where the address names another host: each was given for the one that it was tried at.
+        Where nothing is another nothing is written, neither there nor in the audit log. Keys and headers are forgotten
+        where they might be sent to somebody else than whom they were given for.
 
         Raises:
-            ApiError: NOT_FOUND.
+            ApiError: NOT_FOUND, CONFLICT (too many headers).
         """
         async with transaction(self._pool) as connection:
-            old = await _read(connection, provider_id)
-            new = replace(old, base_url=base_url or old.base_url, prices=prices or old.prices,
-                          models=list(models or old.models))  # fmt: skip
-            if new == old:
+            old = await _lock(connection, provider_id)
+            terms = replace(old.terms, **changes)
+            known = {name.lower() for name in old.header_names}
+            wish = {name: text for name, text in (headers or {}).items() if text is not None or name.lower() in known}
+            if terms == old.terms and not wish:
                 return old
-            row = await connection.fetchrow(_SQL["change_provider"], provider_id, new.base_url, new.prices, new.models)
-            assert row is not None
-            moved = _host(old.base_url) != _host(new.base_url)
-            forgotten = await connection.fetch(_SQL["forget_keys"], provider_id) if moved else ()
-            changed = {
-                name: told
-                for name in ("base_url", "prices", "models")
-                if (told := getattr(new, name)) != getattr(old, name)
-            }
-            before = {f"{name}_before": getattr(old, name) for name in changed}
-            keys = {"keys_forgotten": len(forgotten)} if forgotten else {}
-            await self._note(connection, "provider.change", "provider", provider_id, {**changed, **before, **keys})
-            return ProviderRow(**row)
+            await connection.execute(_SQL["change_provider"], provider_id, *_columns(terms))
+            told = _told_changes(old.terms, terms)
+            if not terms.may_keep_secrets_of(old.terms):
+                told |= await _forget_secrets(connection, provider_id)
+            told |= await self._set_headers(connection, provider_id, terms, wish)
+            await self._note(connection, "provider.change", "provider", provider_id, told)
+            return await _read(connection, provider_id)
 
     async def remove(self, provider_id: UUID) -> None:
         """Remove a provider with its keys. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
-            await _read(connection, provider_id)  # alone with it, so that no key comes in meanwhile
-            if await connection.fetchval(_SQL["remove_provider"], provider_id) is None:
-                raise ApiError(Case.NOT_FOUND, f"There is no provider {provider_id}.")
+            await _lock(connection, provider_id)  # alone with it, so that no key comes in meanwhile
+            await connection.execute(_SQL["remove_provider"], provider_id)
+            await connection.execute(_SQL["forget_headers"], provider_id, None)
             await self._note(connection, "provider.remove", "provider", provider_id, {})
 
-    async def read(self, provider_id: UUID) -> ProviderRow:
-        """One of them. Raises ApiError NOT_FOUND."""
+    async def reached(self, provider_id: UUID) -> OpenedProvider:
+        """One of them without its keys, to try one there. Raises ApiError NOT_FOUND, CONFLICT (no opened header)."""
         async with transaction(self._pool) as connection:
-            return await _read(connection, provider_id)
+            row = await _lock(connection, provider_id)
+            headers = await self._headers(connection, {provider_id: row}, provider_id)
+        if provider_id not in headers:
+            raise ApiError(Case.CONFLICT, "A header of this provider cannot be opened: set it again.")
+        return OpenedProvider(row.name, row.terms, headers[provider_id])
+
+    async def provider_of_key(self, key_id: UUID) -> UUID:
+        """Whose key it is. Raises ApiError NOT_FOUND."""
+        async with transaction(self._pool) as connection:
+            return UUID(str((await _lock_key(connection, key_id))["provider_id"]))
 
     async def add_key(
-        self, provider_id: UUID, secret: str, name: str = "", tried_at: str | None = None
+        self, provider_id: UUID, secret: str, name: str = "", tried_at: ProviderTerms | None = None
     ) -> ProviderKeyRow:
         """Add a key to a provider.
 
         Args:
-            tried_at: the address at which it was taken; None: it was not tried.
+            tried_at: the terms on which it was taken; None: it was not tried.
 
         Raises:
-            ApiError: NOT_FOUND, CONFLICT (too many, or the provider is at another host by now).
+            ApiError: NOT_FOUND, CONFLICT (too many, or the provider is somewhere else by now).
         """
         async with transaction(self._pool) as connection:
-            provider = await _read(connection, provider_id)
-            if tried_at is not None and _host(tried_at) != _host(provider.base_url):
+            provider = await _lock(connection, provider_id)
+            if tried_at is not None and not provider.terms.may_keep_secrets_of(tried_at):
                 raise ApiError(Case.CONFLICT, "The provider's address was changed meanwhile: try the key there.")
             if await connection.fetchval(_SQL["count_keys"], provider_id) >= MOST_KEYS:
                 raise ApiError(Case.CONFLICT, f"A provider has {MOST_KEYS} keys at most.")
             key_id = new_id()
             row = await connection.fetchrow(
-                _SQL["add_key"], key_id, provider_id, name, _last_four(secret), self._sealed(key_id, secret.encode()),
-                self._seal.key_id,
+                _SQL["add_key"], key_id, provider_id, name, _last_four(secret),
+                self._sealing.sealed(secret, key_id.bytes), self._sealing.key_id,
             )  # fmt: skip
             assert row is not None
             await self._note(connection, "provider_key.add", "provider_key", key_id, {"provider": str(provider_id)})
@@ -182,18 +187,14 @@ class ProviderRows:
             rows = await connection.fetch(_SQL["list_keys"], MOST_PROVIDERS * MOST_KEYS)
         return [ProviderKeyRow(**row) for row in rows]
 
-    async def url_of_key(self, key_id: UUID) -> str:
-        """Where a key is used. Raises ApiError NOT_FOUND."""
-        async with transaction(self._pool) as connection:
-            return str((await _lock_key(connection, key_id))["base_url"])
-
     async def rotate_key(self, key_id: UUID, secret: str) -> ProviderKeyRow:
         """Put another secret in the place of a key's. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
             await _lock_key(connection, key_id)
             row = await connection.fetchrow(
-                _SQL["change_key"], key_id, _last_four(secret), self._sealed(key_id, secret.encode()), self._seal.key_id
-            )
+                _SQL["change_key"], key_id, _last_four(secret), self._sealing.sealed(secret, key_id.bytes),
+                self._sealing.key_id,
+            )  # fmt: skip
             assert row is not None
             await self._note(connection, "provider_key.rotate", "provider_key", key_id, {})
             return ProviderKeyRow(**row)
@@ -206,50 +207,91 @@ class ProviderRows:
             await self._note(connection, "provider_key.remove", "provider_key", key_id, {})
 
     async def opened(self) -> Sequence[OpenedProvider]:
-        """All providers that have a key which can be opened. Raises StoreUnavailable."""
-        async with transaction(self._pool, readonly=True) as connection:
-            rows = await connection.fetch(_SQL["open_all"])
-        found: dict[UUID, tuple[asyncpg.Record, list[str]]] = {}
-        for row in rows:
-            secret = self._opened(row["key_id"], row["sealed"], row["master_key_id"])
+        """All providers that have a key which can be opened, and no header that cannot. Raises StoreUnavailable."""
+        # of one moment: a key must not meet the address that its provider had before it was given
+        async with transaction(self._pool, isolation="repeatable_read", readonly=True) as connection:
+            rows = {
+                row["id"]: _row(row) for row in await connection.fetch(_SQL["list_providers"], MOST_PROVIDERS, None)
+            }
+            headers = await self._headers(connection, rows, None)
+            keys = await connection.fetch(_SQL["open_keys"])
+        secrets: dict[UUID, list[str]] = defaultdict(list)
+        for key in keys:
+            secret = self._opened_key(key)
             if secret is not None:
-                found.setdefault(row["id"], (row, []))[1].append(secret.decode())
+                secrets[key["provider_id"]].append(secret)
         return [
-            OpenedProvider(row["name"], row["base_url"], row["prices"], tuple(row["models"]), tuple(secrets))
-            for row, secrets in found.values()
+            OpenedProvider(row.name, row.terms, headers[row.id], tuple(secrets[row.id]))
+            for row in rows.values()
+            if row.id in headers and row.id in secrets
         ]
 
     async def reseal(self) -> tuple[int, int]:
         """Seal under today's master key what is sealed under earlier ones; how many were, and how many cannot be."""
         done = failed = 0
         async with transaction(self._pool) as connection:
-            for row in await connection.fetch(_SQL["sealed_under_others"], self._seal.key_id):
-                secret = self._opened(row["id"], row["sealed"], row["master_key_id"])
+            for row in await connection.fetch(_SQL["keys_under_others"], self._sealing.key_id):
+                secret = self._opened_key(row)
                 if secret is None:
                     failed += 1
                     continue
-                await connection.fetchrow(
-                    _SQL["change_key"], row["id"], _last_four(secret.decode()), self._sealed(row["id"], secret),
-                    self._seal.key_id,
+                await connection.execute(
+                    _SQL["change_key"], row["id"], _last_four(secret), self._sealing.sealed(secret, row["id"].bytes),
+                    self._sealing.key_id,
                 )  # fmt: skip
                 done += 1
+            for row in await connection.fetch(_SQL["headers_under_others"], self._sealing.key_id):
+                bound_to = _bound(row["id"], ProviderTerms(row["base_url"]))
+                text = self._opened_header(row, bound_to)
+                if text is None:
+                    failed += 1
+                    continue
+                sealed = self._sealing.sealed(text, bound_to)
+                await connection.execute(_SQL["reseal_header"], row["id"], sealed, self._sealing.key_id)
+                done += 1
             if done:
-                await self._note(connection, "provider_key.reseal", "provider_key", None, {"keys": done})
+                await self._note(connection, "provider_key.reseal", "provider_key", None, {"secrets": done})
         return done, failed
 
-    def _sealed(self, key_id: UUID, secret: bytes) -> bytes:
-        return self._seal.seal(secret, key_id.bytes, os.urandom(NONCE_BYTES))
+    async def _set_headers(
+        self, connection: Connection, provider_id: UUID, terms: ProviderTerms, headers: Mapping[str, str | None]
+    ) -> dict[str, Any]:
+        """Put headers in the place of those of their names, or nothing; what the audit log is told of it."""
+        if not headers:
+            return {}
+        await connection.fetch(_SQL["forget_headers"], provider_id, [name.lower() for name in headers])
+        for name, text in headers.items():
+            if text is not None:
+                header_id = new_id()
+                sealed = self._sealing.sealed(text, _bound(header_id, terms))
+                await connection.execute(_SQL["add_header"], header_id, provider_id, name, sealed, self._sealing.key_id)
+        if len((await _read(connection, provider_id)).header_names) > MOST_HEADERS:
+            raise ApiError(Case.CONFLICT, f"A provider has {MOST_HEADERS} headers at most.", param="headers")
+        kept = sorted(name for name, text in headers.items() if text is not None)
+        gone = sorted(name for name, text in headers.items() if text is None)
+        return {**({"headers_set": kept} if kept else {}), **({"headers_removed": gone} if gone else {})}
 
-    def _opened(self, key_id: UUID, sealed: bytes, master_key_id: bytes) -> bytes | None:
-        seal = self._seals.get(master_key_id)
-        if seal is None:
-            _log.error("a provider key is sealed under another master_key", extra={"provider_key": str(key_id)})
-            return None
-        try:
-            return seal.open(sealed, key_id.bytes)
-        except SealBroken:
-            _log.error("a provider key is damaged", extra={"provider_key": str(key_id)})
-            return None
+    async def _headers(
+        self, connection: Connection, rows: Mapping[UUID, ProviderRow], provider_id: UUID | None
+    ) -> dict[UUID, Headers]:
+        """The headers of one provider or of all; whoever has one that cannot be opened is not there."""
+        found: dict[UUID, list[tuple[str, str]]] = {one: [] for one in rows}
+        for row in await connection.fetch(_SQL["open_headers"], provider_id):
+            provider = rows.get(row["provider_id"])
+            text = None if provider is None else self._opened_header(row, _bound(row["id"], provider.terms))
+            if text is None:
+                found.pop(row["provider_id"], None)
+            elif row["provider_id"] in found:
+                found[row["provider_id"]].append((row["name"], text))
+        return {one: tuple(headers) for one, headers in found.items()}
+
+    def _opened_key(self, row: asyncpg.Record) -> str | None:
+        return self._sealing.opened(
+            row["sealed"], row["id"].bytes, row["master_key_id"], {"provider_key": str(row["id"])}
+        )
+
+    def _opened_header(self, row: asyncpg.Record, bound_to: bytes) -> str | None:
+        return self._sealing.opened(row["sealed"], bound_to, row["master_key_id"], {"provider_header": str(row["id"])})
 
     async def _note(
         self, connection: Connection, action: str, kind: str, subject_id: UUID | None, detail: dict[str, Any]
@@ -260,22 +302,55 @@ class ProviderRows:
         await connection.execute(_ACCOUNTS["record_change"], "provider", subject_id)
 
 
-def _host(url: str) -> tuple[str, str]:
-    """Whom a secret is sent to."""
-    scheme, host, *_ = urlsplit(url)
-    return scheme, host
-
-
 def _last_four(secret: str) -> str:
     """All that is ever shown of a secret; nothing of one that is so short that it would tell much."""
     return secret[-VISIBLE:] if len(secret) >= 4 * VISIBLE else ""
 
 
+def _bound(header_id: UUID, terms: ProviderTerms) -> bytes:
+    """What a header's value is sealed for."""
+    return header_id.bytes + terms.server.encode()
+
+
+def _columns(terms: ProviderTerms) -> tuple[Any, ...]:
+    """Terms as a row has them, in the order of its columns."""
+    return tuple(getattr(terms, name) for name in _TERMS)
+
+
+def _row(row: asyncpg.Record) -> ProviderRow:
+    terms = {name: row[name] for name in _TERMS} | {"models": tuple(row["models"])}
+    return ProviderRow(row["id"], row["name"], ProviderTerms(**terms), tuple(row["header_names"]), row["created_at"])
+
+
+def _told_changes(old: ProviderTerms, new: ProviderTerms) -> dict[str, Any]:
+    """What is another, as the audit log is told: before and after, certificates by their digest."""
+    changed = [name for name in _TERMS if getattr(old, name) != getattr(new, name)]
+    told = {name: _told(name, getattr(new, name)) for name in changed}
+    return told | {f"{name}_before": _told(name, getattr(old, name)) for name in changed}
+
+
+def _told(name: str, value: Any) -> Any:
+    return f"sha256:{sha256(value.encode()).hexdigest()}" if name == "tls_ca" and value is not None else value
+
+
+async def _forget_secrets(connection: Connection, provider_id: UUID) -> dict[str, Any]:
+    """Forget a provider's keys and headers; what the audit log is told of it."""
+    keys = len(await connection.fetch(_SQL["forget_keys"], provider_id))
+    headers = [row["name"] for row in await connection.fetch(_SQL["forget_headers"], provider_id, None)]
+    return {**({"keys_forgotten": keys} if keys else {}), **({"headers_forgotten": headers} if headers else {})}
+
+
 async def _read(connection: Connection, provider_id: UUID) -> ProviderRow:
-    row = await connection.fetchrow(_SQL["read_provider"], provider_id)
+    row = await connection.fetchrow(_SQL["list_providers"], 1, provider_id)
     if row is None:
         raise ApiError(Case.NOT_FOUND, f"There is no provider {provider_id}.", param="provider_id")
-    return ProviderRow(**row)
+    return _row(row)
+
+
+async def _lock(connection: Connection, provider_id: UUID) -> ProviderRow:
+    """A provider that nobody else changes meanwhile."""
+    await connection.execute(_SQL["lock_provider"], provider_id)
+    return await _read(connection, provider_id)
 
 
 async def _lock_key(connection: Connection, key_id: UUID) -> asyncpg.Record:

@@ -2,15 +2,17 @@
 
 import base64
 import io
+from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Command
+from tests.proxy.scripted import CA_FILE
 
 SECRET = "sk-a-secret-of-some-length-1234"
 
 
-def test_a_provider_and_its_keys(on_database: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_and_its_keys(on_database: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Secrets come in by standard input and are never shown; the master key is replaced; what is removed is gone."""
     old, new = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
     monkeypatch.setenv("METERPROXY_MASTER_KEY", old)
@@ -24,6 +26,21 @@ def test_a_provider_and_its_keys(on_database: Command, monkeypatch: pytest.Monke
     unknown = on_database("provider", "set", provider["id"], "--prices", "nobodys")
     assert unknown.status == 2
     assert "no prices are known under 'nobodys'; there are" in unknown.err
+    (headers := tmp_path / "headers").write_text(f"X-Team: {SECRET}\n\nX-Other: b\n")
+    reached = ("--headers", str(headers), "--tls-ca-file", CA_FILE, "--connect-seconds", "2.5")
+    done = on_database("provider", "set", provider["id"], *reached, "--json")
+    assert (done.json["header_names"], SECRET in done.out) == (["X-Other", "X-Team"], False)
+    assert done.json["timeouts"] == {**provider["timeouts"], "connect_seconds": 2.5}
+    assert done.json["tls_ca"] in Path(CA_FILE).read_text()
+    headers.write_text("X-Other:")
+    assert on_database("provider", "set", provider["id"], "--headers", str(headers), "--json").json["header_names"] == [
+        "X-Team"
+    ]
+    assert on_database("provider", "set", provider["id"], "--system-tls", "--json").json["tls_ca"] is None
+    assert on_database("provider", "set", provider["id"], *reached, "--system-tls").status == 2
+    headers.write_text(SECRET)
+    wrong = on_database("provider", "set", provider["id"], "--headers", str(headers))
+    assert (wrong.status, "Line 1 must be written as" in wrong.err, SECRET in wrong.err) == (1, True, False)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{SECRET}\n"))
     key = on_database("provider-key", "add", "--provider", provider["id"], "--untested", "--json")
     assert (key.json["last_four"], SECRET in key.out + key.err) == ("1234", False)

@@ -6,6 +6,7 @@ from meterproxy.control import bodies, forms
 from meterproxy.control.limit_bodies import ChangedLimit
 from meterproxy.control.organization_endpoints import NewInvitation
 from meterproxy.control.own_key_endpoints import OwnKey, Rotation
+from meterproxy.control.provider_bodies import ChangedProvider
 from meterproxy.errors import ApiError, Case
 
 
@@ -28,7 +29,28 @@ def test_lists_switches_numbers_and_what_is_empty() -> None:
     assert forms.read(ChangedLimit, {"marks": "50, 80,100"}).marks == (50, 80, 100)
 
 
+def test_tables_and_what_is_within_a_member() -> None:
+    """Lines of names and values, null where there is none; a dot leads into a member; empty is as it would be."""
+    given = {"headers": "X-Team: a:b\n\nX-Gone:", "timeouts.connect_seconds": "2.5", "timeouts.first_byte_seconds": ""}
+    wish = forms.read(ChangedProvider, given)
+    assert wish.header_values() == {"X-Team": "a:b", "X-Gone": None}
+    assert wish.changes() == {"connect_seconds": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("X-Team: a\nsecret", "Line 2"), (":secret", "Line 1"), ("A: b\nA: secret", "Line 2")]
+)
+def test_a_table_that_cannot_be_read_is_not_repeated(text: str, said: str) -> None:
+    """Where a colon is missing, what stands there may be anything."""
+    with pytest.raises(ApiError, match=said) as refused:
+        forms.read(ChangedProvider, {"headers": text})
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(("kind", "given", "param"), [
+    (ChangedProvider, {"timeouts.connect_seconds": "soon"}, "timeouts.connect_seconds"),
+    (ChangedProvider, {"timeouts.patience": "1"}, "timeouts.patience"),
+    (ChangedProvider, {"models.patience": "1"}, "models.patience"),
     (bodies.NewCredit, {"amount": "5,00", "kind": "grant"}, "amount"),
     (bodies.NewCredit, {"amount": "5,000", "kind": "grant"}, "amount"),
     (bodies.NewCredit, {"amount": "10,00.00", "kind": "grant"}, "amount"),

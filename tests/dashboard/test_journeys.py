@@ -91,28 +91,28 @@ async def test_a_forgotten_password_is_set_by_a_link_that_is_mailed(
     chromium: Browser, open_service: Service, box: Postbox
 ) -> None:
     """From the page of signing in to the letter and back; whoever was signed in with the old one is out."""
-    async with visiting(chromium, open_service) as before, visiting(chromium, open_service) as fay:
-        email, page = await registered(before, "fay"), fay.page
-        await fay.open("/login")
+    async with visiting(chromium, open_service) as before, visiting(chromium, open_service) as vera:
+        email, page = await registered(before, "vera"), vera.page
+        await vera.open("/login")
         await page.get_by_role("link", name="Forgotten your password?").click()
         await page.get_by_label("E-mail").fill(email)
-        assert await fay.barriers() == []
-        await fay.press("Send the link")
+        assert await vera.barriers() == []
+        await vera.press("Send the link")
         await expect(page.get_by_role("status")).to_contain_text("is on its way")
         letter = await box.letters.get()
         (link,) = re.findall(r"http\S+", letter.get_content())
         await page.goto(link)
         await page.get_by_label("New password").fill("a new long password")
-        await fay.press("Set it")
+        await vera.press("Set it")
         await expect(page.get_by_role("status")).to_have_text("Your password was set. Sign in with it.")
-        await fay.sign_in(email, "a new long password")
+        await vera.sign_in(email, "a new long password")
         await before.open("/keys")
         await expect(before.page.get_by_role("heading", name="Sign in")).to_be_visible()
         await page.goto(link)
         await page.get_by_label("New password").fill("one more long password")
-        await fay.press("Set it")
+        await vera.press("Set it")
         await expect(page.get_by_role("alert")).to_contain_text("was used")
-        fay.trouble.clear()  # the browser tells of the refusal
+        vera.trouble.clear()  # the browser tells of the refusal
 
 
 async def test_from_registering_to_a_statement(chromium: Browser, open_service: Service, tmp_path: Path) -> None:
@@ -288,7 +288,24 @@ async def test_an_operator_adds_a_provider_and_rotates_its_key(chromium: Browser
             await operator.open("/operate/providers")
             await page.get_by_label("Name", exact=True).fill("second")
             await page.get_by_label("Address").fill(second)
+            await page.get_by_text("Headers, TLS, patience").click()
+            await page.locator("#headers-new").fill("X-Team: blue-secret")
+            await page.locator("#first_byte_seconds-new").fill("42.5")
+            assert await operator.barriers() == []
             await operator.press("Add provider")
+            await expect(page.get_by_text("the first byte 42.5 s")).to_be_visible()
+            assert "blue-secret" not in await page.content()
+            await page.get_by_text("Change second").click()
+            await page.get_by_label(re.compile("^Headers")).first.fill("X-Other: a\nX-Team")
+            await page.get_by_label("the first byte").first.fill("")
+            await operator.press("Save")
+            await expect(page.get_by_role("alert")).to_contain_text("Line 2 must be written as")
+            operator.trouble.clear()  # the browser tells of the refusal
+            await expect(page.get_by_label("the first byte").first).to_have_value("")
+            await page.get_by_label(re.compile("^Headers")).first.fill("X-Other: a\nX-Team:")
+            await operator.press("Save")
+            await expect(page.get_by_text("the first byte 42.5 s")).to_be_visible()
+            await expect(page.get_by_text("X-Other", exact=True)).to_be_visible()
             await page.get_by_label("Secret").fill("sk-the-right-one-1234")
             await operator.press("Add key")
             await expect(page.get_by_role("status")).to_contain_text("takes the key")
@@ -399,6 +416,32 @@ async def test_every_page_lets_everybody_in(
         for path in PAGES:
             found += await barriers(path)
         assert found == []
+
+
+async def test_operations_that_are_opened_let_everybody_in(chromium: Browser, open_service: Service) -> None:
+    """In the viewer of the API's document: what stands in them has names, contrast, and a way in by keyboard."""
+    async with visiting(chromium, open_service, viewport={"width": 360, "height": 800}) as anybody:
+        page = anybody.page
+        await anybody.open("/docs")
+        await page.locator(".opblock-tag").first.wait_for()
+        for tag in (await page.locator(".opblock-tag .expand-operation").all())[::9]:
+            await tag.click()
+        operations = (await page.locator(".opblock-summary-control").all())[::6]
+        for operation in operations:
+            await operation.click()
+        await expect(page.locator(".opblock.is-open")).to_have_count(len(operations))
+        for number in range(2):
+            await page.locator(".try-out__btn:not(.cancel, .reset)").first.click()
+            await expect(page.locator(".btn.execute")).to_have_count(number + 1)
+        await expect(page.locator("#docs :is(select, textarea):not([aria-label])")).to_have_count(0)
+        await page.emulate_media(color_scheme="light")
+        found = await anybody.barriers()
+        await page.emulate_media(color_scheme="dark")
+        found += await anybody.barriers(OF_COLOURS)
+        assert found == []
+        assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        its_own = "Could not find component: JsonSchema_string_"  # it takes the one for any text
+        anybody.trouble = [told for told in anybody.trouble if its_own not in told]
 
 
 async def test_pages_are_read_without_javascript(chromium: Browser, open_service: Service) -> None:

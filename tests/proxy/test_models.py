@@ -1,11 +1,13 @@
 """A provider's list of models: fetched seldom, bounded in time, by the key that is taken."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from meterproxy.core.provider import ProviderTerms
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy import models as models_module
 from meterproxy.proxy import probe as probe_module
@@ -14,7 +16,7 @@ from meterproxy.proxy.probe import probe
 from meterproxy.proxy.provider import Provider
 from meterproxy.proxy.upstream import Origin, Upstream
 from tests.proxy import scripted
-from tests.proxy.scripted import Peer, Script, answers
+from tests.proxy.scripted import CA_FILE, Peer, Script, answers
 
 
 def says(status: int, body: Any = b"") -> bytes:
@@ -180,10 +182,10 @@ async def test_what_is_said_of_a_key_that_could_not_be_tried(answer: bytes, para
 
     async with scripted.provider(script) as served:
         if said is None:
-            assert await probe(f"http://127.0.0.1:{served.port}/v1", "sk-very-secret") == 0
+            assert await probe(ProviderTerms(f"http://127.0.0.1:{served.port}/v1"), "sk-very-secret") == 0
             return
         with pytest.raises(ApiError) as refused:
-            await probe(f"http://127.0.0.1:{served.port}/v1", "sk-very-secret")
+            await probe(ProviderTerms(f"http://127.0.0.1:{served.port}/v1"), "sk-very-secret")
     assert (refused.value.case, refused.value.param) == (Case.MALFORMED, param)
     assert said in refused.value.message
     assert "very-secret" not in refused.value.message
@@ -196,7 +198,7 @@ async def test_what_is_said_of_a_key_that_could_not_be_tried(answer: bytes, para
 async def test_an_address_where_nobody_is_is_told(address: str, said: str) -> None:
     """Not that the key is wrong."""
     with pytest.raises(ApiError, match=said) as refused:
-        await probe(address, "k")
+        await probe(ProviderTerms(address), "k")
     assert refused.value.param == "base_url"
 
 
@@ -205,4 +207,17 @@ async def test_a_certificate_that_is_not_trusted_is_told(monkeypatch: pytest.Mon
     monkeypatch.setattr(probe_module, "SECONDS", 5.0)
     async with scripted.provider(tls=True) as served:
         with pytest.raises(ApiError, match="no certificate that is trusted here"):
-            await probe(f"https://127.0.0.1:{served.port}/v1", "k")
+            await probe(ProviderTerms(f"https://127.0.0.1:{served.port}/v1"), "k")
+
+
+async def test_a_key_is_tried_as_the_provider_is_reached() -> None:
+    """With its headers, and trusting whom it trusts."""
+    seen: list[tuple[str, str]] = []
+
+    async def script(peer: Peer) -> None:
+        seen.extend((await peer.answer(lists("a", "b"))).headers)
+
+    async with scripted.provider(script, tls=True) as served:
+        terms = ProviderTerms(f"https://127.0.0.1:{served.port}/v1", tls_ca=Path(CA_FILE).read_text())
+        assert await probe(terms, "k", [("X-Team", "blue")]) == 2
+    assert ("X-Team", "blue") in seen

@@ -221,6 +221,8 @@ def test_authorities_that_cannot_be_read(tmp_path: Any) -> None:
     for file in ("missing.pem", "empty.pem"):
         with pytest.raises(ConfigError, match="tls_ca_file"):
             Upstream(Origin.from_base_url("https://a", tls_ca_file=str(tmp_path / file)), environ={})
+    with pytest.raises(ConfigError, match="tls_ca cannot be used"):
+        Upstream(Origin.from_base_url("https://a", tls_ca="nothing"), environ={})
 
 
 class Tunnel:

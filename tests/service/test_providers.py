@@ -1,25 +1,31 @@
 """Providers that are added while the service runs."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
+import aiohttp
 import openai
 import pytest
 import pytest_asyncio
 
 from meterproxy.catalog.catalog import Catalog
+from meterproxy.core.provider import ProviderTerms
 from meterproxy.proxy.route import Router
 from meterproxy.service.providers import StoredProviders
 from meterproxy.simulator.app import running as simulator
 from meterproxy.simulator.settings import SimulatorSettings
 from meterproxy.store.providers import OpenedProvider, ProviderRows
 from tests import postgres
+from tests.proxy import scripted
 from tests.service.running import Service, service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SECRET = "sk-second-provider-secret-1234"
+HEADER = "blue-team-secret-1234"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -116,6 +122,53 @@ async def test_the_next_key_is_used_where_one_is_refused(narrow: Service) -> Non
             await asyncio.sleep(0.05)
 
 
+async def test_it_is_reached_as_it_was_said(narrow: Service) -> None:
+    """Over TLS by an authority of its own, with headers, for as long as it may take; each change is in force at once."""
+    _, key = await narrow.customer()
+    context, ca = scripted.Provider(()).tls(), Path(scripted.CA_FILE).read_text()
+    async with simulator(SimulatorSettings(key=SECRET), tls=context) as fourth:
+        provider_id = await added(narrow, "fourth", fourth, "gpt-4.1-nano")
+        path, body = f"/api/admin/providers/{provider_id}", {"provider_id": provider_id, "secret": SECRET}
+        refused = await narrow.admin("POST", "/api/admin/provider-keys", body, status=400)
+        assert "no certificate that is trusted here" in refused["error"]["message"]
+        await narrow.admin("PATCH", path, {"tls_ca": ca, "headers": {"X-Team": HEADER}}, status=200)
+        await narrow.admin("POST", "/api/admin/provider-keys", body, status=201)
+        await comes_about(narrow, key, "gpt-4.1-nano")
+        assert await headers_of_last_call(fourth) == [HEADER]
+
+        await narrow.admin("PATCH", path, {"headers": {"X-Team": "green"}}, status=200)
+        async with asyncio.timeout(10):
+            while await headers_of_last_call(fourth) != ["green"]:
+                await asked(narrow, key, "gpt-4.1-nano")
+        assert HEADER not in str(await narrow.admin("GET", "/api/admin/providers")) + narrow.whole_log()
+
+        await narrow.admin("PATCH", path, {"timeouts": {"first_byte_seconds": 1e-6}}, status=200)
+        async with asyncio.timeout(10):
+            while (said := await what_is_said(narrow, key, "gpt-4.1-nano")) is None:
+                pass
+        assert said == "upstream_timeout"
+        await narrow.admin("DELETE", path, status=None)
+
+
+async def what_is_said(running: Service, secret: str, model: str) -> str | None:
+    """The code of the error that a request gets, if it gets one."""
+    try:
+        await asked(running, secret, model)
+    except openai.APIStatusError as error:
+        return error.code
+    return None
+
+
+async def headers_of_last_call(base_url: str) -> list[str]:
+    """The values of `X-Team` in what a provider was asked last by a client."""
+    trusting = ssl.create_default_context(cafile=scripted.CA_FILE)
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{base_url.removesuffix('/v1')}/_simulator/calls", ssl=trusting) as answer:
+            calls = (await answer.json())["calls"]
+    last = [call for call in calls if call["path"] == "/v1/chat/completions"][-1]
+    return [value for name, value in last["headers"] if name == "X-Team"]
+
+
 class Rows:
     """Stored providers, as a test says."""
 
@@ -127,7 +180,7 @@ class Rows:
 
 
 def opened(name: str, *secrets: str) -> OpenedProvider:
-    return OpenedProvider(name, "https://127.0.0.1:1/v1", "openai", ("*",), secrets)
+    return OpenedProvider(name, ProviderTerms("https://127.0.0.1:1/v1"), secrets=secrets)
 
 
 async def test_what_has_not_changed_stays_with_its_connections() -> None:
