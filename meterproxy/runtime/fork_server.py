@@ -64,11 +64,14 @@ class Forked(Child):
 
     async def ended(self) -> int:
         """Wait until the process has ended and give its exit code; cancelling the wait changes nothing."""
-        await readable(self._exit_pipe)
         if (code := self.exit_code) is not None:
             return code
-        await readable(self._pidfd)  # the server has died
-        return self.exit_code or 0
+        await readable(self._exit_pipe)
+        if (code := self.exit_code) is None:
+            await readable(self._pidfd)  # the server has died
+            code = self.exit_code
+        assert code is not None, "it has ended"
+        return code
 
 
 class ForkServer:
