@@ -377,10 +377,10 @@ async def test_errors_that_cancel_each_other_are_found_in_what_was_dropped(pool:
     assert await drop_old_usage(pool, KEPT_DAYS) > 0
     assert await broken(pool) == []
     for table, (at, column, name) in ROLLED.items():
-        for change, which in (("+ 1", "min"), ("- 1", "max")):
+        for change, which, order in (("+ 1", "min", "DESC"), ("- 1", "max", "ASC")):  # so that the same are found again
             await pool.execute(
                 f"UPDATE {table} SET {column} = {column} {change} WHERE ctid = (SELECT ctid FROM {table} WHERE {at} = "
-                f"(SELECT {which}({at}) FROM {table} WHERE {at} < retained_day()) ORDER BY {column} DESC LIMIT 1)"
+                f"(SELECT {which}({at}) FROM {table} WHERE {at} < retained_day()) ORDER BY {column} {order} LIMIT 1)"
             )
         found = [told for told in await broken(pool) if told.startswith(name)]
         assert found, table
@@ -390,7 +390,7 @@ async def test_errors_that_cancel_each_other_are_found_in_what_was_dropped(pool:
         )
         await pool.execute(
             f"UPDATE {table} SET {column} = {column} + 1 WHERE ctid = (SELECT ctid FROM {table} WHERE {at} = "
-            f"(SELECT max({at}) FROM {table} WHERE {at} < retained_day()) ORDER BY {column} DESC LIMIT 1)"
+            f"(SELECT max({at}) FROM {table} WHERE {at} < retained_day()) ORDER BY {column} ASC LIMIT 1)"
         )
     await pool.execute("UPDATE conversations SET amount_nanos = amount_nanos + 1 WHERE first_at < retained_from()")
     assert [told.partition(":")[0] for told in await broken(pool)] == ["counts_know_what_was_dropped"]
