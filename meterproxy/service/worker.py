@@ -337,7 +337,8 @@ class Worker:
         self._stopping.set()
 
     def _orphaned(self) -> None:
-        """The supervisor is gone, of which the kernel also tells by a SIGTERM."""
+        """The supervisor is gone: nobody lingers, and its successor wants the journal."""
+        self._told_to_stop.set()
         self._stopping.set()
         loop = asyncio.get_running_loop()
         loop.call_later(ORPHAN_SECONDS, self._cut_short)
