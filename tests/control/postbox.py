@@ -47,7 +47,7 @@ class Postbox:
 
 def _knows(_server: Any, _session: Any, _envelope: Any, mechanism: str, given: Any) -> AuthResult:
     right = isinstance(given, LoginPassword) and (given.login, given.password) == (USER.encode(), PASSWORD.encode())
-    return AuthResult(success=right and mechanism in {"LOGIN", "PLAIN"})
+    return AuthResult(success=right and mechanism in {"LOGIN", "PLAIN"}, handled=False)  # the server is to say so
 
 
 @asynccontextmanager
