@@ -392,12 +392,12 @@ PAGES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("width", "schemes"), [(360, ("dark", "light")), (1440, ("light", "dark"))])
+@pytest.mark.parametrize(("width", "schemes"), [(360, ("dark", "light")), (1440, ("light",))])
 async def test_every_page_lets_everybody_in(
-    chromium: Browser, open_service: Service, width: int, schemes: tuple[str, str]
+    chromium: Browser, open_service: Service, width: int, schemes: tuple[str, ...]
 ) -> None:
     """No barriers, nothing beyond the window's edge, no errors, whatever the window and the colours."""
-    first, second = schemes
+    first, *others = schemes
     async with visiting(chromium, open_service, viewport={"width": width, "height": 800}) as operator:
 
         async def barriers(path: str) -> list[str]:
@@ -407,8 +407,9 @@ async def test_every_page_lets_everybody_in(
             beyond = await operator.page.evaluate("document.documentElement.scrollWidth - innerWidth")
             if beyond > 0:
                 found.append(f"goes {beyond} pixels beyond the edge")
-            await operator.page.emulate_media(color_scheme=second)
-            found += await operator.barriers(OF_COLOURS)
+            for other in others:
+                await operator.page.emulate_media(color_scheme=other)
+                found += await operator.barriers(OF_COLOURS)
             return [f"{path} {barrier}" for barrier in found]
 
         found = await barriers("/login")
@@ -426,7 +427,7 @@ async def test_operations_that_are_opened_let_everybody_in(chromium: Browser, op
         await page.locator(".opblock-tag").first.wait_for()
         for tag in (await page.locator(".opblock-tag .expand-operation").all())[::9]:
             await tag.click()
-        operations = (await page.locator(".opblock-summary-control").all())[::6]
+        operations = (await page.locator(".opblock-summary-control").all())[::24]
         for operation in operations:
             await operation.click()
         await expect(page.locator(".opblock.is-open")).to_have_count(len(operations))

@@ -16,6 +16,8 @@ from tests.service.running import POLL_SECONDS, Service
 MODEL = "gpt-4o-mini"
 INPUT_NANOS, OUTPUT_NANOS = 150, 600
 REQUEST_ID = "x-meterproxy-request-id"
+PAUSE_SECONDS = 0.03
+"""Leaves the machine to the processes that die and start under a load."""
 
 
 class Customer(NamedTuple):
@@ -95,10 +97,18 @@ async def _streamed(answer: aiohttp.ClientResponse) -> dict[str, Any]:
 
 
 class Load:
-    """Clients that ask again and again until they are told to stop."""
+    """Clients that ask again and again until they are told to stop.
 
-    def __init__(self, service: Service, customers: Sequence[Customer], seed: int = 1) -> None:
+    Args:
+        pause_seconds: what a client waits after an answer, about: without it they take what the machine has, and what
+            else happens on it takes as much longer.
+    """
+
+    def __init__(
+        self, service: Service, customers: Sequence[Customer], seed: int = 1, pause_seconds: float = 0.0
+    ) -> None:
         self._service = service
+        self._pause_seconds = pause_seconds
         self.customers = customers
         self._random = random.Random(seed)
         self._stopping = False
@@ -134,6 +144,8 @@ class Load:
                 continue
             if isinstance(answer, Whole):
                 self.whole.append(answer)
+                if self._pause_seconds:
+                    await asyncio.sleep(2 * self._pause_seconds * self._random.random())
             else:
                 self.refused.append(answer)
                 await asyncio.sleep(POLL_SECONDS)

@@ -9,7 +9,7 @@ import aiohttp
 
 from meterproxy.runtime import postmaster
 from meterproxy.runtime.cluster import home_of
-from tests.service.load import Customer, Load, Refused, ask, check_books, check_closed, customer
+from tests.service.load import PAUSE_SECONDS, Customer, Load, Refused, ask, check_books, check_closed, customer
 from tests.service.running import Service, kill, service, until
 
 CLIENTS = 6
@@ -24,7 +24,7 @@ async def test_an_outage_of_postgresql_costs_refusals_that_say_when_to_come_agai
     async with service(reachable_dir, environment=environment) as running:
         customers = [await customer(running) for _ in range(3)]
         strangers_to_memory = await customer(running)
-        async with Load(running, customers).running(CLIENTS) as load:
+        async with Load(running, customers, pause_seconds=PAUSE_SECONDS).running(CLIENTS) as load:
             await until(load.more(30), "answers")
             await _stalled(running, load, strangers_to_memory)
             for end in (_shut_down, kill):

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import yaml
 
-from tests.service.load import Customer, Load, Refused, Whole, ask, check_books, check_closed, customer
+from tests.service.load import PAUSE_SECONDS, Customer, Load, Refused, Whole, ask, check_books, check_closed, customer
 from tests.service.running import Service, alive, kill, service, until, until_asked
 from tests.service.test_host import streaming
 from tests.service.test_metrics import Samples, scrape
@@ -69,7 +69,7 @@ async def test_workers_die_one_by_one_and_are_replaced_under_load_without_an_err
         customers = [await customer(running) for _ in range(3)]
         first = workers_of(running)
         assert len(first) == 3
-        async with Load(running, customers).running(CLIENTS) as load:
+        async with Load(running, customers, pause_seconds=PAUSE_SECONDS).running(CLIENTS) as load:
             await until(load.more(60), "answers of three workers")
             before = await scrape(running)
             await _killed(running, load, before)
