@@ -1,7 +1,6 @@
 """Keeping: what ends by itself is started again, at once and then ever less eagerly, until it has lived for a while."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Final
@@ -68,9 +67,14 @@ async def stop_together(parts: Sequence[Part]) -> None:
 
 
 async def cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait until each has ended."""
+    """Cancel tasks and wait until each has ended; whoever is cancelled as he waits is cancelled.
+
+    What they failed of is nobody's concern any more.
+    """
     for task in tasks:
         task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
     for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task
+        if not task.cancelled():
+            task.exception()

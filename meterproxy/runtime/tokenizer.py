@@ -11,7 +11,6 @@ Rules
 """
 
 import asyncio
-import contextlib
 import logging
 import struct
 import sys
@@ -22,6 +21,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from meterproxy.core.vocabulary import valid_text
+from meterproxy.runtime.keeping import cancelled
 from meterproxy.runtime.part import ChildSpec
 
 MAX_REQUESTS: Final = 64
@@ -140,9 +140,7 @@ class TokenizerClient:
     async def close(self) -> None:
         """Give the connection up; questions on their way are answered None."""
         if self._reading is not None:
-            self._reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reading
+            await cancelled([self._reading])
 
     def _has_room(self, size: int) -> bool:
         return self._bytes + size <= MAX_BYTES

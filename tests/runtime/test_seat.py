@@ -65,6 +65,23 @@ async def test_a_successor_serves_before_the_old_one_leaves() -> None:
     assert not any(child.running for child in house.made)
 
 
+async def test_whoever_waits_for_a_seats_end_may_be_cancelled_while_it_is_changed() -> None:
+    """In whatever turn of the loop that falls; else the end of the service would wait for that wait for ever."""
+    house = House(SERVES)
+    await house.seat.start()
+    for turns in range(8):
+        ended = asyncio.create_task(house.seat.ended())
+        await asyncio.sleep(0)
+        house.seat._changed.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ended.cancel()
+        done, _ = await asyncio.wait((ended,), timeout=10)
+        assert done, f"cancelled after {turns} turns, it waits on"
+        assert ended.cancelled()
+    await house.seat.stop()
+
+
 async def test_a_successor_that_cannot_start_changes_nothing() -> None:
     """It is told why, the old one goes on, and what was kept for the new one is free again."""
     house = House(SERVES, REFUSES)
