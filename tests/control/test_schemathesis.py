@@ -40,7 +40,7 @@ from tests.control.asking import ADMIN_TOKEN, Asking, Person, machine_of
 from tests.control.history import history
 from tests.ledger.bank import pool_of
 
-EXAMPLES = 3
+EXAMPLES = 2
 """Of each operation; each is asked as everybody, with ids of nobody's and with such as are there."""
 CHECKS = [
     not_a_server_error,

@@ -59,7 +59,7 @@ class Visit:
 async def browser() -> AsyncIterator[Browser]:
     executable = required("chromium")
     async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        running = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
         try:
             yield running
         finally:

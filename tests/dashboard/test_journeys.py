@@ -407,7 +407,7 @@ async def test_every_page_lets_everybody_in(
             beyond = await operator.page.evaluate("document.documentElement.scrollWidth - innerWidth")
             if beyond > 0:
                 found.append(f"goes {beyond} pixels beyond the edge")
-            for other in others:
+            for other in others if path != "/docs" else ():  # whose colours are looked at where it is opened
                 await operator.page.emulate_media(color_scheme=other)
                 found += await operator.barriers(OF_COLOURS)
             return [f"{path} {barrier}" for barrier in found]

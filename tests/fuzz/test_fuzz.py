@@ -11,7 +11,7 @@ import pytest
 from tests.fuzz.__main__ import TARGETS
 from tests.tools import required_module
 
-RUNS = {"body": 5000, "stream": 500, "answer": 6000, "request": 4000, "wire": 1500}
+RUNS = {"body": 2500, "stream": 250, "answer": 3000, "request": 2000, "wire": 750}
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -273,7 +273,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=80, stateful_step_count=25, suppress_health_check=list(HealthCheck))
+TestLedgerMachine.settings = settings(max_examples=40, stateful_step_count=25, suppress_health_check=list(HealthCheck))
 
 
 # ── failovers ───────────────────────────────────────────────────────────────────────────────────────────────────────

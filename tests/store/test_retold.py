@@ -37,7 +37,7 @@ from tests.ledger.bank import pool_of
 
 Telling = EndRecord | DeferRecord
 
-SEEDS: Final = range(4)
+SEEDS: Final = range(2)
 STEPS: Final = 30
 HOSTS: Final = 5
 REQUESTS: Final = 14
