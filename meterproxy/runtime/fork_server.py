@@ -8,6 +8,7 @@ Rules
 - The server has one thread, no event loop and nothing open but its socket: a fork tears nothing apart.
 - It decides nothing. It tells how its children end; when it dies they go on, and nobody learns their exit codes.
 - It goes when the supervisor does.
+- A child of which the supervisor could not be told ends when it has nobody to say that it is ready to.
 """
 
 import contextlib
@@ -52,9 +53,10 @@ class Forked(Child):
         """As `subprocess` says it; `UNSEEN_EXIT` where the server had died before; None while the child runs."""
         if self._exit_code is None:
             with contextlib.suppress(BlockingIOError):
-                told = os.read(self._exit_pipe, 16)
-                if told or _is_over(self._pidfd):
-                    self._exit_code = int(told or UNSEEN_EXIT)
+                if told := os.read(self._exit_pipe, 16):
+                    self._exit_code = int(told)
+                elif _is_over(self._pidfd):
+                    self._exit_code = _inherited_exit(self.pid)
         return self._exit_code
 
     def send(self, signal_number: int) -> None:
@@ -133,13 +135,17 @@ class ForkServer:
         wish = json.dumps([dict(environment), list(descriptors)]).encode()
         try:
             socket.send_fds(self._server, [wish], list(descriptors.values()))
-            told, received, _, _ = socket.recv_fds(self._server, _WISH_BYTES, 2)
+            told, received, flags, _ = socket.recv_fds(self._server, _WISH_BYTES, 2)
         except OSError as error:
             self._give_up()
             raise StartFailed(f"the fork server does not answer: {error}") from error
-        if len(received) != 2:
-            raise StartFailed(f"the fork server cannot fork: {told.decode('utf-8', 'replace') or 'it is gone'}")
-        return Forked(int(told), *received)
+        if len(received) == 2:
+            return Forked(int(told), *received)
+        for descriptor in received:
+            os.close(descriptor)
+        if flags & socket.MSG_CTRUNC:
+            raise StartFailed(f"what was forked cannot be kept: {os.strerror(errno.EMFILE)}")
+        raise StartFailed(f"the fork server cannot fork: {told.decode('utf-8', 'replace') or 'it is gone'}")
 
     def _give_up(self) -> None:
         """Have a server that is stuck started again."""
@@ -200,18 +206,18 @@ class _Forks:
             for descriptor in received:
                 given_away.callback(os.close, descriptor)
             if len(received) < len(names):
-                self._wishes.send(os.strerror(errno.EMFILE).encode())
+                self._tell(os.strerror(errno.EMFILE))
                 return False
             try:
                 read_end, write_end = os.pipe()
                 given_away.callback(os.close, read_end)
                 pidfd = self._forked(write_end)
             except OSError as error:
-                self._wishes.send(str(error).encode())
+                self._tell(str(error))
                 return False
             if pidfd is not None:
                 pid, _ = self._children[pidfd]
-                socket.send_fds(self._wishes, [str(pid).encode()], [pidfd, read_end])
+                self._tell(str(pid), pidfd, read_end)
                 return False
             os.close(read_end)
             given_away.pop_all()
@@ -219,6 +225,10 @@ class _Forks:
         os.environ.update(environment)
         os.environ.update({name: str(descriptor) for name, descriptor in zip(names, received, strict=True)})
         return True
+
+    def _tell(self, answer: str, *descriptors: int) -> None:
+        with contextlib.suppress(OSError):  # where nobody listens any more, the next wish is the end
+            socket.send_fds(self._wishes, [answer.encode()], descriptors)
 
     def _forked(self, exit_pipe: int) -> int | None:
         """A new child's pidfd; None in the child, which has nothing of the server's open. Raises OSError."""
@@ -250,6 +260,14 @@ class _Forks:
         with contextlib.suppress(BrokenPipeError):
             os.write(exit_pipe, str(code).encode())
         os.close(exit_pipe)
+
+
+def _inherited_exit(pid: int) -> int:
+    """How a child has ended that the dead server had not waited for: ours to wait for where we are process 1."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, os.WNOHANG)[1])
+    except ChildProcessError:
+        return UNSEEN_EXIT
 
 
 def _is_over(pidfd: int) -> bool:

@@ -24,9 +24,13 @@ PARENT_FD: Final = "METERPROXY_INTERNAL_PARENT_FD"
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def say_ready() -> None:
-    """Tell the supervisor that this process serves; without a supervisor nothing happens."""
-    _say("ready")
+def say_ready() -> bool:
+    """Tell the supervisor that this process serves; False where it does not want to know any more.
+
+    Without a supervisor nothing happens. One that has given a process up without being able to end it (a fork server
+    that answered too late) has closed the pipe: nobody would ever end that process, so it is to end by itself.
+    """
+    return _say("ready")
 
 
 def say_failed(message: str) -> None:
@@ -64,11 +68,16 @@ def call_process(name: str) -> None:
         Path("/proc/self/comm").write_text(name)
 
 
-def _say(line: str) -> None:
+def _say(line: str) -> bool:
+    """Whether somebody reads what is said, or nobody ever wanted to."""
     descriptor = _descriptor(READY_FD)
     if descriptor is not None:
-        with contextlib.suppress(OSError), os.fdopen(descriptor, "wb", buffering=0) as pipe:
-            pipe.write(line.encode("utf-8", "replace")[:1000] + b"\n")
+        try:
+            with os.fdopen(descriptor, "wb", buffering=0) as pipe:
+                pipe.write(line.encode("utf-8", "replace")[:1000] + b"\n")
+        except OSError:
+            return False
+    return True
 
 
 def _descriptor(name: str) -> int | None:

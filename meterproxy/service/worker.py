@@ -155,8 +155,8 @@ class Worker:
                 acceptor = await loop.create_server(server, sock=listening, backlog=BACKLOG)
             if await self._first(starting):
                 acceptor = acceptor or await loop.create_server(server, sock=listening, backlog=BACKLOG)
-                say_ready()
-                await self._stopping.wait()
+                if say_ready():
+                    await self._stopping.wait()
         finally:
             await cancelled([starting])
             if acceptor is not None:

@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 
 from meterproxy.runtime.fork_server import fork_when_asked
+from meterproxy.runtime.parent import say_ready
 
 
 def run() -> int:
     """Tell, and end as is wished: by a code, by a signal, or when `WAIT` comes to its end."""
     found = {"pid": os.getpid(), "session": os.getsid(0), "variables": dict(os.environ), "open": _open()}
+    if os.environ["DO"] == "say ready":
+        found["heard"] = say_ready()
     os.write(int(os.environ["OUT"]), json.dumps(found).encode())
     match os.environ["DO"].split():
         case ["exit", code]:

@@ -1,12 +1,15 @@
 """The fork server, with real processes."""
 
 import asyncio
+import contextlib
+import ctypes
 import json
 import os
 import resource
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from meterproxy.errors import StartFailed
 from meterproxy.runtime import fork_server as module
 from meterproxy.runtime.child import describe_exit
 from meterproxy.runtime.fork_server import Forked, ForkServer
+from meterproxy.runtime.parent import READY_FD
 from meterproxy.runtime.supervisor import ParentPipe
 
 COMMAND = (sys.executable, "-m", "tests.runtime.forked")
@@ -138,6 +142,31 @@ async def test_children_outlive_their_server_and_another_takes_its_place(server:
     waits.close()
 
 
+async def test_a_process_1_learns_how_those_end_who_have_lost_their_server(server: ForkServer, pipe: Pipe) -> None:
+    """Orphans are given to it, here because it asks for them; it waits for them, so that none stays a zombie."""
+    waits = Pipe()
+    child = server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end})
+    await pipe.line()
+    with _given_orphans():
+        os.kill(pid_of(server), signal.SIGKILL)
+        await server.ended()
+        os.write(waits.write_end, b"x")
+        assert describe_exit(await child.ended()) == "exited with 7"
+        assert not Path(f"/proc/{child.pid}").exists()
+    waits.close()
+
+
+@contextlib.contextmanager
+def _given_orphans() -> Iterator[None]:
+    set_child_subreaper = 36
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
+
+
 async def test_a_server_that_is_stuck_is_killed(
     server: ForkServer, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +190,54 @@ async def test_a_server_ends_with_its_supervisor(pipe: Pipe) -> None:
     server._hang_up()
     assert await server.ended() == "exited with 0"
     parent.close()
+
+
+async def test_a_server_whose_supervisor_has_given_it_up_while_it_forks_ends_in_order(
+    server: ForkServer, pipe: Pipe
+) -> None:
+    """Nobody takes the child that it has made; the child hears so when it says that it is ready."""
+    os.kill(pid_of(server), signal.SIGSTOP)
+    assert server._server is not None
+    ready = Pipe()
+    wish = json.dumps([{"DO": "say ready"}, ["OUT", READY_FD]]).encode()
+    socket.send_fds(server._server, [wish], [pipe.write_end, ready.write_end])
+    os.close(ready.write_end)
+    os.close(ready.read_end)
+    server._hang_up()
+    os.kill(pid_of(server), signal.SIGCONT)
+    assert await server.ended() == "exited with 0"
+    assert (await pipe.line())["heard"] is False
+
+
+async def test_a_supervisor_without_descriptors_left_says_so(server: ForkServer, pipe: Pipe) -> None:
+    """It keeps none of what it could not take, and can have children again afterwards."""
+    before = open_in(os.getpid())
+    for free in (0, 1):
+        with _only(free):
+            with pytest.raises(StartFailed, match="what was forked cannot be kept: Too many open files"):
+                server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
+        await pipe.line()
+        assert open_in(os.getpid()) == before
+    assert await server.fork({"DO": "exit 5"}, {"OUT": pipe.write_end}).ended() == 5
+
+
+@contextlib.contextmanager
+def _only(free: int) -> Iterator[None]:
+    """So many descriptors can be opened in this process, and no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    made = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (made[0] + 8, hard))
+    with contextlib.suppress(OSError):
+        while True:
+            made.append(os.open(os.devnull, os.O_RDONLY))
+    for _ in range(free):
+        os.close(made.pop())
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in made:
+            os.close(descriptor)
 
 
 async def test_what_cannot_be_forked_is_said(server: ForkServer, pipe: Pipe) -> None:
