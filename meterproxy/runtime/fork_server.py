@@ -11,6 +11,7 @@ Rules
 - A child of which the supervisor could not be told ends when it has nobody to say that it is ready to.
 """
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -91,6 +92,9 @@ class ForkServer:
         self._parent_fd = parent_fd
         self._part: ChildPart | None = None
         self._server: socket.socket | None = None
+        self._runs = asyncio.Event()
+        self._returns = False
+        """Whether somebody has heard that it ended, who starts it again."""
 
     async def start(self) -> None:
         """Run it, and wait until it has imported the program. Raises StartFailed."""
@@ -106,22 +110,27 @@ class ForkServer:
                 raise
         ours.settimeout(_ANSWER_SECONDS)
         self._server = ours
+        self._runs.set()
 
     async def ended(self) -> str:
-        """Wait until it ends, and say how; its children go on."""
-        return await self._part.ended() if self._part else "never ran"
+        """Wait until it ends, and say how; its children go on. Whoever was told is to start it again."""
+        how = await self._part.ended() if self._part else "never ran"
+        self._hang_up()
+        self._returns = True
+        return how
 
     async def stop(self) -> None:
         """End it; its children go on."""
         self._hang_up()
+        self._returns = False
         if self._part is not None:
             await self._part.stop()
 
     def hasten(self) -> None:
         """It never takes long."""
 
-    def fork(self, environment: Mapping[str, str], descriptors: Mapping[str, int]) -> Forked:
-        """A new child, which runs already.
+    async def fork(self, environment: Mapping[str, str], descriptors: Mapping[str, int]) -> Forked:
+        """A new child, which runs already; where the server is about to be started again, as soon as it is.
 
         Args:
             environment: added to the server's.
@@ -130,6 +139,8 @@ class ForkServer:
         Raises:
             StartFailed: the server is gone, or cannot fork.
         """
+        if self._returns:
+            await self._runs.wait()
         if self._server is None:
             raise StartFailed("the fork server does not run")
         wish = json.dumps([dict(environment), list(descriptors)]).encode()
@@ -157,6 +168,7 @@ class ForkServer:
         if self._server is not None:
             self._server.close()
             self._server = None
+        self._runs.clear()
 
 
 def fork_when_asked(run: Callable[[], int]) -> int:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -62,7 +62,7 @@ class ChildSpec:
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     descriptors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    fork: Callable[[Mapping[str, str], Mapping[str, int]], Child] | None = None
+    fork: Callable[[Mapping[str, str], Mapping[str, int]], Awaitable[Child]] | None = None
     says_ready: bool = True
     ready_seconds: float = 60.0
     stop_signal: int = signal.SIGTERM
@@ -101,7 +101,7 @@ class ChildPart:
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
         try:
-            self._child = self._spawned(write_end)
+            self._child = await self._spawned(write_end)
             if self._spec.says_ready:
                 await self._until_ready(self._child, read_end)
         except BaseException:
@@ -142,12 +142,12 @@ class ChildPart:
             _log.warning("%s did not end in time and is killed", self.name)
         await self._end_at_once()
 
-    def _spawned(self, ready_fd: int) -> Child:
+    async def _spawned(self, ready_fd: int) -> Child:
         spec = self._spec
         descriptors = {**spec.descriptors, READY_FD: ready_fd, PARENT_FD: self._parent_fd}
         try:
             if spec.fork is not None:
-                return spec.fork(spec.environment, descriptors)
+                return await spec.fork(spec.environment, descriptors)
             numbers = {name: str(descriptor) for name, descriptor in descriptors.items()}
             environment = {**os.environ, **spec.environment, **numbers}
             return Spawned(spec.command, environment=environment, pass_fds=tuple(descriptors.values()))

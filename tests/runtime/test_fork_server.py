@@ -69,9 +69,9 @@ def open_in(pid: int) -> int:
 async def test_a_child_has_what_it_was_given_and_nothing_else(server: ForkServer, pipe: Pipe) -> None:
     """Variables, descriptors under numbers of its own, a session of its own; also when others came before it."""
     waits = Pipe()
-    earlier = [server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end}) for _ in range(3)]
+    earlier = [await server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end}) for _ in range(3)]
     own, idle = Pipe(), Pipe()
-    child = server.fork({"DO": "exit 0", "GIVEN": "ü = x"}, {"OUT": own.write_end, "IDLE": idle.read_end})
+    child = await server.fork({"DO": "exit 0", "GIVEN": "ü = x"}, {"OUT": own.write_end, "IDLE": idle.read_end})
     found = await own.line()
     assert await child.ended() == child.exit_code == 0
     assert found["pid"] == found["session"] == child.pid
@@ -92,7 +92,7 @@ async def test_how_a_child_ends_is_told_to_everybody_who_waits(
     server: ForkServer, pipe: Pipe, end: str, code: int
 ) -> None:
     """Its exit code, or the signal that ended it."""
-    child = server.fork({"DO": end}, {"OUT": pipe.write_end})
+    child = await server.fork({"DO": end}, {"OUT": pipe.write_end})
     given_up = asyncio.create_task(child.ended())
     await asyncio.sleep(0)
     given_up.cancel()
@@ -104,7 +104,7 @@ async def test_how_a_child_ends_is_told_to_everybody_who_waits(
 async def test_a_child_runs_until_it_is_told(server: ForkServer, pipe: Pipe) -> None:
     """There is no exit code before; a signal reaches it."""
     waits = Pipe()
-    child = server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end})
+    child = await server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end})
     await pipe.line()
     assert child.exit_code is None
     assert not await child.ends_within(0)
@@ -117,7 +117,7 @@ async def test_a_server_keeps_nothing_of_children_that_have_ended(server: ForkSe
     """No descriptor, no zombie."""
     counts = []
     for _ in range(20):
-        assert await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end}).ended() == 0
+        assert await (await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})).ended() == 0
         await pipe.line()
         counts.append(open_in(pid_of(server)))
     assert max(counts) - min(counts) <= 1  # it may not have closed what it has just told through
@@ -125,18 +125,17 @@ async def test_a_server_keeps_nothing_of_children_that_have_ended(server: ForkSe
 
 
 async def test_children_outlive_their_server_and_another_takes_its_place(server: ForkServer, pipe: Pipe) -> None:
-    """Where it was killed, nothing can be forked until it runs again, and how its children end is not known."""
+    """Where it was killed, who wants a child waits until it runs again; how the earlier ones end is not known."""
     waits = Pipe()
-    child = server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end})
+    child = await server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end})
     found = await pipe.line()
     os.kill(pid_of(server), signal.SIGKILL)
     assert await server.ended() == "was ended by SIGKILL"
     assert found["pid"] == child.pid
     assert child.exit_code is None
-    with pytest.raises(StartFailed, match="fork server"):
-        server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
+    waiting = asyncio.create_task(server.fork({"DO": "exit 5"}, {"OUT": pipe.write_end}))
     await server.start()
-    assert await server.fork({"DO": "exit 5"}, {"OUT": pipe.write_end}).ended() == 5
+    assert await (await waiting).ended() == 5
     os.write(waits.write_end, b"x")
     assert describe_exit(await child.ended()) == "ended, and nobody saw how"
     waits.close()
@@ -145,7 +144,7 @@ async def test_children_outlive_their_server_and_another_takes_its_place(server:
 async def test_a_process_1_learns_how_those_end_who_have_lost_their_server(server: ForkServer, pipe: Pipe) -> None:
     """Orphans are given to it, here because it asks for them; it waits for them, so that none stays a zombie."""
     waits = Pipe()
-    child = server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end})
+    child = await server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end})
     await pipe.line()
     with _given_orphans():
         os.kill(pid_of(server), signal.SIGKILL)
@@ -176,8 +175,20 @@ async def test_a_server_that_is_stuck_is_killed(
     await server.start()
     os.kill(pid_of(server), signal.SIGSTOP)
     with pytest.raises(StartFailed, match="does not answer"):
-        server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
+        await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
     assert await server.ended() == "was ended by SIGKILL"
+
+
+async def test_without_a_server_that_somebody_keeps_nothing_is_forked(server: ForkServer, pipe: Pipe) -> None:
+    """Who waited would wait for ever: nobody has seen it die, or it was ended on purpose."""
+    os.kill(pid_of(server), signal.SIGKILL)
+    assert server._part is not None
+    await server._part.ended()
+    with pytest.raises(StartFailed, match="the fork server does not answer"):
+        await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
+    await server.stop()
+    with pytest.raises(StartFailed, match="the fork server does not run"):
+        await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
 
 
 async def test_a_server_ends_with_its_supervisor(pipe: Pipe) -> None:
@@ -185,7 +196,7 @@ async def test_a_server_ends_with_its_supervisor(pipe: Pipe) -> None:
     parent = ParentPipe()
     server = ForkServer(COMMAND, parent.read_end)
     await server.start()
-    child: Forked = server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
+    child: Forked = await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
     assert await child.ended() == 0
     server._hang_up()
     assert await server.ended() == "exited with 0"
@@ -215,10 +226,10 @@ async def test_a_supervisor_without_descriptors_left_says_so(server: ForkServer,
     for free in (0, 1):
         with _only(free):
             with pytest.raises(StartFailed, match="what was forked cannot be kept: Too many open files"):
-                server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
+                await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
         await pipe.line()
         assert open_in(os.getpid()) == before
-    assert await server.fork({"DO": "exit 5"}, {"OUT": pipe.write_end}).ended() == 5
+    assert await (await server.fork({"DO": "exit 5"}, {"OUT": pipe.write_end})).ended() == 5
 
 
 @contextlib.contextmanager
@@ -243,10 +254,10 @@ def _only(free: int) -> Iterator[None]:
 async def test_what_cannot_be_forked_is_said(server: ForkServer, pipe: Pipe) -> None:
     """A limit that is reached is no reason for the server to end."""
     pid = pid_of(server)
-    assert await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end}).ended() == 0
+    assert await (await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})).ended() == 0
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_in(pid), before[1]))
     with pytest.raises(StartFailed, match=r"cannot fork: .*Too many open files"):
-        server.fork({"DO": "exit 0"}, {})
+        await server.fork({"DO": "exit 0"}, {})
     resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-    assert await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end}).ended() == 0
+    assert await (await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})).ended() == 0
