@@ -350,6 +350,21 @@ def test_headers_are_headers(write: Any, header: str) -> None:
     assert line.startswith("providers.a.headers: not a header")
 
 
+@pytest.mark.parametrize("name", ["Host", "content-length", "Transfer-Encoding"])
+def test_headers_of_every_request_cannot_be_set(write: Any, name: str) -> None:
+    """A second one would be taken for the first by somebody."""
+    (line,) = problems(write(f"providers: {{a: {{base_url: 'http://a/v1', headers: {{{name}: x}}}}}}"))
+    assert line == f"providers.a.headers: {name}: each request has its own"
+
+
+def test_a_provider_gets_one_credential(write: Any) -> None:
+    """A key and a header of that name would be sent both; the header alone is for who speaks otherwise than `Bearer`."""
+    header = "headers: {authorization: Basic eA==}"
+    (line,) = problems(write(f"providers: {{a: {{base_url: 'http://a/v1', api_key: sk, {header}}}}}"))
+    assert line == "providers.a: api_key and a header Authorization would both be sent: set one of them"
+    assert Config.load(write(f"providers: {{a: {{base_url: 'http://a/v1', {header}}}}}"), {}).providers["a"].headers
+
+
 def test_variable_inside_a_single_value() -> None:
     """A variable below a setting that is not a level is told."""
     assert problems(None, {"METERPROXY_MARKUP": "1", "METERPROXY_MARKUP__X": "1"}) == [

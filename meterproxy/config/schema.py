@@ -49,7 +49,13 @@ from meterproxy.config.values import (
     Workers,
     later,
 )
-from meterproxy.core.provider import BETWEEN_BYTES_SECONDS, CONNECT_SECONDS, FIRST_BYTE_SECONDS, HEADER_NAME
+from meterproxy.core.provider import (
+    BETWEEN_BYTES_SECONDS,
+    CONNECT_SECONDS,
+    FIRST_BYTE_SECONDS,
+    HEADER_NAME,
+    OUR_HEADERS,
+)
 from meterproxy.core.usage import KINDS
 from meterproxy.errors import ConfigError
 
@@ -89,6 +95,9 @@ def _check_headers(value: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
     ]
     if bad:
         raise ValueError(f"not a header: {', '.join(map(repr, bad))}")
+    ours = [name for name in value if name.lower() in OUR_HEADERS]
+    if ours:
+        raise ValueError(f"{', '.join(ours)}: each request has its own")
     return value
 
 
@@ -121,6 +130,12 @@ class Provider(Section):
     headers: Annotated[Mapping[str, SecretStr], AfterValidator(_check_headers)] = {}
     tls_ca_file: Path | None = None
     timeouts: Timeouts = Timeouts()
+
+    @model_validator(mode="after")
+    def _has_one_credential(self) -> Self:
+        if self.api_key is not None and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError("api_key and a header Authorization would both be sent: set one of them")
+        return self
 
 
 class Model(Section):

@@ -23,6 +23,7 @@ from typing import Final
 import aiosmtplib
 
 from meterproxy.config import MailTerms
+from meterproxy.core.direction import in_its_direction
 from meterproxy.errors import ApiError, StoreUnavailable
 
 MOST_WAITING: Final = 200
@@ -70,15 +71,19 @@ class Mailer:
                 senders.create_task(self._keep_sent())
 
     def letter(self, to: str, subject: str, text: str) -> EmailMessage:
-        """A letter in plain text. Raises ValueError where nothing can be sent to such an address."""
+        """A letter in plain text, in which no name turns round what stands beside it.
+
+        Raises:
+            ValueError: nothing can be sent to such an address.
+        """
         message = EmailMessage(policy=SMTP)
         message["From"] = self._terms.sender or ""
         message["To"] = Address(addr_spec=to)
-        message["Subject"] = " ".join(subject.split())
+        message["Subject"] = " ".join(in_its_direction(subject).split())
         message["Date"] = formatdate(usegmt=True)
         message["Message-ID"] = make_msgid(domain=message["From"].addresses[0].domain)
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence is told to us
-        message.set_content(text)
+        message.set_content(in_its_direction(text))
         return message
 
     async def _keep_sent(self) -> None:

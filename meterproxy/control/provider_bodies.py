@@ -19,6 +19,7 @@ from meterproxy.core.provider import (
     CONNECT_SECONDS,
     FIRST_BYTE_SECONDS,
     HEADER_NAME,
+    OUR_HEADERS,
     ProviderTerms,
     certificates,
 )
@@ -29,11 +30,6 @@ from meterproxy.store.providers import MOST_HEADERS
 
 MOST_SECONDS: Final = 3600
 MOST_CERTIFICATES_LETTERS: Final = 65_536
-_OURS: Final = frozenset(
-    "authorization host content-length content-type content-encoding accept-encoding connection transfer-encoding"
-    " keep-alive proxy-authorization proxy-connection te trailer upgrade expect idempotency-key".split()
-)
-"""Headers that each request has of its own, or of the provider's key."""
 _OUR_PREFIX: Final = "x-meterproxy-"
 
 
@@ -67,7 +63,7 @@ def _header_names(headers: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ValueError(f"number {number} has no header's name")
         if lower == "authorization":
             raise ValueError("Authorization is sent with the provider's key: add that as a key")
-        if lower in _OURS or lower.startswith(_OUR_PREFIX):
+        if lower in OUR_HEADERS or lower.startswith(_OUR_PREFIX):
             raise ValueError(f"{name} is ours to write")
         if lower in seen:
             raise ValueError(f"{name} is there twice")

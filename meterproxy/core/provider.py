@@ -15,6 +15,11 @@ CONNECT_SECONDS: Final = 5.0
 FIRST_BYTE_SECONDS: Final = 600.0
 BETWEEN_BYTES_SECONDS: Final = 300.0
 
+OUR_HEADERS: Final = frozenset(
+    "host content-length content-type content-encoding accept-encoding connection transfer-encoding keep-alive"
+    " proxy-authorization proxy-connection te trailer upgrade expect idempotency-key".split()
+)
+"""Headers that each request to a provider has of its own, or must not have, in small letters."""
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 

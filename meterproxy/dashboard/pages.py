@@ -20,6 +20,7 @@ from meterproxy.control.notification_endpoints import reader_of
 from meterproxy.control.principal import User
 from meterproxy.control.queries import Query
 from meterproxy.control.route import Endpoint, Route
+from meterproxy.core.direction import in_its_direction
 from meterproxy.core.entry import CREDIT_KINDS, ENTRY_KINDS, EntryKind
 from meterproxy.core.money import format_usd
 from meterproxy.dashboard.static import address_of
@@ -98,10 +99,6 @@ LABELS: Final[Mapping[str, str]] = {
     "window": "By",
 }
 """What fields are called on pages that the API calls otherwise."""
-
-
-_TURNS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
-"""Embeddings, overrides and isolates of directions (Unicode's bidirectional algorithm)."""
 
 
 class _Filled(dict[str, str]):
@@ -230,7 +227,7 @@ async def _organizations(on: Services, user: User | None) -> Any:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("meterproxy.dashboard"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=_in_its_direction,
+        trim_blocks=True, lstrip_blocks=True, finalize=_written,
     )  # fmt: skip
     environment.filters.update(
         usd=format_usd, dollars=_dollars, about=about, grouped=_grouped, instant=_instant, iso=_iso
@@ -243,13 +240,13 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _in_its_direction(value: Any) -> Any:
+def _written(value: Any) -> Any:
     """What is written into a page, without the characters by which a name turns round the text beside it.
 
     They are left out of attributes, questions and titles too, where no `<bdi>` can stand; that isolates what is written
     from right to left by itself.
     """
-    return value.translate(_TURNS) if isinstance(value, str) and not value.isascii() else value
+    return in_its_direction(value) if isinstance(value, str) else value
 
 
 def _now() -> datetime:

@@ -1,7 +1,7 @@
 """An API on real PostgreSQL, asked in process: what a client hears of it, and people to ask as."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from typing import Any, Literal
 from uuid import UUID
@@ -73,6 +73,11 @@ class Heard:
     message: str = ""
     headers: Any = None
     cookies: Any = None
+
+
+def services_of(absent: Any, **there: Any) -> Services:
+    """Services of which only those named are there; `absent` stands for the others."""
+    return Services(**{one.name: absent for one in fields(Services) if one.default is MISSING} | there)
 
 
 class Asking:

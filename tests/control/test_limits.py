@@ -10,7 +10,6 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from meterproxy.control.api import Api
-from meterproxy.control.call import Services
 from meterproxy.control.identity import Identity
 from meterproxy.control.routes import ROUTES
 from meterproxy.errors import ApiError, Case
@@ -20,6 +19,7 @@ from meterproxy.store.fleet import Fleet
 from meterproxy.store.keys import Keys
 from meterproxy.store.limits import Limits
 from meterproxy.store.teams import Teams
+from tests.control.asking import services_of
 from tests.ledger.bank import pool_of
 
 
@@ -35,17 +35,14 @@ class Operator:
     def __init__(self, pool: asyncpg.Pool) -> None:
         none: Any = None
         self.api = Api(
-            Services(
-                Accounts(pool),
-                Keys(pool),
-                Limits(pool),
-                Teams(pool),
-                Fleet(pool),
+            services_of(
                 none,
-                none,
-                none,
-                AuditLog(pool),
-                *[none] * 15,
+                accounts=Accounts(pool),
+                keys=Keys(pool),
+                limits=Limits(pool),
+                teams=Teams(pool),
+                fleet=Fleet(pool),
+                audit_log=AuditLog(pool),
             ),
             Identity("hush", none, none, none),
             ROUTES,

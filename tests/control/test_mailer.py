@@ -66,7 +66,7 @@ async def mailing(port: int, ends: Ends, **terms: Any) -> AsyncIterator[Mailer]:
 
 def hello(mailer: Mailer, to: str = TO) -> Any:
     async def write() -> EmailMessage:
-        return mailer.letter(to, "Hello\r\nBcc: eve@example.com", "Grüße\n.\nund ein Punkt\n")
+        return mailer.letter(to, "Hello\u202e\r\nBcc: eve@example.com", "Grüße\n.\nund \u202eein\u2066 Punkt\n")
 
     return write
 

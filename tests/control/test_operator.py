@@ -8,10 +8,11 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from meterproxy.control.api import Api
-from meterproxy.control.call import Machine, Services
+from meterproxy.control.call import Machine
 from meterproxy.control.identity import Identity
 from meterproxy.control.routes import ROUTES
 from meterproxy.errors import ApiError, Case, StoreUnavailable
+from tests.control.asking import services_of
 
 TOKEN = "hush"
 ID = "0199e0a0-0000-7000-8000-000000000000"
@@ -37,7 +38,7 @@ def api(*, unready: str | None = None, open_metrics: bool = True) -> Api:
     away: Any = Away()
     machine = Machine(lambda: unready, _metrics, away.settle, _explain, away, away, away)
     return Api(
-        Services(*[away] * 23, machine),
+        services_of(away, machine=machine),
         Identity(TOKEN, away, away, away),
         ROUTES,
         open_metrics=open_metrics,
