@@ -320,6 +320,17 @@ async def test_a_form_that_cannot_be_done_keeps_whom_and_what_it_was_about(askin
     assert b"<option selected>viewer<" in (await ann.post("/members/invite", email="nobody", role="viewer")).body
 
 
+@pytest.mark.parametrize(("looked_for", "is_open"), [("", False), ("?status=failed", False), ("?tool=search", True)])
+async def test_filters_that_few_need_are_folded_away_unless_one_is_set(
+    asking: Asking, looked_for: str, is_open: bool
+) -> None:
+    """Nobody overlooks by what a list is filtered, and a small window shows the list below the form."""
+    ann = await Visitor.of(asking, await asking.person("ann"))
+    page = (await ann.get(f"/activity{looked_for}")).body.decode()
+    (folded,) = re.findall(r'<details class="more"( open)?>', page)
+    assert bool(folded) == is_open
+
+
 @pytest.mark.parametrize("path", ["/activity?from=soon", "/reports?from=2026-02-02&to=2026-02-01"])
 async def test_a_filter_that_cannot_be_read_leaves_its_page_where_it_is(asking: Asking, path: str) -> None:
     """With the filters and the way to all other pages."""
