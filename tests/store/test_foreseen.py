@@ -19,9 +19,12 @@ from meterproxy.store.foreseen import Foreseen, look_ahead
 from tests.ledger.bank import pool_of
 
 USD = NANOS_PER_USD
-TODAY = datetime.now(UTC).date()
 ALWAYS = -60
 """After how many seconds everybody may look, whoever else does."""
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ async def account_with(pool: asyncpg.Pool, left: int, spent: Mapping[date, int])
 
 def steady(days: int) -> dict[date, int]:
     """A dollar a day."""
-    return {TODAY - timedelta(days=number): USD for number in range(1, days + 1)}
+    return {today() - timedelta(days=number): USD for number in range(1, days + 1)}
 
 
 async def book(pool: asyncpg.Pool, account: AccountRow, nanos: int) -> None:
@@ -78,7 +81,7 @@ async def test_it_is_told_once_for_each_time_that_it_comes_near(pool: asyncpg.Po
     assert [(row["kind"], row["account_id"], row["user_id"], row["for_payers"]) for row in rows] == [
         ("credit.runs_out", account.id, None, False)
     ] * 2
-    day = str(TODAY + timedelta(days=7))
+    day = str(today() + timedelta(days=7))
     assert orjson.loads(rows[0]["detail"]) == {
         "runs_out": day, "runs_out_earliest": day, "runs_out_latest": day, "days": 7, "left_nanos": 7 * USD,
     }  # fmt: skip
@@ -102,7 +105,7 @@ async def test_nothing_is_told_of_what_nobody_can_foresee(pool: asyncpg.Pool) ->
     await account_with(pool, 0, steady(20))
     await account_with(pool, USD // 100 - 1, steady(20))
     await account_with(pool, USD, {})
-    await account_with(pool, USD, {TODAY - timedelta(days=number): USD for number in range(60, 80)})
+    await account_with(pool, USD, {today() - timedelta(days=number): USD for number in range(60, 80)})
     assert await looked(pool) == []
     enough = await account_with(pool, USD, steady(7))
     assert await looked(pool) == [Foreseen(enough.id, 1)]
@@ -115,12 +118,12 @@ async def test_it_is_told_of_whom_the_forecast_says_it_of(pool: asyncpg.Pool, mo
     expected = {}
     for _ in range(40):
         numbers = chance.sample(range(1, 57), chance.randint(3, 50))
-        spent = {TODAY - timedelta(days=number): int(chance.lognormvariate(20, 2)) for number in numbers}
+        spent = {today() - timedelta(days=number): int(chance.lognormvariate(20, 2)) for number in numbers}
         left = int(chance.uniform(0.2, 1.6) * 7 * sum(spent.values()) / max(numbers)) + USD
         account = await account_with(pool, left, spent)
-        told = forecast(spent, TODAY, TODAY, 0, left)
-        if told is not None and told.runs_out is not None and told.runs_out <= TODAY + timedelta(days=7):
-            expected[account.id] = (told.runs_out - TODAY).days
+        told = forecast(spent, today(), today(), 0, left)
+        if told is not None and told.runs_out is not None and told.runs_out <= today() + timedelta(days=7):
+            expected[account.id] = (told.runs_out - today()).days
     assert {each.account_id: each.days for each in await look_ahead(pool, ALWAYS)} == expected
     assert 5 < len(expected) < 35
 
