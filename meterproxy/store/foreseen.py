@@ -9,6 +9,7 @@ Rules
   is told by `credit_marks`.
 """
 
+import asyncio
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -55,6 +56,7 @@ async def look_ahead(pool: asyncpg.Pool, every_seconds: float = LOOK_SECONDS) ->
 
 async def _looked(connection: Connection, row: asyncpg.Record) -> Foreseen | None:
     """Tell what is near, and take back what is near no more."""
+    await asyncio.sleep(0)  # a forecast takes a millisecond, and requests are served by the same loop
     today, left = row["today"], row["left_nanos"]
     expected = forecast(dict(zip(row["days"], row["nanos"], strict=True)), today, today, 0, left)
     if expected is None:

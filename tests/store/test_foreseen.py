@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -136,3 +137,26 @@ async def test_one_worker_looks_in_a_quarter_of_an_hour(pool: asyncpg.Pool) -> N
     await pool.execute("UPDATE forecast_looks SET looked_at = looked_at - interval '16 minutes'")
     told = await asyncio.gather(*(look_ahead(pool) for _ in range(3)))
     assert sorted(told, key=len) == [[], [], [Foreseen(account.id, 1)]]
+
+
+async def test_others_have_a_turn_between_two_forecasts(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many accounts there are, no request waits for more than one of them."""
+    for _ in range(20):
+        await account_with(pool, 12 * USD, steady(20) | {today() - timedelta(days=3): 2 * USD})
+    turns, seen = 0, []
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def seen_forecast(*given: Any) -> Any:
+        seen.append(turns)
+        return forecast(*given)
+
+    monkeypatch.setattr(foreseen, "forecast", seen_forecast)
+    counting = asyncio.create_task(count_turns())
+    assert await look_ahead(pool, ALWAYS) == []
+    counting.cancel()
+    assert len(seen) == len(set(seen)) == 20
