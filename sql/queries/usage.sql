@@ -23,10 +23,12 @@ FROM keys k JOIN teams t ON t.id = k.team_id WHERE k.id = ANY ($1::uuid[])
 -- name: peak_hours
 SELECT extract(isodow FROM hour AT TIME ZONE 'UTC')::int AS weekday, extract(hour FROM hour AT TIME ZONE 'UTC')::int AS hour,
     sum(requests)::bigint AS requests, sum(amount_nanos)::bigint AS amount_nanos
-FROM usage_by_hour
-WHERE account_id = $1 AND hour >= $2::date::timestamp AT TIME ZONE 'UTC'
-  AND hour < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
-  AND ($4::uuid IS NULL OR user_id = $4) AND ($5::uuid IS NULL OR key_id = $5)
+FROM (
+    SELECT hour, sum(requests) AS requests, sum(amount_nanos) AS amount_nanos FROM usage_by_hour
+    WHERE account_id = $1 AND hour >= $2::date::timestamp AT TIME ZONE 'UTC'
+      AND hour < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
+      AND ($4::uuid IS NULL OR user_id = $4) AND ($5::uuid IS NULL OR key_id = $5)
+    GROUP BY hour) by_hour
 GROUP BY 1, 2 ORDER BY 1, 2
 
 -- name: latencies
@@ -54,20 +56,24 @@ ORDER BY last_at DESC, conversation LIMIT $4
 -- name: running
 -- What was spent lately: today, this month, and in the last hour and the last day, of whose first, broken hour that part
 -- counts that lies within.
-SELECT
-    COALESCE(sum(amount_nanos) FILTER (WHERE hour >= date_trunc('day', now(), 'UTC')), 0)::bigint AS today_nanos,
-    COALESCE(sum(amount_nanos) FILTER (WHERE hour >= date_trunc('month', now(), 'UTC')), 0)::bigint AS month_nanos,
-    COALESCE(sum(CASE WHEN hour > now() - interval '1 hour' THEN amount_nanos
-        WHEN hour > now() - interval '2 hours'
-            THEN amount_nanos * (1 - extract(epoch FROM now() - date_trunc('hour', now(), 'UTC')) / 3600) END), 0)::bigint
-        AS per_hour_nanos,
-    COALESCE(sum(CASE WHEN hour > now() - interval '24 hours' THEN amount_nanos
-        WHEN hour > now() - interval '25 hours'
-            THEN amount_nanos * (1 - extract(epoch FROM now() - date_trunc('hour', now(), 'UTC')) / 3600) END), 0)::bigint
-        AS per_day_nanos
-FROM usage_by_hour
-WHERE account_id = $1 AND ($2::uuid IS NULL OR user_id = $2) AND ($3::uuid IS NULL OR key_id = $3)
-  AND hour >= LEAST(date_trunc('month', now(), 'UTC'), now() - interval '25 hours')
+SELECT today_nanos, month_nanos, per_hour_nanos, per_day_nanos FROM (
+    SELECT
+        COALESCE(sum(amount_nanos) FILTER (WHERE day = (now() AT TIME ZONE 'UTC')::date), 0)::bigint AS today_nanos,
+        COALESCE(sum(amount_nanos), 0)::bigint AS month_nanos
+    FROM usage_by_day
+    WHERE account_id = $1 AND ($2::uuid IS NULL OR user_id = $2) AND ($3::uuid IS NULL OR key_id = $3)
+      AND day >= date_trunc('month', now() AT TIME ZONE 'UTC')::date) by_day, (
+    SELECT
+        COALESCE(sum(CASE WHEN hour > now() - interval '1 hour' THEN amount_nanos
+            WHEN hour > now() - interval '2 hours'
+                THEN amount_nanos * (1 - extract(epoch FROM now() - date_trunc('hour', now(), 'UTC')) / 3600) END), 0)::bigint
+            AS per_hour_nanos,
+        COALESCE(sum(CASE WHEN hour > now() - interval '24 hours' THEN amount_nanos
+            ELSE amount_nanos * (1 - extract(epoch FROM now() - date_trunc('hour', now(), 'UTC')) / 3600) END), 0)::bigint
+            AS per_day_nanos
+    FROM usage_by_hour
+    WHERE account_id = $1 AND ($2::uuid IS NULL OR user_id = $2) AND ($3::uuid IS NULL OR key_id = $3)
+      AND hour > now() - interval '25 hours') by_hour
 
 -- name: since_hour
 -- What was spent since the beginning of an hour, and in that hour.
