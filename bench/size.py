@@ -74,8 +74,9 @@ ROLL_UP: Final = (
         sum(failures), sum(input_tokens), 0, sum(output_tokens), sum(cost_nanos), sum(amount_nanos)
     FROM usage_by_hour GROUP BY 1, 2, 3, 4, 5, 6, 7""",
     """INSERT INTO latency_by_hour (account_id, hour, model, bucket, requests)
-    SELECT account_id, date_trunc('hour', occurred_at, 'UTC'), model, ceil(ln(greatest(latency_us / 1000, 1)::float8) / ln(2.0::float8))::int,
-        count(*) FROM usage_events GROUP BY 1, 2, 3, 4""",
+    SELECT account_id, date_trunc('hour', occurred_at, 'UTC'), model,
+        ceil(ln(greatest(latency_us / 1000, 1)::float8) / ln(2.0::float8))::int, count(*)
+    FROM usage_events GROUP BY 1, 2, 3, 4""",
     """INSERT INTO tags_by_day (account_id, day, tag, value, requests, amount_nanos)
     SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date, t.key, t.value, count(*), sum(amount_nanos)
     FROM usage_events, jsonb_each_text(tags) t GROUP BY 1, 2, 3, 4""",

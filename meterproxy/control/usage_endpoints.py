@@ -30,7 +30,7 @@ from meterproxy.core.forecast import MOST_DAYS, forecast
 from meterproxy.core.forecast import Forecast as ForecastFigures
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.activity import ActivityFilter
-from meterproxy.store.usage import Counts, Group, Totals
+from meterproxy.store.usage import Counts, Group, Running, Totals
 from meterproxy.store.whose import Whose
 
 RECENT: Final = 10
@@ -194,9 +194,8 @@ async def _groups(on: Services, totals: Totals, by: GroupBy) -> list[Group]:
     return sorted(groups, key=lambda group: -group.counts.amount_nanos)
 
 
-async def _expected(on: Services, whose: Whose) -> ForecastFigures | None:
+async def _expected(on: Services, whose: Whose, running: Running) -> ForecastFigures | None:
     day = today()
-    running = await on.usage.running(whose)
     daily = await on.usage.daily(whose, day - timedelta(days=MOST_DAYS), day)
     available = (await on.accounts.read(whose.account_id)).available_nanos
     until = Days(day, (day.replace(day=1) + timedelta(days=32)).replace(day=1) - timedelta(days=1)).last
@@ -207,8 +206,10 @@ async def outlook(on: Services, call: Call) -> Outlook:
     """What is to be expected until the end of the month; the credit runs out by what everybody spends."""
     whose = call.whose()
     running = await on.usage.running(whose)
-    told = await _expected(on, whose)
-    everybodys = told if whose.is_whole else await _expected(on, Whose(whose.account_id))
+    told = everybodys = await _expected(on, whose, running)
+    if not whose.is_whole:
+        everybody = Whose(whose.account_id)
+        everybodys = await _expected(on, everybody, await on.usage.running(everybody))
     return Outlook(
         **money(today=running.today_nanos, month=running.month_nanos),
         forecast=None if told is None else Forecast.of(told, everybodys),

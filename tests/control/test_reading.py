@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.money import MAX_NANOS, NANOS_PER_USD, format_usd
+from meterproxy.core.record import EndRecord
 from meterproxy.errors import Case
 from meterproxy.service.invention import book_invented
 from meterproxy.store.accounts import Accounts
@@ -235,6 +236,39 @@ async def test_a_session_is_what_was_spent_since_signing_in(past: Past) -> None:
         told = await past.get(f"/api/credits/balance{query}", token)
         assert told["session_total_nanos"] == nanos, (query, nanos)
         assert told["session_total"] == (None if nanos is None else format_usd(nanos))
+
+
+async def test_running_totals_are_sums_of_what_was_booked_lately(past: Past) -> None:
+    """To the nanodollar for today and this month; of the hour in which the last day begins, a part."""
+    about = f"?organization_id={past.owner.organization_id}"
+    for token, query, records in (
+        (past.owner.token, "", past.records),
+        (past.member.token, about, [one for one in past.records if one.subject.user_id == past.member.id]),
+        (past.secrets[0], "", [one for one in past.records if one.subject.key_id == past.keys[0]]),
+    ):
+        before = datetime.now(UTC)
+        told = await past.get(f"/api/usage/forecast{query}", token)
+        rate = (await past.get(f"/api/credits/balance{query}", token))["rate"]
+        both = before, datetime.now(UTC)
+        assert told["today_nanos"] in {amount(_since(records, _day_of(now))) for now in both}
+        assert told["month_nanos"] in {amount(_since(records, _day_of(now).replace(day=1))) for now in both}
+        for name, hours in (("per_hour_nanos", 1), ("per_day_nanos", 24)):
+            most, least = (
+                _hour_of(now) - timedelta(hours=hours - part) for now, part in zip(both, (0, 1), strict=True)
+            )
+            assert amount(_since(records, least)) <= rate[name] <= amount(_since(records, most))
+
+
+def _hour_of(instant: datetime) -> datetime:
+    return instant.replace(minute=0, second=0, microsecond=0)
+
+
+def _day_of(instant: datetime) -> datetime:
+    return _hour_of(instant).replace(hour=0)
+
+
+def _since(records: list[EndRecord], instant: datetime) -> list[EndRecord]:
+    return [one for one in records if one.subject.occurred_us >= instant.timestamp() * 1e6]
 
 
 async def test_spans_that_make_no_sense_are_refused(past: Past) -> None:
