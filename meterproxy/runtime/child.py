@@ -19,7 +19,7 @@ from typing import Final
 from meterproxy.runtime.unprivileged import RunAs
 
 UNSEEN_EXIT: Final = 256
-"""For the exit code of a child whose parent was gone before it; no process ends with it."""
+"""For the exit code of a child whose parent could not tell it; no process ends with it."""
 
 _POLL_SECONDS: Final = 0.05
 

@@ -33,6 +33,8 @@ FORKS_FD: Final = "METERPROXY_INTERNAL_FORKS_FD"
 _WISH_BYTES: Final = 65_536
 _MOST_DESCRIPTORS: Final = 16
 _ANSWER_SECONDS: Final = 10.0
+_TOLD_SECONDS: Final = 2.0
+"""A server that has not told so long after a child's end how it was is stuck."""
 
 
 class Forked(Child):
@@ -51,7 +53,7 @@ class Forked(Child):
 
     @property
     def exit_code(self) -> int | None:
-        """As `subprocess` says it; `UNSEEN_EXIT` where the server had died before; None while the child runs."""
+        """As `subprocess` says it; `UNSEEN_EXIT` where the server could not tell; None until it is known."""
         if self._exit_code is None:
             with contextlib.suppress(BlockingIOError):
                 if told := os.read(self._exit_pipe, 16):
@@ -69,11 +71,12 @@ class Forked(Child):
         """Wait until the process has ended and give its exit code; cancelling the wait changes nothing."""
         if (code := self.exit_code) is not None:
             return code
-        await readable(self._exit_pipe)
+        await readable(self._pidfd)  # the kernel tells, whatever has become of the server
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TOLD_SECONDS):
+                await readable(self._exit_pipe)
         if (code := self.exit_code) is None:
-            await readable(self._pidfd)  # the server has died
-            code = self.exit_code
-        assert code is not None, "it has ended"
+            code = self._exit_code = UNSEEN_EXIT
         return code
 
 
@@ -205,7 +208,10 @@ class _Forks:
                 if descriptor != self._wishes.fileno():
                     self._reap(descriptor)
                     continue
-                wish, received, _, _ = socket.recv_fds(self._wishes, _WISH_BYTES, _MOST_DESCRIPTORS)
+                try:
+                    wish, received, _, _ = socket.recv_fds(self._wishes, _WISH_BYTES, _MOST_DESCRIPTORS)
+                except ConnectionError:  # the supervisor has ended without reading an answer
+                    return False
                 if not wish:
                     return False
                 if self._fork(wish, received):
@@ -284,4 +290,6 @@ def _inherited_exit(pid: int) -> int:
 
 def _is_over(pidfd: int) -> bool:
     """Whether this process has ended."""
-    return bool(select.select([pidfd], [], [], 0)[0])
+    look = select.poll()
+    look.register(pidfd, select.POLLIN)
+    return bool(look.poll(0))

@@ -98,7 +98,10 @@ class ChildPart:
 
     async def start(self) -> None:
         """Run it, and wait for its word. Raises StartFailed."""
-        read_end, write_end = os.pipe()
+        try:
+            read_end, write_end = os.pipe()
+        except OSError as error:
+            raise StartFailed(f"{self.name} cannot be run: {error}") from error
         os.set_blocking(read_end, False)
         try:
             self._child = await self._spawned(write_end)

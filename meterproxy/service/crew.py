@@ -163,12 +163,15 @@ class Crew:
     async def _add(self) -> None:
         """One more seat, whose socket takes connections when its worker does. Raises StartFailed, OSError."""
         self._sockets.append(share(self._sockets[0]))
-        seat = self._seat(len(self._seats))
         try:
-            await seat.start()
+            seat = self._seat(len(self._seats))
+            try:
+                await seat.start()
+            except BaseException:
+                await seat.stop()
+                raise
         except BaseException:
             self._sockets.pop().close()
-            await seat.stop()
             raise
         self._seats.append(seat)
         self._keep(seat)
@@ -193,6 +196,7 @@ class Crew:
         self._keepers[seat] = asyncio.create_task(keep(seat), name=f"the keeper of {seat.name}")
 
     def _worker(self, number: int) -> ChildPart:
+        """A worker for a seat. Raises StartFailed."""
         premises, config = self._premises, self._config
         slot = next(slot for slot in itertools.count() if slot not in self._slots.values())
         handover = Handover(
@@ -203,7 +207,10 @@ class Crew:
             pooled=premises.pooled,
             run_dir=premises.run_dir,
         )
-        descriptor = hand_over(handover)
+        try:
+            descriptor = hand_over(handover)
+        except OSError as error:
+            raise StartFailed(f"worker {number} cannot be run: {error}") from error
         spec = ChildSpec(
             name=f"worker {number}",
             fork=premises.fork_server.fork,

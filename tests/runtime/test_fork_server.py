@@ -17,7 +17,7 @@ import pytest
 
 from meterproxy.errors import StartFailed
 from meterproxy.runtime import fork_server as module
-from meterproxy.runtime.child import describe_exit
+from meterproxy.runtime.child import UNSEEN_EXIT, describe_exit
 from meterproxy.runtime.fork_server import Forked, ForkServer
 from meterproxy.runtime.parent import READY_FD
 from meterproxy.runtime.supervisor import ParentPipe
@@ -189,6 +189,22 @@ async def test_without_a_server_that_somebody_keeps_nothing_is_forked(server: Fo
     await server.stop()
     with pytest.raises(StartFailed, match="the fork server does not run"):
         await server.fork({"DO": "exit 0"}, {"OUT": pipe.write_end})
+
+
+async def test_a_child_that_ends_beside_a_server_that_is_stuck_is_missed(
+    server: ForkServer, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever to be told how it ended: it is followed, or the service ends."""
+    monkeypatch.setattr(module, "_TOLD_SECONDS", 0.05)
+    waits = Pipe()
+    child = await server.fork({"DO": "wait"}, {"OUT": pipe.write_end, "WAIT": waits.read_end})
+    await pipe.line()
+    os.kill(pid_of(server), signal.SIGSTOP)
+    child.send(signal.SIGKILL)
+    assert await asyncio.gather(child.ended(), child.ended()) == [UNSEEN_EXIT, UNSEEN_EXIT]
+    assert await child.ends_within(0)
+    os.kill(pid_of(server), signal.SIGCONT)
+    waits.close()
 
 
 async def test_a_server_ends_with_its_supervisor(pipe: Pipe) -> None:
