@@ -350,7 +350,7 @@ def test_headers_are_headers(write: Any, header: str) -> None:
     assert line.startswith("providers.a.headers: not a header")
 
 
-@pytest.mark.parametrize("name", ["Host", "content-length", "Transfer-Encoding"])
+@pytest.mark.parametrize("name", ["Host", "content-length", "Transfer-Encoding", "X-Meterproxy-Request-Id"])
 def test_headers_of_every_request_cannot_be_set(write: Any, name: str) -> None:
     """A second one would be taken for the first by somebody."""
     (line,) = problems(write(f"providers: {{a: {{base_url: 'http://a/v1', headers: {{{name}: x}}}}}}"))

@@ -54,7 +54,7 @@ from meterproxy.core.provider import (
     CONNECT_SECONDS,
     FIRST_BYTE_SECONDS,
     HEADER_NAME,
-    OUR_HEADERS,
+    is_ours,
 )
 from meterproxy.core.usage import KINDS
 from meterproxy.errors import ConfigError
@@ -95,7 +95,7 @@ def _check_headers(value: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
     ]
     if bad:
         raise ValueError(f"not a header: {', '.join(map(repr, bad))}")
-    ours = [name for name in value if name.lower() in OUR_HEADERS]
+    ours = [name for name in value if is_ours(name)]
     if ours:
         raise ValueError(f"{', '.join(ours)}: each request has its own")
     return value

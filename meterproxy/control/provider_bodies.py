@@ -19,9 +19,9 @@ from meterproxy.core.provider import (
     CONNECT_SECONDS,
     FIRST_BYTE_SECONDS,
     HEADER_NAME,
-    OUR_HEADERS,
     ProviderTerms,
     certificates,
+    is_ours,
 )
 from meterproxy.errors import ConfigError
 from meterproxy.proxy.dial import trusting
@@ -30,7 +30,6 @@ from meterproxy.store.providers import MOST_HEADERS
 
 MOST_SECONDS: Final = 3600
 MOST_CERTIFICATES_LETTERS: Final = 65_536
-_OUR_PREFIX: Final = "x-meterproxy-"
 
 
 def _address(text: str) -> str:
@@ -63,7 +62,7 @@ def _header_names(headers: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ValueError(f"number {number} has no header's name")
         if lower == "authorization":
             raise ValueError("Authorization is sent with the provider's key: add that as a key")
-        if lower in OUR_HEADERS or lower.startswith(_OUR_PREFIX):
+        if is_ours(name):
             raise ValueError(f"{name} is ours to write")
         if lower in seen:
             raise ValueError(f"{name} is there twice")

@@ -9,5 +9,5 @@ _TURNS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 
 
 def in_its_direction(text: str) -> str:
-    """The text without them; letters that are written from right to left are no part of that."""
+    """The text without them; marks, which turn nothing round and honest names have, stay."""
     return text if text.isascii() else text.translate(_TURNS)

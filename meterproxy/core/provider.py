@@ -15,11 +15,11 @@ CONNECT_SECONDS: Final = 5.0
 FIRST_BYTE_SECONDS: Final = 600.0
 BETWEEN_BYTES_SECONDS: Final = 300.0
 
-OUR_HEADERS: Final = frozenset(
+_OUR_HEADERS: Final = frozenset(
     "host content-length content-type content-encoding accept-encoding connection transfer-encoding keep-alive"
     " proxy-authorization proxy-connection te trailer upgrade expect idempotency-key".split()
 )
-"""Headers that each request to a provider has of its own, or must not have, in small letters."""
+_OUR_PREFIX: Final = "x-meterproxy-"
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
@@ -52,6 +52,11 @@ class ProviderTerms:
     def may_keep_secrets_of(self, other: "ProviderTerms") -> bool:
         """Whether what was given for those terms is sent to nobody else under these."""
         return self.server == other.server and _trusts_no_more(self.tls_ca, other.tls_ca)
+
+
+def is_ours(name: str) -> bool:
+    """Whether each request to a provider has this header of its own, or must not have it."""
+    return name.lower() in _OUR_HEADERS or name.lower().startswith(_OUR_PREFIX)
 
 
 def certificates(text: str) -> tuple[str, ...]:
