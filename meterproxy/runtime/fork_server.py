@@ -6,7 +6,8 @@ the others.
 Rules
 -----
 - The server has one thread, no event loop and nothing open but its socket: a fork tears nothing apart.
-- It decides nothing. It tells how its children end; when it dies they go on, and nobody learns their exit codes.
+- It decides nothing. It tells how its children end; when it dies they go on, and only a supervisor that is process 1
+  learns their exit codes.
 - It goes when the supervisor does.
 - A child of which the supervisor could not be told ends when it has nobody to say that it is ready to.
 """

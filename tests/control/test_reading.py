@@ -246,25 +246,27 @@ async def test_running_totals_are_sums_of_what_was_booked_lately(past: Past) -> 
         (past.member.token, about, [one for one in past.records if one.subject.user_id == past.member.id]),
         (past.secrets[0], "", [one for one in past.records if one.subject.key_id == past.keys[0]]),
     ):
-        before = datetime.now(UTC)
+        hour, told, rate = await _in_one_hour(past, query, token)
+        midnight = hour.replace(hour=0)
+        assert told["today_nanos"] == amount(_since(records, midnight))
+        assert told["month_nanos"] == amount(_since(records, midnight.replace(day=1)))
+        for name, hours in (("per_hour_nanos", 1), ("per_day_nanos", 24)):
+            whole, broken = (amount(_since(records, hour - timedelta(hours=back))) for back in (hours - 1, hours))
+            assert whole <= rate[name] <= broken
+
+
+async def _in_one_hour(past: Past, query: str, token: str) -> tuple[datetime, Any, Any]:
+    """The hour, the outlook and the rate, asked again where another hour has begun meanwhile."""
+    while True:
+        hour = _hour_of(datetime.now(UTC))
         told = await past.get(f"/api/usage/forecast{query}", token)
         rate = (await past.get(f"/api/credits/balance{query}", token))["rate"]
-        both = before, datetime.now(UTC)
-        assert told["today_nanos"] in {amount(_since(records, _day_of(now))) for now in both}
-        assert told["month_nanos"] in {amount(_since(records, _day_of(now).replace(day=1))) for now in both}
-        for name, hours in (("per_hour_nanos", 1), ("per_day_nanos", 24)):
-            most, least = (
-                _hour_of(now) - timedelta(hours=hours - part) for now, part in zip(both, (0, 1), strict=True)
-            )
-            assert amount(_since(records, least)) <= rate[name] <= amount(_since(records, most))
+        if hour == _hour_of(datetime.now(UTC)):
+            return hour, told, rate
 
 
 def _hour_of(instant: datetime) -> datetime:
     return instant.replace(minute=0, second=0, microsecond=0)
-
-
-def _day_of(instant: datetime) -> datetime:
-    return _hour_of(instant).replace(hour=0)
 
 
 def _since(records: list[EndRecord], instant: datetime) -> list[EndRecord]:

@@ -392,7 +392,7 @@ PAGES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("width", "schemes"), [(360, ("dark", "light")), (1440, ("light",))])
+@pytest.mark.parametrize(("width", "schemes"), [(360, ("dark", "light")), (1440, ("light", "dark"))])
 async def test_every_page_lets_everybody_in(
     chromium: Browser, open_service: Service, width: int, schemes: tuple[str, ...]
 ) -> None:

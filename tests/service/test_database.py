@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from meterproxy.runtime.child import Spawned
 from meterproxy.runtime.embedded import EmbeddedPostgres
 from meterproxy.runtime.unprivileged import other_user
-from tests.service.load import PAUSE_SECONDS, Load, check_books, check_closed, customer
+from tests.service.load import Load, check_books, check_closed, customer
 from tests.service.running import Service, free_port, service, until
 from tests.tools import required
 
@@ -36,7 +36,7 @@ async def test_two_hosts_together_never_spend_more_than_an_account_has(
     """To the last token under load on both; a grant by command line is heard by both at once."""
     async with _two_hosts(reachable_dir, own_postgres.dsn) as hosts:
         who = await customer(hosts[0], SMALL_CREDIT_NANOS)
-        loads = [Load(host, [who], seed, pause_seconds=PAUSE_SECONDS) for seed, host in enumerate(hosts)]
+        loads = [Load(host, [who], seed) for seed, host in enumerate(hosts)]
         async with loads[0].running(4), loads[1].running(4):
             await until(lambda: all(load.spent for load in loads), "the end of the credit on both hosts")
             for host in hosts:
@@ -106,7 +106,7 @@ async def test_a_pooler_in_transaction_mode_may_stand_before_the_database(
         environment = {"METERPROXY_DATABASE_URL": pooled, "METERPROXY_DATABASE_DIRECT_URL": own_postgres.dsn}
         async with service(reachable_dir / "host", environment=environment) as host:
             customers = [await customer(host) for _ in range(3)]
-            async with Load(host, customers, pause_seconds=PAUSE_SECONDS).running(6) as load:
+            async with Load(host, customers).running(6) as load:
                 await until(load.more(150), "answers")
             endings = await check_books(host, customers, load.whole)
             assert endings == {"captured": len(load.whole)}
