@@ -49,12 +49,14 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "timezone_aware": _INSTANT,
 }
 """What pydantic finds, by its names for it."""
+_OF_A_NAME: Final = "[key]"
+"""What pydantic puts behind a member whose name is at fault, not its value."""
 
 
 def malformed(error: ValidationError, whole: str = "The query") -> ApiError:
     """The first fault as an ApiError MALFORMED; `whole` names what is at fault where no member is."""
     problem = error.errors(include_url=False, include_input=False)[0]
-    param = _shown(".".join(str(part) for part in problem["loc"])) or None
+    param = _shown(".".join(str(part) for part in problem["loc"] if part != _OF_A_NAME)) or None
     text = _shown(sentence(problem["type"], problem["msg"], problem.get("ctx") or {}))
     return ApiError(Case.MALFORMED, f"{param or whole}: {text.removesuffix('.')}.", param=param)
 

@@ -44,8 +44,15 @@ def _label(text: str) -> str:
     return text
 
 
+def _tag_name(text: str) -> str:
+    if "=" in text:
+        raise ValueError("must not contain '=', which separates a tag's name from its value")
+    return text
+
+
 Count = Annotated[int, Field(ge=0, le=MOST, strict=True)]
 Label = Annotated[str, Field(min_length=1, max_length=TAG_BYTES), AfterValidator(_label)]
+TagName = Annotated[Label, AfterValidator(_tag_name)]
 Named = Annotated[str, Field(min_length=1, max_length=256), Text, AfterValidator(lambda text: text.encode() and text)]
 
 
@@ -69,7 +76,7 @@ class UsageEvent(Body):
     file_searches: Count = 0
     latency_ms: Annotated[int, Field(ge=0, le=86_400_000, strict=True)] = 0
     conversation_id: Label | None = None
-    tags: Annotated[dict[Label, Label], Field(max_length=TAGS_MAXIMUM)] = Field(default_factory=dict)
+    tags: Annotated[dict[TagName, Label], Field(max_length=TAGS_MAXIMUM)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _parts_are_parts(self) -> Self:

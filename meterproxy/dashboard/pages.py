@@ -233,7 +233,7 @@ def _environment() -> jinja2.Environment:
         usd=format_usd, dollars=_dollars, about=about, grouped=_grouped, instant=_instant, iso=_iso
     )
     environment.globals.update(
-        static=address_of, activity_of=activity_of, activity_of_tag=activity_of_tag,
+        static=address_of, activity_of=activity_of,
         today=lambda: _now().date(), now=_now,
         entry_kinds=ENTRY_KINDS, credit_kinds=CREDIT_KINDS, kinds_in_address=kinds_in_address, counted=COUNTED,
     )  # fmt: skip
@@ -286,8 +286,3 @@ def activity_of(**query: Any) -> str:
     """The address of the rows behind a number."""
     told_ = {name.rstrip("_"): str(value) for name, value in query.items() if value is not None}
     return f"/activity?{urlencode(told_)}" if told_ else "/activity"
-
-
-def activity_of_tag(name: str, value: str, **query: Any) -> str | None:
-    """The same of a tag; None where its name has a sign that ends names in the filter (only logged usage has such)."""
-    return None if "=" in name else activity_of(tag=f"{name}={value}", **query)

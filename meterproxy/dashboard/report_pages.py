@@ -15,7 +15,7 @@ from meterproxy.control.route import Route
 from meterproxy.control.usage_answers import UsageGroup
 from meterproxy.control.usage_endpoints import GroupedUsage, GroupQuery
 from meterproxy.core.money import NANOS_PER_USD, format_usd
-from meterproxy.dashboard.pages import activity_of, activity_of_tag, page, page_route
+from meterproxy.dashboard.pages import activity_of, page, page_route
 from meterproxy.errors import ApiError
 from meterproxy.store.usage import OTHER_VALUES
 
@@ -81,7 +81,7 @@ async def _reports(on: Services, call: Call) -> web.Response:
 
 
 def _requests_of(grouped: GroupedUsage, row: Any) -> str | None:
-    """Where the requests of a row are listed; None for tags that no filter tells apart."""
+    """Where the requests of a row are listed; None for all further tags of a day together."""
     span = {"from_": grouped.first_day, "to": grouped.last_day + timedelta(days=1)}
     match grouped.group_by:
         case "day":
@@ -89,7 +89,7 @@ def _requests_of(grouped: GroupedUsage, row: Any) -> str | None:
         case "conversation":  # it is told with all that it has cost
             return activity_of(conversation_id=row.conversation)
         case "tag":
-            return None if row.value == OTHER_VALUES else activity_of_tag(row.tag, row.value, **span)
+            return None if row.value == OTHER_VALUES else activity_of(tag=f"{row.tag}={row.value}", **span)
         case "tool":
             return activity_of(tool=row.tool, **span)
         case by:

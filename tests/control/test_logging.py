@@ -216,6 +216,7 @@ async def test_what_is_not_charged_is_kept_and_costs_nothing(worker: Worker) -> 
     ({"event_id": ""}, Case.MALFORMED, "event_id"),
     ({"event_id": "a\0b"}, Case.MALFORMED, "event_id"),
     ({"tags": {"a": "b\nc"}}, Case.MALFORMED, "tags.a"),
+    ({"tags": {"a=b": "c"}}, Case.MALFORMED, "tags.a=b"),
     ({"tags": {str(number): "x" for number in range(11)}}, Case.MALFORMED, "tags"),
     ({"input_tokens": 10**8, "output_tokens": 10**8}, Case.CREDIT_SPENT, None),
 ])  # fmt: skip
