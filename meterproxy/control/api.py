@@ -108,13 +108,14 @@ class Api:
         except ApiError as error:
             if not route.is_page or self._on_page_error is None:
                 raise
-            return await self._on_page_error(self._services, await self._looking(request), error)
+            return await self._on_page_error(self._services, await self._looking(request, error), error)
 
-    async def _looking(self, request: web.BaseRequest) -> Call:
-        """Who looks at a page that tells an error, as far as that can be known."""
+    async def _looking(self, request: web.BaseRequest, error: ApiError) -> Call:
+        """Who looks at a page that tells an error, as far as that can be known without waiting for it twice."""
         principal: Principal = ANONYMOUS
-        with contextlib.suppress(ApiError, StoreUnavailable):
-            principal = await self._identity.of(request)
+        if not isinstance(error.__cause__, StoreUnavailable):
+            with contextlib.suppress(ApiError, StoreUnavailable):
+                principal = await self._identity.of(request)
         return Call((), queries.NoQuery(), None, Acting(principal), request)
 
     async def _answer(self, request: web.BaseRequest, route: Route, ids: tuple[str, ...]) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from meterproxy.config import Provider
@@ -18,6 +19,7 @@ from meterproxy.core.role import Role
 from meterproxy.dashboard import static
 from meterproxy.dashboard.pages import DONE, about, own_path
 from meterproxy.dashboard.routes import PAGES
+from meterproxy.errors import StoreUnavailable
 from tests.control.asking import ADMIN_TOKEN, PASSWORD, Asking
 from tests.control.history import history
 from tests.control.test_matrix import MAY
@@ -751,3 +753,19 @@ async def test_amounts_are_grouped_where_they_are_read(asking: Asking) -> None:
     budgets = (await visitor.get("/budgets")).body.decode()
     assert "<dd>$2,500.00</dd>" in budgets
     assert 'value="2500.00"' in budgets
+
+
+async def test_a_page_says_that_the_database_is_away_without_waiting_for_it_twice(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that hangs, each look takes seconds."""
+    visitor = await Visitor.of(asking, await asking.person("owner"))
+    looks = []
+
+    def hang_up(_pool: asyncpg.Pool, **settings: float) -> None:
+        looks.append(settings)
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(asyncpg.Pool, "acquire", hang_up)
+    heard = await visitor.get("/keys")
+    assert (heard.status, len(looks)) == (503, 1), looks
