@@ -17,6 +17,8 @@ from meterproxy.errors import Case
 
 _TRUNCATED_TO: Final = {"daily": "day", "weekly": "week", "monthly": "month"}
 
+Period = Literal["daily", "weekly", "monthly"]
+
 
 class Rate(Answer):
     """What was spent in the last hour and the last day; of their first, broken hour the part that lies within."""
@@ -58,7 +60,7 @@ class EntriesFile(queries.Kinds):
 class ReportQuery(Span):
     """A statement of some days, by period; a period is named by its first day."""
 
-    period: Literal["daily", "weekly", "monthly"] = "daily"
+    period: Period = "daily"
     format: Literal["json", "csv", "pdf"] = "json"
 
 

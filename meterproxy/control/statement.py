@@ -31,7 +31,8 @@ class Line(Figures):
 class Statement(Answer):
     """A statement that adds up: opening + credited − used − other = closing.
 
-    `other` are charges without a usage row; they wait for a person. Usage counts on the day when its request began.
+    `other` are charges without a usage row, on the day when they were booked. Usage counts on the day when its request
+    began.
     """
 
     organization: str

@@ -19,21 +19,25 @@ PATH: Final = "/operate/providers"
 async def _providers(
     on: Services, call: Call, error: ApiError | None = None, changing: str | None = None
 ) -> web.Response:
-    """All of them; `changing` is the id of the one whose form could not be done as it was filled in."""
+    """All of them; `changing` is the id of the one whose form could not be done as it was filled in.
+
+    A private key that was pasted among certificates is not written back: a page is no place for it.
+    """
+    filled = {name: text for name, text in call.form.items() if "PRIVATE KEY" not in text}
     keys = (await provider_endpoints.keys(on, call)).data
     listed = await provider_endpoints.listed(on, call)
     rows = [
         (
             one,
             [key for key in keys if key.provider_id == one.id],
-            {**_fields(one), **(call.form if str(one.id) == changing else {})},
+            {**_fields(one), **(filled if str(one.id) == changing else {})},
         )
         for one in listed.data
     ]
     shadowed = {one.name for one in listed.configured}
     return await page(
         on,
-        call if changing is None else replace(call, form={}),  # what was filled in is not for the form that adds one
+        replace(call, form={} if changing else filled),  # what changes one is not for the form that adds one
         "operate_providers.html",
         error=error,
         providers=rows,
@@ -45,7 +49,7 @@ async def _providers(
 
 def _fields(provider: StoredProvider) -> dict[str, str]:
     """A provider as its form has it; headers are set there, and never shown."""
-    waits = {f"timeouts.{name}": f"{seconds:g}" for name, seconds in provider.timeouts}
+    waits = {f"timeouts.{name}": str(seconds).removesuffix(".0") for name, seconds in provider.timeouts}
     return {
         "base_url": provider.base_url,
         "models": ", ".join(provider.models),

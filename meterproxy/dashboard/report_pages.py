@@ -10,7 +10,7 @@ from aiohttp import web
 from meterproxy.control import credit_endpoints, usage_endpoints
 from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
-from meterproxy.control.credit_endpoints import ReportQuery
+from meterproxy.control.credit_endpoints import Period, ReportQuery
 from meterproxy.control.route import Route
 from meterproxy.control.usage_answers import UsageGroup
 from meterproxy.control.usage_endpoints import GroupedUsage, GroupQuery
@@ -34,7 +34,7 @@ FILTERS: Final = {
 class ReportsQuery(GroupQuery):
     """What a report is about."""
 
-    period: str = "daily"
+    period: Period = "daily"
 
 
 class LeftOut(NamedTuple):

@@ -1,13 +1,16 @@
 """Where a provider lives, and how patient and how greedy we are with it."""
 
+import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 from meterproxy.core.provider import BETWEEN_BYTES_SECONDS, CONNECT_SECONDS, FIRST_BYTE_SECONDS
 from meterproxy.errors import ConfigError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST: Final = re.compile(r"[0-9A-Za-z._:%-]+")
+"""What goes into `Host` and is resolved; `urlsplit` and IDNA let through whatever is ASCII, and more in zones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class Origin:
         """Take a base URL apart, such as `https://api.openai.com/v1`.
 
         Raises:
-            ConfigError: not an http(s) URL with a host, or one with a user, a query or a fragment.
+            ConfigError: not an http(s) URL with a host, or one with a user, a query, a fragment or what no URL has.
         """
         host, port = _host_and_port(base_url)
         parts = urlsplit(base_url)
@@ -84,15 +87,14 @@ def _host_and_port(base_url: str) -> tuple[str, int]:
         parts = urlsplit(base_url)
         if parts.scheme not in _DEFAULT_PORTS:
             raise ConfigError(f"base_url must begin with http:// or https://: {base_url!r}")
-        if parts.username is not None or parts.query or parts.fragment or not _is_printable(parts.path):
+        is_plain = base_url.isprintable() and parts.path.isascii() and not any(sign in base_url for sign in " ?#")
+        if parts.username is not None or not is_plain:
             raise ConfigError("base_url must be a plain URL without user, query, fragment or unescaped characters")
         if not parts.hostname:
             raise ConfigError(f"base_url names no host: {base_url!r}")
         host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode("ascii")
+        if not _HOST.fullmatch(host) or parts.port == 0:
+            raise ConfigError(f"base_url names a host or a port that cannot be: {base_url!r}")
         return host, parts.port or _DEFAULT_PORTS[parts.scheme]
     except ValueError as error:
         raise ConfigError(f"base_url cannot be read: {error}") from error
-
-
-def _is_printable(path: str) -> bool:
-    return path.isascii() and path.isprintable() and " " not in path

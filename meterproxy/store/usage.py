@@ -127,8 +127,8 @@ class ReportLine:
 class Report:
     """What came into an account and went out of it, so that it adds up.
 
-    `opening` + credits − usage − `other_nanos` = `closing`, where `other_nanos` are charges that have no usage row:
-    they wait for a person. What happened after the span is in neither.
+    `opening` + credits − usage − `other_nanos` = `closing`, where `other_nanos` are charges that have no usage row, on
+    the day on which they were booked. What happened after the span is in neither.
     """
 
     organization: str
@@ -269,15 +269,14 @@ class UsageFigures:
         if len(lines) > MOST_LINES:
             text = f"The statement has more than {MOST_LINES} lines: ask for longer periods, or for fewer days."
             raise ApiError(Case.MALFORMED, text, param="period")
-        other = sums["credits_nanos"] - sums["used_ever"] - sums["balance_nanos"]
-        opening = sums["credited_before"] - sums["used_before"]
+        opening = sums["credited_before"] - sums["used_before"] - sums["rowless_before"]
         return Report(
             sums["organization"],
             opening,
             [(row["kind"], row["entries"], row["amount_nanos"]) for row in credited],
             sums["used"],
-            other,
-            opening + sum(row["amount_nanos"] for row in credited) - sums["used"] - other,
+            sums["rowless"],
+            opening + sum(row["amount_nanos"] for row in credited) - sums["used"] - sums["rowless"],
             [ReportLine(row["start"], row["provider"], row["model"], row["operation"], _counts(row)) for row in lines],
         )
 

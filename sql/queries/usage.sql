@@ -107,15 +107,21 @@ FROM usage_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3
 GROUP BY 1, 2, 3, 4 ORDER BY 1, amount_nanos DESC, 2, 3, 4 LIMIT $5
 
 -- name: report_sums
--- What came in by people and went out by usage, before the span and within it, and what the ledger says of all time.
+-- What came in by people, went out by usage, and was charged without a usage row (which records say for ever that were
+-- refused, on the day on which their money was booked), before the span and within it.
 SELECT
     (SELECT COALESCE(sum(amount_nanos), 0) FROM ledger_entries
      WHERE account_id = $1 AND request_id IS NULL AND created_at < $2::date::timestamp AT TIME ZONE 'UTC')::bigint AS credited_before,
     (SELECT COALESCE(sum(amount_nanos), 0) FROM usage_by_day WHERE account_id = $1 AND day < $2)::bigint AS used_before,
     (SELECT COALESCE(sum(amount_nanos), 0) FROM usage_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3)::bigint AS used,
-    (SELECT COALESCE(sum(amount_nanos), 0) FROM usage_by_day WHERE account_id = $1)::bigint AS used_ever,
-    a.credits_nanos, a.balance_nanos, o.name AS organization
-FROM accounts a JOIN organizations o ON o.id = a.organization_id WHERE a.id = $1
+    rowless.before_nanos AS rowless_before, rowless.within_nanos AS rowless, o.name AS organization
+FROM accounts a JOIN organizations o ON o.id = a.organization_id, (
+    SELECT COALESCE(sum(amount_nanos) FILTER (WHERE rejected_at < $2::date::timestamp AT TIME ZONE 'UTC'), 0)::bigint
+            AS before_nanos,
+        COALESCE(sum(amount_nanos) FILTER (WHERE rejected_at >= $2::date::timestamp AT TIME ZONE 'UTC'
+            AND rejected_at < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'), 0)::bigint AS within_nanos
+    FROM settle_rejected WHERE account_id = $1 AND booked = 'money') rowless
+WHERE a.id = $1
 
 -- name: report_credits
 -- What people booked within the span.

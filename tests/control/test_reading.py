@@ -4,7 +4,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -284,6 +284,9 @@ async def test_spans_that_make_no_sense_are_refused(past: Past) -> None:
     ):
         heard = await past.asking("GET", f"/api/credits/usage?{query}", token=past.owner.token)
         assert heard.case is Case.MALFORMED, query
+    owner = await Visitor.of(past.asking, past.owner)
+    for query in ("period=yearly", "group_by=colour", "from=2026-02-01&to=2026-01-01", "to=nonsense"):
+        assert (await owner.get(f"/reports?{query}")).status == 400, query
     assert (await past.asking("GET", "/api/usage/stats?days=0", token=past.owner.token)).case is Case.MALFORMED
     both = "/api/usage/stats?days=3&startDate=2026-01-01"
     assert (await past.asking("GET", both, token=past.owner.token)).case is Case.MALFORMED
@@ -502,6 +505,16 @@ async def test_figures_equal_the_books_whatever_has_become_of_a_record(past: Pas
     assert told["closing_nanos"] == balance
     assert (told["used_nanos"], told["other_nanos"]) == (total, rowless)
     assert told["credited_nanos"] == 50 * NANOS_PER_USD + first.amount_nanos
+    day = await pool.fetchval(
+        "SELECT (rejected_at AT TIME ZONE 'UTC')::date FROM settle_rejected WHERE booked = 'money'"
+    )
+    for _ in range(2):  # also when a person has seen to it, it counts once, on the day on which it was booked
+        spans = ((date(2020, 1, 1), day - timedelta(days=1)), (day, day), (day + timedelta(days=1), date(2029, 1, 1)))
+        told = [await past.get(f"/api/credits/report?from={first_day}&to={last_day}") for first_day, last_day in spans]
+        assert [one["other_nanos"] for one in told] == [0, rowless, 0]
+        assert [one["closing_nanos"] for one in told[:2]] == [one["opening_nanos"] for one in told[1:]]
+        assert told[2]["closing_nanos"] == balance
+        await pool.execute("UPDATE settle_rejected SET seen_at = now()")
     entries = await pool.fetchval("SELECT sum(amount_nanos)::bigint FROM ledger_entries WHERE account_id = $1",
                                   past.owner.account_id)  # fmt: skip
     assert entries == balance
