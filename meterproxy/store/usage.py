@@ -27,8 +27,11 @@ MOST_LINES: Final = 100_000
 _HOUR: Final = timedelta(hours=1)
 MOST_GROUPS: Final = 1000
 """Groups that are told apart of what clients name (tags, tools, conversations)."""
-OTHER_VALUES: Final = "(other)"
-"""What tags have as their value that come on a day when a thousand are told apart already."""
+MOST_TOLD: Final = 10_000
+"""Groups of a span of days in one answer; where there are more, `MODELS_TOLD` models are told by their names."""
+MODELS_TOLD: Final = 100
+OTHER: Final = "(other)"
+"""What is called so that is not told apart: models beyond these, tags of a day that has a thousand already."""
 DIMENSIONS: Final = ("day", "model", "provider", "operation", "key", "user")
 """What usage may be grouped by, as `totals` counts its bits."""
 _COLUMNS: Final = ("day", "model", "provider", "operation", "key_id", "user_id")
@@ -190,7 +193,10 @@ class UsageFigures:
     async def totals(self, whose: Whose, first: date, last: date) -> Totals:
         """A span of days by everything that rollups tell apart."""
         async with transaction(self._pool, readonly=True) as connection:
-            rows = await connection.fetch(_SQL["totals"], whose.account_id, first, last, whose.user_id, whose.key_id)
+            wanted = whose.account_id, first, last, whose.user_id, whose.key_id
+            rows = await connection.fetch(_SQL["totals"], *wanted, MOST_TOLD + 1)
+            if len(rows) > MOST_TOLD:
+                rows = await connection.fetch(_SQL["totals_of_many_models"], *wanted, MODELS_TOLD)
             ids = {row[name] for row in rows for name in ("key_id", "user_id") if row[name] is not None}
             names = {row["id"]: row["name"] for row in await connection.fetch(_SQL["names"], list(ids))}
         return _totals(rows, names)
@@ -254,8 +260,8 @@ class UsageFigures:
             began: datetime | None = await connection.fetchval(_SQL["login_began"], login_id)
             return began
 
-    async def report(self, account_id: UUID, period: str, first: date, last: date) -> Report:
-        """A statement of an account, by "day", "week" or "month".
+    async def report(self, account_id: UUID, period: str | None, first: date, last: date) -> Report:
+        """A statement of an account, with lines by "day", "week" or "month", or without.
 
         Raises:
             ApiError: NOT_FOUND; MALFORMED where it would have more than `MOST_LINES` lines.
@@ -265,7 +271,9 @@ class UsageFigures:
             if sums is None:
                 raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
             credited = await connection.fetch(_SQL["report_credits"], account_id, first, last)
-            lines = await connection.fetch(_SQL["report_lines"], account_id, first, last, period, MOST_LINES + 1)
+            lines: Sequence[asyncpg.Record] = ()
+            if period is not None:
+                lines = await connection.fetch(_SQL["report_lines"], account_id, first, last, period, MOST_LINES + 1)
         if len(lines) > MOST_LINES:
             text = f"The statement has more than {MOST_LINES} lines: ask for longer periods, or for fewer days."
             raise ApiError(Case.MALFORMED, text, param="period")

@@ -10,6 +10,27 @@ SELECT GROUPING(day, model, provider, operation, key_id, user_id) AS grouped, da
 FROM usage_by_day
 WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4) AND ($5::uuid IS NULL OR key_id = $5)
 GROUP BY GROUPING SETS ((), (day), (model), (provider), (operation), (key_id), (user_id), (day, model))
+ORDER BY grouped, day, amount_nanos DESC LIMIT $6
+
+-- name: totals_of_many_models
+-- The same, of the dearest models only by their names: clients could name any number of them.
+WITH used AS (
+    SELECT * FROM usage_by_day
+    WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4)
+      AND ($5::uuid IS NULL OR key_id = $5)
+), dearest AS (
+    SELECT model FROM used GROUP BY model ORDER BY sum(amount_nanos) DESC, sum(requests) DESC, model LIMIT $6
+), named AS (
+    SELECT u.day, CASE WHEN d.model IS NULL THEN '(other)' ELSE d.model END AS model, u.provider, u.operation, u.key_id,
+        u.user_id, u.requests, u.failures, u.input_tokens, u.cached_tokens, u.output_tokens, u.amount_nanos
+    FROM used u LEFT JOIN dearest d USING (model)
+)
+SELECT GROUPING(day, model, provider, operation, key_id, user_id) AS grouped, day, model, provider, operation, key_id, user_id,
+    sum(requests)::bigint AS requests, sum(failures)::bigint AS failures, sum(input_tokens)::bigint AS input_tokens,
+    sum(cached_tokens)::bigint AS cached_tokens, sum(output_tokens)::bigint AS output_tokens,
+    sum(amount_nanos)::bigint AS amount_nanos
+FROM named
+GROUP BY GROUPING SETS ((), (day), (model), (provider), (operation), (key_id), (user_id), (day, model))
 ORDER BY grouped, day, amount_nanos DESC
 
 -- name: names

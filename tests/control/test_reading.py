@@ -1,5 +1,6 @@
 """What people read of their usage equals the books, for everybody who may see it and nobody else."""
 
+import asyncio
 import csv
 import io
 from collections import Counter
@@ -13,6 +14,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
+from meterproxy.control.answers import ANSWERS_A_TURN, each
 from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.money import MAX_NANOS, NANOS_PER_USD, format_usd
 from meterproxy.core.record import EndRecord
@@ -303,6 +305,43 @@ async def test_groups_add_up(past: Past, by: str) -> None:
     assert sum(group["amount_nanos"] for group in told["groups"]) == amount(past.records)
     if by == "team":
         assert {group["name"] for group in told["groups"]} == {"ants", None}
+
+
+async def test_of_many_models_the_dearest_are_told_by_name(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients could name any number of them; whatever is told together, nothing is lost, and it leads nowhere."""
+    whole = await past.get("/api/usage/stats?days=60")
+    named = {group["value"]: group for group in whole["by_model"]}
+    monkeypatch.setattr("meterproxy.store.usage.MOST_TOLD", 20)
+    monkeypatch.setattr("meterproxy.store.usage.MODELS_TOLD", 1)
+    told = await past.get("/api/usage/stats?days=60")
+    dearest = max(named.values(), key=lambda group: group["amount_nanos"])
+    first, second = told["by_model"]
+    assert (first, second["value"]) == (dearest, "(other)")
+    assert second["requests"] == sum(group["requests"] for group in named.values()) - dearest["requests"]
+    assert second["amount_nanos"] == amount(past.records) - dearest["amount_nanos"]
+    assert {row["model"] for row in told["by_day_and_model"]} == {dearest["value"], "(other)"}
+    assert sum(row["amount_nanos"] for row in told["by_day_and_model"]) == amount(past.records)
+    same = ("totals", "by_day", "by_provider", "by_operation", "by_key", "by_user")
+    assert [told[name] for name in same] == [whole[name] for name in same]
+    owner = await Visitor.of(past.asking, past.owner)
+    assert "<td>(other)</td>" in (await owner.get("/reports?group_by=model")).body.decode()
+    assert "<td>(other)</td>" in (await owner.get(f"/keys/{past.keys[0]}")).body.decode()
+
+
+async def test_many_answers_leave_others_their_turn() -> None:
+    """Whoever asks for much does not stop the worker for everybody."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    assert await each(str, range(4 * ANSWERS_A_TURN)) == [str(number) for number in range(4 * ANSWERS_A_TURN)]
+    assert turns >= 4
+    task.cancel()
 
 
 async def test_what_clients_name_is_counted(past: Past) -> None:
