@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from meterproxy.control.answers import ANSWERS_A_TURN, each
+from meterproxy.control.typesetter import BREAK, _breakable
 from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.money import MAX_NANOS, NANOS_PER_USD, format_usd
 from meterproxy.core.record import EndRecord
@@ -200,6 +201,13 @@ async def test_a_statement_is_set_as_pdf_and_csv(past: Past) -> None:
     assert heard.headers["Content-Disposition"].startswith('attachment; filename="statement-')
     rows = list(csv.DictReader(io.StringIO(heard.body.decode(), newline="")))
     assert {row["model"] for row in rows} <= {"big", "small", "embed"}
+
+
+def test_long_words_are_broken_where_they_are_set() -> None:
+    """A model's name of two hundred letters would lie over the numbers beside it; others stay as they are."""
+    assert _breakable("gpt-4o", 12) == "gpt-4o"
+    assert _breakable("some words that fit", 12) == "some words that fit"
+    assert _breakable(f"a {'m' * 13}", 12) == f"a {BREAK.join('m' * 13)}"
 
 
 async def test_credit_runs_out_by_what_everybody_spends(past: Past) -> None:
