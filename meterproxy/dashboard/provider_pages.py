@@ -1,5 +1,6 @@
 """Providers and their keys, for operators: a secret goes in and is never shown again."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -83,11 +84,15 @@ async def _removed(on: Services, call: Call) -> web.Response:
     return redirect(PATH, done="provider-removed")
 
 
+def _tested(form: Mapping[str, str]) -> dict[str, str]:
+    """A key's form as the API reads it: there a switch says that it is to be tried, here one that it is not."""
+    given = {name: text for name, text in form.items() if name != "untested"}
+    return {**given, "test": "0" if form.get("untested") else "1"}
+
+
 async def _key_added(on: Services, call: Call) -> web.Response:
     try:
-        given = {**call.form, "provider_id": call.ids[0]}
-        given["test"] = "0" if given.pop("untested", "") else "1"
-        body = forms.read(NewProviderKey, given)
+        body = forms.read(NewProviderKey, {**_tested(call.form), "provider_id": call.ids[0]})
         await provider_endpoints.key_added(on, call.asking(body=body))
     except ApiError as error:
         return await _providers(on, call, error)
@@ -96,10 +101,11 @@ async def _key_added(on: Services, call: Call) -> web.Response:
 
 async def _key_rotated(on: Services, call: Call) -> web.Response:
     try:
-        await provider_endpoints.key_rotated(on, call.asking(body=forms.read(ChangedProviderKey, call.form)))
+        body = forms.read(ChangedProviderKey, _tested(call.form))
+        await provider_endpoints.key_rotated(on, call.asking(body=body))
     except ApiError as error:
         return await _providers(on, call, error)
-    return redirect(PATH, done="provider-key")
+    return redirect(PATH, done="provider-key" if body.test else "provider-key-untested")
 
 
 async def _key_removed(on: Services, call: Call) -> web.Response:

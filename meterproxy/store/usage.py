@@ -248,10 +248,11 @@ class UsageFigures:
         assert row is not None
         return Running(**row)
 
-    async def daily(self, whose: Whose, first: date, last: date) -> dict[date, int]:
-        """Nanodollars by day; days without usage are not there."""
+    async def daily(self, whose: Whose, first: date, last: date, *, with_rotated: bool = False) -> dict[date, int]:
+        """Nanodollars by day, of a key perhaps `with_rotated` ones; days without usage are not there."""
+        subject = whose.account_id, first, last, whose.user_id, whose.key_id
         async with transaction(self._pool, readonly=True) as connection:
-            rows = await connection.fetch(_SQL["daily"], whose.account_id, first, last, whose.user_id, whose.key_id)
+            rows = await connection.fetch(_SQL["daily"], *subject, with_rotated)
         return {row["day"]: row["amount_nanos"] for row in rows}
 
     async def login_began(self, login_id: UUID) -> datetime | None:

@@ -111,9 +111,10 @@ WHERE account_id = $1 AND ($2::uuid IS NULL OR user_id = $2) AND ($3::uuid IS NU
   AND occurred_at >= $4 AND occurred_at < $5
 
 -- name: daily
--- What was spent day by day, days without usage left out.
+-- What was spent day by day, days without usage left out; of a key with those that it was rotated to, if they are wanted.
 SELECT day, sum(amount_nanos)::bigint AS amount_nanos FROM usage_by_day
-WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4) AND ($5::uuid IS NULL OR key_id = $5)
+WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4)
+  AND ($5::uuid IS NULL OR key_id = $5 OR $6 AND key_id IN (SELECT k.id FROM keys k WHERE k.origin_id = $5))
 GROUP BY day ORDER BY day
 
 -- name: login_began

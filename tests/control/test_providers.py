@@ -121,6 +121,13 @@ async def test_a_page_shows_what_is_set_and_keeps_no_private_key(pool: asyncpg.P
     assert (await visitor.post(f"/operate/providers/{made['id']}", tls_ca=made["tls_ca"], **form)).status == 303
     assert (await asking("GET", PATH, token=ADMIN_TOKEN)).body["data"] == [made]
 
+    rotate = f"/operate/provider-keys/{key['id']}/rotate"
+    assert b"cannot be reached" in (await visitor.post(rotate, secret="sk-another")).body
+    done = await visitor.post(rotate, secret="sk-another-secret-5678", untested="1")
+    assert (done.status, done.headers["Location"].endswith("done=provider-key-untested")) == (303, True)
+    (key,) = (await asking("GET", "/api/admin/provider-keys", token=ADMIN_TOKEN)).body["data"]
+    assert key["last_four"] == "5678"
+
     await pool.execute("UPDATE provider_keys SET master_key_id = 'other'")
     assert (await asking("GET", "/api/admin/provider-keys", token=ADMIN_TOKEN)).body["data"] == [
         {**key, "usable": False}

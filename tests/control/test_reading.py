@@ -495,6 +495,20 @@ async def test_a_budget_is_the_organizations_unless_the_operator_set_it(past: Pa
     assert [row["is_own"] for row in listed["data"]] == [False]
 
 
+async def test_a_budget_of_a_key_foresees_by_those_it_was_rotated_to(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it counts them: a new secret is no new budget."""
+    first = datetime.now(UTC).date().replace(day=1)  # as on a day that has some to come
+    monkeypatch.setattr("meterproxy.control.budget_endpoints.today", lambda: first)
+    terms = {"measure": "amount", "window": "month", "cap": "100.00", "scope": "key", "scope_id": str(past.keys[0])}
+    made = await past.asking("POST", "/api/budgets", terms, token=past.owner.token)
+    before = (await past.get(f"/api/budgets/{made.body['id']}/status"))["forecast"]
+    await past.asking.pool.execute("UPDATE keys SET origin_id = $1 WHERE id = $2", *past.keys)
+    after = (await past.get(f"/api/budgets/{made.body['id']}/status"))["forecast"]
+    assert after["expected_nanos"] > before["expected_nanos"]
+
+
 async def test_a_budget_for_a_member_from_elsewhere(past: Past) -> None:
     """Somebody who was made in another organization can be limited in this one; a stranger cannot."""
     terms = {"measure": "amount", "window": "month", "cap": "1.00", "scope": "user"}
