@@ -24,6 +24,7 @@ from meterproxy.catalog.catalog import known_prices
 from meterproxy.config.values import Seconds
 from meterproxy.control import bodies
 from meterproxy.control.faults import sentence
+from meterproxy.core.address import host_and_port
 from meterproxy.core.provider import (
     BETWEEN_BYTES_SECONDS,
     CONNECT_SECONDS,
@@ -35,7 +36,6 @@ from meterproxy.core.provider import (
 )
 from meterproxy.errors import ConfigError
 from meterproxy.proxy.dial import trusting
-from meterproxy.proxy.upstream import Origin
 from meterproxy.store.providers import MOST_HEADERS
 
 MOST_SECONDS: Final = 3600
@@ -43,10 +43,7 @@ MOST_CERTIFICATES_LETTERS: Final = 65_536
 
 
 def _address(text: str) -> str:
-    try:
-        Origin.from_base_url(text)
-    except ConfigError as error:
-        raise ValueError(str(error).removeprefix("base_url ")) from error
+    host_and_port(text)
     return text
 
 
