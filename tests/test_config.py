@@ -343,6 +343,18 @@ def test_decimals_in_yaml_need_no_quotes(write: Any) -> None:
     assert config.models["m"].price == {"input": 1, "output": 2_000_000_000}
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://a b/v1", "http://a\\tb/v1", "http://[fe80::1%é]/v1", "http://a:0/v1", "https://a/v1?", "http://a:x/"],
+)
+def test_addresses_are_those_that_a_request_can_have(write: Any, address: str) -> None:
+    """What would keep every worker from starting is found when the configuration is read, of a provider and of ours."""
+    (line,) = problems(write(f'providers: {{a: {{base_url: "{address}"}}}}'))
+    assert line.startswith("providers.a.base_url: ")
+    (line,) = problems(write(f'public_url: "{address.replace("/v1", "")}"'))
+    assert line.startswith("public_url: ")
+
+
 @pytest.mark.parametrize("header", ['"x y": z', '"x": "a\\r\\nb: c"', '"": z'])
 def test_headers_are_headers(write: Any, header: str) -> None:
     """What would break the wire is found when the configuration is read."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def command(invocation: Invocation) -> None:
     """Check the configuration and tell every problem; --json prints what it comes to, without secrets."""
     config = invocation.load()
-    _check_prices(config)
+    _check_providers(config)
     if invocation.as_json:
         invocation.show(config.public())
     else:
@@ -25,17 +25,23 @@ def command(invocation: Invocation) -> None:
         note("no provider is configured: `serve` will start the simulated one")
 
 
-def _check_prices(config: "Config") -> None:
-    """Every provider's prices must be known, or all of its models would be refused."""
+def _check_providers(config: "Config") -> None:
+    """Every provider's prices must be known, or all of its models would be refused; workers start with all of them."""
     if not config.providers:
         return
     from meterproxy.catalog.catalog import known_prices
+    from meterproxy.service.providers import configured_provider
 
-    unknown = []
+    problems = []
     for name, provider in config.providers.items():
         try:
             known_prices(provider.prices)
         except ValueError as error:
-            unknown.append(f"  providers.{name}.prices: {error}")
-    if unknown:
-        raise ConfigError("\n".join((f"{len(unknown)} problems with prices", *unknown)))
+            problems.append(f"  providers.{name}.prices: {error}")
+        try:
+            configured_provider(name, provider)
+        except ConfigError as error:
+            problems.append(f"  providers.{name}: {error}")
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError("\n".join((f"{count} with providers", *problems)))

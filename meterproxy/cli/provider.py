@@ -31,7 +31,7 @@ def _reaching(command: Command) -> Command:
         click.option(
             "--headers",
             "headers",
-            type=click.File(),
+            type=click.File(encoding="utf-8", errors="replace"),
             metavar="FILE",
             help="Lines of `Name: value` to send with every request (-: standard input); values are never shown.",
         ),

@@ -1,18 +1,20 @@
 """`provider-key`: our credentials at providers. Secrets come in by standard input, never as an argument."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import click
 
 from meterproxy.cli.arguments import actor
 from meterproxy.cli.invocation import Invocation, invoked, note
-from meterproxy.errors import MeterproxyError
 
 if TYPE_CHECKING:
     from meterproxy.cli.session import Session
-    from meterproxy.store.providers import OpenedProvider
+    from meterproxy.store.providers import OpenedProvider, ProviderKeyRow
+
+MOST_LETTERS: Final = 10_000
+"""Read of standard input: more than a secret may have, so that one that is too long is told of."""
 
 _untested = click.option("--untested", is_flag=True, help="Keep it without asking the provider whether it takes it.")
 
@@ -29,7 +31,10 @@ def command() -> None:
 @invoked
 def add(invocation: Invocation, provider_id: UUID, name: str, untested: bool) -> None:
     """Add a key, whose secret is read from standard input."""
-    secret = _secret()
+    from meterproxy.control.provider_bodies import NewProviderKey
+
+    given = {"provider_id": provider_id, "secret": _secret(), "name": name}
+    secret = invocation.validated(NewProviderKey, given).secret.get_secret_value()
 
     async def work(session: "Session") -> Any:
         rows = _rows(session)
@@ -48,7 +53,8 @@ def add(invocation: Invocation, provider_id: UUID, name: str, untested: bool) ->
 def list_(invocation: Invocation) -> None:
     """List keys, without their secrets."""
     rows = invocation.with_session(lambda session: _rows(session).keys())
-    invocation.show_all(map(_shown, rows), ("id", "provider_id", "name", "last_four", "created_at", "changed_at"))
+    columns = ("id", "provider_id", "name", "last_four", "created_at", "changed_at", "usable")
+    invocation.show_all(map(_shown, rows), columns)
 
 
 @command.command()
@@ -57,7 +63,9 @@ def list_(invocation: Invocation) -> None:
 @invoked
 def rotate(invocation: Invocation, key_id: UUID, untested: bool) -> None:
     """Put another secret, read from standard input, in the place of a key's."""
-    secret = _secret()
+    from meterproxy.control.provider_bodies import ChangedProviderKey
+
+    secret = invocation.validated(ChangedProviderKey, {"secret": _secret()}).secret.get_secret_value()
 
     async def work(session: "Session") -> Any:
         rows = _rows(session)
@@ -86,11 +94,13 @@ def reseal(invocation: Invocation) -> int:
 
 
 def _secret() -> str:
-    text = click.prompt("Secret", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    secret = str(text).strip()
-    if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
-        raise MeterproxyError("a secret is printable ASCII without spaces: give it on standard input")
-    return secret
+    """What stands in the first line of standard input, as far as it may be a secret."""
+    if sys.stdin.isatty():
+        return str(click.prompt("Secret", hide_input=True, err=True)).strip()
+    try:
+        return sys.stdin.readline(MOST_LETTERS).strip()
+    except UnicodeDecodeError:
+        raise click.UsageError("secret: must be printable ASCII without spaces") from None
 
 
 async def _tried(place: "OpenedProvider", secret: str) -> None:
@@ -105,9 +115,11 @@ def _rows(session: "Session") -> Any:
     return provider_rows(session.secured(), session.pool, actor())
 
 
-def _shown(row: Any) -> dict[str, Any]:
-    names = ("id", "provider_id", "name", "last_four", "created_at", "changed_at")
-    return {name: getattr(row, name) for name in names}
+def _shown(row: "ProviderKeyRow") -> dict[str, Any]:
+    """As the API shows it."""
+    from meterproxy.control.provider_endpoints import ProviderKey
+
+    return ProviderKey.of(row).model_dump()
 
 
 def _show(invocation: Invocation, row: Any) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
 
 from meterproxy.config.processors import usable_processors
+from meterproxy.core.address import host_and_port
 from meterproxy.core.money import PPM, format_usd, parse_usd
 
 
@@ -116,6 +117,7 @@ def parse_base_url(value: str) -> str:
         raise ValueError("must be an http:// or https:// URL, like https://api.openai.com/v1")
     if url.username is not None or url.query or url.fragment:
         raise ValueError("must have no user, query or fragment; credentials go into api_key")
+    host_and_port(value)
     return value.rstrip("/")
 
 

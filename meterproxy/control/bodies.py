@@ -93,9 +93,9 @@ AtMost100 = Field(max_length=100)
 
 
 class Body(BaseModel):
-    """What all bodies have in common: no unknown members, no silent conversions."""
+    """What all bodies have in common: no unknown members, no silent conversions, no error that repeats a secret."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class NewAccount(Body):

@@ -100,7 +100,7 @@ async def _expected(on: Services, told: StatusRow) -> Forecast | None:
         row.scope_id if row.scope == "user" else None,
         row.scope_id if row.scope == "key" else None,
     )
-    daily = await on.usage.daily(whose, day - timedelta(days=MOST_DAYS), day)
+    daily = await on.usage.daily(whose, day - timedelta(days=MOST_DAYS), day, with_rotated=True)
     last = (end - timedelta(microseconds=1)).date()
     remaining = told.remaining if told.remaining is not None else 2**62
     figures = forecast(daily, day, last, told.used, remaining)

@@ -12,10 +12,12 @@ from meterproxy.control.call import Call, Services
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
 from meterproxy.control.spans import Span
-from meterproxy.control.statement import Statement
+from meterproxy.control.statement import Line, Statement
 from meterproxy.errors import Case
 
 _TRUNCATED_TO: Final = {"daily": "day", "weekly": "week", "monthly": "month"}
+
+Period = Literal["daily", "weekly", "monthly"]
 
 
 class Rate(Answer):
@@ -58,7 +60,7 @@ class EntriesFile(queries.Kinds):
 class ReportQuery(Span):
     """A statement of some days, by period; a period is named by its first day."""
 
-    period: Literal["daily", "weekly", "monthly"] = "daily"
+    period: Period = "daily"
     format: Literal["json", "csv", "pdf"] = "json"
 
 
@@ -107,7 +109,14 @@ async def statement_of(on: Services, call: Call) -> Statement:
     query = call.query_as(ReportQuery)
     days = query.days()
     report = await on.usage.report(call.account_id, _TRUNCATED_TO[query.period], *days)
-    return Statement.of(report, query.period, days)
+    return Statement.of(report, query.period, days, await answers.each(Line.of_line, report.lines))
+
+
+async def summary_of(on: Services, call: Call) -> Statement:
+    """The same without its lines."""
+    query = call.query_as(ReportQuery)
+    days = query.days()
+    return Statement.of(await on.usage.report(call.account_id, None, *days), query.period, days, [])
 
 
 async def report(on: Services, call: Call) -> web.Response:
@@ -117,7 +126,7 @@ async def report(on: Services, call: Call) -> web.Response:
         case "json":
             return json_answer(told)
         case "csv":
-            body, type_, ending = statement.as_csv(told).encode(), "text/csv; charset=utf-8", "csv"
+            body, type_, ending = (await statement.as_csv(told)).encode(), "text/csv; charset=utf-8", "csv"
         case "pdf":
             body, type_, ending = await on.typesetter.set(call.account_id, told), "application/pdf", "pdf"
     name = f"statement-{told.first_day}-{told.last_day}.{ending}"

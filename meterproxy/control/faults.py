@@ -65,6 +65,8 @@ def sentence(type_: str, text: str, context: Mapping[str, Any]) -> str:
     """What is wrong with something, to be read after its name."""
     if type_ in {"string_too_short", "too_short"} and context.get("min_length") == 1:
         return "must not be empty"
+    if type_ in {"too_short", "too_long"} and context.get("field_type") == "Value":
+        type_ = f"string_{type_}"  # of a secret
     known = _SENTENCES.get(type_)
     if known is None:
         return text.removeprefix("Value error, ").replace("Input should be", "must be")

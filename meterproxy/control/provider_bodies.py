@@ -2,18 +2,29 @@
 
 Rules
 -----
-- What may be a secret is a `SecretStr`: no error, log or answer repeats it.
+- What may be a secret is a `SecretStr`: no error, log or answer repeats it. A header is named by its number: what
+  stands where its name should be may be one, too.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, SecretStr, StrictBool
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    StrictBool,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from meterproxy.catalog.catalog import known_prices
 from meterproxy.config.values import Seconds
 from meterproxy.control import bodies
+from meterproxy.control.faults import sentence
+from meterproxy.core.address import host_and_port
 from meterproxy.core.provider import (
     BETWEEN_BYTES_SECONDS,
     CONNECT_SECONDS,
@@ -25,7 +36,6 @@ from meterproxy.core.provider import (
 )
 from meterproxy.errors import ConfigError
 from meterproxy.proxy.dial import trusting
-from meterproxy.proxy.upstream import Origin
 from meterproxy.store.providers import MOST_HEADERS
 
 MOST_SECONDS: Final = 3600
@@ -33,10 +43,7 @@ MOST_CERTIFICATES_LETTERS: Final = 65_536
 
 
 def _address(text: str) -> str:
-    try:
-        Origin.from_base_url(text)
-    except ConfigError as error:
-        raise ValueError(str(error).removeprefix("base_url ")) from error
+    host_and_port(text)
     return text
 
 
@@ -54,11 +61,23 @@ def _header_value(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _headers(given: Any, read: ValidatorFunctionWrapHandler) -> Mapping[str, Any]:
+    try:
+        return _header_names(read(given))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        if not problem["loc"]:
+            raise
+        number = list(given).index(problem["loc"][0]) + 1
+        text = sentence(problem["type"], problem["msg"], problem.get("ctx") or {})
+        raise ValueError(f"number {number} {text}") from None
+
+
 def _header_names(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     seen: set[str] = set()
     for number, name in enumerate(headers, 1):
         lower = name.lower()
-        if not HEADER_NAME.fullmatch(name):  # it may be a secret that was written in the wrong place
+        if not HEADER_NAME.fullmatch(name):
             raise ValueError(f"number {number} has no header's name")
         if lower == "authorization":
             raise ValueError("Authorization is sent with the provider's key: add that as a key")
@@ -68,6 +87,12 @@ def _header_names(headers: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ValueError(f"{name} is there twice")
         seen.add(lower)
     return headers
+
+
+def _pattern(text: str) -> str:
+    if "," in text or not text.isprintable():
+        raise ValueError("must be a pattern without commas and line ends")  # which forms have between patterns
+    return text
 
 
 def _certificates(text: str) -> str:
@@ -90,7 +115,8 @@ HeaderName = Annotated[str, Field(min_length=1, max_length=100)]
 ProviderName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Address = Annotated[str, Field(max_length=500), AfterValidator(_address)]
 Prices = Annotated[bodies.Name, AfterValidator(known_prices)]
-Models = Annotated[tuple[bodies.Name, ...], Field(min_length=1, max_length=100)]
+Pattern = Annotated[bodies.Name, AfterValidator(_pattern)]
+Models = Annotated[tuple[Pattern, ...], Field(min_length=1, max_length=100)]
 Certificates = Annotated[str, Field(max_length=MOST_CERTIFICATES_LETTERS), AfterValidator(_certificates)]
 Patience = Annotated[Seconds, Field(le=MOST_SECONDS)]
 
@@ -122,8 +148,8 @@ class NewProvider(bodies.Body):
     base_url: Address
     prices: Prices = "openai"
     models: Models = ("*",)
-    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=MOST_HEADERS), AfterValidator(_header_names)] = (
-        Field(default_factory=dict)
+    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=MOST_HEADERS), WrapValidator(_headers)] = Field(
+        default_factory=dict
     )
     tls_ca: Certificates | None = None
     timeouts: NewTimeouts = NewTimeouts()
@@ -148,7 +174,7 @@ class ChangedProvider(bodies.Body):
     prices: Prices | None = None
     models: Models | None = None
     headers: Annotated[
-        dict[HeaderName, HeaderValue | None], Field(max_length=2 * MOST_HEADERS), AfterValidator(_header_names)
+        dict[HeaderName, HeaderValue | None], Field(max_length=2 * MOST_HEADERS), WrapValidator(_headers)
     ] = Field(default_factory=dict)
     tls_ca: Certificates | None = None
     timeouts: ChangedTimeouts = ChangedTimeouts()

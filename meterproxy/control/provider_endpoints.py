@@ -75,7 +75,10 @@ class Providers(answers.Page[StoredProvider]):
 
 
 class ProviderKey(Answer):
-    """A key of a provider: the last four characters are all that is told of its secret."""
+    """A key of a provider: the last four characters are all that is told of its secret.
+
+    One that is not `usable` was sealed under another master key than those that are configured.
+    """
 
     id: UUID
     provider_id: UUID
@@ -83,6 +86,7 @@ class ProviderKey(Answer):
     last_four: str
     created_at: datetime
     changed_at: datetime
+    usable: bool
 
     @classmethod
     def of(cls, row: ProviderKeyRow) -> Self:
@@ -93,6 +97,7 @@ class ProviderKey(Answer):
             last_four=row.last_four,
             created_at=row.created_at,
             changed_at=row.changed_at,
+            usable=row.usable,
         )
 
 

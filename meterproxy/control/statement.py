@@ -7,7 +7,7 @@ from meterproxy.control import spreadsheet
 from meterproxy.control.answers import Answer, Nanos, Usd, money
 from meterproxy.control.spans import Days
 from meterproxy.control.usage_answers import Figures, figures
-from meterproxy.store.usage import Report
+from meterproxy.store.usage import Report, ReportLine
 
 
 class Credited(Answer):
@@ -27,11 +27,22 @@ class Line(Figures):
     model: str
     operation: str
 
+    @classmethod
+    def of_line(cls, line: ReportLine) -> Self:
+        return cls(
+            start=line.start,
+            provider=line.provider,
+            model=line.model,
+            operation=line.operation,
+            **figures(line.counts),
+        )
+
 
 class Statement(Answer):
     """A statement that adds up: opening + credited − used − other = closing.
 
-    `other` are charges without a usage row; they wait for a person. Usage counts on the day when its request began.
+    `other` are charges without a usage row, on the day when they were booked. Usage counts on the day when its request
+    began.
     """
 
     organization: str
@@ -52,7 +63,7 @@ class Statement(Answer):
     lines: list[Line]
 
     @classmethod
-    def of(cls, report: Report, period: str, days: Days) -> Self:
+    def of(cls, report: Report, period: str, days: Days, lines: list[Line]) -> Self:
         return cls(
             organization=report.organization,
             period=period,
@@ -68,16 +79,7 @@ class Statement(Answer):
             credits=[
                 Credited(kind=kind, entries=entries, **money(amount=nanos)) for kind, entries, nanos in report.credits
             ],
-            lines=[
-                Line(
-                    start=line.start,
-                    provider=line.provider,
-                    model=line.model,
-                    operation=line.operation,
-                    **figures(line.counts),
-                )
-                for line in report.lines
-            ],
+            lines=lines,
         )
 
 
@@ -87,6 +89,6 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def as_csv(statement: Statement) -> str:
+async def as_csv(statement: Statement) -> str:
     """Its lines as a CSV file."""
-    return spreadsheet.as_csv(COLUMNS, statement.lines)
+    return await spreadsheet.as_csv(COLUMNS, statement.lines)

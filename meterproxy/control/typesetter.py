@@ -7,10 +7,12 @@ import asyncio
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
+import orjson
 from pydantic import BaseModel
 
 from meterproxy.errors import ApiError, Case, MeterproxyError
@@ -22,6 +24,8 @@ WAITING_OF_ACCOUNT: Final = 2
 SECONDS: Final = 30.0
 HANDED_ON: Final = ("PATH", "PYTHONPATH", "LANG", "HOME", "TMPDIR")
 """Of the environment: the master key and the database's address are not the typesetter's."""
+BREAK: Final = "\u200b"
+"""Where a line may end within a word; it takes no room."""
 MOST_SET: Final = 20_000
 """Lines of a statement that is set: about four hundred pages."""
 
@@ -78,8 +82,25 @@ def main() -> int:
     import typst
 
     template = resources.files("meterproxy").joinpath("data/statement.typ").read_bytes()
-    sys.stdout.buffer.write(typst.compile(template, sys_inputs={"statement": sys.stdin.read()}))
+    statement = orjson.loads(sys.stdin.buffer.read())
+    for of, name, most in ((statement, "organization", 60), *_names(statement["lines"])):
+        of[name] = _breakable(of[name], most)
+    sys.stdout.buffer.write(typst.compile(template, sys_inputs={"statement": orjson.dumps(statement).decode()}))
     return 0
+
+
+def _names(lines: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, int]]:
+    """What of lines may be longer than its column, and how many letters fit."""
+    for line in lines:
+        yield line, "provider", 12
+        yield line, "model", 30
+
+
+def _breakable(text: str, most: int) -> str:
+    """A text of which long words may be broken anywhere."""
+    if len(text) <= most:
+        return text
+    return " ".join(BREAK.join(word) if len(word) > most else word for word in text.split(" "))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pydantic import Field
 from meterproxy.control import spreadsheet
 from meterproxy.control.access import Permission
 from meterproxy.control.activity_endpoints import Exchange
-from meterproxy.control.answers import Answer, Nanos, Usd, money
+from meterproxy.control.answers import Answer, Nanos, Usd, each, money
 from meterproxy.control.call import Call, Services
 from meterproxy.control.route import Route
 from meterproxy.control.spans import Backwards, Days, Span, today
@@ -108,16 +108,18 @@ async def stats(on: Services, whose: Whose, query: StatsQuery) -> Stats:
         first_day=days.first,
         last_day=days.last,
         totals=Figures.of(totals.whole),
-        **{f"by_{name}": [UsageGroup.of_group(group) for group in groups] for name, groups in totals.by.items()},
-        by_day_and_model=[
-            DayOfModel(day=day, model=model, requests=counts.requests, **money(amount=counts.amount_nanos))
-            for day, model, counts in totals.days_by_model
-        ],
+        **{f"by_{name}": await each(UsageGroup.of_group, groups) for name, groups in totals.by.items()},
+        by_day_and_model=await each(_day_of_model, totals.days_by_model),
         by_tool=[Tool.of(row) for row in await on.usage.tools(whose.account_id, *days)] if whole else [],
         peak_hours=[Peak.of(row) for row in await on.usage.peak_hours(whose, *days)],
         latency_ms=Latency.of(await on.usage.latencies(whose.account_id, *days)) if whole else None,
         recent=[Exchange.of(row) for row in await on.activity.list(whose, ActivityFilter(), None, RECENT)],
     )
+
+
+def _day_of_model(told: tuple[date, str, Counts]) -> DayOfModel:
+    day, model, counts = told
+    return DayOfModel(day=day, model=model, requests=counts.requests, **money(amount=counts.amount_nanos))
 
 
 async def _stats(on: Services, call: Call) -> Stats:
@@ -139,7 +141,7 @@ async def grouped(on: Services, call: Call) -> GroupedUsage:
         first_day=days.first,
         last_day=days.last,
         totals=Figures.of(totals.whole),
-        groups=[UsageGroup.of_group(group) for group in await _groups(on, totals, by)],
+        groups=await each(UsageGroup.of_group, await _groups(on, totals, by)),
         conversations=[Conversation.of(row) for row in await on.usage.conversations(account_id, *days)]
         if by == "conversation"
         else [],
@@ -158,7 +160,7 @@ async def usage(on: Services, call: Call) -> GroupedUsage | web.Response:
     columns.sort(key=lambda name: name not in _NAMING)  # what a row is about comes first
     name = f"usage-by-{told.group_by}-{told.first_day}-{told.last_day}.csv"
     return web.Response(
-        text=spreadsheet.as_csv(columns, rows),
+        text=await spreadsheet.as_csv(columns, rows),
         headers={
             "Content-Type": "text/csv; charset=utf-8",
             "Content-Disposition": f'attachment; filename="{name}"',

@@ -1,5 +1,6 @@
 """Providers and their keys, for operators: a secret goes in and is never shown again."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -19,21 +20,25 @@ PATH: Final = "/operate/providers"
 async def _providers(
     on: Services, call: Call, error: ApiError | None = None, changing: str | None = None
 ) -> web.Response:
-    """All of them; `changing` is the id of the one whose form could not be done as it was filled in."""
+    """All of them; `changing` is the id of the one whose form could not be done as it was filled in.
+
+    A private key that was pasted among certificates is not written back: a page is no place for it.
+    """
+    filled = {name: text for name, text in call.form.items() if "PRIVATE KEY" not in text}
     keys = (await provider_endpoints.keys(on, call)).data
     listed = await provider_endpoints.listed(on, call)
     rows = [
         (
             one,
             [key for key in keys if key.provider_id == one.id],
-            {**_fields(one), **(call.form if str(one.id) == changing else {})},
+            {**_fields(one), **(filled if str(one.id) == changing else {})},
         )
         for one in listed.data
     ]
     shadowed = {one.name for one in listed.configured}
     return await page(
         on,
-        call if changing is None else replace(call, form={}),  # what was filled in is not for the form that adds one
+        replace(call, form={} if changing else filled),  # what changes one is not for the form that adds one
         "operate_providers.html",
         error=error,
         providers=rows,
@@ -45,7 +50,7 @@ async def _providers(
 
 def _fields(provider: StoredProvider) -> dict[str, str]:
     """A provider as its form has it; headers are set there, and never shown."""
-    waits = {f"timeouts.{name}": f"{seconds:g}" for name, seconds in provider.timeouts}
+    waits = {f"timeouts.{name}": str(seconds).removesuffix(".0") for name, seconds in provider.timeouts}
     return {
         "base_url": provider.base_url,
         "models": ", ".join(provider.models),
@@ -79,11 +84,15 @@ async def _removed(on: Services, call: Call) -> web.Response:
     return redirect(PATH, done="provider-removed")
 
 
+def _tested(form: Mapping[str, str]) -> dict[str, str]:
+    """A key's form as the API reads it: there a switch says that it is to be tried, here one that it is not."""
+    given = {name: text for name, text in form.items() if name != "untested"}
+    return {**given, "test": "0" if form.get("untested") else "1"}
+
+
 async def _key_added(on: Services, call: Call) -> web.Response:
     try:
-        given = {**call.form, "provider_id": call.ids[0]}
-        given["test"] = "0" if given.pop("untested", "") else "1"
-        body = forms.read(NewProviderKey, given)
+        body = forms.read(NewProviderKey, {**_tested(call.form), "provider_id": call.ids[0]})
         await provider_endpoints.key_added(on, call.asking(body=body))
     except ApiError as error:
         return await _providers(on, call, error)
@@ -92,10 +101,11 @@ async def _key_added(on: Services, call: Call) -> web.Response:
 
 async def _key_rotated(on: Services, call: Call) -> web.Response:
     try:
-        await provider_endpoints.key_rotated(on, call.asking(body=forms.read(ChangedProviderKey, call.form)))
+        body = forms.read(ChangedProviderKey, _tested(call.form))
+        await provider_endpoints.key_rotated(on, call.asking(body=body))
     except ApiError as error:
         return await _providers(on, call, error)
-    return redirect(PATH, done="provider-key")
+    return redirect(PATH, done="provider-key" if body.test else "provider-key-untested")
 
 
 async def _key_removed(on: Services, call: Call) -> web.Response:

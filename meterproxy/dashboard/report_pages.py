@@ -10,14 +10,14 @@ from aiohttp import web
 from meterproxy.control import credit_endpoints, usage_endpoints
 from meterproxy.control.access import Permission
 from meterproxy.control.call import Call, Services
-from meterproxy.control.credit_endpoints import ReportQuery
+from meterproxy.control.credit_endpoints import Period, ReportQuery
 from meterproxy.control.route import Route
 from meterproxy.control.usage_answers import UsageGroup
 from meterproxy.control.usage_endpoints import GroupedUsage, GroupQuery
 from meterproxy.core.money import NANOS_PER_USD, format_usd
 from meterproxy.dashboard.pages import activity_of, page, page_route
 from meterproxy.errors import ApiError
-from meterproxy.store.usage import OTHER_VALUES
+from meterproxy.store.usage import OTHER
 
 GROUPINGS: Final = (
     "day", "model", "operation", "provider", "key", "user", "team", "conversation", "tag", "tool",
@@ -34,7 +34,7 @@ FILTERS: Final = {
 class ReportsQuery(GroupQuery):
     """What a report is about."""
 
-    period: str = "daily"
+    period: Period = "daily"
 
 
 class LeftOut(NamedTuple):
@@ -54,9 +54,7 @@ async def _reports(on: Services, call: Call) -> web.Response:
         error = no_such_span
         grouped = await usage_endpoints.grouped(on, call.asking(query=ReportsQuery(group_by=query.group_by)))
     span = {"from": str(grouped.first_day), "to": str(grouped.last_day)}
-    statement = await credit_endpoints.statement_of(
-        on, call.asking(query=ReportQuery.model_validate({**span, "period": query.period}))
-    )
+    statement = await credit_endpoints.summary_of(on, call.asking(query=ReportQuery.model_validate(span)))
     rows: Sequence[Any] = grouped.groups or grouped.conversations or grouped.tags or grouped.tools
     latest = grouped.group_by == "day"
     shown, left = (rows[-MOST_ROWS:], rows[:-MOST_ROWS]) if latest else (rows[:MOST_ROWS], rows[MOST_ROWS:])
@@ -81,7 +79,7 @@ async def _reports(on: Services, call: Call) -> web.Response:
 
 
 def _requests_of(grouped: GroupedUsage, row: Any) -> str | None:
-    """Where the requests of a row are listed; None for all further tags of a day together."""
+    """Where the requests of a row are listed; None for tags and models that are told together."""
     span = {"from_": grouped.first_day, "to": grouped.last_day + timedelta(days=1)}
     match grouped.group_by:
         case "day":
@@ -89,9 +87,11 @@ def _requests_of(grouped: GroupedUsage, row: Any) -> str | None:
         case "conversation":  # it is told with all that it has cost
             return activity_of(conversation_id=row.conversation)
         case "tag":
-            return None if row.value == OTHER_VALUES else activity_of(tag=f"{row.tag}={row.value}", **span)
+            return None if row.value == OTHER else activity_of(tag=f"{row.tag}={row.value}", **span)
         case "tool":
             return activity_of(tool=row.tool, **span)
+        case "model" if row.value == OTHER:
+            return None
         case by:
             return activity_of(**{FILTERS[by]: row.value}, **span)
 

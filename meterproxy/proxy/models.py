@@ -120,8 +120,10 @@ def listed(body: bytes) -> Iterator[tuple[str, Model]]:
     try:
         data = orjson.loads(body)["data"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise account_refused() from None
-    for model in data if isinstance(data, list) else ():
+        data = None
+    if not isinstance(data, list):
+        raise account_refused()
+    for model in data:
         if isinstance(model, dict) and isinstance(model.get("id"), str):
             yield model["id"], model
 

@@ -19,6 +19,7 @@ _UNREACHABLE: Final[Mapping[str, str]] = {
     "tls": "It shows no certificate that is trusted here.",
 }
 _UNTESTED: Final = "If you know better, add the key untested."
+_NO_LIST: Final = f"What the provider answers to /models is no list of models. {_UNTESTED}"
 
 
 async def probe(terms: ProviderTerms, secret: str, headers: Iterable[tuple[str, str]] = ()) -> int:
@@ -38,6 +39,8 @@ async def probe(terms: ProviderTerms, secret: str, headers: Iterable[tuple[str, 
         async with asyncio.timeout(SECONDS):
             status, body = await ask(Provider("probe", upstream, secret, headers=as_sent(headers)))
     except UpstreamError as error:
+        if error.reason == "body_too_large":
+            raise _failed(_NO_LIST) from error
         why = _UNREACHABLE.get(error.reason, "It does not speak HTTP as it should.")
         raise _failed(f"The provider cannot be reached. {why}") from error
     except TimeoutError as error:
@@ -48,7 +51,7 @@ async def probe(terms: ProviderTerms, secret: str, headers: Iterable[tuple[str, 
     try:
         return len(list(listed(body)))
     except ApiError as error:
-        raise _failed(f"What the provider answers to /models is no list of models. {_UNTESTED}") from error
+        raise _failed(_NO_LIST) from error
 
 
 def _check(status: int) -> None:

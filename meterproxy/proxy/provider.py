@@ -46,15 +46,15 @@ class Provider:
 
     name: str
     upstream: Upstream
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     models: tuple[str, ...] = ("*",)
     prices: str = "openai"
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     spare: "Provider | None" = None
     _rests_until_us: int = 0
     _forbidden_until_us: OrderedDict[tuple[UUID, str, str], int] = field(default_factory=OrderedDict)
     _no_option_until_us: OrderedDict[tuple[str, str], int] = field(default_factory=OrderedDict)
-    own_headers: tuple[tuple[bytes, bytes], ...] = field(init=False)
+    own_headers: tuple[tuple[bytes, bytes], ...] = field(init=False, repr=False)
     """What we add to every request: the credential and the configured headers."""
 
     def __post_init__(self) -> None:

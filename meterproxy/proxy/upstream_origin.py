@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
+from meterproxy.core.address import DEFAULT_PORTS, host_and_port
 from meterproxy.core.provider import BETWEEN_BYTES_SECONDS, CONNECT_SECONDS, FIRST_BYTE_SECONDS
 from meterproxy.errors import ConfigError
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +48,12 @@ class Origin:
         """Take a base URL apart, such as `https://api.openai.com/v1`.
 
         Raises:
-            ConfigError: not an http(s) URL with a host, or one with a user, a query or a fragment.
+            ConfigError: not an http(s) URL with a host, or one with a user, a query, a fragment or what no URL has.
         """
-        host, port = _host_and_port(base_url)
+        try:
+            host, port = host_and_port(base_url)
+        except ValueError as error:
+            raise ConfigError(f"base_url {error}") from error
         parts = urlsplit(base_url)
         return cls(
             scheme=parts.scheme,
@@ -71,28 +73,9 @@ class Origin:
     def authority(self) -> str:
         """What the `Host` header says: the port only where it is not the scheme's own."""
         host = bracketed(self.host)
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def bracketed(host: str) -> str:
     """A host as URLs and `Host` headers write it: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
-
-
-def _host_and_port(base_url: str) -> tuple[str, int]:
-    try:
-        parts = urlsplit(base_url)
-        if parts.scheme not in _DEFAULT_PORTS:
-            raise ConfigError(f"base_url must begin with http:// or https://: {base_url!r}")
-        if parts.username is not None or parts.query or parts.fragment or not _is_printable(parts.path):
-            raise ConfigError("base_url must be a plain URL without user, query, fragment or unescaped characters")
-        if not parts.hostname:
-            raise ConfigError(f"base_url names no host: {base_url!r}")
-        host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode("ascii")
-        return host, parts.port or _DEFAULT_PORTS[parts.scheme]
-    except ValueError as error:
-        raise ConfigError(f"base_url cannot be read: {error}") from error
-
-
-def _is_printable(path: str) -> bool:
-    return path.isascii() and path.isprintable() and " " not in path

@@ -26,7 +26,7 @@ _log: Final = logging.getLogger(__name__)
 
 def build(config: Config) -> tuple[Provider, ...]:
     """The configured providers in the order of the file. Raises ConfigError."""
-    return tuple(_provider(name, settings) for name, settings in config.providers.items())
+    return tuple(configured_provider(name, settings) for name, settings in config.providers.items())
 
 
 def provider_rows(config: Config, pool: Pool, actor: str = "operator") -> ProviderRows:
@@ -105,7 +105,8 @@ def stored_provider(stored: OpenedProvider) -> Provider:
     return made
 
 
-def _provider(name: str, settings: ProviderConfig) -> Provider:
+def configured_provider(name: str, settings: ProviderConfig) -> Provider:
+    """A provider of the configuration. Raises ConfigError where its authorities or the way to it cannot be used."""
     origin = Origin.from_base_url(
         settings.base_url,
         tls_ca_file=str(settings.tls_ca_file) if settings.tls_ca_file else None,

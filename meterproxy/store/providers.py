@@ -58,15 +58,15 @@ class ProviderRow:
 
 @dataclass(frozen=True, slots=True)
 class ProviderKeyRow:
-    """A key of such a provider, without its secret; `master_key_id` names what it is sealed under."""
+    """A key of such a provider, without its secret; not `usable` where no master key that is known here opens it."""
 
     id: UUID
     provider_id: UUID
     name: str
     last_four: str
-    master_key_id: bytes
     created_at: datetime
     changed_at: datetime
+    usable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +179,13 @@ class ProviderRows:
             )  # fmt: skip
             assert row is not None
             await self._note(connection, "provider_key.add", "provider_key", key_id, {"provider": str(provider_id)})
-            return ProviderKeyRow(**row)
+            return self._key_row(row)
 
     async def keys(self) -> Sequence[ProviderKeyRow]:
         """All keys, in the order of their making."""
         async with transaction(self._pool, readonly=True) as connection:
             rows = await connection.fetch(_SQL["list_keys"], MOST_PROVIDERS * MOST_KEYS)
-        return [ProviderKeyRow(**row) for row in rows]
+        return [self._key_row(row) for row in rows]
 
     async def rotate_key(self, key_id: UUID, secret: str) -> ProviderKeyRow:
         """Put another secret in the place of a key's. Raises ApiError NOT_FOUND."""
@@ -197,7 +197,7 @@ class ProviderRows:
             )  # fmt: skip
             assert row is not None
             await self._note(connection, "provider_key.rotate", "provider_key", key_id, {})
-            return ProviderKeyRow(**row)
+            return self._key_row(row)
 
     async def remove_key(self, key_id: UUID) -> None:
         """Forget a key. Raises ApiError NOT_FOUND."""
@@ -235,10 +235,8 @@ class ProviderRows:
                 if secret is None:
                     failed += 1
                     continue
-                await connection.execute(
-                    _SQL["change_key"], row["id"], _last_four(secret), self._sealing.sealed(secret, row["id"].bytes),
-                    self._sealing.key_id,
-                )  # fmt: skip
+                sealed = self._sealing.sealed(secret, row["id"].bytes)
+                await connection.execute(_SQL["reseal_key"], row["id"], sealed, self._sealing.key_id)
                 done += 1
             for row in await connection.fetch(_SQL["headers_under_others"], self._sealing.key_id):
                 bound_to = _bound(row["id"], ProviderTerms(row["base_url"]))
@@ -284,6 +282,10 @@ class ProviderRows:
             elif row["provider_id"] in found:
                 found[row["provider_id"]].append((row["name"], text))
         return {one: tuple(headers) for one, headers in found.items()}
+
+    def _key_row(self, row: asyncpg.Record) -> ProviderKeyRow:
+        told = dict(row)
+        return ProviderKeyRow(usable=self._sealing.opens(told.pop("master_key_id")), **told)
 
     def _opened_key(self, row: asyncpg.Record) -> str | None:
         return self._sealing.opened(

@@ -22,6 +22,10 @@ class Sealing:
         """Names the master key under which is sealed."""
         return self._seal.key_id
 
+    def opens(self, master_key_id: bytes) -> bool:
+        """Whether what is sealed under this master key can be opened, unless it is damaged."""
+        return master_key_id in self._seals
+
     def sealed(self, secret: str, bound_to: bytes) -> bytes:
         """A secret as a row keeps it."""
         return self._seal.seal(secret.encode(), bound_to, os.urandom(NONCE_BYTES))

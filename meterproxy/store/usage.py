@@ -27,8 +27,11 @@ MOST_LINES: Final = 100_000
 _HOUR: Final = timedelta(hours=1)
 MOST_GROUPS: Final = 1000
 """Groups that are told apart of what clients name (tags, tools, conversations)."""
-OTHER_VALUES: Final = "(other)"
-"""What tags have as their value that come on a day when a thousand are told apart already."""
+MOST_TOLD: Final = 10_000
+"""Groups of a span of days in one answer; where there are more, `MODELS_TOLD` models are told by their names."""
+MODELS_TOLD: Final = 100
+OTHER: Final = "(other)"
+"""What is called so that is not told apart: models beyond these, tags of a day that has a thousand already."""
 DIMENSIONS: Final = ("day", "model", "provider", "operation", "key", "user")
 """What usage may be grouped by, as `totals` counts its bits."""
 _COLUMNS: Final = ("day", "model", "provider", "operation", "key_id", "user_id")
@@ -127,8 +130,8 @@ class ReportLine:
 class Report:
     """What came into an account and went out of it, so that it adds up.
 
-    `opening` + credits − usage − `other_nanos` = `closing`, where `other_nanos` are charges that have no usage row:
-    they wait for a person. What happened after the span is in neither.
+    `opening` + credits − usage − `other_nanos` = `closing`, where `other_nanos` are charges that have no usage row, on
+    the day on which they were booked. What happened after the span is in neither.
     """
 
     organization: str
@@ -190,7 +193,10 @@ class UsageFigures:
     async def totals(self, whose: Whose, first: date, last: date) -> Totals:
         """A span of days by everything that rollups tell apart."""
         async with transaction(self._pool, readonly=True) as connection:
-            rows = await connection.fetch(_SQL["totals"], whose.account_id, first, last, whose.user_id, whose.key_id)
+            wanted = whose.account_id, first, last, whose.user_id, whose.key_id
+            rows = await connection.fetch(_SQL["totals"], *wanted, MOST_TOLD + 1)
+            if len(rows) > MOST_TOLD:
+                rows = await connection.fetch(_SQL["totals_of_many_models"], *wanted, MODELS_TOLD)
             ids = {row[name] for row in rows for name in ("key_id", "user_id") if row[name] is not None}
             names = {row["id"]: row["name"] for row in await connection.fetch(_SQL["names"], list(ids))}
         return _totals(rows, names)
@@ -242,10 +248,11 @@ class UsageFigures:
         assert row is not None
         return Running(**row)
 
-    async def daily(self, whose: Whose, first: date, last: date) -> dict[date, int]:
-        """Nanodollars by day; days without usage are not there."""
+    async def daily(self, whose: Whose, first: date, last: date, *, with_rotated: bool = False) -> dict[date, int]:
+        """Nanodollars by day, of a key perhaps `with_rotated` ones; days without usage are not there."""
+        subject = whose.account_id, first, last, whose.user_id, whose.key_id
         async with transaction(self._pool, readonly=True) as connection:
-            rows = await connection.fetch(_SQL["daily"], whose.account_id, first, last, whose.user_id, whose.key_id)
+            rows = await connection.fetch(_SQL["daily"], *subject, with_rotated)
         return {row["day"]: row["amount_nanos"] for row in rows}
 
     async def login_began(self, login_id: UUID) -> datetime | None:
@@ -254,8 +261,8 @@ class UsageFigures:
             began: datetime | None = await connection.fetchval(_SQL["login_began"], login_id)
             return began
 
-    async def report(self, account_id: UUID, period: str, first: date, last: date) -> Report:
-        """A statement of an account, by "day", "week" or "month".
+    async def report(self, account_id: UUID, period: str | None, first: date, last: date) -> Report:
+        """A statement of an account, with lines by "day", "week" or "month", or without.
 
         Raises:
             ApiError: NOT_FOUND; MALFORMED where it would have more than `MOST_LINES` lines.
@@ -265,19 +272,20 @@ class UsageFigures:
             if sums is None:
                 raise ApiError(Case.NOT_FOUND, f"There is no account {account_id}.")
             credited = await connection.fetch(_SQL["report_credits"], account_id, first, last)
-            lines = await connection.fetch(_SQL["report_lines"], account_id, first, last, period, MOST_LINES + 1)
+            lines: Sequence[asyncpg.Record] = ()
+            if period is not None:
+                lines = await connection.fetch(_SQL["report_lines"], account_id, first, last, period, MOST_LINES + 1)
         if len(lines) > MOST_LINES:
             text = f"The statement has more than {MOST_LINES} lines: ask for longer periods, or for fewer days."
             raise ApiError(Case.MALFORMED, text, param="period")
-        other = sums["credits_nanos"] - sums["used_ever"] - sums["balance_nanos"]
-        opening = sums["credited_before"] - sums["used_before"]
+        opening = sums["credited_before"] - sums["used_before"] - sums["rowless_before"]
         return Report(
             sums["organization"],
             opening,
             [(row["kind"], row["entries"], row["amount_nanos"]) for row in credited],
             sums["used"],
-            other,
-            opening + sum(row["amount_nanos"] for row in credited) - sums["used"] - other,
+            sums["rowless"],
+            opening + sum(row["amount_nanos"] for row in credited) - sums["used"] - sums["rowless"],
             [ReportLine(row["start"], row["provider"], row["model"], row["operation"], _counts(row)) for row in lines],
         )
 

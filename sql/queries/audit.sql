@@ -250,15 +250,22 @@ FULL JOIN (SELECT * FROM tools_by_day WHERE day >= retained_day()) r USING (acco
 WHERE e.requests IS DISTINCT FROM r.requests LIMIT 100
 
 -- name: tags_count_their_rows
--- By tag, not by value: beyond a number of values the rest is counted together.
-SELECT account_id::text AS subject, format('day %s, tag %s: rows %s, counted %s', day, tag, e.requests, r.requests) AS detail
-FROM (SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, t.key AS tag, count(*) AS requests,
-          sum(amount_nanos) AS amount_nanos
-      FROM usage_events, jsonb_each_text(tags) t WHERE tags IS NOT NULL AND occurred_at >= retained_from()
-      GROUP BY 1, 2, 3) e
-FULL JOIN (SELECT account_id, day, tag, sum(requests) AS requests, sum(amount_nanos) AS amount_nanos
-           FROM tags_by_day WHERE day >= retained_day() GROUP BY 1, 2, 3) r USING (account_id, day, tag)
-WHERE (e.requests, e.amount_nanos) IS DISTINCT FROM (r.requests, r.amount_nanos) LIMIT 100
+-- By day, and no tag more often than rows have it: beyond a number of them the rest is counted together.
+SELECT account_id::text AS subject, format('day %s: rows %s, counted %s, tags counted too often %s', day, sum(e_requests),
+    sum(r_requests), count(*) FILTER (WHERE is_beyond)) AS detail
+FROM (
+    SELECT account_id, day, COALESCE(e.requests, 0) AS e_requests, COALESCE(e.amount_nanos, 0) AS e_nanos,
+        COALESCE(r.requests, 0) AS r_requests, COALESCE(r.amount_nanos, 0) AS r_nanos,
+        tag <> '(other)' AND (r.requests > COALESCE(e.requests, 0) OR r.amount_nanos > COALESCE(e.amount_nanos, 0))
+            AS is_beyond
+    FROM (SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, t.key AS tag, count(*) AS requests,
+              sum(amount_nanos) AS amount_nanos
+          FROM usage_events, jsonb_each_text(tags) t WHERE tags IS NOT NULL AND occurred_at >= retained_from()
+          GROUP BY 1, 2, 3) e
+    FULL JOIN (SELECT account_id, day, tag, sum(requests) AS requests, sum(amount_nanos) AS amount_nanos
+               FROM tags_by_day WHERE day >= retained_day() GROUP BY 1, 2, 3) r USING (account_id, day, tag)) compared
+GROUP BY account_id, day
+HAVING sum(e_requests) <> sum(r_requests) OR sum(e_nanos) <> sum(r_nanos) OR bool_or(is_beyond) LIMIT 100
 
 -- name: conversations_are_the_sum_of_their_rows
 -- Those that began before the instant from which on rows are kept have more than their rows say.

@@ -67,11 +67,16 @@ SELECT k.id, k.provider_id, k.sealed, k.master_key_id FROM provider_keys k JOIN 
 WHERE k.removed_at IS NULL AND p.removed_at IS NULL ORDER BY k.id
 
 -- name: keys_under_others
-SELECT id, sealed, master_key_id FROM provider_keys WHERE removed_at IS NULL AND master_key_id <> $1 FOR UPDATE
+SELECT id, sealed, master_key_id FROM provider_keys WHERE removed_at IS NULL AND master_key_id <> $1
+ORDER BY id FOR UPDATE
+
+-- name: reseal_key
+UPDATE provider_keys SET sealed = $2, master_key_id = $3 WHERE id = $1
 
 -- name: headers_under_others
 SELECT h.id, h.sealed, h.master_key_id, p.base_url FROM provider_headers h JOIN providers p ON p.id = h.provider_id
-WHERE h.master_key_id <> $1 FOR UPDATE OF h
+WHERE h.master_key_id <> $1
+ORDER BY h.id FOR UPDATE OF h
 
 -- name: reseal_header
 UPDATE provider_headers SET sealed = $2, master_key_id = $3 WHERE id = $1

@@ -160,17 +160,33 @@ WITH booked AS (
     FROM booked, unnest(booked.tools) AS tool GROUP BY 1, 2, 3
     ON CONFLICT (account_id, day, tool) DO UPDATE SET requests = r.requests + excluded.requests
 ), declared AS (
-    -- At most a thousand (tag, value) pairs a day and account are told apart; what comes later counts as "(other)".
-    SELECT b.account_id, b.day, t.key AS tag, CASE
-            WHEN EXISTS (SELECT FROM tags_by_day x WHERE x.account_id = b.account_id AND x.day = b.day
-                         AND x.tag = t.key AND x.value = t.value) THEN t.value
-            WHEN (SELECT count(*) FROM tags_by_day x WHERE x.account_id = b.account_id AND x.day = b.day) < 1000
-                THEN t.value ELSE '(other)' END AS value, b.amount_nanos
-    FROM (SELECT *, (occurred_at AT TIME ZONE 'UTC')::date AS day FROM booked WHERE tags IS NOT NULL) b,
-        jsonb_each_text(b.tags) t
+    SELECT t.*, EXISTS (SELECT FROM tags_by_day x WHERE x.account_id = t.account_id AND x.day = t.day
+                        AND x.tag = t.tag AND x.value = t.value) AS is_known
+    FROM (
+        SELECT b.account_id, b.day, t.key AS tag, t.value, count(*) AS requests, sum(b.amount_nanos) AS amount_nanos
+        FROM (SELECT *, (occurred_at AT TIME ZONE 'UTC')::date AS day FROM booked WHERE tags IS NOT NULL) b,
+            jsonb_each_text(b.tags) t
+        GROUP BY 1, 2, 3, 4) t
+), tag_days AS (
+    -- How many pairs the days have on which there are new ones; it is counted no further than matters.
+    SELECT d.account_id, d.day, (SELECT count(*) FROM (
+        SELECT FROM tags_by_day x WHERE x.account_id = d.account_id AND x.day = d.day LIMIT 1000) known) AS pairs
+    FROM (SELECT DISTINCT account_id, day FROM declared WHERE NOT is_known) d
+), told_apart AS (
+    -- At most a thousand (tag, value) pairs a day and account are told apart. A tag that is new by then is not even named,
+    -- as clients could name any number of them.
+    SELECT d.*, d.is_known OR g.pairs + count(*) FILTER (WHERE NOT d.is_known)
+        OVER (PARTITION BY d.account_id, d.day ORDER BY d.tag, d.value ROWS UNBOUNDED PRECEDING) <= 1000 AS is_apart
+    FROM declared d LEFT JOIN tag_days g USING (account_id, day)
+), named AS (
+    SELECT t.account_id, t.day, CASE WHEN bool_or(t.is_apart) OVER (PARTITION BY t.account_id, t.day, t.tag)
+            OR EXISTS (SELECT FROM tags_by_day x WHERE x.account_id = t.account_id AND x.day = t.day AND x.tag = t.tag)
+            THEN t.tag ELSE '(other)' END AS tag,
+        CASE WHEN t.is_apart THEN t.value ELSE '(other)' END AS value, t.requests, t.amount_nanos
+    FROM told_apart t
 ), tags AS (
     INSERT INTO tags_by_day AS r (account_id, day, tag, value, requests, amount_nanos)
-    SELECT account_id, day, tag, value, count(*), sum(amount_nanos) FROM declared GROUP BY 1, 2, 3, 4
+    SELECT account_id, day, tag, value, sum(requests), sum(amount_nanos) FROM named GROUP BY 1, 2, 3, 4
     ON CONFLICT (account_id, day, tag, value) DO UPDATE SET
         requests = r.requests + excluded.requests, amount_nanos = r.amount_nanos + excluded.amount_nanos
 ), conversation_rows AS (

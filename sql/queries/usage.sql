@@ -10,6 +10,27 @@ SELECT GROUPING(day, model, provider, operation, key_id, user_id) AS grouped, da
 FROM usage_by_day
 WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4) AND ($5::uuid IS NULL OR key_id = $5)
 GROUP BY GROUPING SETS ((), (day), (model), (provider), (operation), (key_id), (user_id), (day, model))
+ORDER BY grouped, day, amount_nanos DESC LIMIT $6
+
+-- name: totals_of_many_models
+-- The same, of the dearest models only by their names: clients could name any number of them.
+WITH used AS (
+    SELECT * FROM usage_by_day
+    WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4)
+      AND ($5::uuid IS NULL OR key_id = $5)
+), dearest AS (
+    SELECT model FROM used GROUP BY model ORDER BY sum(amount_nanos) DESC, sum(requests) DESC, model LIMIT $6
+), named AS (
+    SELECT u.day, CASE WHEN d.model IS NULL THEN '(other)' ELSE d.model END AS model, u.provider, u.operation, u.key_id,
+        u.user_id, u.requests, u.failures, u.input_tokens, u.cached_tokens, u.output_tokens, u.amount_nanos
+    FROM used u LEFT JOIN dearest d USING (model)
+)
+SELECT GROUPING(day, model, provider, operation, key_id, user_id) AS grouped, day, model, provider, operation, key_id, user_id,
+    sum(requests)::bigint AS requests, sum(failures)::bigint AS failures, sum(input_tokens)::bigint AS input_tokens,
+    sum(cached_tokens)::bigint AS cached_tokens, sum(output_tokens)::bigint AS output_tokens,
+    sum(amount_nanos)::bigint AS amount_nanos
+FROM named
+GROUP BY GROUPING SETS ((), (day), (model), (provider), (operation), (key_id), (user_id), (day, model))
 ORDER BY grouped, day, amount_nanos DESC
 
 -- name: names
@@ -90,9 +111,10 @@ WHERE account_id = $1 AND ($2::uuid IS NULL OR user_id = $2) AND ($3::uuid IS NU
   AND occurred_at >= $4 AND occurred_at < $5
 
 -- name: daily
--- What was spent day by day, days without usage left out.
+-- What was spent day by day, days without usage left out; of a key with those that it was rotated to, if they are wanted.
 SELECT day, sum(amount_nanos)::bigint AS amount_nanos FROM usage_by_day
-WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4) AND ($5::uuid IS NULL OR key_id = $5)
+WHERE account_id = $1 AND day BETWEEN $2 AND $3 AND ($4::uuid IS NULL OR user_id = $4)
+  AND ($5::uuid IS NULL OR key_id = $5 OR $6 AND key_id IN (SELECT k.id FROM keys k WHERE k.origin_id = $5))
 GROUP BY day ORDER BY day
 
 -- name: login_began
@@ -107,15 +129,21 @@ FROM usage_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3
 GROUP BY 1, 2, 3, 4 ORDER BY 1, amount_nanos DESC, 2, 3, 4 LIMIT $5
 
 -- name: report_sums
--- What came in by people and went out by usage, before the span and within it, and what the ledger says of all time.
+-- What came in by people, went out by usage, and was charged without a usage row (which records say for ever that were
+-- refused, on the day on which their money was booked), before the span and within it.
 SELECT
     (SELECT COALESCE(sum(amount_nanos), 0) FROM ledger_entries
      WHERE account_id = $1 AND request_id IS NULL AND created_at < $2::date::timestamp AT TIME ZONE 'UTC')::bigint AS credited_before,
     (SELECT COALESCE(sum(amount_nanos), 0) FROM usage_by_day WHERE account_id = $1 AND day < $2)::bigint AS used_before,
     (SELECT COALESCE(sum(amount_nanos), 0) FROM usage_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3)::bigint AS used,
-    (SELECT COALESCE(sum(amount_nanos), 0) FROM usage_by_day WHERE account_id = $1)::bigint AS used_ever,
-    a.credits_nanos, a.balance_nanos, o.name AS organization
-FROM accounts a JOIN organizations o ON o.id = a.organization_id WHERE a.id = $1
+    rowless.before_nanos AS rowless_before, rowless.within_nanos AS rowless, o.name AS organization
+FROM accounts a JOIN organizations o ON o.id = a.organization_id, (
+    SELECT COALESCE(sum(amount_nanos) FILTER (WHERE rejected_at < $2::date::timestamp AT TIME ZONE 'UTC'), 0)::bigint
+            AS before_nanos,
+        COALESCE(sum(amount_nanos) FILTER (WHERE rejected_at >= $2::date::timestamp AT TIME ZONE 'UTC'
+            AND rejected_at < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'), 0)::bigint AS within_nanos
+    FROM settle_rejected WHERE account_id = $1 AND booked = 'money') rowless
+WHERE a.id = $1
 
 -- name: report_credits
 -- What people booked within the span.

@@ -38,6 +38,12 @@ def test_a_provider_and_its_keys(on_database: Command, monkeypatch: pytest.Monke
     ]
     assert on_database("provider", "set", provider["id"], "--system-tls", "--json").json["tls_ca"] is None
     assert on_database("provider", "set", provider["id"], *reached, "--system-tls").status == 2
+    headers.write_text(f"X-Other: b\n{SECRET}:\n")
+    told = on_database("provider", "add", "--name", "x", "--base-url", "https://x/v1", "--headers", str(headers))
+    assert (told.status, "headers: number 2 must" in told.err, SECRET in told.err) == (2, True, False)
+    headers.write_bytes(b"X-Other: \xff")
+    told = on_database("provider", "set", provider["id"], "--headers", str(headers))
+    assert (told.status, told.err.count("\n"), "headers" in told.err) == (2, 1, True)
     headers.write_text(SECRET)
     wrong = on_database("provider", "set", provider["id"], "--headers", str(headers))
     assert (wrong.status, "Line 1 must be written as" in wrong.err, SECRET in wrong.err) == (1, True, False)
@@ -67,7 +73,15 @@ def test_what_cannot_be_a_provider_is_told_in_one_line(on_database: Command, mon
     made = on_database("provider", "add", "--name", "x", "--base-url", "http://127.0.0.1:9/v1", "--json").json
     monkeypatch.setattr("sys.stdin", io.StringIO("two words\n"))
     done = on_database("provider-key", "add", "--provider", made["id"])
-    assert (done.status, "two words" in done.err) == (1, False)
+    assert (done.status, "secret: must be printable ASCII" in done.err, "two words" in done.err) == (2, True, False)
+    for given, name, said in (
+        ("", "x", "secret: must not be empty"),
+        ("x" * 20_000, "x", "secret: must have at most 1000 characters"),
+        (SECRET, "x" * 201, "name: must have at most 200 characters"),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        done = on_database("provider-key", "add", "--provider", made["id"], "--name", name)
+        assert (done.status, done.err.count("\n"), said in done.err) == (2, 1, True), done.err
     monkeypatch.setattr("sys.stdin", io.StringIO(SECRET))
     done = on_database("provider-key", "add", "--provider", made["id"])
     assert (done.status, "cannot be reached" in done.err, SECRET in done.err) == (1, True, False)

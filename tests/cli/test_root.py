@@ -141,13 +141,19 @@ def test_check_config(command: Command, tmp_path: Path) -> None:
     assert "workers: must be a whole number" in done.err
 
 
-def test_check_config_knows_prices(command: Command, tmp_path: Path) -> None:
-    """Prices that nobody has are found before a request is refused for them."""
+def test_check_config_knows_prices_and_authorities(command: Command, tmp_path: Path) -> None:
+    """Prices that nobody has are found before a request is refused for them, authorities that are none before a start."""
     path = tmp_path / "config.yaml"
-    path.write_text("providers: {a: {base_url: 'http://a/v1', prices: opnai}}")
+    (authorities := tmp_path / "ca.pem").write_text("nothing")
+    path.write_text(
+        "providers:\n  a: {base_url: 'http://a/v1', prices: opnai}\n"
+        f"  b: {{base_url: 'https://b/v1', tls_ca_file: {authorities}}}"
+    )
     done = command("check-config", "--config", path)
     assert done.status == 1
+    assert "2 problems with providers" in done.err
     assert "providers.a.prices: no prices are known under 'opnai'" in done.err
+    assert f"providers.b: tls_ca_file '{authorities}' cannot be used" in done.err
 
 
 def test_check_config_hides_secrets(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

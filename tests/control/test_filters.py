@@ -4,14 +4,19 @@ import html
 import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec.structs import replace
 
 from meterproxy.core.record import EndRecord
 from meterproxy.errors import Case
+from meterproxy.service.invention import DAY_US, book_invented
+from meterproxy.store.audit import audit
+from meterproxy.store.settle import Settlement
 from tests.control.asking import ADMIN_TOKEN
+from tests.control.history import PRICES
 from tests.control.past import Past, past_of
 from tests.dashboard.visitor import Visitor
 
@@ -144,6 +149,42 @@ async def test_a_tag_that_reports_do_not_tell_apart_is_found_all_the_same(past: 
     owner = await Visitor.of(past.asking, past.owner)
     page = (await owner.get("/reports?group_by=tag")).body.decode()
     assert "<td>feature=(other)</td>" in page
+
+
+async def test_a_day_keeps_its_size_however_many_tags_are_made_up(past: TeamPast) -> None:
+    """A thousand are told apart, of others the names that are known by then; all are found, and the audit finds nothing."""
+    pool, last = past.asking.pool, past.records[-1]
+
+    def tagged(number: int, *tags: tuple[str, str]) -> EndRecord:
+        subject = replace(last.subject, request_id=UUID(int=number), conversation=None, tags=tags)
+        return replace(last, subject=subject)
+
+    batches = [
+        [tagged(1000 + n, *((f"first-{n}-{m}", "v") for m in range(10))) for n in range(90)],
+        [tagged(2000 + n, ("first-0-0", f"v{n}"), *((f"second-{n}-{m}", "v") for m in range(9))) for n in range(30)],
+        [tagged(3000 + n, ("first-1-1", f"v{n}"), (f"third-{n}", "v"), ("(other)", f"v{n}")) for n in range(20)],
+    ]
+    for batch in batches:
+        assert await book_invented(Settlement(pool), batch, PRICES) == len(batch)
+    day = datetime.fromtimestamp(last.subject.occurred_us / 1e6, UTC).date()
+    rows = await pool.fetch("SELECT tag, value, requests FROM tags_by_day WHERE day = $1", day)
+    others = {row["tag"] for row in rows if row["value"] == "(other)"}
+    apart = {row["tag"] for row in rows} - {"(other)"}
+    assert len(rows) - len(others) == 1000
+    assert others <= apart | {"(other)"}
+    assert {"first-1-1", "(other)"} <= others
+    assert not any(tag.startswith("third") for tag in apart)
+    booked = [*past.records, *(record for batch in batches for record in batch)]
+    of_day = [record for record in booked if record.subject.occurred_us // DAY_US == last.subject.occurred_us // DAY_US]
+    assert sum(row["requests"] for row in rows) == sum(len(record.subject.tags) for record in of_day)
+    assert [result for result in await audit(pool) if not result.ok] == []
+    for query, number in (("first-89-9", 1089), ("second-29-8=v", 2029), ("first-0-0=v29", 2029), ("first-1-1=v7", 3007),
+                          ("third-7", 3007), ("third-7=v", 3007), ("(other)=v7", 3007)):  # fmt: skip
+        assert await paged(past, f"&tag={quote(query)}", 500) == [str(UUID(int=number))], query
+    assert await paged(past, "&tag=third-7=w", 500) == []
+    owner = await Visitor.of(past.asking, past.owner)
+    page = (await owner.get("/reports?group_by=tag")).body.decode()
+    assert "<td>(other)=(other)</td>" in page
 
 
 async def test_filters_show_nobody_what_is_not_his(past: TeamPast) -> None:

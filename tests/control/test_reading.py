@@ -1,10 +1,11 @@
 """What people read of their usage equals the books, for everybody who may see it and nobody else."""
 
+import asyncio
 import csv
 import io
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,8 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
+from meterproxy.control.answers import ANSWERS_A_TURN, each
+from meterproxy.control.typesetter import BREAK, _breakable
 from meterproxy.core.lending import Batch, Settling
 from meterproxy.core.money import MAX_NANOS, NANOS_PER_USD, format_usd
 from meterproxy.core.record import EndRecord
@@ -200,6 +203,13 @@ async def test_a_statement_is_set_as_pdf_and_csv(past: Past) -> None:
     assert {row["model"] for row in rows} <= {"big", "small", "embed"}
 
 
+def test_long_words_are_broken_where_they_are_set() -> None:
+    """A model's name of two hundred letters would lie over the numbers beside it; others stay as they are."""
+    assert _breakable("gpt-4o", 12) == "gpt-4o"
+    assert _breakable("some words that fit", 12) == "some words that fit"
+    assert _breakable(f"a {'m' * 13}", 12) == f"a {BREAK.join('m' * 13)}"
+
+
 async def test_credit_runs_out_by_what_everybody_spends(past: Past) -> None:
     """Whoever sees only his own usage is told the same days, of his own expectation."""
     about = f"?organization_id={past.owner.organization_id}"
@@ -284,6 +294,9 @@ async def test_spans_that_make_no_sense_are_refused(past: Past) -> None:
     ):
         heard = await past.asking("GET", f"/api/credits/usage?{query}", token=past.owner.token)
         assert heard.case is Case.MALFORMED, query
+    owner = await Visitor.of(past.asking, past.owner)
+    for query in ("period=yearly", "group_by=colour", "from=2026-02-01&to=2026-01-01", "to=nonsense"):
+        assert (await owner.get(f"/reports?{query}")).status == 400, query
     assert (await past.asking("GET", "/api/usage/stats?days=0", token=past.owner.token)).case is Case.MALFORMED
     both = "/api/usage/stats?days=3&startDate=2026-01-01"
     assert (await past.asking("GET", both, token=past.owner.token)).case is Case.MALFORMED
@@ -300,6 +313,43 @@ async def test_groups_add_up(past: Past, by: str) -> None:
     assert sum(group["amount_nanos"] for group in told["groups"]) == amount(past.records)
     if by == "team":
         assert {group["name"] for group in told["groups"]} == {"ants", None}
+
+
+async def test_of_many_models_the_dearest_are_told_by_name(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients could name any number of them; whatever is told together, nothing is lost, and it leads nowhere."""
+    whole = await past.get("/api/usage/stats?days=60")
+    named = {group["value"]: group for group in whole["by_model"]}
+    monkeypatch.setattr("meterproxy.store.usage.MOST_TOLD", 20)
+    monkeypatch.setattr("meterproxy.store.usage.MODELS_TOLD", 1)
+    told = await past.get("/api/usage/stats?days=60")
+    dearest = max(named.values(), key=lambda group: group["amount_nanos"])
+    first, second = told["by_model"]
+    assert (first, second["value"]) == (dearest, "(other)")
+    assert second["requests"] == sum(group["requests"] for group in named.values()) - dearest["requests"]
+    assert second["amount_nanos"] == amount(past.records) - dearest["amount_nanos"]
+    assert {row["model"] for row in told["by_day_and_model"]} == {dearest["value"], "(other)"}
+    assert sum(row["amount_nanos"] for row in told["by_day_and_model"]) == amount(past.records)
+    same = ("totals", "by_day", "by_provider", "by_operation", "by_key", "by_user")
+    assert [told[name] for name in same] == [whole[name] for name in same]
+    owner = await Visitor.of(past.asking, past.owner)
+    assert "<td>(other)</td>" in (await owner.get("/reports?group_by=model")).body.decode()
+    assert "<td>(other)</td>" in (await owner.get(f"/keys/{past.keys[0]}")).body.decode()
+
+
+async def test_many_answers_leave_others_their_turn() -> None:
+    """Whoever asks for much does not stop the worker for everybody."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    assert await each(str, range(4 * ANSWERS_A_TURN)) == [str(number) for number in range(4 * ANSWERS_A_TURN)]
+    assert turns >= 4
+    task.cancel()
 
 
 async def test_what_clients_name_is_counted(past: Past) -> None:
@@ -445,6 +495,20 @@ async def test_a_budget_is_the_organizations_unless_the_operator_set_it(past: Pa
     assert [row["is_own"] for row in listed["data"]] == [False]
 
 
+async def test_a_budget_of_a_key_foresees_by_those_it_was_rotated_to(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it counts them: a new secret is no new budget."""
+    first = datetime.now(UTC).date().replace(day=1)  # as on a day that has some to come
+    monkeypatch.setattr("meterproxy.control.budget_endpoints.today", lambda: first)
+    terms = {"measure": "amount", "window": "month", "cap": "100.00", "scope": "key", "scope_id": str(past.keys[0])}
+    made = await past.asking("POST", "/api/budgets", terms, token=past.owner.token)
+    before = (await past.get(f"/api/budgets/{made.body['id']}/status"))["forecast"]
+    await past.asking.pool.execute("UPDATE keys SET origin_id = $1 WHERE id = $2", *past.keys)
+    after = (await past.get(f"/api/budgets/{made.body['id']}/status"))["forecast"]
+    assert after["expected_nanos"] > before["expected_nanos"]
+
+
 async def test_a_budget_for_a_member_from_elsewhere(past: Past) -> None:
     """Somebody who was made in another organization can be limited in this one; a stranger cannot."""
     terms = {"measure": "amount", "window": "month", "cap": "1.00", "scope": "user"}
@@ -502,6 +566,16 @@ async def test_figures_equal_the_books_whatever_has_become_of_a_record(past: Pas
     assert told["closing_nanos"] == balance
     assert (told["used_nanos"], told["other_nanos"]) == (total, rowless)
     assert told["credited_nanos"] == 50 * NANOS_PER_USD + first.amount_nanos
+    day = await pool.fetchval(
+        "SELECT (rejected_at AT TIME ZONE 'UTC')::date FROM settle_rejected WHERE booked = 'money'"
+    )
+    for _ in range(2):  # also when a person has seen to it, it counts once, on the day on which it was booked
+        spans = ((date(2020, 1, 1), day - timedelta(days=1)), (day, day), (day + timedelta(days=1), date(2029, 1, 1)))
+        told = [await past.get(f"/api/credits/report?from={first_day}&to={last_day}") for first_day, last_day in spans]
+        assert [one["other_nanos"] for one in told] == [0, rowless, 0]
+        assert [one["closing_nanos"] for one in told[:2]] == [one["opening_nanos"] for one in told[1:]]
+        assert told[2]["closing_nanos"] == balance
+        await pool.execute("UPDATE settle_rejected SET seen_at = now()")
     entries = await pool.fetchval("SELECT sum(amount_nanos)::bigint FROM ledger_entries WHERE account_id = $1",
                                   past.owner.account_id)  # fmt: skip
     assert entries == balance

@@ -170,11 +170,19 @@ async def test_the_next_key_is_asked_where_one_is_refused() -> None:
     (says(503), "base_url", "status 503: nothing is known of the key"),
     (says(429), "base_url", "status 429: nothing is known of the key"),
     (says(200, b"<html>"), "base_url", "no list of models"),
-    (says(200, {"data": 3}), "base_url", None),
+    (says(302), "base_url", "status 302: nothing is known of the key"),
+    (says(200, {"data": 3}), "base_url", "no list of models"),
+    (says(200, {"data": {}}), "base_url", "no list of models"),
+    (says(200, {"data": []}), "base_url", None),
+    (says(200, b"[" * 3000), "base_url", "no list of models"),
+    (lists(*map(str, range(200))), "base_url", "no list of models"),
     (b"SSH-2.0-OpenSSH_9.6\r\n", "base_url", "does not speak HTTP"),
 ])  # fmt: skip
-async def test_what_is_said_of_a_key_that_could_not_be_tried(answer: bytes, param: str, said: str | None) -> None:
-    """What the operator can do about it, in one sentence, and nothing of the key."""
+async def test_what_is_said_of_a_key_that_could_not_be_tried(
+    answer: bytes, param: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the operator can do about it, in one sentence, and nothing of the key; of a list only so much is read."""
+    monkeypatch.setattr(models_module, "LIST_BYTES", 2000)
 
     async def script(peer: Peer) -> None:
         await peer.answer(answer)
@@ -200,6 +208,25 @@ async def test_an_address_where_nobody_is_is_told(address: str, said: str) -> No
     with pytest.raises(ApiError, match=said) as refused:
         await probe(ProviderTerms(address), "k")
     assert refused.value.param == "base_url"
+
+
+async def test_a_provider_that_stops_within_its_list_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However patient its terms are: a person waits for the answer."""
+    monkeypatch.setattr(probe_module, "SECONDS", 0.3)
+
+    async def stops(peer: Peer) -> None:
+        await peer.answer(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n")
+        await peer.closed()
+
+    async with scripted.provider(stops) as served:
+        with pytest.raises(ApiError, match="did not answer in time"):
+            await probe(ProviderTerms(f"http://127.0.0.1:{served.port}/v1"), "k")
+
+
+def test_no_secret_of_a_provider_is_written_where_it_is_shown() -> None:
+    """By whoever looks at one in a log or a debugger."""
+    provider = Provider("p", Upstream(Origin.from_base_url("http://a")), "sk-secret", headers=((b"X-A", b"sk-secret"),))
+    assert "sk-secret" not in repr(provider)
 
 
 async def test_a_certificate_that_is_not_trusted_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

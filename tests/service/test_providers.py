@@ -195,7 +195,8 @@ async def test_what_has_not_changed_stays_with_its_connections() -> None:
     assert router.providers[0] is not a
     assert router.providers[1] is b
     assert [provider.name for provider in router.providers] == ["a", "b", "c"]
-    rows.stored = [opened("b", "1")]
+    unusable = OpenedProvider("d", ProviderTerms("http://[fe80::1%é]/v1"), secrets=("1",))
+    rows.stored = [unusable, opened("b", "1")]
     await stored.look()
-    assert router.providers == (b,)
+    assert router.providers == (b,), "one that cannot be used takes no other with it"
     await stored.close()

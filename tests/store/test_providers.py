@@ -1,5 +1,6 @@
 """Providers in the database: their secrets are whole or nothing, and nobody reads them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import uuid4
@@ -62,10 +63,40 @@ async def test_the_master_key_is_replaced(pool: asyncpg.Pool) -> None:
     assert await ProviderRows(pool, NEW).reseal() == (0, 2)
     both = ProviderRows(pool, NEW, [OLD])
     assert await both.opened() == whole
-    assert await both.reseal() == (2, 0)
+    (key,) = await both.keys()
+    assert [one.usable for one in (key, *await ProviderRows(pool, NEW).keys())] == [True, False]
+    assert sorted(await asyncio.gather(*(both.reseal() for _ in range(4)))) == [(0, 0)] * 3 + [(2, 0)]
     assert await both.reseal() == (0, 0)
+    assert await both.keys() == [key], "its secret is as old as it was"
     assert await ProviderRows(pool, NEW).opened() == whole
     assert await ProviderRows(pool, OLD).opened() == []
+    assert await pool.fetchval("SELECT count(*) FROM audit_log WHERE action = 'provider_key.reseal'") == 1
+
+
+async def test_a_new_master_key_seals_all_or_nothing(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is ended in the middle has done nothing, and beside him keys are rotated, headers set and providers moved."""
+    old, both = ProviderRows(pool, OLD), ProviderRows(pool, NEW, [OLD])
+    providers = [await old.add(f"p{number}", SECOND, {"X-Team": SECRET}) for number in range(6)]
+    keys = [await old.add_key(provider.id, SECRET) for provider in providers]
+    sealed = both._sealing.sealed
+
+    def ended(secret: str, bound_to: bytes) -> bytes:
+        if bound_to != keys[0].id.bytes:
+            raise asyncio.CancelledError
+        return sealed(secret, bound_to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(both._sealing, "sealed", ended)
+        with pytest.raises(asyncio.CancelledError):
+            await both.reseal()
+    assert len(await old.opened()) == 6
+    await asyncio.gather(
+        both.reseal(), both.rotate_key(keys[1].id, SECRET + "2"), both.change(providers[2].id, {}, {"X-Team": "b"}),
+        both.change(providers[3].id, {"base_url": OTHER.base_url}), both.remove(providers[4].id), both.reseal(),
+    )  # fmt: skip
+    assert {one.name: (one.headers[0][1], *one.secrets) for one in await ProviderRows(pool, NEW).opened()} == {
+        "p0": (SECRET, SECRET), "p1": (SECRET, SECRET + "2"), "p2": ("b", SECRET), "p5": (SECRET, SECRET),
+    }  # fmt: skip
 
 
 async def test_what_is_removed_is_forgotten(pool: asyncpg.Pool) -> None:
