@@ -25,9 +25,7 @@ def host_and_port(base_url: str) -> tuple[str, int]:
     except ValueError as error:
         raise ValueError(f"cannot be read: {error}") from error
     is_plain = base_url.isprintable() and parts.path.isascii() and not any(sign in base_url for sign in " ?#")
-    if (
-        parts.username is not None or not is_plain
-    ):  # first of all: what else is at fault would be told with its password
+    if parts.username is not None or not is_plain:  # first, as other faults repeat the URL
         raise ValueError("must be a plain URL without user, query, fragment or unescaped characters")
     if parts.scheme not in DEFAULT_PORTS:
         raise ValueError(f"must begin with http:// or https://: {base_url!r}")
