@@ -24,11 +24,11 @@ def host_and_port(base_url: str) -> tuple[str, int]:
             host = host.encode("idna").decode("ascii")
     except ValueError as error:
         raise ValueError(f"cannot be read: {error}") from error
+    is_plain = base_url.isprintable() and parts.path.isascii() and not any(sign in base_url for sign in " ?#")
+    if parts.username is not None or not is_plain:  # first, as other faults repeat the URL
+        raise ValueError("must be a plain URL without user, query, fragment or unescaped characters")
     if parts.scheme not in DEFAULT_PORTS:
         raise ValueError(f"must begin with http:// or https://: {base_url!r}")
-    is_plain = base_url.isprintable() and parts.path.isascii() and not any(sign in base_url for sign in " ?#")
-    if parts.username is not None or not is_plain:
-        raise ValueError("must be a plain URL without user, query, fragment or unescaped characters")
     if not host:
         raise ValueError(f"names no host: {base_url!r}")
     if not _HOST.fullmatch(host) or port == 0:

@@ -80,6 +80,7 @@ async def test_what_is_said_of_one_is_told_but_for_what_may_be_secret(pool: asyn
     ("tls_ca", (TLS / "server.pem").read_text(), "there is a private key in it"),
     ("tls_ca", "x" * 65_537, "must have at most"),
     ("base_url", "http://a\0b/v1", "unescaped characters"),
+    ("base_url", f"ftp://user:{SECRET}@a/v1", "must be a plain URL without user"),
     ("base_url", "http://[fe80::1%é]/v1", "names a host or a port that cannot be"),
     ("models", ["a", "b,c"], "without commas"),
     ("models", ["a\nb"], "without commas and line ends"),
