@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from meterproxy.config.section import Section
 from meterproxy.config.values import Seconds
+from meterproxy.core.mail_address import read_address
 
 _LOCAL: Final = {"localhost", "127.0.0.1", "::1"}
 _PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
@@ -15,8 +16,7 @@ _PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
 
 def _check_sender(value: str) -> str:
     name, address = parseaddr(value)
-    local, _, domain = address.rpartition("@")
-    if not (local and domain and value.isprintable() and address.isascii() and " " not in address):
+    if read_address(address) is None or not (value.isprintable() and address.isascii()):
         raise ValueError("must be an address, like meterproxy@example.com or Metering <meterproxy@example.com>")
     return formataddr((name, address))
 

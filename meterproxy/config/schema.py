@@ -60,6 +60,7 @@ from meterproxy.core.usage import KINDS
 from meterproxy.errors import ConfigError
 
 MASTER_KEY_BYTES = 32
+SHORTEST_SIGNING_SECRET = 32
 LEAST_RETENTION_DAYS = 35
 """This month and the one before are always whole, and events may be logged for thirty days."""
 
@@ -108,7 +109,15 @@ def _check_printable(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_signing(value: SecretStr) -> SecretStr:
+    """HS256 wants a key no shorter than what it makes (RFC 7518, section 3.2); whoever guesses it is everybody."""
+    if len(_check_printable(value).get_secret_value()) < SHORTEST_SIGNING_SECRET:
+        raise ValueError(f"must have at least {SHORTEST_SIGNING_SECRET} characters, as of: openssl rand -hex 32")
+    return value
+
+
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_check_printable)]
+SigningSecret = Annotated[SecretStr, AfterValidator(_check_signing)]
 MasterKey = Annotated[SecretStr, AfterValidator(_check_master_key)]
 Status = Annotated[Literal[429, 402], BeforeValidator(lambda value: int(value) if value in {"429", "402"} else value)]
 
@@ -210,7 +219,7 @@ class Config(Section):
     admin_token: Secret | None = None
     master_key: MasterKey | None = None
     master_key_previous: MasterKey | None = None
-    jwt_secret: Secret | None = None
+    jwt_secret: SigningSecret | None = None
 
     registration: Literal["open", "invitation", "closed"] = "closed"
     max_body_bytes: Size = 64 * 2**20

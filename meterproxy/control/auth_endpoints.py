@@ -157,7 +157,7 @@ async def forgotten(on: Services, call: Call) -> None:
     mailer, email = mailed(on), call.body_as(Forgotten).email
     await on.sign_in.forgotten(email, call.address)
     if not mailer.post(partial(reset_letter, mailer, on.sign_in, email)):
-        raise ApiError(Case.OVERLOADED, "Too many letters wait to be sent. Please try again in a minute.")
+        raise ApiError(Case.OVERLOADED, "No letter can be sent right now. Please try again in a minute.")
 
 
 def mailed(on: Services) -> Mailer:
