@@ -276,6 +276,16 @@ class Config(Section):
         """What adaptive holds of one account may leave unheld; None where all is held."""
         return self.adaptive.exposure if self.hold.policy == "adaptive" else None
 
+    @property
+    def doubt(self) -> str | None:
+        """What would serve, and is most likely not meant."""
+        if not (self.public_url or "").startswith("https:") or self.trusted_proxies:
+            return None
+        return (
+            "public_url is https, so something in front ends TLS, but trusted_proxies is empty: all people have its "
+            "address, and are slowed down together when somebody guesses passwords"
+        )
+
     @classmethod
     def load(
         cls, path: Path | None, environ: Mapping[str, str] = os.environ, overrides: Mapping[str, str] | None = None

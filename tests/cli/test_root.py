@@ -150,6 +150,17 @@ def test_check_config_knows_prices(command: Command, tmp_path: Path) -> None:
     assert "providers.a.prices: no prices are known under 'opnai'" in done.err
 
 
+def test_check_config_doubts_what_is_hardly_meant(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind something that ends TLS, and whose word is not taken, one who guesses passwords would slow everybody."""
+    said = "trusted_proxies is empty"
+    assert said not in command("check-config").err
+    monkeypatch.setenv("METERPROXY_PUBLIC_URL", "https://meter.example")
+    done = command("check-config")
+    assert (done.status, said in done.err) == (0, True)
+    monkeypatch.setenv("METERPROXY_TRUSTED_PROXIES", "10.0.0.0/8")
+    assert said not in command("check-config").err
+
+
 def test_check_config_hides_secrets(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the configuration comes to is shown without secrets."""
     monkeypatch.setenv("METERPROXY_ADMIN_TOKEN", "hush")

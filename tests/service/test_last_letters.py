@@ -26,6 +26,7 @@ async def test_letters_arrive_though_the_service_is_stopped(reachable_dir: Path)
             "METERPROXY_MAIL__FROM": "meter@example.com",
         }
         async with service(reachable_dir, environment=environment) as running:
+            await until(lambda: "trusted_proxies is empty" in running.whole_log(), "a warning of what was left out")
             box.taking.clear()
             async with aiohttp.ClientSession(running.origin) as session:
                 assert (await session.post("/api/auth/register", json={"username": "Ann", **OWNER})).status == 201
