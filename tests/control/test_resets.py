@@ -37,16 +37,21 @@ async def change(asking: Asking, person: Person, password: str = OTHER) -> Heard
     return await asking("POST", "/api/auth/password", changed, token=person.token)
 
 
+async def until_waiting(asking: Asking, count: int) -> None:
+    """Wait until so many wait for what somebody else has locked."""
+    async with asyncio.timeout(30):
+        while await asking.pool.fetchval(WAITING) < count:
+            await asyncio.sleep(0)
+
+
 async def together(asking: Asking, person: Person, *tries: Awaitable[Any]) -> list[Any]:
     """What comes of some tries that reach somebody's row at the same moment."""
-    async with asking.pool.acquire() as holding, asking.pool.acquire() as looking:
+    async with asking.pool.acquire() as holding:
         transaction = holding.transaction()
         await transaction.start()
         await holding.execute("SELECT FROM users WHERE id = $1 FOR UPDATE", person.id)
         tasks = [asyncio.ensure_future(one) for one in tries]
-        async with asyncio.timeout(30):
-            while await looking.fetchval(WAITING) < len(tasks):
-                await asyncio.sleep(0)
+        await until_waiting(asking, len(tasks))
         await transaction.rollback()
         return await asyncio.gather(*tasks)
 
@@ -115,9 +120,7 @@ async def test_no_link_is_mailed_to_whom_a_password_was_taken_from(asking: Askin
         await transaction.start()
         await taking.execute("UPDATE users SET password_hash = NULL WHERE id = $1", person.id)
         mailing = asyncio.ensure_future(asking.people.add_mailed_reset(person.email, bytes(32), RESET_SECONDS, 3))
-        async with asyncio.timeout(30):
-            while not await taking.fetchval(WAITING):
-                await asyncio.sleep(0)
+        await until_waiting(asking, 1)
         await transaction.commit()
     assert await mailing is None
 
