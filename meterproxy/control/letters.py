@@ -15,26 +15,38 @@ _LEADS_SOMEWHERE: Final = re.compile(r"\w[.。．｡]\w|@|//")
 """What mail programs make a link of."""
 
 
-async def reset_letter(mailer: Mailer, sign_in: SignIn, email: str) -> EmailMessage | None:
-    """How to set a forgotten password; None where nobody is to have one (see `SignIn.allow_mailed_reset`).
+class ResetLetter:
+    """How to set a forgotten password, for whoever signs in by this address; its methods raise StoreUnavailable."""
 
-    Raises:
-        StoreUnavailable.
-    """
-    allowed = await sign_in.allow_mailed_reset(email)
-    if allowed is None:
-        return None
-    address, secret = allowed
-    text = f"""\
+    def __init__(self, mailer: Mailer, sign_in: SignIn, email: str) -> None:
+        self._mailer = mailer
+        self._sign_in = sign_in
+        self._email = email
+        self._secret: str | None = None
+
+    async def write(self) -> EmailMessage | None:
+        """The letter; None where nobody is to have one (see `SignIn.allow_mailed_reset`)."""
+        allowed = await self._sign_in.allow_mailed_reset(self._email)
+        if allowed is None:
+            return None
+        address, self._secret = allowed
+        return self._mailer.letter(address, "Set your password", self._text(self._secret))
+
+    async def undo(self) -> None:
+        """Let the link that nobody has got be none of those that he is taken to have."""
+        if self._secret is not None:
+            await self._sign_in.withdraw_reset(self._secret)
+
+    def _text(self, secret: str) -> str:
+        return f"""\
 Somebody, probably you, has asked for a new password for your account.
 
 Set it here, within {MAILED_RESET_SECONDS // 60} minutes:
 
-{mailer.public_url}/reset?token={secret}
+{self._mailer.public_url}/reset?token={secret}
 
 The link works once. If you did not ask for it, do nothing: your password stays as it is.
 """
-    return mailer.letter(address, "Set your password", text)
 
 
 async def invitation_letter(

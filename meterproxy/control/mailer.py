@@ -21,7 +21,7 @@ from email.policy import SMTP
 from email.utils import formatdate, make_msgid
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import aiosmtplib
@@ -39,6 +39,20 @@ SENDERS: Final = 4
 
 Write = Callable[[], Awaitable[EmailMessage | None]]
 """Writes a letter when its turn has come; None: there is nothing to say after all."""
+Undo = Callable[[], Awaitable[None]]
+"""Takes back what was done for a letter that has failed. May raise StoreUnavailable: then that stays."""
+
+
+async def _nothing() -> None:
+    """Nothing was done for it."""
+
+
+class Posted(NamedTuple):
+    """A letter that waits to be written."""
+
+    write: Write
+    undo: Undo
+
 
 _log: Final = logging.getLogger(__name__)
 
@@ -56,18 +70,18 @@ class Mailer:
         self.public_url = public_url.rstrip("/")
         self._terms = terms
         self._count = count
-        self._waiting: asyncio.Queue[Write] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[Posted] = asyncio.Queue(MOST_WAITING)
         self._unended = 0
         self._ending = False
         self._tls = None if terms.tls == "none" else _trusting(terms.tls_ca_file)
         self._own_name = _own_name(public_url)
 
-    def post(self, write: Write) -> bool:
+    def post(self, write: Write, undo: Undo = _nothing) -> bool:
         """Have a letter written and sent; False where too many wait already, or the end has begun."""
         if self._waiting.full() or self._ending:
             self._dropped(1, "the worker ends" if self._ending else f"{MOST_WAITING} wait already")
             return False
-        self._waiting.put_nowait(write)
+        self._waiting.put_nowait(Posted(write, undo))
         self._unended += 1
         return True
 
@@ -107,12 +121,14 @@ class Mailer:
 
     async def _keep_sent(self) -> None:
         while True:
-            write = await self._waiting.get()
+            write, undo = await self._waiting.get()
             try:
                 letter = await self._written(write)
                 if letter is not None:
                     await self._delivered(letter)
             except Exception as error:  # noqa: BLE001  else one letter would end those beside it, too
+                with contextlib.suppress(StoreUnavailable):
+                    await undo()
                 self._failed(error)
             self._unended -= 1
             self._waiting.task_done()

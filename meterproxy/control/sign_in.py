@@ -195,6 +195,10 @@ class SignIn:
             )
         return None if known is None else (known, secret)
 
+    async def withdraw_reset(self, reset_token: str) -> None:
+        """Let such a secret be worth nothing, as nobody has got it."""
+        await self._people.end_reset(_digest(reset_token))
+
     async def reset_password(self, reset_token: str, new: str, address: str) -> None:
         """Set a password by such a secret. Raises ApiError NOT_SIGNED_IN, SIGN_IN_SLOWED, OVERLOADED."""
         whence = f"address {address}"

@@ -200,6 +200,11 @@ class People:
             await _note(connection, acting("operator"), "user.reset", person["id"], {})
             return str(person["email"])
 
+    async def end_reset(self, digest: bytes) -> None:
+        """Let nobody set a password by this secret any more."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["end_reset"], digest)
+
     # ── log-ins ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def read(self, user_id: UUID, login_id: UUID) -> PersonRow | None:

@@ -149,6 +149,9 @@ UPDATE password_resets r SET used_at = now() FROM whose
 WHERE r.digest = $1 AND r.user_id = whose.id AND r.used_at IS NULL AND r.expires_at > now()
 RETURNING r.user_id
 
+-- name: end_reset
+UPDATE password_resets SET used_at = now() WHERE digest = $1 AND used_at IS NULL
+
 -- name: end_resets
 UPDATE password_resets SET used_at = now() WHERE user_id = $1 AND used_at IS NULL
 

@@ -30,10 +30,11 @@ NEW = "another long password"
 
 @dataclass
 class Post:
-    """An API that sends letters, and where they arrive."""
+    """An API that sends letters, how those end, and where they arrive."""
 
     asking: Asking
     box: Postbox
+    ends: asyncio.Queue[str]
 
     async def forgot(self, email: str) -> Heard:
         return await self.asking("POST", "/api/auth/forgot", {"email": email})
@@ -54,9 +55,10 @@ class Post:
 async def post(database: str) -> AsyncIterator[Post]:
     async with pool_of(database) as pool, postbox() as box:
         terms = {"host": "127.0.0.1", "port": box.port, "tls": "none", "from": "meter@example.com"}
-        mailer = Mailer(MailTerms.model_validate(terms), URL, lambda _outcome: None)
+        ends: asyncio.Queue[str] = asyncio.Queue()
+        mailer = Mailer(MailTerms.model_validate(terms), URL, ends.put_nowait)
         sending = asyncio.create_task(mailer.keep_sent())
-        yield Post(Asking(pool, mailer=mailer), box)
+        yield Post(Asking(pool, mailer=mailer), box, ends)
         sending.cancel()
         await asyncio.wait((sending,))
 
@@ -129,6 +131,19 @@ async def test_who_has_links_that_work_is_sent_no_more_of_them(post: Post) -> No
                                    token.encode())  # fmt: skip
     await post.forgot(person.email)
     assert (await post.letter())["To"] == person.email
+
+
+async def test_a_letter_that_could_not_be_sent_counts_for_nothing(post: Post) -> None:
+    """Whoever asks again once the mail server is well is sent one; the link that nobody got works for nobody."""
+    person = await post.asking.person("ann")
+    post.box.replies = ["550 no"] * MOST_MAILED_RESETS
+    for _ in range(MOST_MAILED_RESETS):
+        await post.forgot(person.email)
+        assert await post.ends.get() == "failed"
+    await post.forgot(person.email)
+    assert (await post.letter())["To"] == person.email
+    live = "SELECT count(*) FROM password_resets WHERE used_at IS NULL"
+    assert await post.asking.pool.fetchval(live) == 1
 
 
 async def test_two_letters_to_one_person_at_once_are_counted_as_two(post: Post) -> None:
