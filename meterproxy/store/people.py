@@ -235,9 +235,10 @@ class People:
         return None if row is None else (row["user_id"], row["id"])
 
     async def set_organization(self, login_id: UUID, organization_id: UUID) -> None:
-        """Let a log-in be about another organization, where none is named."""
+        """Let a log-in be about another organization, where none is named. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
-            await connection.execute(_SQL["set_organization"], login_id, organization_id)
+            if await connection.fetchval(_SQL["set_organization"], login_id, organization_id) is None:
+                raise ApiError(Case.NOT_FOUND, "There is no such organization.")
 
     async def end_login_unless_renewed(self, login_id: UUID, seconds: float) -> None:
         """End a log-in that would go on for less than so long, as it was not renewed just now."""

@@ -109,8 +109,8 @@ DELETE FROM logins WHERE expires_at < now() - interval '30 days'
 DELETE FROM failed_logins WHERE failed_at < now() - interval '1 day'
 
 -- name: set_organization
--- What somebody works in from now on, under this log-in.
-UPDATE logins SET organization_id = $2 WHERE id = $1
+-- What somebody works in from now on, under this log-in. No row: there is no such organization.
+UPDATE logins l SET organization_id = o.id FROM organizations o WHERE l.id = $1 AND o.id = $2 RETURNING o.id
 
 -- name: list_users
 -- People, not services; by a part of their name or e-mail.

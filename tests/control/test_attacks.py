@@ -299,6 +299,15 @@ async def test_whose_key_it_is_decides_who_touches_it(asking: Asking) -> None:
     assert (await asking("DELETE", f"{path}?{there(owner)}", token=owner.token)).status == 200
 
 
+async def test_an_operator_works_in_no_organization_that_is_not_there(asking: Asking) -> None:
+    """He may in any other; this one is told to be none."""
+    owner, other = await asking.person("owner"), await asking.person("other")
+    await asking.pool.execute("UPDATE users SET is_operator = true WHERE id = $1", owner.id)
+    visitor = await Visitor.of(asking, owner)
+    for organization_id, status in ((UUID(int=1), 404), (other.organization_id, 303), (owner.organization_id, 303)):
+        assert (await visitor.post("/profile/organization", organization_id=str(organization_id))).status == status
+
+
 async def test_odd_ids_and_texts_are_told_as_what_they_are(asking: Asking) -> None:
     """A 400 or 404 that names what is wrong, never a failure of ours."""
     owner = await asking.person("owner")
