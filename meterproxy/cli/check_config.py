@@ -23,8 +23,8 @@ def command(invocation: Invocation) -> None:
         print("the configuration is valid")
     if not config.providers:
         note("no provider is configured: `serve` will start the simulated one")
-    if config.doubt:
-        note(config.doubt)
+    for doubt in config.doubts:
+        note(doubt)
 
 
 def _check_prices(config: "Config") -> None:

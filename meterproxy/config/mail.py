@@ -47,6 +47,11 @@ class MailTerms(Section):
         return self
 
     @property
+    def is_overheard(self) -> bool:
+        """Whether letters leave this machine in the clear."""
+        return self.tls == "none" and self.host is not None and self.host not in _LOCAL
+
+    @property
     def port_used(self) -> int:
         """The port as set, else the one that is usual for this kind of TLS."""
         return self.port or _PORTS[self.tls]

@@ -277,14 +277,17 @@ class Config(Section):
         return self.adaptive.exposure if self.hold.policy == "adaptive" else None
 
     @property
-    def doubt(self) -> str | None:
+    def doubts(self) -> list[str]:
         """What would serve, and is most likely not meant."""
-        if not (self.public_url or "").startswith("https:") or self.trusted_proxies:
-            return None
-        return (
-            "public_url is https, so something in front ends TLS, but trusted_proxies is empty: all people have its "
-            "address, and are slowed down together when somebody guesses passwords"
-        )
+        doubts = []
+        if (self.public_url or "").startswith("https:") and not self.trusted_proxies:
+            doubts.append(
+                "public_url is https, so something in front ends TLS, but trusted_proxies is empty: all people have "
+                "its address, and are slowed down together when somebody guesses passwords"
+            )
+        if self.mail.is_overheard:
+            doubts.append("mail.tls is none: whoever listens on the way to mail.host can use links that set passwords")
+        return doubts
 
     @classmethod
     def load(
