@@ -40,7 +40,7 @@ SENDERS: Final = 4
 Write = Callable[[], Awaitable[EmailMessage | None]]
 """Writes a letter when its turn has come; None: there is nothing to say after all."""
 Undo = Callable[[], Awaitable[None]]
-"""Takes back what was done for a letter that has failed. May raise StoreUnavailable: then that stays."""
+"""Takes back what was done for a letter that nobody has got. May raise StoreUnavailable: then that stays."""
 
 
 async def _nothing() -> None:
@@ -127,8 +127,9 @@ class Mailer:
                 if letter is not None:
                     await self._delivered(letter)
             except Exception as error:  # noqa: BLE001  else one letter would end those beside it, too
-                with contextlib.suppress(StoreUnavailable):
-                    await undo()
+                if not _may_have_arrived(error):
+                    with contextlib.suppress(StoreUnavailable):
+                        await undo()
                 self._failed(error)
             self._unended -= 1
             self._waiting.task_done()
@@ -201,6 +202,12 @@ def _is_final(error: Exception) -> bool:
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
         return all(one.code >= 500 for one in error.recipients)
     return isinstance(error, aiosmtplib.SMTPResponseException) and error.code >= 500
+
+
+def _may_have_arrived(error: Exception) -> bool:
+    """Whether the server may have taken a letter without saying so."""
+    unanswered = isinstance(error, aiosmtplib.SMTPServerDisconnected | aiosmtplib.SMTPTimeoutError)
+    return unanswered and not isinstance(error, aiosmtplib.SMTPConnectError)
 
 
 def _reason(error: Exception) -> str:

@@ -217,6 +217,32 @@ async def test_a_server_that_says_odd_things_costs_one_letter(
     assert all(len(message) < 200 for message in caplog.messages)
 
 
+@pytest.mark.parametrize(
+    ("greeting", "end", "undone"),
+    [(b"220 hello\r\n", b"550 no\r\n", True), (b"554 no\r\n", None, True), (None, None, True),
+     (b"220 hello\r\n", None, False), (b"220 hello\r\n", b"", False)],
+    ids=["refused", "never asked", "never greeted", "gone", "silent"],
+)  # fmt: skip
+async def test_what_was_done_for_a_letter_is_undone_where_nobody_can_have_it(
+    greeting: bytes | None, end: bytes | None, undone: bool
+) -> None:
+    """Not where the server had all of it, and may have taken it."""
+    ends, took_back = Ends(), asyncio.Event()
+    talk = {b"": greeting, b"EHLO": b"250 hello\r\n", b"MAIL": b"250 yes\r\n", b"RCPT": b"250 yes\r\n",
+            b"DATA": b"354 go on\r\n", b"From": end, b"RSET": b"250 yes\r\n"}  # fmt: skip
+
+    async def undo() -> None:
+        took_back.set()
+
+    async with (
+        serving(lambda: Scripted(talk, bytearray())) as port,
+        mailing(port, ends, timeout_seconds=20 if end else 0.3) as mailer,
+    ):
+        mailer.post(hello(mailer), undo)
+        assert await ends.one() == "failed"
+    assert took_back.is_set() is undone
+
+
 async def test_what_is_said_before_tls_is_not_taken_for_said_within(certificates: Certificates) -> None:
     """Whoever sits in between has answers come with that to STARTTLS: neither the letter nor the password follows."""
     ends, heard = Ends(), bytearray()
