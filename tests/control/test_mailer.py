@@ -224,9 +224,10 @@ async def test_a_server_that_says_odd_things_costs_one_letter(
     ids=["refused", "never asked", "never greeted", "gone", "silent"],
 )  # fmt: skip
 async def test_what_was_done_for_a_letter_is_undone_where_nobody_can_have_it(
-    greeting: bytes | None, end: bytes | None, undone: bool
+    greeting: bytes | None, end: bytes | None, undone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not where the server had all of it, and may have taken it."""
+    monkeypatch.setattr(module, "PAUSES_SECONDS", ())
     ends, took_back = Ends(), asyncio.Event()
     talk = {b"": greeting, b"EHLO": b"250 hello\r\n", b"MAIL": b"250 yes\r\n", b"RCPT": b"250 yes\r\n",
             b"DATA": b"354 go on\r\n", b"From": end, b"RSET": b"250 yes\r\n"}  # fmt: skip
@@ -236,15 +237,18 @@ async def test_what_was_done_for_a_letter_is_undone_where_nobody_can_have_it(
 
     async with (
         serving(lambda: Scripted(talk, bytearray())) as port,
-        mailing(port, ends, timeout_seconds=20 if end else 0.3) as mailer,
+        mailing(port, ends, timeout_seconds=2 if end == b"" else 20) as mailer,
     ):
         mailer.post(hello(mailer), undo)
         assert await ends.one() == "failed"
     assert took_back.is_set() is undone
 
 
-async def test_what_is_said_before_tls_is_not_taken_for_said_within(certificates: Certificates) -> None:
+async def test_what_is_said_before_tls_is_not_taken_for_said_within(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever sits in between has answers come with that to STARTTLS: neither the letter nor the password follows."""
+    monkeypatch.setattr(module, "PAUSES_SECONDS", ())
     ends, heard = Ends(), bytearray()
     within = b"250-hello\r\n250 AUTH PLAIN\r\n235 welcome\r\n250 yes\r\n250 yes\r\n354 go on\r\n250 taken\r\n"
     talk = {
@@ -255,7 +259,7 @@ async def test_what_is_said_before_tls_is_not_taken_for_said_within(certificates
     terms = {"tls": "starttls", "tls_ca_file": certificates.authority, "user": USER, "password": PASSWORD}
     async with (
         serving(lambda: Scripted(talk, heard)) as port,
-        mailing(port, ends, timeout_seconds=0.5, **terms) as mailer,
+        mailing(port, ends, timeout_seconds=2, **terms) as mailer,
     ):
         mailer.post(hello(mailer))
         assert await ends.one() == "failed"
