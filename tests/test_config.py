@@ -1,11 +1,12 @@
 """The configuration: where settings come from, what is refused, and what is never shown."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from meterproxy.config import Address, Config, ensure_secrets, secret_path
 from meterproxy.config.processors import usable_processors
@@ -94,6 +95,39 @@ def test_secret_from_a_file(tmp_path: Path) -> None:
     config = Config.load(None, {"METERPROXY_ADMIN_TOKEN_FILE": str(tmp_path / "token")})
     assert config.admin_token is not None
     assert config.admin_token.get_secret_value() == "t0ken"
+
+
+@pytest.mark.parametrize(
+    ("environ", "name", "read"),
+    [
+        (
+            {"METERPROXY_MAIL__USER": "u", "METERPROXY_OPENID__ISSUER": "https://i.example"},
+            "METERPROXY_MAIL__PASSWORD_FILE",
+            lambda config: config.mail.password,
+        ),
+        (
+            {"METERPROXY_OPENID__CLIENT_ID": "c", "METERPROXY_OPENID__ISSUER": "https://i.example"},
+            "METERPROXY_OPENID__CLIENT_SECRET_FILE",
+            lambda config: config.openid.client_secret,
+        ),
+    ],
+)
+def test_a_secret_within_a_section_from_a_file(
+    environ: dict[str, str], name: str, read: Callable[[Config], SecretStr | None], tmp_path: Path
+) -> None:
+    """Like every other."""
+    (tmp_path / "secret").write_text("hush\n")
+    told = {**environ, "METERPROXY_OPENID__AUDIENCE": "a", name: str(tmp_path / "secret")}
+    secret = read(Config.load(None, told))
+    assert secret is not None
+    assert secret.get_secret_value() == "hush"
+
+
+def test_a_secret_that_signs_is_not_to_be_guessed() -> None:
+    """From one token of his own, anybody could try all short ones."""
+    (line,) = problems(None, {"METERPROXY_JWT_SECRET": "s3cret-of-thirty-one-characters"})
+    assert line == ("jwt_secret (METERPROXY_JWT_SECRET): must have at least 32 characters, as of: openssl rand -hex 32")
+    assert Config.load(None, {"METERPROXY_JWT_SECRET": "s3cret-of-thirty-two-characters!"}).jwt_secret is not None
 
 
 def test_secret_from_two_places(tmp_path: Path) -> None:
@@ -522,6 +556,7 @@ def test_mail_needs_no_more_than_a_host_a_sender_and_where_links_lead() -> None:
         ),
         ({"METERPROXY_MAIL__FROM": "meter@example.com\nBcc: eve@example.com"}, "must be an address, like meterproxy@"),
         ({"METERPROXY_MAIL__FROM": "nobody"}, "must be an address, like meterproxy@"),
+        ({"METERPROXY_MAIL__FROM": "a..b@example.com"}, "must be an address, like meterproxy@"),
         ({"METERPROXY_MAIL__PORT": "0"}, "must be greater than or equal to 1"),
     ],
 )

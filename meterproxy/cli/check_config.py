@@ -23,6 +23,8 @@ def command(invocation: Invocation) -> None:
         print("the configuration is valid")
     if not config.providers:
         note("no provider is configured: `serve` will start the simulated one")
+    for doubt in config.doubts:
+        note(doubt)
 
 
 def _check_providers(config: "Config") -> None:

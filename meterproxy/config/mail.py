@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from meterproxy.config.section import Section
 from meterproxy.config.values import Seconds
+from meterproxy.core.mail_address import read_address
 
 _LOCAL: Final = {"localhost", "127.0.0.1", "::1"}
 _PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
@@ -15,8 +16,7 @@ _PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
 
 def _check_sender(value: str) -> str:
     name, address = parseaddr(value)
-    local, _, domain = address.rpartition("@")
-    if not (local and domain and value.isprintable() and address.isascii() and " " not in address):
+    if read_address(address) is None or not (value.isprintable() and address.isascii()):
         raise ValueError("must be an address, like meterproxy@example.com or Metering <meterproxy@example.com>")
     return formataddr((name, address))
 
@@ -45,6 +45,11 @@ class MailTerms(Section):
         if self.password is not None and self.tls == "none" and self.host not in _LOCAL:
             raise ValueError('mail.tls "none" would send mail.password in the clear: use starttls or tls')
         return self
+
+    @property
+    def is_overheard(self) -> bool:
+        """Whether letters leave this machine in the clear."""
+        return self.tls == "none" and self.host is not None and self.host not in _LOCAL
 
     @property
     def port_used(self) -> int:

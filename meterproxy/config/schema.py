@@ -60,6 +60,7 @@ from meterproxy.core.usage import KINDS
 from meterproxy.errors import ConfigError
 
 MASTER_KEY_BYTES = 32
+SHORTEST_SIGNING_SECRET = 32
 LEAST_RETENTION_DAYS = 35
 """This month and the one before are always whole, and events may be logged for thirty days."""
 
@@ -108,7 +109,15 @@ def _check_printable(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_signing(value: SecretStr) -> SecretStr:
+    """HS256 wants a key no shorter than what it makes (RFC 7518, section 3.2); whoever guesses it is everybody."""
+    if len(_check_printable(value).get_secret_value()) < SHORTEST_SIGNING_SECRET:
+        raise ValueError(f"must have at least {SHORTEST_SIGNING_SECRET} characters, as of: openssl rand -hex 32")
+    return value
+
+
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_check_printable)]
+SigningSecret = Annotated[SecretStr, AfterValidator(_check_signing)]
 MasterKey = Annotated[SecretStr, AfterValidator(_check_master_key)]
 Status = Annotated[Literal[429, 402], BeforeValidator(lambda value: int(value) if value in {"429", "402"} else value)]
 
@@ -210,7 +219,7 @@ class Config(Section):
     admin_token: Secret | None = None
     master_key: MasterKey | None = None
     master_key_previous: MasterKey | None = None
-    jwt_secret: Secret | None = None
+    jwt_secret: SigningSecret | None = None
 
     registration: Literal["open", "invitation", "closed"] = "closed"
     max_body_bytes: Size = 64 * 2**20
@@ -266,6 +275,19 @@ class Config(Section):
     def exposure_nanos(self) -> int | None:
         """What adaptive holds of one account may leave unheld; None where all is held."""
         return self.adaptive.exposure if self.hold.policy == "adaptive" else None
+
+    @property
+    def doubts(self) -> list[str]:
+        """What would serve, and is most likely not meant."""
+        doubts = []
+        if (self.public_url or "").startswith("https:") and not self.trusted_proxies:
+            doubts.append(
+                "public_url is https, so something in front ends TLS, but trusted_proxies is empty: all people have "
+                "its address, and are slowed down together when somebody guesses passwords"
+            )
+        if self.mail.is_overheard:
+            doubts.append("mail.tls is none: whoever listens on the way to mail.host can use links that set passwords")
+        return doubts
 
     @classmethod
     def load(

@@ -18,9 +18,10 @@ from typing import Any, Final
 import yaml
 
 PREFIX: Final = "METERPROXY_"
-SECRETS: Final = frozenset(
-    {"admin_token", "master_key", "master_key_previous", "jwt_secret", "api_key", "database_url", "database_direct_url"}
-)
+SECRETS: Final = frozenset({
+    "admin_token", "master_key", "master_key_previous", "jwt_secret", "api_key", "database_url", "database_direct_url",
+    "client_secret", "password",
+})  # fmt: skip
 """Settings that may also be named by a file, in a variable that ends in `_FILE`."""
 
 _FOREIGN: Final = re.compile(r"METERPROXY_(?:CONFIG$|TEST_|INTERNAL_)")

@@ -29,7 +29,7 @@ from meterproxy.control.principal import ANONYMOUS, OPERATOR, Key, Membership, P
 from meterproxy.control.route import Methods, Route, Table
 from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case, StoreUnavailable
-from meterproxy.proxy.origin import Networks, is_within, origin
+from meterproxy.proxy.origin import Networks, is_within, neighbourhood, origin
 from meterproxy.proxy.paths import Match
 from meterproxy.store.actor import acting_as
 
@@ -143,7 +143,7 @@ class Api:
             body,
             acting,
             request,
-            str(address or ""),
+            neighbourhood(address),
             self._public_url or _own_url(request),
             form or {},
         )

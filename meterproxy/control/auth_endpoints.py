@@ -1,6 +1,5 @@
 """Signing in and out: the endpoints by which people come and go."""
 
-from functools import partial
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -10,7 +9,7 @@ from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
 from meterproxy.control.bodies import Body, Name, Text
 from meterproxy.control.call import Call, Services
-from meterproxy.control.letters import reset_letter
+from meterproxy.control.letters import ResetLetter
 from meterproxy.control.mailer import Mailer
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
@@ -156,8 +155,9 @@ async def forgotten(on: Services, call: Call) -> None:
     """Have a letter sent by which a password can be set; the same to everybody, whoever has this address."""
     mailer, email = mailed(on), call.body_as(Forgotten).email
     await on.sign_in.forgotten(email, call.address)
-    if not mailer.post(partial(reset_letter, mailer, on.sign_in, email)):
-        raise ApiError(Case.OVERLOADED, "Too many letters wait to be sent. Please try again in a minute.")
+    letter = ResetLetter(mailer, on.sign_in, email)
+    if not mailer.post(letter.write, letter.undo):
+        raise ApiError(Case.OVERLOADED, "No letter can be sent right now. Please try again in a minute.")
 
 
 def mailed(on: Services) -> Mailer:

@@ -108,7 +108,7 @@ class Call:
         query, body: as their route's models read them.
         acting: who asks, in the name of which organization, and whose rows he may see.
         request: for what answers by a stream of its own.
-        address: where it comes from, as far as is known.
+        address: where it comes from, as far as is known, and as attempts are counted (`origin.neighbourhood`).
         own_url: where people reach this service, without a slash at its end.
         form: the fields of what was sent to a page.
     """

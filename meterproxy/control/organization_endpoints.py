@@ -135,7 +135,7 @@ async def invited(on: Services, call: Call) -> NewlyMadeInvitation:
 async def _mailed(on: Services, call: Call, row: InvitationRow, secret: str) -> bool:
     """Whether an invitation is on its way by mail too."""
     mailer = on.mailer
-    if mailer is None or not await on.sign_in.may_mail_invitation(call.organization_id, call.address):
+    if mailer is None or not await on.sign_in.may_mail_invitation(call.organization_id, row.email, call.address):
         return False
     closed = on.sign_in.registration == "closed"
     return mailer.post(partial(invitation_letter, mailer, on.accounts, call.account_id, row, secret, closed=closed))

@@ -6,8 +6,9 @@ Rules
   his password is looked at, so that guessing goes no faster from many addresses. An attempt counts as failed from its
   beginning until it is known to be right, so that it goes no faster all at once either.
 - The answer for a wrong password and for an unknown user is the same, and takes as long. Registering tells that an
-  address is taken, so who was not invited does it as slowly as others guess.
-- The secret that renews a log-in works once. Ending a log-in ends its tokens at once: each request looks it up.
+  address is taken, so it goes as slowly as guessing does: from one address, or by one invitation.
+- The secret that renews a log-in works once. Where a used one comes again, two have it, and one of them should not: the
+  log-in ends. Ending a log-in ends its tokens at once: each request looks it up.
 """
 
 import hashlib
@@ -21,17 +22,26 @@ from uuid import UUID
 
 from meterproxy.control.passwords import Passwords
 from meterproxy.control.tokens import ACCESS_SECONDS, Claim, Tokens
+from meterproxy.core.mail_address import mailbox
 from meterproxy.errors import ApiError, Case
 from meterproxy.store.actor import acting_as
+from meterproxy.store.ids import new_id
 from meterproxy.store.members import Members
 from meterproxy.store.people import FREE_FAILURES, People
 
 LOGIN_SECONDS: Final = 30 * 86_400
 """How long a log-in lasts that nobody renews."""
+RENEWED_AT_ONCE_SECONDS: Final = 30
+"""Within so long, programs of one person may have renewed a log-in by the same secret."""
 RESET_SECONDS: Final = 86_400
 MAILED_RESET_SECONDS: Final = 3600
 FREE_FAILURES_OF_AN_ADDRESS: Final = 50
+MOST_MAILED_RESETS: Final = 3
+"""Links of one person that work at a time: beyond that he is sent none, as he has some."""
 FREE_INVITATIONS: Final = 20
+FREE_INVITATIONS_TO_ONE: Final = 4
+LONGEST_PAUSE_SECONDS: Final = 6 * 3600.0
+"""Between invitations that are mailed, where they have come to be many."""
 FREE_REGISTRATIONS_OF_AN_ADDRESS: Final = 50
 """Many people may share one address."""
 
@@ -82,8 +92,10 @@ class SignIn:
         if self._registration == "closed" or (self._registration == "invitation" and not invited):
             text = "closed" if self._registration == "closed" else "by invitation only, sent to this e-mail address"
             raise ApiError(Case.PERMISSION_DENIED, f"Registration is {text}.")
-        whence = {} if invited else {f"registrations {address}": FREE_REGISTRATIONS_OF_AN_ADDRESS}
-        async with self._attempt(whence):
+        attempt = {f"registrations {address}": FREE_REGISTRATIONS_OF_AN_ADDRESS}
+        if invited:
+            attempt = {f"registrations by {invitation}": FREE_FAILURES}
+        async with self._attempt(attempt):
             hashed = await self._passwords.hash(password)
         user_id = await self._people.register(name, email, hashed)
         if invitation is not None and invited:
@@ -94,14 +106,12 @@ class SignIn:
     async def log_in(self, email: str, password: str, address: str) -> SignedIn:
         """Sign somebody in. Raises ApiError WRONG_PASSWORD, SIGN_IN_SLOWED, OVERLOADED."""
         whom, whence = f"email {email.lower()}", f"address {address}"
-        secret = secrets.token_urlsafe(32)
         async with self._attempt({whom: FREE_FAILURES, whence: FREE_FAILURES_OF_AN_ADDRESS}):
             found = await self._people.find(email)
             right = await self._passwords.check(password, found.password_hash if found else None)
-        login_id = None
-        if right and found is not None:
-            login_id = await self._people.begin_login(found, _digest(secret), LOGIN_SECONDS)
-        if login_id is None or found is None:
+        login_id = new_id()
+        secret = self._tokens.renewal(login_id)
+        if not (right and found and await self._people.begin_login(login_id, found, _digest(secret), LOGIN_SECONDS)):
             raise ApiError(Case.WRONG_PASSWORD, "The e-mail or the password is wrong.")
         await self._people.forget_failures(whom)
         await self._people.undo_attempts([whence])
@@ -109,9 +119,9 @@ class SignIn:
 
     async def log_in_known(self, user_id: UUID) -> SignedIn:
         """Sign in whom somebody else vouches for. Raises ApiError PERMISSION_DENIED where he is suspended."""
-        secret = secrets.token_urlsafe(32)
-        login_id = await self._people.begin_login_of(user_id, _digest(secret), LOGIN_SECONDS)
-        if login_id is None:
+        login_id = new_id()
+        secret = self._tokens.renewal(login_id)
+        if not await self._people.begin_login_of(login_id, user_id, _digest(secret), LOGIN_SECONDS):
             raise ApiError(Case.PERMISSION_DENIED, "You may not sign in here.")
         return self._signed_in(Claim(user_id, login_id), secret)
 
@@ -131,9 +141,12 @@ class SignIn:
 
     async def renew(self, renewal_token: str) -> SignedIn:
         """Go on with a log-in. Raises ApiError NOT_SIGNED_IN where it is over, or this secret was used before."""
-        secret = secrets.token_urlsafe(32)
+        login_id = self._tokens.renewed(renewal_token)
+        secret = secrets.token_urlsafe(32) if login_id is None else self._tokens.renewal(login_id)
         renewed = await self._people.renew_login(_digest(renewal_token), _digest(secret), LOGIN_SECONDS)
         if renewed is None:
+            if login_id is not None:
+                await self._people.end_login_unless_renewed(login_id, LOGIN_SECONDS - RENEWED_AT_ONCE_SECONDS)
             raise ApiError(Case.NOT_SIGNED_IN, "This log-in is over. Sign in again.")
         return self._signed_in(Claim(*renewed), secret)
 
@@ -141,11 +154,12 @@ class SignIn:
         """Raises ApiError WRONG_PASSWORD, SIGN_IN_SLOWED, OVERLOADED."""
         whom = f"user {user_id}"
         async with self._attempt({whom: FREE_FAILURES}):
-            right = await self._passwords.check(old, await self._people.password_hash(user_id))
-        if not right:
+            known = await self._people.password_hash(user_id)
+            right = await self._passwords.check(old, known)
+            hashed = await self._passwords.hash(new) if right else ""
+        if not (right and await self._people.change_password(user_id, known, hashed, login_id)):
             raise ApiError(Case.WRONG_PASSWORD, "The old password is wrong.", param="old_password")
         await self._people.forget_failures(whom)
-        await self._people.set_password(user_id, await self._passwords.hash(new), login_id)
 
     async def allow_reset(self, user_id: UUID) -> str:
         """As `allow_reset`."""
@@ -157,23 +171,33 @@ class SignIn:
         async with self._attempt({whom: FREE_FAILURES, whence: FREE_FAILURES_OF_AN_ADDRESS}):
             pass
 
-    async def may_mail_invitation(self, organization_id: UUID, address: str) -> bool:
+    async def may_mail_invitation(self, organization_id: UUID, email: str, address: str) -> bool:
         """Whether one more letter may go to somebody who has not asked for it."""
-        whose, whence = f"invitations of {organization_id}", f"invitations from {address}"
-        free_letters = {whose: FREE_INVITATIONS, whence: FREE_FAILURES_OF_AN_ADDRESS}
-        return await self._people.begin_attempt(free_letters) == 0
+        free_letters = {
+            f"invitations to {email.lower()}": FREE_INVITATIONS_TO_ONE,
+            f"invitations of {organization_id}": FREE_INVITATIONS,
+            f"invitations from {address}": FREE_FAILURES_OF_AN_ADDRESS,
+        }
+        return mailbox(email) is not None and await self._people.begin_attempt(free_letters, LONGEST_PAUSE_SECONDS) == 0
 
     async def allow_mailed_reset(self, email: str) -> tuple[str, str] | None:
-        """The address and a secret of whoever signs in by this address and a password; None where nobody does.
+        """The address and a secret of whoever signs in by this address and a password.
 
-        The address is the one that he has registered: another that only looks the same to PostgreSQL may be somebody
-        else's. Raises StoreUnavailable.
+        None where nobody does, where no letter goes to such an address, or where he has links enough that work. The
+        address is the one that he has registered. Raises StoreUnavailable.
         """
-        found = await self._people.find(email)
-        if found is None or found.password_hash is None:
+        if mailbox(email) is None:
             return None
+        secret = secrets.token_urlsafe(32)
         with acting_as("mail"):
-            return found.email, await allow_reset(self._people, found.user_id, MAILED_RESET_SECONDS)
+            known = await self._people.add_mailed_reset(
+                email, _digest(secret), MAILED_RESET_SECONDS, MOST_MAILED_RESETS
+            )
+        return None if known is None else (known, secret)
+
+    async def withdraw_reset(self, reset_token: str) -> None:
+        """Let such a secret be worth nothing, as nobody has got it."""
+        await self._people.end_reset(_digest(reset_token))
 
     async def reset_password(self, reset_token: str, new: str, address: str) -> None:
         """Set a password by such a secret. Raises ApiError NOT_SIGNED_IN, SIGN_IN_SLOWED, OVERLOADED."""
@@ -202,10 +226,10 @@ class SignIn:
         return SignedIn(self._tokens.make(claim, int(time.time())), secret, claim)
 
 
-async def allow_reset(people: People, user_id: UUID, seconds: float = RESET_SECONDS) -> str:
-    """A secret with which somebody can set his password, once, within so long. Raises ApiError NOT_FOUND."""
+async def allow_reset(people: People, user_id: UUID) -> str:
+    """A secret with which somebody can set his password, once, within a day. Raises ApiError NOT_FOUND."""
     secret = secrets.token_urlsafe(32)
-    await people.add_reset(user_id, _digest(secret), seconds)
+    await people.add_reset(user_id, _digest(secret), RESET_SECONDS)
     return secret
 
 

@@ -6,6 +6,7 @@ it: whether the log-in still stands is looked up with each request.
 
 import base64
 import hmac
+import secrets
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -55,6 +56,21 @@ class Tokens:
     def csrf(self, login_id: UUID) -> str:
         """What a page of ours knows and no other site's does: it goes with whatever a browser sends by its cookie."""
         return hmac.digest(self._secret.encode(), b"csrf " + login_id.bytes, "sha256").hex()
+
+    def renewal(self, login_id: UUID) -> str:
+        """A secret that renews a log-in, and that can be told for one that did when it comes again."""
+        told = f"{secrets.token_urlsafe(32)}.{login_id.hex}"
+        return f"{told}.{self._renewal_mac(told)}"
+
+    def renewed(self, renewal: str) -> UUID | None:
+        """The log-in that we have made this secret for, whether it still renews it or not; None of every other."""
+        told, _, mac = renewal.rpartition(".")
+        if not hmac.compare_digest(mac.encode(), self._renewal_mac(told).encode()):
+            return None
+        return UUID(told.rpartition(".")[2])
+
+    def _renewal_mac(self, told: str) -> str:
+        return hmac.digest(self._secret.encode(), b"renewal " + told.encode(), "sha256").hex()
 
     def read(self, token: str, audience: str = AUDIENCE) -> Claim | None:
         """What a token says that we have made, is for this and has not expired; None for every other."""

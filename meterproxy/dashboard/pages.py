@@ -51,7 +51,7 @@ DONE: Final[Mapping[str, str]] = {
     "budget-retired": "The budget was retired.",
     "password": "Your password was changed. All your other log-ins have ended.",
     "forgotten": "If somebody signs in by this address and a password, a link to set a new one is on its way to it.",
-    "reset": "Your password was set. Sign in with it.",
+    "reset": "Your password was set, and all log-ins have ended; keys go on. Sign in with it.",
     "role": "The role was changed.",
     "removed": "The membership was ended, and the keys that went with it.",
     "withdrawn": "The invitation was withdrawn.",

@@ -8,7 +8,7 @@ Rules
 """
 
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from multidict import MultiMapping
@@ -18,6 +18,8 @@ Networks = tuple[IPv4Network | IPv6Network, ...]
 
 FORWARDED_FOR: Final = "X-Forwarded-For"
 MOST_HOPS: Final = 32
+HOSTS_BITS: Final = 64
+"""What of an IPv6 address anybody chooses for himself (RFC 4291, section 2.5.1)."""
 LONGEST: Final = 128
 """What is longer is no address, and is not remembered."""
 
@@ -53,6 +55,13 @@ def _read_address(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def neighbourhood(address: Address | None) -> str:
+    """Who is counted as one where attempts are: whoever has one IPv6 address has some 2^64 of them."""
+    if isinstance(address, IPv6Address):
+        return str(ip_network((int(address) >> HOSTS_BITS << HOSTS_BITS, 128 - HOSTS_BITS)))
+    return str(address or "")
 
 
 def is_within(address: Address | None, networks: Networks | None) -> bool:

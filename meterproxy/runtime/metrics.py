@@ -118,7 +118,9 @@ class Metrics:
         self.replayed_total = counter(
             "replayed_total", "Answers that were kept under an Idempotency-Key and given again."
         )
-        self.letters = counter("letters_total", "Mail to people: sent, failed, dropped (too many wait).", "outcome")
+        self.letters = counter(
+            "letters_total", "Mail to people: sent, failed, dropped (too many, or at the end).", "outcome"
+        )
         self.upstream_errors = counter("upstream_errors_total", "Trouble with a provider.", "reason", "provider")
         gauge("workers", "Workers that answer.", together=Together.SUM).set(1)
         gauge("build_info", "The release that runs.", "version").labels(__version__).set(1)

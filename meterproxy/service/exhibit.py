@@ -112,7 +112,7 @@ async def _people(pool: Pool, account: AccountRow, password: str) -> list[UUID]:
     hashed, spending = await Passwords().hash(password), []
     for name, email, role in PEOPLE:
         user_id = there.get(email) or (await accounts.create_user(account.id, name, email)).id
-        await people.set_password(user_id, hashed, None)
+        await people.set_password(user_id, hashed)
         if email not in there and role is not Role.MEMBER:
             await members.change(account.organization_id, user_id, role, by_owner=True)
         if role is not Role.VIEWER:

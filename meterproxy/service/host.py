@@ -177,6 +177,8 @@ class _Host:
         base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         print("\n".join(_hello(self._config, base_url, self._first_operator(), simulated=self._simulated)), flush=True)  # noqa: T201
         _log.info("meterproxy %s serves on %s", __version__, base_url)
+        for doubt in self._config.doubts:
+            _log.warning("%s", doubt)
 
     def _first_operator(self) -> FirstOperator | None:
         """Told once: when he has just been made."""

@@ -76,6 +76,8 @@ UNANSWERED_SECONDS: Final = 10.0
 OTHERS_INTERVALS: Final = 2
 """Settle intervals after which a worker of another host has settled what it captured before."""
 CLOSE_SECONDS: Final = 2.0
+LETTERS_SECONDS: Final = 5.0
+"""How long letters that were promised are waited for: most are sent within one."""
 BACKLOG: Final = 1024
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""
@@ -142,10 +144,10 @@ class Worker:
         self._pools = await Pools.opened(self._handover.dsn, pooled=self._handover.pooled)
         self._pool = self._pools.others
         self._serving = Serving(self._pool, self._siblings, self._unready, self._settle_own, self._config.markup_ppm)
-        mailer = mailer_of(self._config, lambda outcome: self._metrics.letters.labels(outcome).inc())
-        api, self._live = api_of(self._config, self._pools.people, self._serving.machine, mailer)
-        if mailer is not None:
-            self._tasks.start("letters", mailer.keep_sent)
+        self._mailer = mailer_of(self._config, lambda outcome: self._metrics.letters.labels(outcome).inc())
+        api, self._live = api_of(self._config, self._pools.people, self._serving.machine, self._mailer)
+        if self._mailer is not None:
+            self._tasks.start("letters", self._mailer.keep_sent)
         server = HttpServer(Dispatch(self._exchange, api.answer, api.admit))
         listening = listening_socket()
         starting = asyncio.create_task(self._start(), name="start")
@@ -358,7 +360,9 @@ class Worker:
             await self._siblings.ask_for_successor()
         server.drain()
         if self._exchanges is not None:
+            letters = asyncio.create_task(self._finish_letters(), name="last letters")
             await self._exchanges.finish(self._config.drain_seconds)
+            await letters
             await self._serving.finish()
             await finish_telling(self._exchanges.house.idempotency)
             await self._tasks.stop()
@@ -377,6 +381,10 @@ class Worker:
         with contextlib.suppress(TimeoutError):  # cut short, closing becomes cutting connections
             async with asyncio.timeout(CLOSE_SECONDS):
                 await asyncio.gather(*(pool.close() for pool in self._pools))
+
+    async def _finish_letters(self) -> None:
+        if self._mailer is not None:
+            await self._mailer.finish(min(LETTERS_SECONDS, self._config.drain_seconds))
 
     async def _linger(self, server: HttpServer) -> None:
         """Let clients hear of the end with their next answer, unless everything is to end."""

@@ -126,12 +126,21 @@ class People:
             found: str | None = await connection.fetchval(_SQL["password_hash"], user_id)
             return found
 
-    async def set_password(self, user_id: UUID, password_hash: str, login_id: UUID | None) -> None:
-        """Change a password, which ends all log-ins but this one."""
+    async def set_password(self, user_id: UUID, password_hash: str) -> None:
+        """Give somebody a password, whatever he had; it ends all his log-ins, and what else would set one."""
         async with transaction(self._pool) as connection:
             await connection.execute(_SQL["set_password"], user_id, password_hash)
-            await connection.execute(_SQL["end_other_logins"], user_id, login_id)
-            await _note(connection, f"user {user_id}", "user.password", user_id, {})
+            await _changed(connection, user_id, None, {})
+
+    async def change_password(
+        self, user_id: UUID, old_hash: str | None, password_hash: str, login_id: UUID | None
+    ) -> bool:
+        """Set it where it is still the one that was checked, and end all log-ins but this one; whether it was."""
+        async with transaction(self._pool) as connection:
+            if await connection.fetchval(_SQL["change_password"], user_id, old_hash, password_hash) is None:
+                return False
+            await _changed(connection, user_id, login_id, {})
+            return True
 
     async def set_password_by(self, digest: bytes, password_hash: str) -> bool:
         """Set somebody's password who has the secret of a reset, and end all his log-ins; whether it was one."""
@@ -140,9 +149,7 @@ class People:
             if user_id is None:
                 return False
             await connection.execute(_SQL["set_password"], user_id, password_hash)
-            await connection.execute(_SQL["end_resets"], user_id)
-            await connection.execute(_SQL["end_other_logins"], user_id, None)
-            await _note(connection, f"user {user_id}", "user.password", user_id, {"reset": True})
+            await _changed(connection, user_id, None, {"reset": True})
             return True
 
     # ── people as operators see them ────────────────────────────────────────────────────────────────────────────────
@@ -164,6 +171,7 @@ class People:
             if row is None:
                 raise ApiError(Case.NOT_FOUND, f"There is no user {user_id}.")
             if suspended:
+                await connection.execute(_SQL["end_resets"], user_id)
                 await connection.execute(_SQL["end_other_logins"], user_id, None)
             action = "user.suspend" if suspended else "user.resume"
             await _note(connection, acting("operator"), action, user_id, {})
@@ -179,6 +187,24 @@ class People:
             await connection.execute(_SQL["add_reset"], digest, user_id, seconds)
             await _note(connection, acting("operator"), "user.reset", user_id, {})
 
+    async def add_mailed_reset(self, email: str, digest: bytes, seconds: float, at_most: int) -> str | None:
+        """The same for whoever signs in by this address and a password; his address as he has given it.
+
+        None where nobody does, or so many secrets of his work already.
+        """
+        async with transaction(self._pool) as connection:
+            person = await connection.fetchrow(_SQL["lock_by_email"], email)
+            if person is None or await connection.fetchval(_SQL["open_resets"], person["id"]) >= at_most:
+                return None
+            await connection.execute(_SQL["add_reset"], digest, person["id"], seconds)
+            await _note(connection, acting("operator"), "user.reset", person["id"], {})
+            return str(person["email"])
+
+    async def end_reset(self, digest: bytes) -> None:
+        """Let nobody set a password by this secret any more."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["end_reset"], digest)
+
     # ── log-ins ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def read(self, user_id: UUID, login_id: UUID) -> PersonRow | None:
@@ -191,21 +217,16 @@ class People:
         memberships = [MembershipRow(**{**place, "role": Role(place["role"])}) for place in places]
         return PersonRow(**row, memberships=memberships)
 
-    async def begin_login(self, whom: Secret, digest: bytes, seconds: float) -> UUID | None:
-        """Sign somebody in; `digest` is of the secret that renews it. None where his password is another one by now."""
+    async def begin_login(self, login_id: UUID, whom: Secret, digest: bytes, seconds: float) -> bool:
+        """Sign somebody in; `digest` is of the secret that renews it. False where his password has changed."""
+        begun = (login_id, whom.user_id, digest, seconds, whom.password_hash)
         async with transaction(self._pool) as connection:
-            login_id: UUID | None = await connection.fetchval(
-                _SQL["begin_login"], new_id(), whom.user_id, digest, seconds, whom.password_hash
-            )
-        return login_id
+            return await connection.fetchval(_SQL["begin_login"], *begun) is not None
 
-    async def begin_login_of(self, user_id: UUID, digest: bytes, seconds: float) -> UUID | None:
-        """The same for whom somebody else vouches. None where he is suspended."""
+    async def begin_login_of(self, login_id: UUID, user_id: UUID, digest: bytes, seconds: float) -> bool:
+        """The same for whom somebody else vouches. False where he is suspended."""
         async with transaction(self._pool) as connection:
-            login_id: UUID | None = await connection.fetchval(
-                _SQL["begin_login_of"], new_id(), user_id, digest, seconds
-            )
-        return login_id
+            return await connection.fetchval(_SQL["begin_login_of"], login_id, user_id, digest, seconds) is not None
 
     async def renew_login(self, digest: bytes, new_digest: bytes, seconds: float) -> tuple[UUID, UUID] | None:
         """Go on with a log-in under another secret; its user and id, None where there is nothing to go on with."""
@@ -214,9 +235,15 @@ class People:
         return None if row is None else (row["user_id"], row["id"])
 
     async def set_organization(self, login_id: UUID, organization_id: UUID) -> None:
-        """Let a log-in be about another organization, where none is named."""
+        """Let a log-in be about another organization, where none is named. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
-            await connection.execute(_SQL["set_organization"], login_id, organization_id)
+            if await connection.fetchval(_SQL["set_organization"], login_id, organization_id) is None:
+                raise ApiError(Case.NOT_FOUND, "There is no such organization.")
+
+    async def end_login_unless_renewed(self, login_id: UUID, seconds: float) -> None:
+        """End a log-in that would go on for less than so long, as it was not renewed just now."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_SQL["end_login_unless_renewed"], login_id, seconds)
 
     async def end_login(self, login_id: UUID) -> None:
         async with transaction(self._pool) as connection:
@@ -224,7 +251,9 @@ class People:
 
     # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def begin_attempt(self, free_failures: Mapping[str, int]) -> float:
+    async def begin_attempt(
+        self, free_failures: Mapping[str, int], longest_wait_seconds: float = LONGEST_WAIT_SECONDS
+    ) -> float:
         """Count an attempt to sign in as, or from, each of these as failed, or say for how long it must wait first.
 
         Args:
@@ -235,7 +264,7 @@ class People:
             attempt = connection.transaction()
             await attempt.start()
             for subject, free in zip(subjects, free_failures.values(), strict=True):
-                if await connection.fetchval(_SQL["begin_attempt"], subject, free, LONGEST_WAIT_SECONDS) is None:
+                if await connection.fetchval(_SQL["begin_attempt"], subject, free, longest_wait_seconds) is None:
                     await attempt.rollback()
                     seconds = await connection.fetchval(_SQL["blocked_seconds"], subjects)
                     return max(float(seconds), SHORTEST_WAIT_SECONDS)
@@ -243,9 +272,9 @@ class People:
         return 0.0
 
     async def undo_attempts(self, subjects: Collection[str]) -> None:
-        """Take attempts back that did not fail."""
+        """Take attempts back that did not fail; in the order in which they were counted, so that none waits in turn."""
         async with transaction(self._pool) as connection:
-            await connection.execute(_SQL["undo_attempts"], [_digest(subject) for subject in subjects])
+            await connection.executemany(_SQL["undo_attempt"], [(_digest(subject),) for subject in subjects])
 
     async def forget_failures(self, subject: str) -> None:
         async with transaction(self._pool) as connection:
@@ -262,6 +291,13 @@ async def tidy_people(pool: asyncpg.Pool) -> None:
 
 def _digest(subject: str) -> bytes:
     return hashlib.sha256(subject.encode("utf-8", "surrogatepass")).digest()
+
+
+async def _changed(connection: Connection, user_id: UUID, login_id: UUID | None, detail: dict[str, Any]) -> None:
+    """What a new password brings with it: whoever could do without it can do nothing any more, but by this log-in."""
+    await connection.execute(_SQL["end_resets"], user_id)
+    await connection.execute(_SQL["end_other_logins"], user_id, login_id)
+    await _note(connection, f"user {user_id}", "user.password", user_id, detail)
 
 
 async def _note(connection: Connection, actor: str, action: str, user_id: UUID, detail: dict[str, Any]) -> None:

@@ -10,13 +10,13 @@ FROM identities i JOIN users u ON u.id = i.user_id WHERE i.issuer = $1 AND i.sub
 -- so: the word of another issuer makes none.
 SELECT id, password_hash IS NOT NULL AS has_password, is_operator,
     EXISTS (SELECT FROM identities i WHERE i.user_id = users.id AND i.issuer = $2) AS is_another
-FROM users WHERE lower(email) = lower($1) AND NOT is_service
+FROM users WHERE is_address(email, $1) AND NOT is_service
 
 -- name: add_identity
 INSERT INTO identities (issuer, subject, user_id) VALUES ($1, $2, $3)
 
 -- name: is_address_invited
-SELECT EXISTS (SELECT FROM invitations i WHERE lower(email) = lower($1)
+SELECT EXISTS (SELECT FROM invitations i WHERE is_address(email, $1)
     AND accepted_at IS NULL AND withdrawn_at IS NULL AND expires_at > now() AND may_invite(i))
 
 -- name: remove_identity

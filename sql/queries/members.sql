@@ -51,12 +51,12 @@ RETURNING id, organization_id, email, role, created_at, expires_at, accepted_at,
 -- name: accept_invitation
 -- Once, by whom it was for, while it is good and whoever made it may still invite so. No row: it is none.
 UPDATE invitations i SET accepted_at = now(), accepted_by = u.id FROM users u
-WHERE i.digest = $1 AND u.id = $2 AND lower(u.email) = lower(i.email)
+WHERE i.digest = $1 AND u.id = $2 AND is_address(u.email, i.email)
   AND i.accepted_at IS NULL AND i.withdrawn_at IS NULL AND i.expires_at > now() AND may_invite(i)
 RETURNING i.organization_id, i.role
 
 -- name: is_invited
-SELECT EXISTS (SELECT FROM invitations i WHERE digest = $1 AND lower(email) = lower($2)
+SELECT EXISTS (SELECT FROM invitations i WHERE digest = $1 AND is_address(email, $2)
     AND accepted_at IS NULL AND withdrawn_at IS NULL AND expires_at > now() AND may_invite(i))
 
 -- name: join

@@ -17,13 +17,22 @@ SELECT id FROM organizations ORDER BY created_at, id LIMIT 1
 INSERT INTO memberships (organization_id, user_id, role) VALUES ($1, $2, $3)
 
 -- name: find_by_email
-SELECT id, password_hash, email FROM users WHERE lower(email) = lower($1) AND suspended_at IS NULL AND NOT is_service
+SELECT id, password_hash, email FROM users WHERE is_address(email, $1) AND suspended_at IS NULL AND NOT is_service
+
+-- name: lock_by_email
+-- Who signs in by this address and a password, until the transaction ends.
+SELECT id, email FROM users
+WHERE is_address(email, $1) AND password_hash IS NOT NULL AND suspended_at IS NULL AND NOT is_service FOR NO KEY UPDATE
 
 -- name: password_hash
 SELECT password_hash FROM users WHERE id = $1
 
 -- name: set_password
 UPDATE users SET password_hash = $2 WHERE id = $1
+
+-- name: change_password
+-- No row: it is another one by now than the one that was checked.
+UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2 RETURNING id
 
 -- name: read_person
 -- Who signs his requests so, if he still may: his log-in has not ended, and nobody has suspended him.
@@ -58,6 +67,10 @@ RETURNING l.id, l.user_id
 -- name: end_login
 UPDATE logins SET ended_at = now() WHERE id = $1 AND ended_at IS NULL
 
+-- name: end_login_unless_renewed
+UPDATE logins SET ended_at = now()
+WHERE id = $1 AND ended_at IS NULL AND expires_at < now() + make_interval(secs => $2)
+
 -- name: end_other_logins
 UPDATE logins SET ended_at = now() WHERE user_id = $1 AND id IS DISTINCT FROM $2 AND ended_at IS NULL
 
@@ -81,10 +94,10 @@ ON CONFLICT (subject) DO UPDATE SET
 WHERE f.blocked_until <= clock_timestamp()
 RETURNING failures
 
--- name: undo_attempts
--- They did not fail: everything is as before.
+-- name: undo_attempt
+-- It did not fail: everything is as before.
 UPDATE failed_logins SET failures = failures - 1, blocked_until = LEAST(blocked_until, clock_timestamp())
-WHERE subject = ANY ($1::bytea[]) AND failures > 0
+WHERE subject = $1 AND failures > 0
 
 -- name: forget_failures
 DELETE FROM failed_logins WHERE subject = $1
@@ -96,8 +109,8 @@ DELETE FROM logins WHERE expires_at < now() - interval '30 days'
 DELETE FROM failed_logins WHERE failed_at < now() - interval '1 day'
 
 -- name: set_organization
--- What somebody works in from now on, under this log-in.
-UPDATE logins SET organization_id = $2 WHERE id = $1
+-- What somebody works in from now on, under this log-in. No row: there is no such organization.
+UPDATE logins l SET organization_id = o.id FROM organizations o WHERE l.id = $1 AND o.id = $2 RETURNING o.id
 
 -- name: list_users
 -- People, not services; by a part of their name or e-mail.
@@ -122,11 +135,22 @@ SELECT id FROM keys WHERE user_id = $1 AND revoked_at IS NULL
 -- name: add_reset
 INSERT INTO password_resets (digest, user_id, expires_at) VALUES ($1, $2, now() + make_interval(secs => $3))
 
+-- name: open_resets
+SELECT count(*) FROM password_resets WHERE user_id = $1 AND used_at IS NULL AND expires_at > now()
+
 -- name: use_reset
--- No row: it is none, or was used. A new password ends all that were made before.
-UPDATE password_resets r SET used_at = now() FROM users u
-WHERE r.digest = $1 AND r.used_at IS NULL AND r.expires_at > now() AND u.id = r.user_id AND u.suspended_at IS NULL
+-- No row: it is none, or was used. A new password ends all that were made before. Whose it is is locked first, as by
+-- whatever else sets a password: two secrets of one person that are used at once come one after the other.
+WITH whose AS (
+    SELECT u.id FROM users u JOIN password_resets r ON r.user_id = u.id
+    WHERE r.digest = $1 AND u.suspended_at IS NULL FOR NO KEY UPDATE OF u
+)
+UPDATE password_resets r SET used_at = now() FROM whose
+WHERE r.digest = $1 AND r.user_id = whose.id AND r.used_at IS NULL AND r.expires_at > now()
 RETURNING r.user_id
+
+-- name: end_reset
+UPDATE password_resets SET used_at = now() WHERE digest = $1 AND used_at IS NULL
 
 -- name: end_resets
 UPDATE password_resets SET used_at = now() WHERE user_id = $1 AND used_at IS NULL

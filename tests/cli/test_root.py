@@ -156,6 +156,29 @@ def test_check_config_knows_prices_and_authorities(command: Command, tmp_path: P
     assert f"providers.b: tls_ca_file '{authorities}' cannot be used" in done.err
 
 
+def test_check_config_doubts_what_is_hardly_meant(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind something that ends TLS, and whose word is not taken, one who guesses passwords would slow everybody."""
+    said = "trusted_proxies is empty"
+    assert said not in command("check-config").err
+    monkeypatch.setenv("METERPROXY_PUBLIC_URL", "https://meter.example")
+    done = command("check-config")
+    assert (done.status, said in done.err) == (0, True)
+    monkeypatch.setenv("METERPROXY_TRUSTED_PROXIES", "10.0.0.0/8")
+    assert said not in command("check-config").err
+
+
+@pytest.mark.parametrize(("host", "doubted"), [("smtp.example.com", True), ("127.0.0.1", False)])
+def test_check_config_doubts_letters_in_the_clear(
+    command: Command, monkeypatch: pytest.MonkeyPatch, host: str, doubted: bool
+) -> None:
+    """They hold links that set passwords; on this machine nobody listens."""
+    monkeypatch.setenv("METERPROXY_PUBLIC_URL", "http://127.0.0.1:8080")
+    for name, value in (("HOST", host), ("FROM", "meter@example.com"), ("TLS", "none")):
+        monkeypatch.setenv(f"METERPROXY_MAIL__{name}", value)
+    done = command("check-config")
+    assert (done.status, "mail.tls is none" in done.err) == (0, doubted)
+
+
 def test_check_config_hides_secrets(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the configuration comes to is shown without secrets."""
     monkeypatch.setenv("METERPROXY_ADMIN_TOKEN", "hush")

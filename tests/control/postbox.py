@@ -23,6 +23,8 @@ class Postbox:
     Attributes:
         replies: given to the next letters instead of taking them, e.g. `451 later`.
         secure: of each letter, whether it came by TLS.
+        callers: what those called themselves who brought letters.
+        taking: letters are taken while it is set.
     """
 
     def __init__(self) -> None:
@@ -31,15 +33,20 @@ class Postbox:
         self.attempts = 0
         self.recipients: list[str] = []
         self.secure: list[bool] = []
+        self.callers: list[str | None] = []
+        self.taking = asyncio.Event()
+        self.taking.set()
         self.port = 0
 
-    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         self.attempts += 1
+        await self.taking.wait()
         if self.replies:
             return self.replies.pop(0)
         message = message_from_bytes(envelope.original_content or b"", policy=default)
         assert isinstance(message, EmailMessage)
         self.recipients += envelope.rcpt_tos
+        self.callers.append(session.host_name)
         self.secure.append(server.transport.get_extra_info("ssl_object") is not None)
         self.letters.put_nowait(message)
         return "250 taken"

@@ -16,6 +16,7 @@ from meterproxy.core.limit_terms import LimitTerms
 from meterproxy.core.role import Role
 from meterproxy.core.window import WindowKind
 from meterproxy.errors import Case, StoreUnavailable
+from meterproxy.store.ids import new_id
 from meterproxy.store.keys import Keys
 from meterproxy.store.people import FREE_FAILURES
 from tests.control.asking import ADMIN_TOKEN, PASSWORD, Asking, Heard, Person
@@ -201,6 +202,17 @@ async def test_who_registers_again_and_again_is_slowed(asking: Asking) -> None:
     assert (await asking("POST", "/api/auth/register", invited)).status == 201
 
 
+async def test_an_invitation_is_no_way_to_keep_everybody_hashing(asking: Asking) -> None:
+    """By one invitation, too, it is tried ever more slowly whether its address is taken."""
+    owner = await asking.person("owner")
+    path = f"/api/organizations/{owner.organization_id}/invitations"
+    made = await asking("POST", path, {"email": owner.email}, token=owner.token)
+    taken = {"username": "x", "email": owner.email, "password": PASSWORD}
+    taken["invitation_token"] = made.body["invitation_token"]
+    cases = [(await asking("POST", "/api/auth/register", taken)).case for _ in range(FREE_FAILURES + 2)]
+    assert cases == [Case.CONFLICT] * (FREE_FAILURES + 1) + [Case.SIGN_IN_SLOWED]
+
+
 async def test_an_old_password_begins_no_log_in_that_outlives_its_change(asking: Asking) -> None:
     """Also where it was checked a moment before it was changed."""
     person = await asking.person("ann")
@@ -208,8 +220,8 @@ async def test_an_old_password_begins_no_log_in_that_outlives_its_change(asking:
     found = await people.find(person.email)
     assert found is not None
     assert found.password_hash is not None
-    await people.set_password(person.id, await asking.passwords.hash("another long password"), None)
-    assert await people.begin_login(found, b"x" * 32, 60) is None
+    await people.set_password(person.id, await asking.passwords.hash("another long password"))
+    assert not await people.begin_login(new_id(), found, b"x" * 32, 60)
 
 
 async def test_an_attempt_that_nobody_had_time_for_counts_for_nothing(
@@ -285,6 +297,15 @@ async def test_whose_key_it_is_decides_who_touches_it(asking: Asking) -> None:
                 heard = await asking(method, f"{path}{suffix}{about}", body, token=who.token)
                 assert heard.case is Case.NOT_FOUND, (who.email, method, about)
     assert (await asking("DELETE", f"{path}?{there(owner)}", token=owner.token)).status == 200
+
+
+async def test_an_operator_works_in_no_organization_that_is_not_there(asking: Asking) -> None:
+    """He may in any other; this one is told to be none."""
+    owner, other = await asking.person("owner"), await asking.person("other")
+    await asking.pool.execute("UPDATE users SET is_operator = true WHERE id = $1", owner.id)
+    visitor = await Visitor.of(asking, owner)
+    for organization_id, status in ((UUID(int=1), 404), (other.organization_id, 303), (owner.organization_id, 303)):
+        assert (await visitor.post("/profile/organization", organization_id=str(organization_id))).status == status
 
 
 async def test_odd_ids_and_texts_are_told_as_what_they_are(asking: Asking) -> None:

@@ -11,7 +11,12 @@ import pytest
 
 from meterproxy.config import MailTerms
 from meterproxy.control.mailer import Mailer
-from meterproxy.control.sign_in import FREE_INVITATIONS
+from meterproxy.control.sign_in import (
+    FREE_INVITATIONS,
+    FREE_INVITATIONS_TO_ONE,
+    LONGEST_PAUSE_SECONDS,
+    MOST_MAILED_RESETS,
+)
 from meterproxy.core.role import Role
 from meterproxy.errors import Case
 from meterproxy.store.people import FREE_FAILURES
@@ -25,10 +30,11 @@ NEW = "another long password"
 
 @dataclass
 class Post:
-    """An API that sends letters, and where they arrive."""
+    """An API that sends letters, how those end, and where they arrive."""
 
     asking: Asking
     box: Postbox
+    ends: asyncio.Queue[str]
 
     async def forgot(self, email: str) -> Heard:
         return await self.asking("POST", "/api/auth/forgot", {"email": email})
@@ -49,9 +55,10 @@ class Post:
 async def post(database: str) -> AsyncIterator[Post]:
     async with pool_of(database) as pool, postbox() as box:
         terms = {"host": "127.0.0.1", "port": box.port, "tls": "none", "from": "meter@example.com"}
-        mailer = Mailer(MailTerms.model_validate(terms), URL, lambda _outcome: None)
+        ends: asyncio.Queue[str] = asyncio.Queue()
+        mailer = Mailer(MailTerms.model_validate(terms), URL, ends.put_nowait)
         sending = asyncio.create_task(mailer.keep_sent())
-        yield Post(Asking(pool, mailer=mailer), box)
+        yield Post(Asking(pool, mailer=mailer), box, ends)
         sending.cancel()
         await asyncio.wait((sending,))
 
@@ -101,6 +108,52 @@ async def test_nobody_learns_who_has_an_account(post: Post) -> None:
         heard = await post.forgot(email)
         assert (heard.status, heard.body) == (204, b"")
     await post.nothing_came()
+
+
+async def test_an_operator_who_was_made_by_the_first_start_gets_no_letter(post: Post) -> None:
+    """`operator@localhost` is somebody at each mail server, who would be the operator here."""
+    hashed = await post.asking.passwords.hash(PASSWORD)
+    await post.asking.people.make_operator("operator", "operator@localhost", hashed, "demo")
+    assert (await post.forgot("operator@localhost")).status == 204
+    await post.nothing_came()
+    assert await post.asking.pool.fetchval("SELECT count(*) FROM password_resets") == 1, "of the one who asked last"
+
+
+async def test_who_has_links_that_work_is_sent_no_more_of_them(post: Post) -> None:
+    """Whoever asks for him; one that was used, or is over, makes room for another."""
+    person = await post.asking.person("ann")
+    for _ in range(MOST_MAILED_RESETS):
+        await post.forgot(person.email)
+        token = token_in(await post.letter())
+    assert (await post.forgot(person.email)).status == 204
+    await post.nothing_came()
+    await post.asking.pool.execute("UPDATE password_resets SET expires_at = now() WHERE digest <> sha256($1)",
+                                   token.encode())  # fmt: skip
+    await post.forgot(person.email)
+    assert (await post.letter())["To"] == person.email
+
+
+async def test_a_letter_that_could_not_be_sent_counts_for_nothing(post: Post) -> None:
+    """Whoever asks again once the mail server is well is sent one; the link that nobody got works for nobody."""
+    person = await post.asking.person("ann")
+    post.box.replies = ["550 no"] * MOST_MAILED_RESETS
+    for _ in range(MOST_MAILED_RESETS):
+        await post.forgot(person.email)
+        assert await post.ends.get() == "failed"
+    await post.forgot(person.email)
+    assert (await post.letter())["To"] == person.email
+    live = "SELECT count(*) FROM password_resets WHERE used_at IS NULL"
+    assert await post.asking.pool.fetchval(live) == 1
+
+
+async def test_two_letters_to_one_person_at_once_are_counted_as_two(post: Post) -> None:
+    """However many workers write them."""
+    person = await post.asking.person("ann")
+    people = post.asking.people
+    made = await asyncio.gather(
+        *(people.add_mailed_reset(person.email, bytes([number]) * 32, 60, 3) for number in range(8))
+    )
+    assert sorted(str(one) for one in made) == ["None"] * 5 + [person.email] * 3
 
 
 async def test_the_letter_goes_to_the_address_that_is_known(post: Post) -> None:
@@ -166,12 +219,12 @@ async def test_an_organizations_name_is_one_line_in_the_text(post: Post) -> None
     """Whoever may register can invite: his organization's name is in no header."""
     owner = await post.asking.person("owner")
     path = f"/api/organizations/{owner.organization_id}"
-    renamed = await post.asking("PATCH", path, {"name": "Acme\nBcc: eve@example.com"}, token=owner.token)
+    renamed = await post.asking("PATCH", path, {"name": "Acme\nBcc: eve"}, token=owner.token)
     assert renamed.status == 200
     await post.asking("POST", f"{path}/invitations", {"email": "g@example.com", "role": "viewer"}, token=owner.token)
     letter = await post.letter()
     assert letter["Subject"] == "You are invited to an organization"
-    assert 'the organization "Acme Bcc: eve@example.com".' in letter.get_content()
+    assert 'the organization "Acme Bcc: eve".' in letter.get_content()
     assert post.box.recipients == ["g@example.com"]
 
 
@@ -186,3 +239,51 @@ async def test_who_invites_very_many_mails_only_some_of_them(post: Post) -> None
         assert made.status == 201
         mailed.append(made.body["mailed"])
     assert mailed == [True] * (FREE_INVITATIONS + 1) + [False] * 2
+
+
+async def test_nobody_is_invited_by_mail_again_and_again(post: Post) -> None:
+    """Not by many organizations either: they have their links, and he his peace."""
+    mailed = []
+    for number in range(FREE_INVITATIONS_TO_ONE + 3):
+        owner = await post.asking.person(f"owner{number}")
+        path = f"/api/organizations/{owner.organization_id}/invitations"
+        made = await post.asking("POST", path, {"email": f"{'Gg'[number % 2]}uest@example.com"}, token=owner.token)
+        assert made.status == 201
+        mailed.append(made.body["mailed"])
+    assert mailed == [True] * (FREE_INVITATIONS_TO_ONE + 1) + [False] * 2
+    seconds = "SELECT round(max(extract(epoch FROM blocked_until - failed_at))) FROM failed_logins"
+    await post.asking.pool.execute("UPDATE failed_logins SET failures = 40, blocked_until = now()")
+    await post.asking("POST", path, {"email": "guest@example.com"}, token=owner.token)
+    assert await post.asking.pool.fetchval(seconds) == LONGEST_PAUSE_SECONDS
+
+
+@pytest.mark.parametrize("email", ["operator@localhost", "<guest@example.com", "guest(x)@example.com"])
+async def test_who_cannot_be_mailed_is_invited_by_link_alone(post: Post, email: str) -> None:
+    """And whoever invites is told so."""
+    owner = await post.asking.person("owner")
+    path = f"/api/organizations/{owner.organization_id}/invitations"
+    made = await post.asking("POST", path, {"email": email}, token=owner.token)
+    assert (made.status, made.body["mailed"]) == (201, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Acme, Inc.", 'the organization "Acme, Inc.".'),
+        ("M\u00fcller & S\u00f6hne", 'the organization "M\u00fcller & S\u00f6hne".'),
+        ('Acme". Your account is locked: https://evil.example', "an organization."),
+        ("Call evil.example/login now", "an organization."),
+        ("Write to eve@evil", "an organization."),
+        ("evil\u3002example", "an organization."),
+        ("We have locked your account until you have told us your password by telephone", "an organization."),
+    ],
+)
+async def test_an_organizations_name_is_no_message(post: Post, name: str, told: str) -> None:
+    """Nobody has this service send his own words, or a link of his, to strangers."""
+    owner = await post.asking.person("owner")
+    path = f"/api/organizations/{owner.organization_id}"
+    assert (await post.asking("PATCH", path, {"name": name}, token=owner.token)).status == 200
+    await post.asking("POST", f"{path}/invitations", {"email": "g@example.com"}, token=owner.token)
+    text = (await post.letter()).get_content()
+    assert f"You are invited to join {told}\n" in text.replace("\r\n", "\n")
+    assert text.count("//") == text.count(URL)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -36,6 +36,7 @@ from meterproxy.core.role import Role
 from meterproxy.errors import ApiError, Case
 from meterproxy.proxy.client import Client
 from meterproxy.proxy.server import Dispatch, HttpServer
+from meterproxy.store.ids import new_id
 from tests.control.asking import ADMIN_TOKEN, Asking, Person, machine_of
 from tests.control.history import history
 from tests.ledger.bank import pool_of
@@ -123,8 +124,8 @@ class Served:
 async def _signed_in(asking: Asking, person: Person) -> str:
     known = await asking.people.find(person.email)
     assert known is not None
-    login_id = await asking.people.begin_login(known, uuid4().bytes * 2, 3600)
-    assert login_id is not None
+    login_id = new_id()
+    assert await asking.people.begin_login(login_id, known, login_id.bytes * 2, 3600)
     return asking.tokens.make(Claim(person.id, login_id), int(time.time()))
 
 

@@ -45,6 +45,26 @@ async def test_a_renewal_works_once(asking: Asking) -> None:
     assert again.status == 200
 
 
+async def test_a_used_renewal_that_comes_again_ends_the_log_in(asking: Asking) -> None:
+    """Whoever of the two was not to have it is out; programs that came at once are not taken for two people."""
+    person = await asking.person("ann")
+    renewals = [person.renewal]
+    for _ in range(3):
+        renewed = await asking("POST", "/api/auth/renew", {"renewal_token": renewals[-1]})
+        renewals.append(renewed.body["renewal_token"])
+    token = renewed.body["access_token"]
+    again = {"renewal_token": renewals[1]}
+    assert (await asking("POST", "/api/auth/renew", again)).case is Case.NOT_SIGNED_IN
+    assert (await asking("GET", "/api/auth/me", token=token)).status == 200, "it was renewed just now"
+    await asking.pool.execute("UPDATE logins SET expires_at = expires_at - interval '1 minute'")
+    for forged in (renewals[1][:-1] + "x", f"{'x' * 43}.{UUID(int=0).hex}.{'0' * 64}", "x", "..", "é" * 100):
+        assert (await asking("POST", "/api/auth/renew", {"renewal_token": forged})).case is Case.NOT_SIGNED_IN
+    assert (await asking("GET", "/api/auth/me", token=token)).status == 200, "nobody ends what is not his"
+    assert (await asking("POST", "/api/auth/renew", again)).case is Case.NOT_SIGNED_IN
+    assert (await asking("GET", "/api/auth/me", token=token)).case is Case.NOT_SIGNED_IN
+    assert (await asking("POST", "/api/auth/renew", {"renewal_token": renewals[-1]})).case is Case.NOT_SIGNED_IN
+
+
 async def test_a_changed_password_ends_all_other_log_ins(asking: Asking) -> None:
     """The one that changed it stays; the old password is nobody's."""
     person = await asking.person("ann")

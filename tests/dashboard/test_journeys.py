@@ -104,7 +104,9 @@ async def test_a_forgotten_password_is_set_by_a_link_that_is_mailed(
         await page.goto(link)
         await page.get_by_label("New password").fill("a new long password")
         await vera.press("Set it")
-        await expect(page.get_by_role("status")).to_have_text("Your password was set. Sign in with it.")
+        await expect(page.get_by_role("status")).to_have_text(
+            "Your password was set, and all log-ins have ended; keys go on. Sign in with it."
+        )
         await vera.sign_in(email, "a new long password")
         await before.open("/keys")
         await expect(before.page.get_by_role("heading", name="Sign in")).to_be_visible()

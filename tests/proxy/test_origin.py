@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from multidict import CIMultiDict
 
-from meterproxy.proxy.origin import origin
+from meterproxy.proxy.origin import neighbourhood, origin, read_address
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
 
@@ -44,3 +44,12 @@ def test_a_long_list_is_not_walked_to_its_end() -> None:
     """A client cannot make us read what it made up."""
     headers = CIMultiDict([("X-Forwarded-For", ", ".join(["9.9.9.9"] + ["10.0.0.2"] * 10_000))])
     assert origin("10.0.0.1", headers, TRUSTED) == ip_address("10.0.0.2")
+
+
+@pytest.mark.parametrize(("address", "counted"), [
+    ("203.0.113.9", "203.0.113.9"), ("::ffff:203.0.113.9", "203.0.113.9"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+    ("2001:db8:1:2::", "2001:db8:1:2::/64"), ("fe80::1%eth0", "fe80::/64"), ("somewhere", ""),
+])  # fmt: skip
+def test_who_has_one_address_of_a_network_is_counted_as_all_of_it(address: str, counted: str) -> None:
+    """Where anybody may take as many as he likes."""
+    assert neighbourhood(read_address(address)) == counted
