@@ -2,7 +2,7 @@
 
 Rules
 -----
-- A secret (a key, a header's value) is sealed under the master key and bound to its row, a header's to its server too.
+- A secret (a key, a header's value) is sealed under the master key and bound to its row and its provider's server.
   Nobody is shown more of a key than its last four letters, and nothing of a header but its name.
 - Every change takes a number of the change counter, so that workers read all of this again within a second.
 - What is removed is forgotten: a key's row stays for the audit log, the sealed secret does not.
@@ -175,7 +175,7 @@ class ProviderRows:
             key_id = new_id()
             row = await connection.fetchrow(
                 _SQL["add_key"], key_id, provider_id, name, _last_four(secret),
-                self._sealing.sealed(secret, key_id.bytes), self._sealing.key_id,
+                self._sealing.sealed(secret, _bound(key_id, provider.terms.base_url)), self._sealing.key_id,
             )  # fmt: skip
             assert row is not None
             await self._note(connection, "provider_key.add", "provider_key", key_id, {"provider": str(provider_id)})
@@ -190,11 +190,11 @@ class ProviderRows:
     async def rotate_key(self, key_id: UUID, secret: str) -> ProviderKeyRow:
         """Put another secret in the place of a key's. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
-            await _lock_key(connection, key_id)
+            old = await _lock_key(connection, key_id)
+            sealed = self._sealing.sealed(secret, _bound(key_id, old["base_url"]))
             row = await connection.fetchrow(
-                _SQL["change_key"], key_id, _last_four(secret), self._sealing.sealed(secret, key_id.bytes),
-                self._sealing.key_id,
-            )  # fmt: skip
+                _SQL["change_key"], key_id, _last_four(secret), sealed, self._sealing.key_id
+            )
             assert row is not None
             await self._note(connection, "provider_key.rotate", "provider_key", key_id, {})
             return self._key_row(row)
@@ -217,7 +217,7 @@ class ProviderRows:
             keys = await connection.fetch(_SQL["open_keys"])
         secrets: dict[UUID, list[str]] = defaultdict(list)
         for key in keys:
-            secret = self._opened_key(key)
+            secret = self._opened(key, "key")
             if secret is not None:
                 secrets[key["provider_id"]].append(secret)
         return [
@@ -230,23 +230,15 @@ class ProviderRows:
         """Seal under today's master key what is sealed under earlier ones; how many were, and how many cannot be."""
         done = failed = 0
         async with transaction(self._pool) as connection:
-            for row in await connection.fetch(_SQL["keys_under_others"], self._sealing.key_id):
-                secret = self._opened_key(row)
-                if secret is None:
-                    failed += 1
-                    continue
-                sealed = self._sealing.sealed(secret, row["id"].bytes)
-                await connection.execute(_SQL["reseal_key"], row["id"], sealed, self._sealing.key_id)
-                done += 1
-            for row in await connection.fetch(_SQL["headers_under_others"], self._sealing.key_id):
-                bound_to = _bound(row["id"], ProviderTerms(row["base_url"]))
-                text = self._opened_header(row, bound_to)
-                if text is None:
-                    failed += 1
-                    continue
-                sealed = self._sealing.sealed(text, bound_to)
-                await connection.execute(_SQL["reseal_header"], row["id"], sealed, self._sealing.key_id)
-                done += 1
+            for what in ("key", "header"):
+                for row in await connection.fetch(_SQL[f"{what}s_under_others"], self._sealing.key_id):
+                    secret = self._opened(row, what)
+                    if secret is None:
+                        failed += 1
+                        continue
+                    sealed = self._sealing.sealed(secret, _bound(row["id"], row["base_url"]))
+                    await connection.execute(_SQL[f"reseal_{what}"], row["id"], sealed, self._sealing.key_id)
+                    done += 1
             if done:
                 await self._note(connection, "provider_key.reseal", "provider_key", None, {"secrets": done})
         return done, failed
@@ -261,7 +253,7 @@ class ProviderRows:
         for name, text in headers.items():
             if text is not None:
                 header_id = new_id()
-                sealed = self._sealing.sealed(text, _bound(header_id, terms))
+                sealed = self._sealing.sealed(text, _bound(header_id, terms.base_url))
                 await connection.execute(_SQL["add_header"], header_id, provider_id, name, sealed, self._sealing.key_id)
         if len((await _read(connection, provider_id)).header_names) > MOST_HEADERS:
             raise ApiError(Case.CONFLICT, f"A provider has {MOST_HEADERS} headers at most.", param="headers")
@@ -275,8 +267,7 @@ class ProviderRows:
         """The headers of one provider or of all; whoever has one that cannot be opened is not there."""
         found: dict[UUID, list[tuple[str, str]]] = {one: [] for one in rows}
         for row in await connection.fetch(_SQL["open_headers"], provider_id):
-            provider = rows.get(row["provider_id"])
-            text = None if provider is None else self._opened_header(row, _bound(row["id"], provider.terms))
+            text = self._opened(row, "header")
             if text is None:
                 found.pop(row["provider_id"], None)
             elif row["provider_id"] in found:
@@ -287,13 +278,9 @@ class ProviderRows:
         told = dict(row)
         return ProviderKeyRow(usable=self._sealing.opens(told.pop("master_key_id")), **told)
 
-    def _opened_key(self, row: asyncpg.Record) -> str | None:
-        return self._sealing.opened(
-            row["sealed"], row["id"].bytes, row["master_key_id"], {"provider_key": str(row["id"])}
-        )
-
-    def _opened_header(self, row: asyncpg.Record, bound_to: bytes) -> str | None:
-        return self._sealing.opened(row["sealed"], bound_to, row["master_key_id"], {"provider_header": str(row["id"])})
+    def _opened(self, row: asyncpg.Record, what: str) -> str | None:
+        bound_to = _bound(row["id"], row["base_url"])
+        return self._sealing.opened(row["sealed"], bound_to, row["master_key_id"], {f"provider_{what}": str(row["id"])})
 
     async def _note(
         self, connection: Connection, action: str, kind: str, subject_id: UUID | None, detail: dict[str, Any]
@@ -309,9 +296,9 @@ def _last_four(secret: str) -> str:
     return secret[-VISIBLE:] if len(secret) >= 4 * VISIBLE else ""
 
 
-def _bound(header_id: UUID, terms: ProviderTerms) -> bytes:
-    """What a header's value is sealed for."""
-    return header_id.bytes + terms.server.encode()
+def _bound(row_id: UUID, base_url: str) -> bytes:
+    """What a secret is sealed for: its row, and the server that it is sent to."""
+    return row_id.bytes + ProviderTerms(base_url).server.encode()
 
 
 def _columns(terms: ProviderTerms) -> tuple[Any, ...]:

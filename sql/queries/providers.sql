@@ -28,7 +28,7 @@ INSERT INTO provider_headers (id, provider_id, name, sealed, master_key_id) VALU
 DELETE FROM provider_headers WHERE provider_id = $1 AND ($2::text[] IS NULL OR lower(name) = ANY($2)) RETURNING name
 
 -- name: open_headers
-SELECT h.id, h.provider_id, h.name, h.sealed, h.master_key_id
+SELECT h.id, h.provider_id, h.name, h.sealed, h.master_key_id, p.base_url
 FROM provider_headers h JOIN providers p ON p.id = h.provider_id
 WHERE p.removed_at IS NULL AND ($1::uuid IS NULL OR p.id = $1) ORDER BY h.provider_id, lower(h.name)
 
@@ -52,7 +52,8 @@ SELECT k.id, k.provider_id, k.name, k.last_four, k.master_key_id, k.created_at, 
 FROM provider_keys k WHERE k.removed_at IS NULL ORDER BY k.id LIMIT $1
 
 -- name: lock_key
-SELECT id, provider_id FROM provider_keys WHERE id = $1 AND removed_at IS NULL FOR UPDATE
+SELECT k.id, k.provider_id, p.base_url FROM provider_keys k JOIN providers p ON p.id = k.provider_id
+WHERE k.id = $1 AND k.removed_at IS NULL FOR UPDATE OF k
 
 -- name: change_key
 UPDATE provider_keys SET last_four = $2, sealed = $3, master_key_id = $4, changed_at = now() WHERE id = $1
@@ -63,12 +64,14 @@ RETURNING id, provider_id, name, last_four, master_key_id, created_at, changed_a
 UPDATE provider_keys SET removed_at = now(), sealed = '\x' WHERE id = $1 AND removed_at IS NULL RETURNING provider_id
 
 -- name: open_keys
-SELECT k.id, k.provider_id, k.sealed, k.master_key_id FROM provider_keys k JOIN providers p ON p.id = k.provider_id
+SELECT k.id, k.provider_id, k.sealed, k.master_key_id, p.base_url
+FROM provider_keys k JOIN providers p ON p.id = k.provider_id
 WHERE k.removed_at IS NULL AND p.removed_at IS NULL ORDER BY k.id
 
 -- name: keys_under_others
-SELECT id, sealed, master_key_id FROM provider_keys WHERE removed_at IS NULL AND master_key_id <> $1
-ORDER BY id FOR UPDATE
+SELECT k.id, k.sealed, k.master_key_id, p.base_url FROM provider_keys k JOIN providers p ON p.id = k.provider_id
+WHERE k.removed_at IS NULL AND k.master_key_id <> $1
+ORDER BY k.id FOR UPDATE OF k
 
 -- name: reseal_key
 UPDATE provider_keys SET sealed = $2, master_key_id = $3 WHERE id = $1

@@ -54,6 +54,20 @@ async def test_a_secret_cannot_be_moved_nor_changed(pool: asyncpg.Pool) -> None:
     assert await rows.opened() == []
 
 
+async def test_who_writes_to_the_database_and_no_more_gets_no_key_sent_to_himself(pool: asyncpg.Pool) -> None:
+    """A key is sealed for its server: it opens on another path there, not at another host; rotated there it does."""
+    rows = ProviderRows(pool, OLD)
+    provider = await rows.add("second", SECOND)
+    key = await rows.add_key(provider.id, SECRET)
+    await pool.execute("UPDATE providers SET base_url = 'https://second.example/another/path'")
+    assert [opened.secrets for opened in await rows.opened()] == [(SECRET,)]
+    await pool.execute("UPDATE providers SET base_url = 'https://other.example/v1'")
+    assert await rows.opened() == []
+    assert await ProviderRows(pool, NEW, [OLD]).reseal() == (0, 1), "nor by way of another master key"
+    await rows.rotate_key(key.id, SECRET + "2")
+    assert [opened.secrets for opened in await rows.opened()] == [(SECRET + "2",)]
+
+
 async def test_the_master_key_is_replaced(pool: asyncpg.Pool) -> None:
     """With both, everything opens; sealed anew, the new one alone opens it, and the old one nothing."""
     provider = await ProviderRows(pool, OLD).add("second", SECOND, {"X-Team": SECRET})
@@ -188,7 +202,7 @@ async def test_headers_are_set_and_forgotten_one_by_one(pool: asyncpg.Pool) -> N
         await rows.reached(provider.id)
     assert refused.value.case is Case.CONFLICT
     await rows.change(provider.id, {}, {"X-Team": "b"})
-    assert [one.headers for one in await rows.opened()] == [(("X-Team", "b"),)]
+    assert (await rows.reached(provider.id)).headers == (("X-Team", "b"),)
     await rows.remove(provider.id)
     assert await pool.fetchval("SELECT count(*) FROM provider_headers") == 0
 
