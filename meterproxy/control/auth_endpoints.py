@@ -1,5 +1,7 @@
 """Signing in and out: the endpoints by which people come and go."""
 
+import contextlib
+from functools import partial
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -9,13 +11,13 @@ from meterproxy.control.access import Permission
 from meterproxy.control.answers import Answer
 from meterproxy.control.bodies import Body, Name, Text
 from meterproxy.control.call import Call, Services
-from meterproxy.control.letters import ResetLetter
+from meterproxy.control.letters import ResetLetter, changed_letter
 from meterproxy.control.mailer import Mailer
 from meterproxy.control.principal import User
 from meterproxy.control.route import Route
 from meterproxy.control.sign_in import SignedIn
 from meterproxy.core.role import Role
-from meterproxy.errors import ApiError, Case
+from meterproxy.errors import ApiError, Case, StoreUnavailable
 
 SHORTEST_PASSWORD: Final = 10
 
@@ -142,13 +144,21 @@ async def _me(_on: Services, call: Call) -> Me:
 async def password_changed(on: Services, call: Call) -> None:
     """Change one's password."""
     user, changed = _user(call), call.body_as(ChangedPassword)
-    await on.sign_in.change_password(user.id, user.login_id, changed.old_password, changed.new_password)
+    old, new = changed.old_password, changed.new_password
+    await _tell_of_change(on, await on.sign_in.change_password(user.id, user.login_id, old, new))
 
 
 async def password_reset(on: Services, call: Call) -> None:
     """Set one's password by such a secret."""
     given = call.body_as(NewPasswordByReset)
-    await on.sign_in.reset_password(given.reset_token, given.new_password, call.address)
+    await _tell_of_change(on, await on.sign_in.reset_password(given.reset_token, given.new_password, call.address))
+
+
+async def _tell_of_change(on: Services, email: str) -> None:
+    """Tell somebody by mail that his password is another one, where that can be: it is by now, whatever happens."""
+    with contextlib.suppress(StoreUnavailable):
+        if on.mailer is not None and await on.sign_in.may_mail_change(email):
+            on.mailer.post(partial(changed_letter, on.mailer, email))
 
 
 async def forgotten(on: Services, call: Call) -> None:

@@ -49,6 +49,18 @@ The link works once. If you did not ask for it, do nothing: your password stays 
 """
 
 
+async def changed_letter(mailer: Mailer, email: str) -> EmailMessage:
+    """That somebody's password is another one: for whoever did not do it."""
+    text = f"""\
+The password of your account at {mailer.public_url} was set anew.
+
+If you did that, all is well. If not, set another one here, and look at your keys then, which go on:
+
+{mailer.public_url}/forgot
+"""
+    return mailer.letter(email, "Your password was set anew", text)
+
+
 async def invitation_letter(
     mailer: Mailer, accounts: Accounts, account_id: UUID, invitation: InvitationRow, secret: str, *, closed: bool
 ) -> EmailMessage:

@@ -150,16 +150,18 @@ class SignIn:
             raise ApiError(Case.NOT_SIGNED_IN, "This log-in is over. Sign in again.")
         return self._signed_in(Claim(*renewed), secret)
 
-    async def change_password(self, user_id: UUID, login_id: UUID | None, old: str, new: str) -> None:
-        """Raises ApiError WRONG_PASSWORD, SIGN_IN_SLOWED, OVERLOADED."""
+    async def change_password(self, user_id: UUID, login_id: UUID | None, old: str, new: str) -> str:
+        """Change it; whose it is by his address. Raises ApiError WRONG_PASSWORD, SIGN_IN_SLOWED, OVERLOADED."""
         whom = f"user {user_id}"
         async with self._attempt({whom: FREE_FAILURES}):
             known = await self._people.password_hash(user_id)
             right = await self._passwords.check(old, known)
             hashed = await self._passwords.hash(new) if right else ""
-        if not (right and await self._people.change_password(user_id, known, hashed, login_id)):
+        email = await self._people.change_password(user_id, known, hashed, login_id) if right else None
+        if email is None:
             raise ApiError(Case.WRONG_PASSWORD, "The old password is wrong.", param="old_password")
         await self._people.forget_failures(whom)
+        return email
 
     async def allow_reset(self, user_id: UUID) -> str:
         """As `allow_reset`."""
@@ -199,14 +201,25 @@ class SignIn:
         """Let such a secret be worth nothing, as nobody has got it."""
         await self._people.end_reset(_digest(reset_token))
 
-    async def reset_password(self, reset_token: str, new: str, address: str) -> None:
-        """Set a password by such a secret. Raises ApiError NOT_SIGNED_IN, SIGN_IN_SLOWED, OVERLOADED."""
+    async def may_mail_change(self, email: str) -> bool:
+        """Whether one more letter may tell somebody that his password is another one."""
+        letters = {f"changes of {email.lower()}": FREE_FAILURES}
+        return mailbox(email) is not None and await self._people.begin_attempt(letters, LONGEST_PAUSE_SECONDS) == 0
+
+    async def reset_password(self, reset_token: str, new: str, address: str) -> str:
+        """Set a password by such a secret; whose, by his address.
+
+        Raises:
+            ApiError: NOT_SIGNED_IN, SIGN_IN_SLOWED, OVERLOADED.
+        """
         whence = f"address {address}"
         async with self._attempt({whence: FREE_FAILURES_OF_AN_ADDRESS}):
             hashed = await self._passwords.hash(new)
-        if not await self._people.set_password_by(_digest(reset_token), hashed):
+        email = await self._people.set_password_by(_digest(reset_token), hashed)
+        if email is None:
             raise ApiError(Case.NOT_SIGNED_IN, "This secret was used, is over, or never was one.", param="reset_token")
         await self._people.undo_attempts([whence])
+        return email
 
     @asynccontextmanager
     async def _attempt(self, free_failures: Mapping[str, int]) -> AsyncIterator[None]:

@@ -134,23 +134,31 @@ class People:
 
     async def change_password(
         self, user_id: UUID, old_hash: str | None, password_hash: str, login_id: UUID | None
-    ) -> bool:
-        """Set it where it is still the one that was checked, and end all log-ins but this one; whether it was."""
-        async with transaction(self._pool) as connection:
-            if await connection.fetchval(_SQL["change_password"], user_id, old_hash, password_hash) is None:
-                return False
-            await _changed(connection, user_id, login_id, {})
-            return True
+    ) -> str | None:
+        """Set it where it is still the one that was checked, and end all log-ins but this one.
 
-    async def set_password_by(self, digest: bytes, password_hash: str) -> bool:
-        """Set somebody's password who has the secret of a reset, and end all his log-ins; whether it was one."""
+        Returns:
+            His address, if he has one; None where it was not.
+        """
+        async with transaction(self._pool) as connection:
+            email: str | None = await connection.fetchval(_SQL["change_password"], user_id, old_hash, password_hash)
+            if email is not None:
+                await _changed(connection, user_id, login_id, {})
+            return email
+
+    async def set_password_by(self, digest: bytes, password_hash: str) -> str | None:
+        """Set somebody's password who has the secret of a reset, and end all his log-ins.
+
+        Returns:
+            His address, if he has one; None where it is no such secret.
+        """
         async with transaction(self._pool) as connection:
             user_id = await connection.fetchval(_SQL["use_reset"], digest)
             if user_id is None:
-                return False
-            await connection.execute(_SQL["set_password"], user_id, password_hash)
+                return None
+            email: str = await connection.fetchval(_SQL["set_password"], user_id, password_hash)
             await _changed(connection, user_id, None, {"reset": True})
-            return True
+            return email
 
     # ── people as operators see them ────────────────────────────────────────────────────────────────────────────────
 

@@ -28,11 +28,12 @@ WHERE is_address(email, $1) AND password_hash IS NOT NULL AND suspended_at IS NU
 SELECT password_hash FROM users WHERE id = $1
 
 -- name: set_password
-UPDATE users SET password_hash = $2 WHERE id = $1
+UPDATE users SET password_hash = $2 WHERE id = $1 RETURNING COALESCE(email, '')
 
 -- name: change_password
 -- No row: it is another one by now than the one that was checked.
-UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2 RETURNING id
+UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2
+RETURNING COALESCE(email, '')
 
 -- name: read_person
 -- Who signs his requests so, if he still may: his log-in has not ended, and nobody has suspended him.

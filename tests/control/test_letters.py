@@ -85,6 +85,25 @@ async def test_a_forgotten_password_is_set_by_the_link_that_was_mailed(post: Pos
     assert [tuple(row) for row in rows][-2:] == [("mail", "user.reset"), (f"user {person.id}", "user.password")]
 
 
+async def test_somebody_is_told_that_his_password_was_set_anew(post: Post) -> None:
+    """By himself or by a link, to the address that he has; of many changes not of each, and where none can go, of none."""
+    person = await post.asking.person("ann")
+    other = {"old_password": PASSWORD, "new_password": NEW}
+    assert (await post.asking("POST", "/api/auth/password", other, token=person.token)).status == 204
+    told = await post.letter()
+    assert (told["To"], told["Subject"]) == (person.email, "Your password was set anew")
+    assert f"{URL}/forgot" in told.get_content()
+    for number in range(FREE_FAILURES + 1):
+        same = {"old_password": NEW, "new_password": NEW}
+        assert (await post.asking("POST", "/api/auth/password", same, token=person.token)).status == 204
+        if number < FREE_FAILURES:
+            assert (await post.letter())["To"] == person.email
+    for address in ("operator@localhost", None):
+        await post.asking.pool.execute("UPDATE users SET email = $2 WHERE id = $1", person.id, address)
+        assert (await post.asking("POST", "/api/auth/password", same, token=person.token)).status == 204
+    await post.nothing_came()
+
+
 async def test_the_link_is_good_for_an_hour(post: Post) -> None:
     """And only its digest is kept."""
     await post.asking.person("ann")

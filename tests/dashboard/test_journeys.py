@@ -107,6 +107,7 @@ async def test_a_forgotten_password_is_set_by_a_link_that_is_mailed(
         await expect(page.get_by_role("status")).to_have_text(
             "Your password was set, and all log-ins have ended; keys go on. Sign in with it."
         )
+        assert (await box.letters.get())["Subject"] == "Your password was set anew"
         await vera.sign_in(email, "a new long password")
         await before.open("/keys")
         await expect(before.page.get_by_role("heading", name="Sign in")).to_be_visible()
