@@ -17,7 +17,7 @@ from meterproxy.control.usage_endpoints import GroupedUsage, GroupQuery
 from meterproxy.core.money import NANOS_PER_USD, format_usd
 from meterproxy.dashboard.pages import activity_of, page, page_route
 from meterproxy.errors import ApiError
-from meterproxy.store.usage import OTHER
+from meterproxy.store.usage import MOST_GROUPS, OTHER
 
 GROUPINGS: Final = (
     "day", "model", "operation", "provider", "key", "user", "team", "conversation", "tag", "tool",
@@ -38,11 +38,15 @@ class ReportsQuery(GroupQuery):
 
 
 class LeftOut(NamedTuple):
-    """What a table does not show; `amount` is None where nothing of money is told."""
+    """What a table does not show; `amount` is None where nothing of money is told.
+
+    All of it is in the file, but of conversations, of which the file has no more than `in_file`.
+    """
 
     rows: int
     requests: int
     amount: str | None
+    in_file: int | None
 
 
 async def _reports(on: Services, call: Call) -> web.Response:
@@ -66,7 +70,7 @@ async def _reports(on: Services, call: Call) -> web.Response:
         error=error,
         grouped=grouped,
         rows=[(row, _requests_of(grouped, row)) for row in shown],
-        left_out=_left_out(left),
+        left_out=_left_out(left, MOST_GROUPS if len(grouped.conversations) == MOST_GROUPS else None),
         which={"day": "latest", "conversation": "latest", "tool": "most used"}.get(grouped.group_by, "dearest"),
         statement=statement,
         groupings=GROUPINGS,
@@ -79,7 +83,7 @@ async def _reports(on: Services, call: Call) -> web.Response:
 
 
 def _requests_of(grouped: GroupedUsage, row: Any) -> str | None:
-    """Where the requests of a row are listed; None for tags and models that are told together."""
+    """Where the requests of a row are listed; None for what is told together."""
     span = {"from_": grouped.first_day, "to": grouped.last_day + timedelta(days=1)}
     match grouped.group_by:
         case "day":
@@ -89,18 +93,18 @@ def _requests_of(grouped: GroupedUsage, row: Any) -> str | None:
         case "tag":
             return None if row.value == OTHER else activity_of(tag=f"{row.tag}={row.value}", **span)
         case "tool":
-            return activity_of(tool=row.tool, **span)
+            return None if row.tool == OTHER else activity_of(tool=row.tool, **span)
         case "model" if row.value == OTHER:
             return None
         case by:
             return activity_of(**{FILTERS[by]: row.value}, **span)
 
 
-def _left_out(rows: Sequence[Any]) -> LeftOut | None:
+def _left_out(rows: Sequence[Any], in_file: int | None) -> LeftOut | None:
     if not rows:
         return None
     nanos = [row.amount_nanos for row in rows if hasattr(row, "amount_nanos")]
-    return LeftOut(len(rows), sum(row.requests for row in rows), format_usd(sum(nanos)) if nanos else None)
+    return LeftOut(len(rows), sum(row.requests for row in rows), format_usd(sum(nanos)) if nanos else None, in_file)
 
 
 ROUTES: Final[tuple[Route, ...]] = (

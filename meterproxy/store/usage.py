@@ -222,13 +222,13 @@ class UsageFigures:
         return {row["bucket"]: row["requests"] for row in rows}
 
     async def tools(self, account_id: UUID, first: date, last: date) -> Sequence[ToolCount]:
-        """How many requests used which tool, the most used first."""
+        """How many requests used which tool, the most used first; beyond `MOST_GROUPS` together as `OTHER`."""
         async with transaction(self._pool, readonly=True) as connection:
             rows = await connection.fetch(_SQL["tools"], account_id, first, last, MOST_GROUPS)
         return [ToolCount(**row) for row in rows]
 
     async def tags(self, account_id: UUID, first: date, last: date) -> Sequence[TagCount]:
-        """What was used under which tag, the dearest first."""
+        """What was used under which tag, the dearest first; beyond `MOST_GROUPS` together as `OTHER`."""
         async with transaction(self._pool, readonly=True) as connection:
             rows = await connection.fetch(_SQL["tags"], account_id, first, last, MOST_GROUPS)
         return [TagCount(**row) for row in rows]
@@ -236,7 +236,7 @@ class UsageFigures:
     async def conversations(
         self, account_id: UUID, first: date, last: date, limit: int = MOST_GROUPS
     ) -> Sequence[ConversationRow]:
-        """Conversations that were going on in a span of days, the latest first."""
+        """Conversations that were going on in a span of days, the latest first; so many at most."""
         async with transaction(self._pool, readonly=True) as connection:
             rows = await connection.fetch(_SQL["conversations"], account_id, first, last, limit)
         return [ConversationRow(**row) for row in rows]

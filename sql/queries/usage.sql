@@ -60,12 +60,22 @@ WHERE account_id = $1 AND hour >= $2::date::timestamp AT TIME ZONE 'UTC'
 GROUP BY 1 ORDER BY 1
 
 -- name: tools
-SELECT tool, sum(requests)::bigint AS requests FROM tools_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3
-GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT $4
+-- The most used by their names, all others together.
+SELECT CASE WHEN place <= $4 THEN tool ELSE '(other)' END AS tool, sum(requests)::bigint AS requests
+FROM (
+    SELECT tool, sum(requests) AS requests, row_number() OVER (ORDER BY sum(requests) DESC, tool) AS place FROM tools_by_day
+    WHERE account_id = $1 AND day BETWEEN $2 AND $3 GROUP BY tool) used
+GROUP BY 1 ORDER BY 2 DESC, 1
 
 -- name: tags
-SELECT tag, value, sum(requests)::bigint AS requests, sum(amount_nanos)::bigint AS amount_nanos FROM tags_by_day
-WHERE account_id = $1 AND day BETWEEN $2 AND $3 GROUP BY 1, 2 ORDER BY 4 DESC, 1, 2 LIMIT $4
+-- The dearest by their names, all others together.
+SELECT CASE WHEN place <= $4 THEN tag ELSE '(other)' END AS tag, CASE WHEN place <= $4 THEN value ELSE '(other)' END AS value,
+    sum(requests)::bigint AS requests, sum(amount_nanos)::bigint AS amount_nanos
+FROM (
+    SELECT tag, value, sum(requests) AS requests, sum(amount_nanos) AS amount_nanos,
+        row_number() OVER (ORDER BY sum(amount_nanos) DESC, tag, value) AS place
+    FROM tags_by_day WHERE account_id = $1 AND day BETWEEN $2 AND $3 GROUP BY tag, value) used
+GROUP BY 1, 2 ORDER BY 4 DESC, 1, 2
 
 -- name: conversations
 -- With all that they have cost, also before the span; the latest first.

@@ -151,6 +151,37 @@ async def test_a_tag_that_reports_do_not_tell_apart_is_found_all_the_same(past: 
     assert "<td>feature=(other)</td>" in page
 
 
+async def test_of_many_tags_and_tools_the_first_are_told_by_name(
+    past: TeamPast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is told together, nothing is lost, and it leads nowhere."""
+    owner = await Visitor.of(past.asking, past.owner)
+    for by, name in (("tag", "value"), ("tool", "tool")):
+        path = f"/api/credits/usage?group_by={by}"
+        monkeypatch.undo()
+        first, *others = (await past.get(path))[f"{by}s"]
+        assert others
+        monkeypatch.setattr("meterproxy.store.usage.MOST_GROUPS", 1)
+        told = {row[name]: row for row in (await past.get(path))[f"{by}s"]}
+        assert told.pop(first[name]) == first
+        assert list(told) == ["(other)"]
+        for counted in ("requests", "amount_nanos"):
+            if counted in first:
+                assert told["(other)"][counted] == sum(row[counted] for row in others)
+        page = (await owner.get(f"/reports?group_by={by}")).body.decode()
+        assert f"<td>{'(other)=(other)' if by == 'tag' else '(other)'}</td>" in page
+
+
+async def test_a_page_says_how_many_conversations_its_file_has(past: TeamPast) -> None:
+    """The latest thousand, where there are more."""
+    owner = await Visitor.of(past.asking, past.owner)
+    add = """INSERT INTO conversations (account_id, conversation, first_at, last_at, requests, amount_nanos)
+        SELECT $1, 'made up ' || n, now(), now(), 1, 0 FROM generate_series($2::int, $3::int) n"""
+    for first, last, said in ((1, 200, "all of them are in the file"), (201, 1001, "the file has these 1,000")):
+        await past.asking.pool.execute(add, past.owner.account_id, first, last)
+        assert said in (await owner.get("/reports?group_by=conversation")).body.decode()
+
+
 async def test_a_day_keeps_its_size_however_many_tags_are_made_up(past: TeamPast) -> None:
     """A thousand are told apart, of others the names that are known by then; all are found, and the audit finds nothing."""
     pool, last = past.asking.pool, past.records[-1]
