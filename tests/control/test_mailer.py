@@ -230,7 +230,7 @@ async def test_what_was_done_for_a_letter_is_undone_where_nobody_can_have_it(
     monkeypatch.setattr(module, "PAUSES_SECONDS", ())
     ends, took_back = Ends(), asyncio.Event()
     talk = {b"": greeting, b"EHLO": b"250 hello\r\n", b"MAIL": b"250 yes\r\n", b"RCPT": b"250 yes\r\n",
-            b"DATA": b"354 go on\r\n", b"From": end, b"RSET": b"250 yes\r\n"}  # fmt: skip
+            b"DATA": b"354 go on\r\n", b"From": end, b"RSET": b"250 yes\r\n", b"QUIT": b"221 bye\r\n"}  # fmt: skip
 
     async def undo() -> None:
         took_back.set()
