@@ -389,6 +389,13 @@ def test_addresses_are_those_that_a_request_can_have(write: Any, address: str) -
     assert line.startswith("public_url: ")
 
 
+@pytest.mark.parametrize("address", ["https://user:hush@℀/v1", "https://user:hush＠a/v1", "https://user:hush/2@a/v1"])
+def test_no_address_is_repeated_with_a_password_in_it(write: Any, address: str) -> None:
+    """Not by what takes addresses apart either, which tells of the part that it fails at."""
+    (line,) = problems(write(f'providers: {{a: {{base_url: "{address}"}}}}'))
+    assert line == "providers.a.base_url: cannot be read"
+
+
 @pytest.mark.parametrize("header", ['"x y": z', '"x": "a\\r\\nb: c"', '"": z'])
 def test_headers_are_headers(write: Any, header: str) -> None:
     """What would break the wire is found when the configuration is read."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
 
 from meterproxy.config.processors import usable_processors
-from meterproxy.core.address import host_and_port
+from meterproxy.core.address import host_and_port, split
 from meterproxy.core.money import PPM, format_usd, parse_usd
 
 
@@ -112,7 +112,7 @@ def parse_list(value: object) -> object:
 
 def parse_base_url(value: str) -> str:
     """Check the URL that an OpenAI SDK would be given; a slash at its end goes away."""
-    url = urlsplit(value)
+    url = split(value)
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise ValueError("must be an http:// or https:// URL, like https://api.openai.com/v1")
     if url.username is not None or url.query or url.fragment:

@@ -77,7 +77,8 @@ class Providers(answers.Page[StoredProvider]):
 class ProviderKey(Answer):
     """A key of a provider: the last four characters are all that is told of its secret.
 
-    One that is not `usable` was sealed under another master key than those that are configured.
+    One that is not `usable` cannot be opened: it was sealed under another master key than those that are configured, or
+    for another server than its provider's.
     """
 
     id: UUID

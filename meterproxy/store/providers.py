@@ -58,7 +58,7 @@ class ProviderRow:
 
 @dataclass(frozen=True, slots=True)
 class ProviderKeyRow:
-    """A key of such a provider, without its secret; not `usable` where no master key that is known here opens it."""
+    """A key of such a provider, without its secret; not `usable` where it cannot be opened here, or for its server."""
 
     id: UUID
     provider_id: UUID
@@ -179,7 +179,7 @@ class ProviderRows:
             )  # fmt: skip
             assert row is not None
             await self._note(connection, "provider_key.add", "provider_key", key_id, {"provider": str(provider_id)})
-            return self._key_row(row)
+            return ProviderKeyRow(**row, usable=True)
 
     async def keys(self) -> Sequence[ProviderKeyRow]:
         """All keys, in the order of their making."""
@@ -197,7 +197,7 @@ class ProviderRows:
             )
             assert row is not None
             await self._note(connection, "provider_key.rotate", "provider_key", key_id, {})
-            return self._key_row(row)
+            return ProviderKeyRow(**row, usable=True)
 
     async def remove_key(self, key_id: UUID) -> None:
         """Forget a key. Raises ApiError NOT_FOUND."""
@@ -275,8 +275,11 @@ class ProviderRows:
         return {one: tuple(headers) for one, headers in found.items()}
 
     def _key_row(self, row: asyncpg.Record) -> ProviderKeyRow:
+        """A key that is listed, as it is kept."""
         told = dict(row)
-        return ProviderKeyRow(usable=self._sealing.opens(told.pop("master_key_id")), **told)
+        sealed, master_key_id, base_url = (told.pop(name) for name in ("sealed", "master_key_id", "base_url"))
+        usable = self._sealing.opens(sealed, _bound(row["id"], base_url), master_key_id)
+        return ProviderKeyRow(**told, usable=usable)
 
     def _opened(self, row: asyncpg.Record, what: str) -> str | None:
         bound_to = _bound(row["id"], row["base_url"])

@@ -45,11 +45,12 @@ SELECT count(*) FROM provider_keys WHERE provider_id = $1 AND removed_at IS NULL
 
 -- name: add_key
 INSERT INTO provider_keys (id, provider_id, name, last_four, sealed, master_key_id) VALUES ($1, $2, $3, $4, $5, $6)
-RETURNING id, provider_id, name, last_four, master_key_id, created_at, changed_at
+RETURNING id, provider_id, name, last_four, created_at, changed_at
 
 -- name: list_keys
-SELECT k.id, k.provider_id, k.name, k.last_four, k.master_key_id, k.created_at, k.changed_at
-FROM provider_keys k WHERE k.removed_at IS NULL ORDER BY k.id LIMIT $1
+SELECT k.id, k.provider_id, k.name, k.last_four, k.sealed, k.master_key_id, k.created_at, k.changed_at, p.base_url
+FROM provider_keys k JOIN providers p ON p.id = k.provider_id
+WHERE k.removed_at IS NULL ORDER BY k.id LIMIT $1
 
 -- name: lock_key
 SELECT k.id, k.provider_id, p.base_url FROM provider_keys k JOIN providers p ON p.id = k.provider_id
@@ -57,7 +58,7 @@ WHERE k.id = $1 AND k.removed_at IS NULL FOR UPDATE OF k
 
 -- name: change_key
 UPDATE provider_keys SET last_four = $2, sealed = $3, master_key_id = $4, changed_at = now() WHERE id = $1
-RETURNING id, provider_id, name, last_four, master_key_id, created_at, changed_at
+RETURNING id, provider_id, name, last_four, created_at, changed_at
 
 -- name: remove_key
 -- What was sealed is forgotten; that there was a key stays.

@@ -81,6 +81,10 @@ async def test_what_is_said_of_one_is_told_but_for_what_may_be_secret(pool: asyn
     ("tls_ca", "x" * 65_537, "must have at most"),
     ("base_url", "http://a\0b/v1", "unescaped characters"),
     ("base_url", f"ftp://user:{SECRET}@a/v1", "must be a plain URL without user"),
+    ("base_url", f"user:{SECRET}@a/v1", "must begin with http"),
+    ("base_url", f"https://user:{SECRET}/2@a/v1", "cannot be read"),
+    ("base_url", f"https://user:{SECRET}@℀/v1", "cannot be read"),
+    ("base_url", f"https://user:{SECRET}＠a/v1", "cannot be read"),
     ("base_url", "http://[fe80::1%é]/v1", "names a host or a port that cannot be"),
     ("models", ["a", "b,c"], "without commas"),
     ("models", ["a\nb"], "without commas and line ends"),
@@ -104,7 +108,7 @@ async def test_what_cannot_be_is_refused_by_its_name(pool: asyncpg.Pool, member:
 
 
 async def test_a_page_shows_what_is_set_and_keeps_no_private_key(pool: asyncpg.Pool) -> None:
-    """To the last digit, so that saving a form that nobody has touched changes nothing; and which keys no master key opens."""
+    """To the last digit, so that saving a form that nobody has touched changes nothing; and which keys cannot be opened."""
     asking = Asking(pool)
     person = await asking.person("operator")
     await pool.execute("UPDATE users SET is_operator = true")
@@ -115,7 +119,7 @@ async def test_a_page_shows_what_is_set_and_keeps_no_private_key(pool: asyncpg.P
     key = (await asking("POST", "/api/admin/provider-keys", body, token=ADMIN_TOKEN)).body
     assert key["usable"] is True
     page = (await visitor.get("/operate/providers")).body.decode()
-    assert "under another master key" not in page
+    assert "cannot be opened, not in use" not in page
     fields = re.findall(rf'<input id="[^"]*-{made["id"]}" name="([^"]*)"[^>]* value="([^"]*)"', page)
     form = {name: html.unescape(value) for name, value in fields}
     assert form["timeouts.between_bytes_seconds"] == "60"
@@ -133,7 +137,7 @@ async def test_a_page_shows_what_is_set_and_keeps_no_private_key(pool: asyncpg.P
     assert (await asking("GET", "/api/admin/provider-keys", token=ADMIN_TOKEN)).body["data"] == [
         {**key, "usable": False}
     ]
-    assert "under another master key" in (await visitor.get("/operate/providers")).body.decode()
+    assert "cannot be opened, not in use" in (await visitor.get("/operate/providers")).body.decode()
     pasted = (TLS / "server.pem").read_text()
     for path, name in ((f"/operate/providers/{made['id']}", {}), ("/operate/providers", {"name": "third"})):
         told = await visitor.post(path, tls_ca=pasted, base_url="https://third.example/v1", **name)

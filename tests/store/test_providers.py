@@ -62,7 +62,7 @@ async def test_who_writes_to_the_database_and_no_more_gets_no_key_sent_to_himsel
     await pool.execute("UPDATE providers SET base_url = 'https://second.example/another/path'")
     assert [opened.secrets for opened in await rows.opened()] == [(SECRET,)]
     await pool.execute("UPDATE providers SET base_url = 'https://other.example/v1'")
-    assert await rows.opened() == []
+    assert (await rows.opened(), [one.usable for one in await rows.keys()]) == ([], [False])
     assert await ProviderRows(pool, NEW, [OLD]).reseal() == (0, 1), "nor by way of another master key"
     await rows.rotate_key(key.id, SECRET + "2")
     assert [opened.secrets for opened in await rows.opened()] == [(SECRET + "2",)]
@@ -95,7 +95,7 @@ async def test_a_new_master_key_seals_all_or_nothing(pool: asyncpg.Pool, monkeyp
     sealed = both._sealing.sealed
 
     def ended(secret: str, bound_to: bytes) -> bytes:
-        if bound_to != keys[0].id.bytes:
+        if not bound_to.startswith(keys[0].id.bytes):
             raise asyncio.CancelledError
         return sealed(secret, bound_to)
 
