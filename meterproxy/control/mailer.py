@@ -86,19 +86,21 @@ class Mailer:
         return True
 
     async def keep_sent(self) -> None:
-        """Write and send letters for ever."""
-        async with asyncio.TaskGroup() as senders:
-            for _ in range(SENDERS):
-                senders.create_task(self._keep_sent())
+        """Write and send letters for ever; those that are left where that ends after `finish` are dropped."""
+        try:
+            async with asyncio.TaskGroup() as senders:
+                for _ in range(SENDERS):
+                    senders.create_task(self._keep_sent())
+        finally:
+            if self._ending and self._unended:
+                self._dropped(self._unended, "the worker ends")
 
     async def finish(self, seconds: float) -> None:
-        """Take no more letters, and wait until those there are have ended, so long at most; the others are dropped."""
+        """Take no more letters, and wait until those there are have ended, so long at most; the others still may."""
         self._ending = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._waiting.join()
-        if self._unended:
-            self._dropped(self._unended, "the worker ends")
 
     def letter(self, to: str, subject: str, text: str) -> EmailMessage:
         """A letter in plain text, in which no name turns round what stands beside it.

@@ -77,7 +77,7 @@ OTHERS_INTERVALS: Final = 2
 """Settle intervals after which a worker of another host has settled what it captured before."""
 CLOSE_SECONDS: Final = 2.0
 LETTERS_SECONDS: Final = 5.0
-"""How long letters that were promised are waited for: most are sent within one."""
+"""How long letters that were promised are waited for at least: most are sent within one."""
 BACKLOG: Final = 1024
 BODIES_BYTES: Final = 512 << 20
 """Memory that the bodies of all running requests may take together."""

@@ -326,8 +326,22 @@ async def test_the_end_waits_for_nobody_for_ever(caplog: pytest.LogCaptureFixtur
         for _ in range(SENDERS + 2):
             mailer.post(hello(mailer))
         await mailer.finish(0.01)
-        assert ends.outcomes == {"dropped": SENDERS + 2}
+        assert ends.outcomes == {}
+    assert ends.outcomes == {"dropped": SENDERS + 2}
     assert caplog.messages == ["letters were dropped: the worker ends"]
+
+
+async def test_while_a_worker_that_ends_waits_for_requests_letters_still_go() -> None:
+    """None of them is counted twice, as one that was dropped as well."""
+    ends = Ends()
+    async with postbox() as box, mailing(box.port, ends) as mailer:
+        box.taking.clear()
+        for _ in range(SENDERS + 2):
+            mailer.post(hello(mailer))
+        await mailer.finish(0.01)
+        box.taking.set()
+        assert [await ends.one() for _ in range(SENDERS + 2)] == ["sent"] * (SENDERS + 2)
+    assert ends.outcomes == {"sent": SENDERS + 2}
 
 
 @pytest.mark.parametrize("to", [
