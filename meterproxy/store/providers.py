@@ -137,8 +137,8 @@ class ProviderRows:
         """Remove a provider with its keys. Raises ApiError NOT_FOUND."""
         async with transaction(self._pool) as connection:
             await _lock(connection, provider_id)  # alone with it, so that no key comes in meanwhile
+            await _forget_secrets(connection, provider_id)
             await connection.execute(_SQL["remove_provider"], provider_id)
-            await connection.execute(_SQL["forget_headers"], provider_id, None)
             await self._note(connection, "provider.remove", "provider", provider_id, {})
 
     async def reached(self, provider_id: UUID) -> OpenedProvider:

@@ -33,12 +33,15 @@ FROM provider_headers h JOIN providers p ON p.id = h.provider_id
 WHERE p.removed_at IS NULL AND ($1::uuid IS NULL OR p.id = $1) ORDER BY h.provider_id, lower(h.name)
 
 -- name: forget_keys
-UPDATE provider_keys SET removed_at = now(), sealed = '\x' WHERE provider_id = $1 AND removed_at IS NULL RETURNING id
+-- Locked by their ids first, as by whoever seals them anew.
+WITH held AS (
+    SELECT id FROM provider_keys WHERE provider_id = $1 AND removed_at IS NULL ORDER BY id FOR UPDATE
+)
+UPDATE provider_keys k SET removed_at = now(), sealed = '\x' FROM held WHERE k.id = held.id RETURNING k.id
 
 -- name: remove_provider
--- Its keys go with it: what sealed them is forgotten.
-WITH gone AS (UPDATE provider_keys SET removed_at = now(), sealed = '\x' WHERE provider_id = $1 AND removed_at IS NULL)
-UPDATE providers SET removed_at = now() WHERE id = $1 AND removed_at IS NULL RETURNING id
+-- Its keys have gone before.
+UPDATE providers SET removed_at = now() WHERE id = $1 AND removed_at IS NULL
 
 -- name: count_keys
 SELECT count(*) FROM provider_keys WHERE provider_id = $1 AND removed_at IS NULL
