@@ -40,7 +40,7 @@ SENDERS: Final = 4
 Write = Callable[[], Awaitable[EmailMessage | None]]
 """Writes a letter when its turn has come; None: there is nothing to say after all."""
 Undo = Callable[[], Awaitable[None]]
-"""Takes back what was done for a letter that nobody has got. May raise StoreUnavailable: then that stays."""
+"""Takes back what was done for a letter that nobody has got; where it raises, that stays."""
 
 
 async def _nothing() -> None:
@@ -130,11 +130,17 @@ class Mailer:
                     await self._delivered(letter)
             except Exception as error:  # noqa: BLE001  else one letter would end those beside it, too
                 if not _may_have_arrived(error):
-                    with contextlib.suppress(StoreUnavailable):
-                        await undo()
+                    await self._undone(undo)
                 self._failed(error)
             self._unended -= 1
             self._waiting.task_done()
+
+    @staticmethod
+    async def _undone(undo: Undo) -> None:
+        try:
+            await undo()
+        except Exception as error:  # noqa: BLE001  the same
+            _log.error("what was done for a letter could not be taken back: %s", _reason(error))
 
     async def _written(self, write: Write) -> EmailMessage | None:
         for pause in PAUSES_SECONDS:

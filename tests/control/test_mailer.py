@@ -244,6 +244,20 @@ async def test_what_was_done_for_a_letter_is_undone_where_nobody_can_have_it(
     assert took_back.is_set() is undone
 
 
+async def test_what_cannot_be_taken_back_keeps_no_letter_from_its_end() -> None:
+    """Whatever is wrong there: more such letters than are sent at a time all end, and so does the one behind them."""
+    ends = Ends()
+
+    async def wrong() -> None:
+        raise RuntimeError("nobody thought of this")
+
+    async with serving(lambda: Scripted({b"": b"554 no\r\n"}, bytearray())) as port, mailing(port, ends) as mailer:
+        for _ in range(module.SENDERS + 1):
+            mailer.post(wrong, wrong)
+        mailer.post(hello(mailer))
+        assert [await ends.one() for _ in range(module.SENDERS + 2)] == ["failed"] * (module.SENDERS + 2)
+
+
 async def test_what_is_said_before_tls_is_not_taken_for_said_within(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
